@@ -1,0 +1,60 @@
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTHON ?= python3
+PIP     = $(BIN)/python -m pip install --quiet
+TORCH  := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+# An index to take torch from instead of pip's own, e.g. PyTorch's CPU wheels: see CONTRIBUTING.md.
+TORCH_INDEX ?=
+
+HOST ?= 127.0.0.1
+PORT ?= 8000
+# More arguments for the command that the target runs: make test ARGS="tests/unit -x"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help serve demo test lint bench train clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(VENV)/.server ## run the server with its own small model (HOST, PORT, ARGS)
+	$(BIN)/lookonce serve --host $(HOST) --port $(PORT) $(ARGS)
+
+demo: $(VENV)/.server ## ask about a drawn scene and see what is saved
+	$(BIN)/python -m lookonce_server.demo $(ARGS)
+
+test: $(VENV)/.dev ## run the tests; finds a redis-server, or installs one into the environment
+	@redis=$$(PYTHON=$(BIN)/python deploy/redis-server.sh) && set -x && \
+	LOOKONCE_TEST_REDIS_SERVER=$$redis $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev ## check style, format, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev ## measure speed and size
+	$(BIN)/python -m lookonce_evaluation.bench $(ARGS)
+
+train: $(VENV)/.dev ## train the small model that ships
+	$(BIN)/python -m lookonce_scenes.train $(ARGS)
+
+clean: ## remove the environment and every cache
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch first and alone, so that its build is a choice; what comes later finds it in place.
+TORCH_STAMP := $(VENV)/.$(subst ==,-,$(TORCH))
+$(TORCH_STAMP):
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	@touch $@
+
+$(VENV)/.server: $(TORCH_STAMP) pyproject.toml
+	$(PIP) --editable '.[server]'
+	@touch $@
+
+$(VENV)/.dev: $(TORCH_STAMP) pyproject.toml
+	$(PIP) --editable '.[dev]'
+	@touch $@

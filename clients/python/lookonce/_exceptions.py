@@ -1,0 +1,136 @@
+"""Every error the client raises.
+
+* LookonceError
+  + ImageSourceError         (also a ValueError) the image cannot be read or named
+  + APIConnectionError       no answer came: refused, unreachable, cut off
+    - APITimeoutError        ... within the time allowed
+  + APIResponseError         an answer came that is not in the server's protocol
+  + APIStatusError           the server answered with an error object
+    - BadRequestError        400, 413, 415, 422
+    - AuthenticationError    401, 403
+    - NotFoundError          404
+      . ContextNotFoundError ... with the code `context_not_found`
+    - OverloadedError        429
+    - ServerError            500 and above
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx2
+
+CONTEXT_NOT_FOUND = "context_not_found"
+
+
+class LookonceError(Exception):
+    """The base of every error of this package."""
+
+
+class ImageSourceError(LookonceError, ValueError):
+    """The image could not be read, or its name is not one that is understood."""
+
+
+class APIConnectionError(LookonceError):
+    """No answer came: the connection was refused, unreachable or cut off."""
+
+    def __init__(self, message: str, *, request: httpx2.Request) -> None:
+        super().__init__(message)
+        self.request = request
+
+
+class APITimeoutError(APIConnectionError):
+    """No answer came within the time allowed."""
+
+
+class APIResponseError(LookonceError):
+    """An answer came that is not in the server's protocol; is this a lookonce server?"""
+
+
+class APIStatusError(LookonceError):
+    """The server answered with an error.
+
+    Attributes:
+        message: what went wrong, in the server's words.
+        status_code: the HTTP status; that of the stream (200) where the error came inside one.
+        type: the server's class of error, e.g. `invalid_request_error`.
+        param: the request's field at fault, where there is one.
+        code: the machine-readable name of the error, e.g. `context_not_found`.
+        request_id: the server's name for the request, where it gave one.
+        response: the HTTP response; `response.request` is what was asked.
+    """
+
+    def __init__(self, response: httpx2.Response, error: Mapping[str, Any]) -> None:
+        self.message = str(error.get("message") or f"the server answered {response.status_code}")
+        self.status_code = response.status_code
+        self.type: str | None = error.get("type")
+        self.param: str | None = error.get("param")
+        self.code: str | None = error.get("code")
+        self.request_id: str | None = response.headers.get("x-request-id")
+        self.response = response
+        super().__init__(self.message)
+
+
+class BadRequestError(APIStatusError):
+    """The request is malformed or asks for what the server does not do."""
+
+
+class AuthenticationError(APIStatusError):
+    """The API key is missing, wrong, or not allowed to do this."""
+
+
+class NotFoundError(APIStatusError):
+    """There is no such route, model or context."""
+
+
+class ContextNotFoundError(NotFoundError):
+    """The context expired, was evicted or deleted, or belongs to another tenant or model."""
+
+
+class OverloadedError(APIStatusError):
+    """The server has too much to do, or the caller asked too often; try again later."""
+
+
+class ServerError(APIStatusError):
+    """The server failed; the request itself may be fine."""
+
+
+_BY_STATUS: Mapping[int, type[APIStatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: AuthenticationError,
+    404: NotFoundError,
+    413: BadRequestError,
+    415: BadRequestError,
+    422: BadRequestError,
+    429: OverloadedError,
+}
+
+
+def status_error(response: httpx2.Response) -> APIStatusError:
+    """Turn a response (read, status 400 or above) into the error that names it."""
+    return _error_class(response.status_code, error := _error_object(response))(response, error)
+
+
+def stream_error(response: httpx2.Response, error: Mapping[str, Any]) -> APIStatusError:
+    """Turn an error object found inside a stream into an error; its HTTP status was sent before it happened."""
+    return _error_class(500, error)(response, error)
+
+
+def _error_class(status: int, error: Mapping[str, Any]) -> type[APIStatusError]:
+    if error.get("code") == CONTEXT_NOT_FOUND:
+        return ContextNotFoundError
+    return _BY_STATUS.get(status, ServerError if status >= 500 else APIStatusError)
+
+
+def _error_object(response: httpx2.Response) -> Mapping[str, Any]:
+    """The body's error object; one in its words for a body that has none, such as a proxy's page."""
+    try:
+        error = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        error = None
+    if isinstance(error, dict):
+        return error
+    start = " ".join(response.text.split())[:200]
+    return {"message": f"{response.status_code} {response.reason_phrase} from {response.url}: {start or 'empty body'}"}

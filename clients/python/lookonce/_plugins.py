@@ -1,0 +1,32 @@
+"""Sub-commands of other packages, found by name and loaded only when called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
+
+_GROUP = "lookonce.commands"
+_OURS = ("lookonce", "lookonce_")  # this package and its siblings in the distribution
+
+
+def find() -> dict[str, EntryPoint]:
+    """The sub-commands installed; none of them is imported."""
+    return {entry.name: entry for entry in entry_points(group=_GROUP)}
+
+
+def run(command: EntryPoint, argv: list[str]) -> int:
+    """Load a sub-command and call it; when a package it needs is not installed, say which and how to get it."""
+    try:
+        call = cast(Callable[[list[str]], int], command.load())
+        return call(argv)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if not missing or missing.startswith(_OURS):
+            raise
+        sys.stderr.write(
+            f"lookonce {command.name} needs the package {missing!r}, which is not installed.\n"
+            "The server's packages come with: pip install 'lookonce[server]'\n"
+        )
+        return 2

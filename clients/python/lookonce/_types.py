@@ -1,0 +1,84 @@
+"""What the client returns and what it accepts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question.
+
+    Attributes:
+        text: the answer.
+        hit: True when it came from the compressed context, and no pixel was looked at.
+        tier: where the context was found, `memory` or `redis`; None on a miss.
+        context_tokens: tokens of the context that the question was answered on.
+        tokens_saved: tokens that the ordinary way would have had in addition.
+        context_id: the image's context, 64 hex digits; None where the server makes none.
+        prompt_tokens: tokens of the prompt.
+        cached_tokens: those of them that were not computed again.
+        completion_tokens: tokens of the answer.
+        seconds: wall time from the question to the end of the answer, as this client saw it.
+    """
+
+    text: str
+    hit: bool
+    tier: str | None
+    context_tokens: int
+    tokens_saved: int
+    context_id: str | None
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Context:
+    """A compressed context as the server keeps it.
+
+    Attributes:
+        id: 64 hex digits.
+        description: what the model said about the image when it looked.
+        image_tokens: tokens that the image has.
+        kept_tokens: those of them that were kept.
+        tokens: tokens of the whole context: those kept, the system prompt and the query.
+        bytes: its size in the store.
+        retention: the share of image tokens kept, 0.05 for 5%.
+        selection: the method that chose them.
+        created_at: seconds since 1970, UTC.
+        expires_at: likewise; None when it never does.
+    """
+
+    id: str
+    description: str
+    image_tokens: int
+    kept_tokens: int
+    tokens: int
+    bytes: int
+    retention: float
+    selection: str
+    created_at: float
+    expires_at: float | None
+
+
+class AskOptions(TypedDict, total=False):
+    """What `ask` and `stream` accept beside the question; what is left out is the server's default.
+
+    Attributes:
+        max_tokens: the longest answer, in tokens.
+        temperature: 0 always gives the likeliest answer; higher varies more.
+        top_p: sample from the likeliest tokens that make up this share, 0 to 1.
+        seed: makes sampling repeatable.
+        stop: text at which the answer ends.
+        on_miss: `full` answers at once from the whole image while the context is made; `compress` makes it first.
+    """
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    stop: str | list[str]
+    on_miss: Literal["full", "compress"]

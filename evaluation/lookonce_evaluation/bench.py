@@ -1,0 +1,218 @@
+"""What a later question costs, four ways side by side: `python -m lookonce_evaluation.bench` (`make bench`).
+
+- full pass: the whole image again;
+- full KV: everything kept, from memory (what a prefix cache does at best);
+- compressed: the context at the chosen retention, from memory, and from a real redis-server.
+
+One run measures all of them in turn, round by round, so that what else the machine does falls on all alike. Times are
+medians with the quartiles' distance; ratios are what to compare.
+"""
+
+import argparse
+import asyncio
+import io
+import os
+import shutil
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+from lookonce_cache import Store, StoreUnavailableError, open_store
+from lookonce_evaluation.shapes import write_llava
+from lookonce_pruning import parse_window
+from lookonce_scenes import CHECKPOINT
+from lookonce_scenes.world import render, sample_scene
+from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.base import Answer, DescribePlan, Sampling
+from lookonce_server.engines.transformers import TransformersEngine
+from lookonce_server.images import ImageLimits
+from lookonce_server.metrics import Metrics
+from lookonce_server.sessions import ContextReference, ImageBytes, Sessions
+from lookonce_server.settings import Settings
+
+_QUESTION = Conversation((Turn("user", "How many objects are there in the image?", has_image=True),))
+_SETTINGS = Settings()
+_DESCRIBE_TOKENS = 16
+SIZES = (196, 576, 1024, 2304)
+
+
+class Timing(NamedTuple):
+    """One answer's times, in seconds."""
+
+    first_token: float
+    total: float
+
+
+@dataclass
+class Way:
+    """One way to answer, and what it took."""
+
+    name: str
+    ask: Callable[[], Awaitable[Answer]]
+    bytes: int  # kept for one image
+    timings: list[Timing] = field(default_factory=list)
+
+
+async def measure(answer: Awaitable[Answer], started: float) -> Timing:
+    """Take an answer to its end."""
+    first = 0.0
+    async for event in await answer:
+        if not first and hasattr(event, "text"):
+            first = time.perf_counter() - started
+    return Timing(first, time.perf_counter() - started)
+
+
+def sessions_of(engine: TransformersEngine, store: Store, retention: float) -> Sessions:
+    """Sessions as the server makes them, at a retention."""
+    window = parse_window(_SETTINGS.window, engine.facts.num_layers)
+    plan = DescribePlan(
+        prompt=_SETTINGS.describe_prompt,
+        max_tokens=_DESCRIBE_TOKENS,
+        rows=_SETTINGS.rows,
+        window=(window.start, window.stop),
+        selection=_SETTINGS.selection,
+        retention=retention,
+    )
+    return Sessions(engine, store, plan=plan, limits=ImageLimits(), on_miss="compress", metrics=Metrics())
+
+
+async def later_questions(name: str, sessions: Sessions, image: bytes, sampling: Sampling) -> Way:
+    """A way that answers from the image's context, made here."""
+    context = await sessions.create(ImageBytes(image, "image"))
+
+    async def ask() -> Answer:
+        return (await sessions.ask(_QUESTION, ContextReference(context.id), sampling)).answer
+
+    return Way(name, ask, context.nbytes)
+
+
+async def bench_model(path: str, dtype: torch.dtype, redis: Store, rounds: int, tokens: int) -> list[Way]:
+    """All ways on one checkpoint."""
+    engine = await TransformersEngine.load(
+        path, dtype=dtype, device="cpu", describe_prompt=_SETTINGS.describe_prompt, max_running=1, max_queue=8
+    )
+    try:
+        picture = Image.fromarray(render(sample_scene(1)))
+        encoded = io.BytesIO()
+        picture.save(encoded, "PNG")
+        image = encoded.getvalue()
+        memory = open_store("memory://?max_bytes=4GiB")
+        sampling = Sampling(max_tokens=tokens)
+
+        async def full() -> Answer:
+            return engine.full(_QUESTION, picture, sampling)
+
+        ways = [
+            Way("full pass", full, 0),
+            await later_questions("full KV, memory", sessions_of(engine, memory, 1.0), image, sampling),
+            await later_questions(
+                "compressed, memory", sessions_of(engine, memory, _SETTINGS.retention), image, sampling
+            ),
+            await later_questions(
+                "compressed, Redis", sessions_of(engine, redis, _SETTINGS.retention), image, sampling
+            ),
+        ]
+        for number in range(rounds + 1):
+            for way in ways:
+                timing = await measure(way.ask(), time.perf_counter())
+                if number:  # the first round warms up
+                    way.timings.append(timing)
+        return ways
+    finally:
+        await engine.close()
+
+
+def lines(model: str, image_tokens: int, ways: list[Way]) -> list[str]:
+    """The table's lines of one checkpoint."""
+    base = ways[0]
+    made = []
+    for way in ways:
+        cells = [model, str(image_tokens), way.name]
+        for part in ("first_token", "total"):
+            times = [1000 * getattr(timing, part) for timing in way.timings]
+            reference = statistics.median(1000 * getattr(timing, part) for timing in base.timings)
+            low, middle, high = statistics.quantiles(times, n=4)
+            cells += [f"{middle:.1f} ± {(high - low) / 2:.1f}", f"{reference / middle:.1f}x"]
+        cells.append(f"{way.bytes / 1024:.0f}" if way.bytes else "-")
+        made.append("| " + " | ".join(cells) + " |")
+    return made
+
+
+HEADER = [
+    "| model | image tokens | a later question by | first token, ms | faster | whole answer, ms | faster | KiB kept |",
+    "|---|---|---|---|---|---|---|---|",
+]
+
+
+@asynccontextmanager
+async def redis_store(url: str | None) -> AsyncIterator[Store]:
+    """The Redis at `url`, or one started for the run."""
+    if url:
+        store = open_store(url, ttl=600)
+        yield store
+        await store.close()
+        return
+    program = os.environ.get("LOOKONCE_TEST_REDIS_SERVER") or shutil.which("redis-server")
+    if program is None:
+        raise SystemExit("bench: no redis-server found; install one, or give --redis URL")
+    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        command = [program, "--port", str(port), "--save", "", "--dir", folder, "--bind", "127.0.0.1"]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+        store = open_store(f"redis://127.0.0.1:{port}", ttl=600)
+        try:
+            await _until_up(store)
+            yield store
+        finally:
+            await store.close()
+            process.terminate()
+            await process.wait()
+
+
+async def _until_up(store: Store) -> None:
+    for _ in range(100):
+        try:
+            await store.ping()
+        except StoreUnavailableError:
+            await asyncio.sleep(0.1)
+        else:
+            return
+    raise SystemExit("bench: the redis-server did not come up")
+
+
+async def run(arguments: argparse.Namespace) -> None:
+    """Measure and print."""
+    print("\n".join(HEADER), flush=True)
+    async with redis_store(arguments.redis) as redis:
+        ways = await bench_model(str(CHECKPOINT), torch.float32, redis, 4 * arguments.rounds, arguments.tokens)
+        print("\n".join(lines("scenes, 4.9 M, float32", 196, ways)), flush=True)
+        for image_tokens in arguments.sizes:
+            with tempfile.TemporaryDirectory() as folder:
+                path = write_llava(Path(folder) / "llava", image_tokens)
+                ways = await bench_model(str(path), torch.bfloat16, redis, arguments.rounds, arguments.tokens)
+            print("\n".join(lines("LLaVA shape, 0.8 B, bfloat16", image_tokens, ways)), flush=True)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m lookonce_evaluation.bench", description=__doc__)
+    parser.add_argument("--redis", help="URL of a Redis; default: one is started")
+    parser.add_argument("--rounds", type=int, default=5, help="answers a way; four times as many by the small model")
+    parser.add_argument("--tokens", type=int, default=8, help="tokens of an answer [%(default)s]")
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="image tokens, squares [%(default)s]")
+    asyncio.run(run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

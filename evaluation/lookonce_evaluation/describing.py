@@ -1,0 +1,68 @@
+"""Describe passes kept whole, so that one pass serves every retention and selection."""
+
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lookonce_pruning import AttentionRecorder, ImageScores, PackedContext, RowSource, compress
+from lookonce_server.engines.transformers.prompts import Prompt, PromptRenderer
+from lookonce_server.engines.transformers.runner import ModelRunner, stacked
+
+
+class Described(NamedTuple):
+    """One image's describe pass, nothing dropped yet."""
+
+    prompt: Prompt
+    keys: Tensor  # [layers, kv_heads, prompt tokens, head_dim], original positions
+    values: Tensor  # like keys
+    next_position: int
+    text: str
+    recorder: AttentionRecorder
+
+    def scores(self, rows: RowSource = "generated") -> ImageScores:
+        """What the recorded rows pay each image token."""
+        return self.recorder.scores(rows)
+
+    def packed(self, kept: Tensor, inv_freq: Tensor) -> PackedContext:
+        """The context that keeps these image tokens, `[1 or layers, kept]`."""
+        return compress(
+            self.keys,
+            self.values,
+            prompt_length=self.prompt.tokens,
+            image_columns=self.prompt.image_columns,
+            kept=kept,
+            inv_freq=inv_freq,
+            next_position=self.next_position,
+        )
+
+
+def describe(
+    runner: ModelRunner,
+    prompts: PromptRenderer,
+    image: Image.Image,
+    describe_prompt: str,
+    *,
+    window: range,
+    max_tokens: int = 128,
+) -> Described:
+    """Run a describe pass greedily with recorded attention."""
+    prompt = prompts.describe(describe_prompt, image)
+    recorder = AttentionRecorder(
+        runner.model,
+        image_columns=prompt.image_columns,
+        prompt_length=prompt.tokens,
+        window=window,
+        grid=prompt.grid,
+    )
+    end = prompts.tokenizer.eos_token_id
+    said: list[int] = []
+    with recorder:
+        state = runner.prefill(prompt)
+        next_position = state.next_position
+        while (token := int(state.logits.argmax())) != end and len(said) < max_tokens:
+            said.append(token)
+            state = runner.extend(state.cache, state.next_position, torch.tensor([[token]]))
+    keys, values = stacked(state.cache, prompt.tokens)
+    return Described(prompt, keys, values, next_position, prompts.tokenizer.decode(said), recorder)

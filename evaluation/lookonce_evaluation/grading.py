@@ -1,0 +1,78 @@
+"""Grading many questions about one image in one forward pass.
+
+An answer counts as right when greedy decoding gives it exactly, end token included. Greedy decoding gives an answer
+exactly when, with that answer fed in, every one of its tokens is the most likely next one: so one pass over question
+and answer grades it, and all questions of an image share a batch. A test holds this to the engine's own answers.
+"""
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from lookonce_scenes.questions import Question
+from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.transformers.prompts import PromptRenderer
+from lookonce_server.engines.transformers.runner import ModelRunner
+
+
+class Grader:
+    """Grades answers of one model.
+
+    Args:
+        runner: runs the model.
+        prompts: renders its prompts.
+        describe_prompt: the turn that contexts end with.
+    """
+
+    def __init__(self, runner: ModelRunner, prompts: PromptRenderer, describe_prompt: str) -> None:
+        self._runner = runner
+        self._prompts = prompts
+        self._describe_prompt = describe_prompt
+
+    def after_context(self, question: Question) -> list[int]:
+        """Token ids of a question as it follows a context."""
+        asked = Conversation((Turn("user", question.text, has_image=True),))
+        ids: list[int] = self._prompts.continuation(self._describe_prompt, asked)[0].tolist()
+        return ids
+
+    def grade(
+        self, keys: Tensor, values: Tensor, next_position: int, prompts: list[list[int]], questions: list[Question]
+    ) -> list[bool]:
+        """Whether each question is answered right on top of keys and values `[layers, kv_heads, tokens, head_dim]`.
+
+        Args:
+            keys: after RoPE.
+            values: like keys.
+            next_position: RoPE position of each prompt's first token.
+            prompts: each question's token ids.
+            questions: the questions, for their answers.
+        """
+        rows = [(prompt, self._answer(question)) for prompt, question in zip(prompts, questions, strict=True)]
+        width = max(len(prompt) + len(answer) for prompt, answer in rows)
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        for i, (prompt, answer) in enumerate(rows):
+            ids[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+        predicted = self._predict(keys, values, next_position, ids)
+        return [
+            predicted[i, len(prompt) - 1 : len(prompt) - 1 + len(answer)].tolist() == answer
+            for i, (prompt, answer) in enumerate(rows)
+        ]
+
+    @torch.inference_mode()
+    def _predict(self, keys: Tensor, values: Tensor, next_position: int, ids: Tensor) -> Tensor:
+        """The most likely next token at every place, `[questions, width]`.
+
+        Padding is at the end, where nobody looks back.
+        """
+        count, width = ids.shape
+        cache = DynamicCache()
+        for layer in range(self._runner.num_layers):
+            cache.update(keys[layer].expand(count, -1, -1, -1), values[layer].expand(count, -1, -1, -1), layer)
+        positions = torch.arange(next_position, next_position + width).expand(count, -1)
+        output = self._runner.model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
+        predicted: Tensor = output.logits.argmax(-1)
+        return predicted
+
+    def _answer(self, question: Question) -> list[int]:
+        tokenizer = self._prompts.tokenizer
+        return [*tokenizer.encode(question.answer, add_special_tokens=False), tokenizer.eos_token_id]

@@ -1,0 +1,37 @@
+"""What to keep of an image: recording attention, selecting image tokens, packing their keys and values.
+
+A describe pass runs inside an `AttentionRecorder`; a `Selection` turns its scores into indices; `compress` makes the
+packed context. This package knows torch and transformers, and no network, cache or server.
+"""
+
+from __future__ import annotations
+
+from lookonce_pruning.compress import PackedContext, compress
+from lookonce_pruning.errors import PruningError, RecordingError, UnknownSelectionError, UnsupportedModelError
+from lookonce_pruning.recorder import AttentionRecorder, RowSource
+from lookonce_pruning.retention import kept_count
+from lookonce_pruning.rope import check_rotation, find_inv_freq, rotate_keys
+from lookonce_pruning.scores import ImageScores
+from lookonce_pruning.selection import SELECTIONS, Selection, get_selection
+from lookonce_pruning.window import middle_layers, parse_window
+
+__all__ = [
+    "SELECTIONS",
+    "AttentionRecorder",
+    "ImageScores",
+    "PackedContext",
+    "PruningError",
+    "RecordingError",
+    "RowSource",
+    "Selection",
+    "UnknownSelectionError",
+    "UnsupportedModelError",
+    "check_rotation",
+    "compress",
+    "find_inv_freq",
+    "get_selection",
+    "kept_count",
+    "middle_layers",
+    "parse_window",
+    "rotate_keys",
+]

@@ -1,0 +1,77 @@
+"""One attention function for transformers' `AttentionInterface`: SDPA, seen by an observer.
+
+Each attention layer looks its function up by its config's `_attn_implementation` at every call. Setting that name on
+the text model's config redirects the text layers alone; the vision tower has a config of its own and stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from lookonce_pruning.errors import RecordingError, UnsupportedModelError
+
+IMPLEMENTATION = "lookonce"
+# What a layer asks for beyond softmax(q k^T * scaling) over all earlier tokens.
+_UNSUPPORTED = {
+    "softcap": "soft-capped attention logits",
+    "s_aux": "attention sinks",
+    "sliding_window": "a sliding attention window",
+    "position_bias": "an additive position bias",
+}
+
+
+class Observer(Protocol):
+    """Sees what each text layer's attention is called with."""
+
+    def observe(
+        self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
+    ) -> None:
+        """Query [batch, heads, new, head_dim]; key [batch, kv_heads, past + new, head_dim]; both after RoPE."""
+
+
+_observer: ContextVar[Observer | None] = ContextVar("lookonce_attention_observer", default=None)
+
+
+def observed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Exactly transformers' SDPA attention, shown to the observer of this thread or task, if there is one.
+
+    Raises UnsupportedModelError when a layer being observed asks for more than plain causal softmax attention.
+    """
+    observer = _observer.get()
+    if observer is not None:
+        for option, meaning in _UNSUPPORTED.items():
+            if options.get(option) is not None:
+                raise UnsupportedModelError(f"{type(module).__name__} uses {meaning} ({option}={options[option]!r})")
+        observer.observe(module.layer_idx, query, key, attention_mask, options.get("scaling"))  # type: ignore[arg-type]
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+
+
+@contextmanager
+def observed(config: PreTrainedConfig, observer: Observer) -> Iterator[None]:
+    """Show every attention call of the text layers that hold `config` to `observer`, until the block is left.
+
+    Only calls made in the thread or task that entered the block are shown; others get plain SDPA meanwhile.
+    Raises RecordingError when the model is being observed already: one observer a model at a time.
+    """
+    previous = config._attn_implementation
+    if previous == IMPLEMENTATION:
+        raise RecordingError("the model's attention is being observed already; one describe pass at a time")
+    AttentionInterface.register(IMPLEMENTATION, observed_attention)
+    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+    token = _observer.set(observer)
+    config._attn_implementation = IMPLEMENTATION
+    try:
+        yield
+    finally:
+        config._attn_implementation = previous
+        _observer.reset(token)

@@ -1,0 +1,88 @@
+"""What is kept of one layer during a describe pass, and the softmax rows computed from it afterwards."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lookonce_pruning.errors import RecordingError, UnsupportedModelError
+
+_ROWS_AT_ONCE = 256  # bounds the float32 logits in memory to [heads, 256, tokens]
+
+
+class LayerCapture:
+    """References to one layer's queries and keys, taken while the model runs; no arithmetic until `rows`.
+
+    Invariant: the cache is append-only, so that a call with `new` queries and `total` keys holds the absolute rows
+    total - new to total - 1, and each call goes on where the one before ended. Static, sliding-window and second caches
+    break it, and are refused with RecordingError.
+
+    first_row: rows before it are not kept
+    """
+
+    def __init__(self, first_row: int) -> None:
+        self.first_row = first_row
+        self.seen = 0  # absolute rows observed so far
+        self._queries: list[Tensor] = []  # each [heads, rows, head_dim]
+        self._key: Tensor | None = None  # [kv_heads, seen, head_dim], the newest
+        self._scaling = 0.0
+
+    def add(self, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None) -> None:
+        """Take one call: query [1, heads, new, head_dim], key [1, kv_heads, total, head_dim]."""
+        batch, _, new, head_dim = query.shape
+        total = key.shape[2]
+        if batch != 1:
+            raise RecordingError(f"a batch of {batch} was run; one image is described at a time")
+        if total - new != self.seen:
+            raise RecordingError(
+                f"{new} queries came with {total} keys after {self.seen} tokens: expected one cache that starts empty"
+                " and grows (static, sliding-window and reused caches cannot be recorded)"
+            )
+        if attention_mask is not None:
+            _check_causal(attention_mask, new, total)
+        skip = max(0, self.first_row - self.seen)
+        if skip < new:
+            # A copy of a part lets go of the whole prompt's queries; a decoded row is already all there is.
+            self._queries.append(query[0, :, skip:].clone() if skip else query[0])
+        self.seen = total
+        self._key = key[0]
+        self._scaling = head_dim**-0.5 if scaling is None else scaling
+
+    def rows(self, rows: range, columns: Tensor) -> Tensor:
+        """Mean over heads of the softmax rows, as eager attention computes them: [rows, columns], float32.
+
+        rows: absolute rows, from first_row on, all seen
+        columns: [columns], int64
+
+        Raises RecordingError for rows that were not recorded.
+        """
+        if self._key is None or not self.first_row <= rows.start < rows.stop <= self.seen:
+            raise RecordingError(f"rows {rows} asked for, of which {self.first_row} to {self.seen} were recorded")
+        key = self._key[:, : rows.stop].float()
+        queries = torch.cat(self._queries, dim=1)[:, rows.start - self.first_row : rows.stop - self.first_row]
+        columns = columns.to(key.device)
+        blocks = []
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            block = queries[:, start : start + _ROWS_AT_ONCE].float()
+            weights = _softmax_rows(block, key, rows.start + start, self._scaling)
+            blocks.append(weights[..., columns].mean(dim=0))
+        return torch.cat(blocks)
+
+
+def _softmax_rows(query: Tensor, key: Tensor, first_row: int, scaling: float) -> Tensor:
+    """Causal softmax [heads, rows, total] of query [heads, rows, head_dim] on key [kv_heads, total, head_dim]."""
+    heads, rows, head_dim = query.shape
+    kv_heads, total, _ = key.shape
+    grouped = query.reshape(kv_heads, heads // kv_heads * rows, head_dim)  # query heads of one kv head are neighbours
+    logits = (grouped @ key.transpose(1, 2) * scaling).view(heads, rows, total)
+    own = torch.arange(first_row, first_row + rows, device=key.device)
+    later = torch.arange(total, device=key.device) > own[:, None]
+    return logits.masked_fill_(later, -torch.inf).softmax(dim=-1)
+
+
+def _check_causal(attention_mask: Tensor, new: int, total: int) -> None:
+    """Refuse padding and prefix-LM masks: rows are scored as plainly causal. Masks come only with chunked prefill."""
+    allowed = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
+    causal = torch.ones(new, total, dtype=torch.bool, device=allowed.device).tril(total - new)
+    if not torch.equal(allowed[0, 0], causal):
+        raise UnsupportedModelError("the attention mask is not causal (padding, or image tokens that see ahead)")

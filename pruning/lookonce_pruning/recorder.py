@@ -1,0 +1,114 @@
+"""Recording, during a describe pass, how much attention each image token draws."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lookonce_pruning.attention import observed
+from lookonce_pruning.capture import LayerCapture
+from lookonce_pruning.errors import RecordingError
+from lookonce_pruning.scores import ImageScores
+
+RowSource = Literal["generated", "query", "both"]
+
+
+class AttentionRecorder:
+    """A context manager around a describe pass: run the model inside, in the same thread, then ask for `scores`.
+
+    The model's outputs are those of SDPA, and its attention implementation is put back on the way out. While the model
+    runs only references are kept; every softmax row is computed afterwards, once, from the final keys (the rows of a
+    causal model never change as keys are added). After Kaduri et al., arXiv 2411.17491, image re-prompting.
+
+    model: any `*ForConditionalGeneration`; batches of one
+    image_columns: [image tokens], int64, ascending: where the image tokens stand in the prompt; gaps are allowed
+    prompt_length: tokens of the prompt, all prefilled inside the block, in one or several forward calls
+    window: layer indices to record, see `parse_window`
+    grid: (rows, columns) of the image tokens
+
+    Raises ValueError for arguments that contradict each other. Inside the block the forward pass raises RecordingError
+    for a cache that does not simply grow, and UnsupportedModelError for attention that is not plainly causal.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        image_columns: Tensor,
+        prompt_length: int,
+        window: range,
+        grid: tuple[int, int],
+    ) -> None:
+        self._config = model.config.get_text_config()
+        self._num_layers: int = self._config.num_hidden_layers
+        if not window or window.start < 0 or window.stop > self._num_layers:
+            raise ValueError(f"window {window}: expected layers of 0-{self._num_layers}")
+        if grid[0] * grid[1] != len(image_columns) or not len(image_columns):
+            raise ValueError(f"grid {grid}: expected as many cells as image tokens, {len(image_columns)}, at least one")
+        self._query_start = int(image_columns.max()) + 1
+        if self._query_start >= prompt_length:
+            raise ValueError(f"prompt_length {prompt_length}: expected text after the image's end {self._query_start}")
+        self._image_columns = image_columns
+        self._prompt_length = prompt_length
+        self._grid = grid
+        self._captures = {layer: LayerCapture(self._query_start) for layer in window}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(observed(self._config, self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def observe(
+        self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
+    ) -> None:
+        """Keep what a layer of the window was called with; see `attention.Observer`."""
+        capture = self._captures.get(layer)
+        if capture is not None:
+            capture.add(query, key, attention_mask, scaling)
+
+    @torch.no_grad()
+    def scores(self, rows: RowSource = "generated") -> ImageScores:
+        """The mean attention over rows and heads that each image token drew, per layer.
+
+        rows: "generated", every decoded token's row and the last prompt position's (the paper's choice); "query", the
+        prompt's rows after the image, the chat template's own and the last position among them; "both", their union.
+
+        Raises RecordingError when a layer of the window saw less than the whole prompt, or less than other layers did.
+        """
+        recorded = self._recorded_rows(rows)
+        values = [capture.rows(recorded, self._image_columns).mean(dim=0) for capture in self._captures.values()]
+        return ImageScores(
+            values=torch.stack([value.cpu() for value in values]),  # layers may lie on several devices
+            layers=tuple(self._captures),
+            grid=self._grid,
+            num_layers=self._num_layers,
+        )
+
+    def _recorded_rows(self, rows: RowSource) -> range:
+        seen = {layer: capture.seen for layer, capture in self._captures.items()}
+        total = max(seen.values())
+        short = [layer for layer, count in seen.items() if count < max(total, self._prompt_length)]
+        if short:
+            raise RecordingError(
+                f"layers {short} recorded too few tokens, {[seen[layer] for layer in short]}, of a prompt of"
+                f" {self._prompt_length}; prefill and decode inside the recorder, in the thread that entered it"
+            )
+        match rows:
+            case "generated":
+                return range(self._prompt_length - 1, total)
+            case "query":
+                return range(self._query_start, self._prompt_length)
+            case "both":
+                return range(self._query_start, total)
+            case _:
+                raise ValueError(f"rows {rows!r}: expected 'generated', 'query' or 'both'")

@@ -1,0 +1,40 @@
+"""What a describe pass says about each image token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lookonce_pruning.errors import RecordingError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageScores:
+    """The attention each image token drew, per layer of the scoring window.
+
+    values: [layers in the window, image tokens], float32, on the CPU: means over recorded rows and heads, finite, >= 0
+    layers: the indices of those layers, ascending
+    grid: (rows, columns) of the image tokens in reading order; rows * columns = image tokens
+    num_layers: how many layers the model has
+
+    Raises ValueError when the shapes do not agree, RecordingError when a value is not finite.
+    """
+
+    values: Tensor
+    layers: tuple[int, ...]
+    grid: tuple[int, int]
+    num_layers: int
+
+    def __post_init__(self) -> None:
+        expected = (len(self.layers), self.grid[0] * self.grid[1])
+        if tuple(self.values.shape) != expected:
+            raise ValueError(f"values {tuple(self.values.shape)}: expected {expected} from layers and grid")
+        if not torch.isfinite(self.values).all():
+            raise RecordingError("the scores hold a value that is not finite: the model overflowed")
+
+    @property
+    def tokens(self) -> int:
+        """Number of image tokens."""
+        return self.values.shape[1]

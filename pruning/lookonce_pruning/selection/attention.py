@@ -1,0 +1,17 @@
+"""The tokens that drew the most attention, the same ones in every layer."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lookonce_pruning.scores import ImageScores
+from lookonce_pruning.selection.base import check_keep, top
+
+
+class Attention:
+    """Top-k of the window's mean: the image re-prompting of Kaduri et al., arXiv 2411.17491."""
+
+    def select(self, scores: ImageScores, keep: int) -> Tensor:
+        """See `Selection.select`; one row."""
+        check_keep(scores, keep)
+        return top(scores.values.mean(dim=0, keepdim=True), keep)

@@ -1,0 +1,24 @@
+"""Tokens drawn at random: the baseline that attention must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lookonce_pruning.scores import ImageScores
+from lookonce_pruning.selection.base import check_keep
+
+
+@dataclass(frozen=True)
+class Random:
+    """Equal chances for every token, whatever its score; the same seed, count and keep give the same tokens."""
+
+    seed: int = 0
+
+    def select(self, scores: ImageScores, keep: int) -> Tensor:
+        """See `Selection.select`; one row."""
+        check_keep(scores, keep)
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randperm(scores.tokens, generator=generator)[:keep].sort().values[None]

@@ -1,0 +1,39 @@
+"""Tokens spread evenly over the image: the baseline that needs no scores."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lookonce_pruning.scores import ImageScores
+from lookonce_pruning.selection.base import check_keep
+
+
+class Uniform:
+    """A lattice as square as the count allows: bands of the grid, each with its share of evenly spaced cells."""
+
+    def select(self, scores: ImageScores, keep: int) -> Tensor:
+        """See `Selection.select`; one row."""
+        check_keep(scores, keep)
+        cells: list[int] = []
+        height, width = scores.grid
+        bands = _band_count(keep, height, width)
+        for band in range(bands):
+            row = _centre(band, bands, height)
+            share = (band + 1) * keep // bands - band * keep // bands
+            cells += [row * width + _centre(column, share, width) for column in range(share)]
+        return torch.tensor([cells], dtype=torch.int64)
+
+
+def _band_count(keep: int, height: int, width: int) -> int:
+    """How many rows of the grid are used: at least enough to hold `keep` cells, at most one a cell."""
+    fewest = math.ceil(keep / width)
+    squarest = round(math.sqrt(keep * height / width))
+    return max(fewest, min(squarest, height, keep))
+
+
+def _centre(part: int, parts: int, length: int) -> int:
+    """The middle of the part-th of `parts` equal parts of 0 .. length - 1; distinct while parts <= length."""
+    return (2 * part + 1) * length // (2 * parts)

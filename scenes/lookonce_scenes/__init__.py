@@ -1,0 +1,11 @@
+"""A world of drawn scenes with exact ground truth, and the small vision-language model trained on it that ships.
+
+`world` draws, `questions` asks (with exact answers), `tokenizer`, `model` and `train` make the bundled checkpoint.
+"""
+
+from pathlib import Path
+
+CHECKPOINT = Path(__file__).parent / "checkpoint"
+"""The bundled checkpoint: a standard `LlavaForConditionalGeneration` folder that any engine loads by path."""
+
+__all__ = ["CHECKPOINT"]

@@ -1,0 +1,104 @@
+"""The application and its parts, made when it starts and closed when it ends."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import torch
+from fastapi import FastAPI
+
+from lookonce_cache import open_store
+from lookonce_pruning import parse_window
+from lookonce_server.api import chat, contexts, errors, operations
+from lookonce_server.api.body_limit import BodyLimit
+from lookonce_server.api.state import AppState
+from lookonce_server.engines.base import DescribePlan, Engine
+from lookonce_server.errors import ModelRefusedError
+from lookonce_server.images import ImageLimits
+from lookonce_server.metrics import Metrics
+from lookonce_server.sessions import Sessions
+from lookonce_server.settings import BUNDLED, Settings
+
+
+@asynccontextmanager
+async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
+    """The ASGI app of a server with its parts at work: the model loaded and checked, the store opened.
+
+    Raises:
+        ModelRefusedError: the model cannot be loaded, or failed the self-check.
+        StoreConfigError: the store's URL is wrong.
+    """
+    metrics = Metrics()
+    metrics.retention.set(settings.retention)
+    store = open_store(settings.store, ttl=settings.ttl, on_damaged=lambda reason: metrics.damaged.labels(reason).inc())
+    engine = await _load_engine(settings)
+    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+    sessions = Sessions(
+        engine, store, plan=_plan(settings, engine), limits=limits, on_miss=settings.on_miss, metrics=metrics
+    )
+    try:
+        yield _app(AppState(settings, served_name(settings), engine, store, sessions, limits, metrics, time.time()))
+    finally:
+        await sessions.close()
+        await engine.close()
+        await store.close()
+
+
+def _app(state: AppState) -> FastAPI:
+    app = FastAPI(title="lookonce", summary="Look at an image once, ask about it as often as you like.")
+    app.state.parts = state
+    errors.install(app)
+    app.add_middleware(BodyLimit, max_bytes=state.settings.max_image_bytes * 4 // 3 + 1024 * 1024)
+    for routes in (chat.router, contexts.router, operations.router):
+        app.include_router(routes)
+    return app
+
+
+def served_name(settings: Settings) -> str:
+    """The model's name in the API."""
+    if settings.served_name:
+        return settings.served_name
+    return "lookonce-scenes" if settings.model == BUNDLED else Path(settings.model).name
+
+
+async def _load_engine(settings: Settings) -> Engine:
+    from lookonce_server.engines.transformers import TransformersEngine
+
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = settings.dtype
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "bfloat16"
+    return await TransformersEngine.load(
+        _model_path(settings.model),
+        dtype=getattr(torch, dtype),
+        device=device,
+        describe_prompt=settings.describe_prompt,
+        max_running=settings.max_running,
+        max_queue=settings.max_queue,
+    )
+
+
+def _model_path(name: str) -> str:
+    if name != BUNDLED:
+        return name
+    from lookonce_scenes import CHECKPOINT
+
+    return str(CHECKPOINT)
+
+
+def _plan(settings: Settings, engine: Engine) -> DescribePlan:
+    try:
+        window = parse_window(settings.window, engine.facts.num_layers)
+    except ValueError as error:
+        raise ModelRefusedError(str(error)) from error
+    return DescribePlan(
+        prompt=settings.describe_prompt,
+        max_tokens=settings.describe_tokens,
+        rows=settings.rows,
+        window=(window.start, window.stop),
+        selection=settings.selection,
+        retention=settings.retention,
+    )

@@ -1,0 +1,107 @@
+"""Errors to HTTP, in one table, in OpenAI's shape."""
+
+import logging
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from lookonce_cache import StoreUnavailableError
+from lookonce_server.errors import (
+    ContextNotFoundError,
+    EngineError,
+    InvalidRequestError,
+    OverloadedError,
+    ServerError,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class _Mapping(NamedTuple):
+    status: int
+    type: str
+    code: str | None
+
+
+_TABLE: dict[type[Exception], _Mapping] = {
+    InvalidRequestError: _Mapping(400, "invalid_request_error", None),
+    ContextNotFoundError: _Mapping(404, "invalid_request_error", "context_not_found"),
+    OverloadedError: _Mapping(429, "rate_limit_error", "overloaded"),
+    StoreUnavailableError: _Mapping(503, "server_error", "store_unavailable"),
+    EngineError: _Mapping(500, "server_error", "engine_error"),
+    ServerError: _Mapping(500, "server_error", None),
+}
+_INTERNAL = _Mapping(500, "server_error", "internal_error")
+
+
+def install(app: FastAPI) -> None:
+    """Teach an app to answer every error in OpenAI's shape."""
+    for kind in _TABLE:
+        app.add_exception_handler(kind, _known)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unknown)
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status an error is answered with."""
+    return _mapping(error).status
+
+
+def body_of(error: Exception) -> dict[str, Any]:
+    """An error in OpenAI's shape; one that is not ours is logged by the caller and not shown."""
+    mapping = _mapping(error)
+    message = str(error) if mapping is not _INTERNAL else "The server failed."
+    code = getattr(error, "code", None) or mapping.code
+    return _body(message, mapping.type, getattr(error, "param", None), code)
+
+
+def _mapping(error: Exception) -> _Mapping:
+    return next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), _INTERNAL)
+
+
+def _body(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+async def _known(request: Request, error: Exception) -> JSONResponse:
+    headers = {"retry-after": "1"} if isinstance(error, OverloadedError) else None
+    return JSONResponse(body_of(error), status_of(error), headers)
+
+
+async def _unknown(request: Request, error: Exception) -> JSONResponse:
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return JSONResponse(body_of(error), 500)
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}."
+    return JSONResponse(_body(message, "invalid_request_error", None, None), error.status_code, error.headers)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """The first thing that is wrong, with the field, the value and what is accepted."""
+    assert isinstance(error, RequestValidationError)
+    # A message part may be of several kinds: the error that got furthest into the request is the one that helps.
+    worst = max(error.errors(), key=lambda e: len(e["loc"]))
+    param = _param(worst["loc"])
+    given = repr(worst.get("input"))
+    shown = given if len(given) <= 100 else given[:97] + "..."
+    if worst["type"] == "extra_forbidden":
+        message = f"{param} is not supported by this server."
+    elif worst["type"] == "json_invalid":
+        return JSONResponse(_body("The body is not valid JSON.", "invalid_request_error", None, None), 400)
+    else:
+        message = f"{param}: {worst['msg']} (given: {shown})."
+    return JSONResponse(_body(message, "invalid_request_error", param, None), 400)
+
+
+def _param(location: tuple[str | int, ...]) -> str:
+    """("body", "messages", 0, "content") as "messages[0].content"."""
+    parts = [p for p in location if p not in ("body", "query", "path")]
+    text = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts)
+    return text.lstrip(".")

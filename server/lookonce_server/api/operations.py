@@ -1,0 +1,63 @@
+"""What operators and clients ask of the server itself: models, health, metrics."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from lookonce_cache import StoreUnavailableError
+from lookonce_server.api.state import AppState, state_of
+from lookonce_server.errors import InvalidRequestError
+
+router = APIRouter()
+
+
+def _model(state: AppState) -> dict[str, Any]:
+    return {
+        "id": state.served_name,
+        "object": "model",
+        "created": int(state.started_at),
+        "owned_by": "lookonce",
+        "max_model_len": state.engine.facts.max_tokens,
+    }
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> dict[str, Any]:
+    """The one model served."""
+    return {"object": "list", "data": [_model(state_of(request))]}
+
+
+@router.get("/v1/models/{name:path}")
+async def model(name: str, request: Request) -> dict[str, Any]:
+    """One model."""
+    state = state_of(request)
+    if name != state.served_name:
+        raise InvalidRequestError(f"The model {name!r} is not served here.", param="model", code="model_not_found")
+    return _model(state)
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """The process is up and answers."""
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+async def ready(request: Request) -> JSONResponse:
+    """The model passed its self-check, and the store answers."""
+    state = state_of(request)
+    try:
+        await state.store.ping()
+    except StoreUnavailableError as error:
+        return JSONResponse({"status": "not ready", "store": str(error)}, 503)
+    return JSONResponse({"status": "ready", "model": state.served_name, "store": state.store.tier})
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus metrics."""
+    state = state_of(request)
+    state.metrics.queue_depth.set(state.engine.queue_depth)
+    return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

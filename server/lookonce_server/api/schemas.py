@@ -1,0 +1,102 @@
+"""The requests, as OpenAI's clients send them. A field that is not honoured is refused by name, never ignored."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TextPart(_Request):
+    """Text within a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(_Request):
+    """Where an image is: a base64 `data:` URL, or `lookonce:<context id>`."""
+
+    url: str
+    # Every image is taken at the resolution the model's processor chooses.
+    detail: Literal["auto", "low", "high"] = "auto"
+
+
+class ImagePart(_Request):
+    """An image within a message."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+def _part_kind(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
+    return str(kind)
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("text")] | Annotated[ImagePart, Tag("image_url")],
+    Discriminator(
+        _part_kind,
+        custom_error_type="part_type",
+        custom_error_message="a part's type must be 'text' or 'image_url'",
+    ),
+]
+
+
+class Message(_Request):
+    """One message of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[Part], Field(min_length=1)]
+    name: str | None = None
+
+
+class StreamOptions(_Request):
+    """What a stream carries besides text."""
+
+    include_usage: bool = False
+
+
+class TextFormat(_Request):
+    """The only response format: free text."""
+
+    type: Literal["text"]
+
+
+class Extension(_Request):
+    """lookonce's own options."""
+
+    on_miss: Literal["full", "compress"] | None = None
+
+
+class ChatRequest(_Request):
+    """`POST /v1/chat/completions`. Fields with one accepted value are those whose default means "not used"."""
+
+    model: str
+    messages: Annotated[list[Message], Field(min_length=1)]
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: int | None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    n: Literal[1] | None = None
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    logprobs: Literal[False] | None = None
+    response_format: TextFormat | None = None
+    # Labels for the caller's own bookkeeping: they change no answer.
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    lookonce: Extension | None = None
+
+
+class ContextRequest(_Request):
+    """`POST /v1/contexts`."""
+
+    image_url: str

@@ -1,0 +1,89 @@
+"""`lookonce serve`."""
+
+import argparse
+import asyncio
+import logging
+import socket
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+
+from lookonce_cache import StoreConfigError
+from lookonce_server.api.app import running_app, served_name
+from lookonce_server.errors import ModelRefusedError
+from lookonce_server.settings import Settings, SettingsFileError, load_settings
+
+_HINT = """
+lookonce serves {model!r} at {url}. Try, in another terminal:
+
+  lookonce ask picture.png "What do you see?" "How many objects are there?" --server {url}
+  curl {url}/metrics
+
+or point any OpenAI client at it:
+
+  client = openai.OpenAI(base_url="{url}/v1", api_key="any")
+"""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with a word on what to try next once it listens."""
+
+    def __init__(self, config: uvicorn.Config, model: str) -> None:
+        super().__init__(config)
+        self._model = model
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            print(_HINT.format(model=self._model, url=f"http://{host}:{port}"), flush=True)  # noqa: T201 - for people
+
+
+def serve(arguments: list[str]) -> int:
+    """Run the server until it is interrupted.
+
+    Args:
+        arguments: the command line after `lookonce serve`.
+
+    Returns:
+        The exit code: 0, or 1 when it could not start, with one line that says why.
+    """
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config")
+    known, flags = files.parse_known_args(arguments)
+    try:
+        settings = load_settings(flags, known.config)
+    except ValidationError as error:
+        return _fail("; ".join(_explained(e) for e in error.errors()))
+    except SettingsFileError as error:
+        return _fail(str(error))
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        return asyncio.run(_run(settings))
+    except KeyboardInterrupt:
+        return 0
+    except (ModelRefusedError, StoreConfigError) as error:
+        return _fail(str(error))
+
+
+async def _run(settings: Settings) -> int:
+    async with running_app(settings) as app:
+        config = uvicorn.Config(app, host=settings.host, port=settings.port, lifespan="off", log_config=None)
+        server = _Server(config, served_name(settings))
+        try:
+            await server.serve()
+        except SystemExit:  # uvicorn's way to say that the port cannot be had; it has logged why
+            return 1
+    return 0
+
+
+def _explained(error: object) -> str:
+    assert isinstance(error, dict)
+    name = "--" + "-".join(str(p).replace("_", "-") for p in error["loc"])
+    return f"{name}: {error['msg']} (given: {error['input']!r})"
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(f"lookonce serve: {message}\n")
+    return 1

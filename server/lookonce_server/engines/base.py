@@ -1,0 +1,130 @@
+"""The protocol every engine implements."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from PIL import Image
+from torch import Tensor
+
+from lookonce_cache import CompressedContext
+from lookonce_pruning import RowSource
+from lookonce_server.conversation import Conversation
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the rest of the server needs to know of a model.
+
+    Attributes:
+        fingerprint: identity of configuration, weights, processor and arithmetic: contexts of equal fingerprints mix.
+        template_digest: digest of the chat template.
+        num_layers: layers of the text model.
+        max_tokens: positions the model was made for: prompt and answer together.
+        precision: the dtype contexts are stored in, as "float32".
+    """
+
+    fingerprint: str
+    template_digest: str
+    num_layers: int
+    max_tokens: int
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to decode.
+
+    Attributes:
+        max_tokens: most tokens generated.
+        temperature: 0 is greedy.
+        top_p: share of probability sampled from.
+        seed: makes sampling repeatable.
+        stop: texts that end the answer, and are not part of it.
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DescribePlan:
+    """How to describe and compress.
+
+    Attributes:
+        prompt: the instruction, "Describe the image."
+        max_tokens: most tokens of the description.
+        rows: whose attention scores the image tokens.
+        window: half-open range of layers whose attention is recorded.
+        selection: name of the selection method.
+        retention: share of the image tokens kept.
+    """
+
+    prompt: str
+    max_tokens: int
+    rows: RowSource
+    window: tuple[int, int]
+    selection: str
+    retention: float
+
+
+class Description(NamedTuple):
+    """What a describe pass found, compressed."""
+
+    text: str
+    keys: Tensor  # [layers, kv_heads, tokens, head_dim], packed positions, on the CPU
+    values: Tensor  # like keys
+    kept: Tensor  # [1 or layers, kept], int32, ascending
+    scores: Tensor  # [image tokens], float32: mean attention over the window
+    grid: tuple[int, int]  # of the image tokens
+    prompt_tokens: int  # of the whole prompt before compression
+
+
+class Started(NamedTuple):
+    """The first event of an answer."""
+
+    prompt_tokens: int  # of everything the answer stands on
+    computed_tokens: int  # of those, how many were run through the model for this answer
+    full_tokens: int  # what the same question costs with the whole image
+
+
+class Piece(NamedTuple):
+    """A piece of an answer."""
+
+    text: str
+    tokens: int  # generated for it
+    finish_reason: FinishReason | None  # on the last piece only
+
+
+Answer = AsyncIterator[Started | Piece]
+"""`Started`, then pieces, the last one with a finish reason. Closing it early stops the work."""
+
+
+class Engine(Protocol):
+    """Runs a model. Methods are called from one event loop and never hold it up.
+
+    Every pass may raise OverloadedError (the queue is full), PromptTooLongError and EngineError.
+    """
+
+    facts: ModelFacts
+
+    def full(self, conversation: Conversation, image: Image.Image | None, sampling: Sampling) -> Answer:
+        """The ordinary way: the whole prompt, with the image where the conversation has one."""
+
+    def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
+        """Answer from a context alone; the conversation's image is the one the context was made of."""
+
+    async def describe(self, image: Image.Image, plan: DescribePlan) -> Description:
+        """Describe and compress, behind everything that someone waits for."""
+
+    @property
+    def queue_depth(self) -> int:
+        """Passes that wait or run."""
+
+    async def close(self) -> None:
+        """Stop the work and let go of the model."""

@@ -1,0 +1,195 @@
+"""The embedded engine: passes as generators, run step by step by the worker's thread."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Self
+
+import torch
+from PIL import Image
+
+from lookonce_cache import CompressedContext, digest
+from lookonce_pruning import AttentionRecorder, PruningError, compress, get_selection, kept_count
+from lookonce_server.conversation import Conversation
+from lookonce_server.engines.base import Answer, DescribePlan, Description, ModelFacts, Piece, Sampling, Started
+from lookonce_server.engines.transformers.decoding import Sampler, TextStream
+from lookonce_server.engines.transformers.loading import LoadedModel, load_model
+from lookonce_server.engines.transformers.prompts import Prompt, PromptRenderer
+from lookonce_server.engines.transformers.runner import ModelRunner, State, stacked
+from lookonce_server.engines.transformers.selfcheck import check_model
+from lookonce_server.engines.transformers.worker import Worker
+from lookonce_server.errors import EngineError, PromptTooLongError
+
+
+class TransformersEngine:
+    """Implements `Engine` on transformers; see `load`.
+
+    Args:
+        loaded: the model.
+        max_running: passes in work at once.
+        max_queue: passes that wait or run before more are refused.
+    """
+
+    def __init__(self, loaded: LoadedModel, *, max_running: int = 8, max_queue: int = 256) -> None:
+        self._runner = ModelRunner(loaded.model)
+        self._prompts = PromptRenderer(loaded.processor, loaded.model.config)
+        self._end_ids = _end_ids(loaded)
+        self.facts = ModelFacts(
+            fingerprint=loaded.fingerprint,
+            template_digest=digest(str(loaded.processor.chat_template).encode()),
+            num_layers=self._runner.num_layers,
+            max_tokens=self._runner.max_tokens,
+            precision=str(loaded.model.dtype).removeprefix("torch."),
+        )
+        self._worker = Worker(max_running=max_running, max_queue=max_queue)
+
+    @classmethod
+    async def load(
+        cls, name: str, *, dtype: torch.dtype, device: str, describe_prompt: str, max_running: int, max_queue: int
+    ) -> Self:
+        """Load a checkpoint and check that it can be served.
+
+        Raises:
+            ModelRefusedError: it cannot; the message says why.
+        """
+        loaded = await asyncio.to_thread(load_model, name, dtype=dtype, device=device)
+        await asyncio.to_thread(check_model, loaded, describe_prompt)
+        return cls(loaded, max_running=max_running, max_queue=max_queue)
+
+    @property
+    def queue_depth(self) -> int:
+        """Passes that wait or run."""
+        return self._worker.depth
+
+    async def close(self) -> None:
+        """Stop the worker."""
+        await asyncio.to_thread(self._worker.close)
+
+    def full(self, conversation: Conversation, image: Image.Image | None, sampling: Sampling) -> Answer:
+        """See `Engine.full`."""
+        return self._worker.run(self._full(conversation, image, sampling))
+
+    def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
+        """See `Engine.answer`."""
+        return self._worker.run(self._answer(context, conversation, sampling))
+
+    async def describe(self, image: Image.Image, plan: DescribePlan) -> Description:
+        """See `Engine.describe`."""
+        async for event in self._worker.run(self._describe(image, plan), background=True):
+            if event is not None:
+                return event
+        raise EngineError("The describe pass ended without a result.")
+
+    def _full(
+        self, conversation: Conversation, image: Image.Image | None, sampling: Sampling
+    ) -> Iterator[Started | Piece]:
+        prompt = self._prompts.full(conversation, image)
+        sampling = self._fit(prompt.tokens, sampling)
+        yield Started(prompt.tokens, prompt.tokens, prompt.tokens)
+        yield from self._decode(self._runner.prefill(prompt), sampling)
+
+    def _answer(
+        self, context: CompressedContext, conversation: Conversation, sampling: Sampling
+    ) -> Iterator[Started | Piece]:
+        ids = self._prompts.continuation(context.describe_prompt, conversation)
+        computed = ids.shape[1]
+        sampling = self._fit(context.tokens + computed, sampling)
+        full_tokens = self._prompts.full_tokens(conversation, context.image_tokens)
+        yield Started(context.tokens + computed, computed, full_tokens)
+        cache = self._runner.cache_of(context.keys, context.values)
+        yield from self._decode(self._runner.extend(cache, context.next_position, ids), sampling)
+
+    def _decode(self, state: State, sampling: Sampling) -> Iterator[Piece]:
+        sampler = Sampler(sampling)
+        text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
+        while True:
+            token = sampler.pick(state.logits)
+            piece = text.push(token)
+            yield piece
+            if piece.finish_reason:
+                return
+            state = self._runner.extend(state.cache, state.next_position, torch.tensor([[token]]))
+
+    def _describe(self, image: Image.Image, plan: DescribePlan) -> Iterator[Description | None]:
+        """The description as the last event; None after each other step, so that other passes get their turns."""
+        prompt = self._prompts.describe(plan.prompt, image)
+        sampling = self._fit(prompt.tokens, Sampling(plan.max_tokens))
+        recorder = AttentionRecorder(
+            self._runner.model,
+            image_columns=prompt.image_columns,
+            prompt_length=prompt.tokens,
+            window=range(*plan.window),
+            grid=prompt.grid,
+        )
+        # The recorder is entered for each step alone: other passes run between them, and must not be recorded.
+        with recorder:
+            state = self._runner.prefill(prompt)
+        next_position = state.next_position
+        text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
+        said = []
+        while True:
+            token = int(state.logits.argmax())
+            piece = text.push(token)
+            said.append(piece.text)
+            if piece.finish_reason:
+                break
+            yield None
+            with recorder:
+                state = self._runner.extend(state.cache, state.next_position, torch.tensor([[token]]))
+        yield self._compressed(prompt, state, next_position, recorder, plan, "".join(said))
+
+    def _compressed(
+        self,
+        prompt: Prompt,
+        state: State,
+        next_position: int,
+        recorder: AttentionRecorder,
+        plan: DescribePlan,
+        text: str,
+    ) -> Description:
+        try:
+            scores = recorder.scores(plan.rows)
+            kept = get_selection(plan.selection).select(scores, kept_count(plan.retention, len(prompt.image_columns)))
+        except PruningError as error:
+            raise EngineError(f"The describe pass could not be recorded: {error}") from error
+        keys, values = stacked(state.cache, prompt.tokens)
+        packed = compress(
+            keys,
+            values,
+            prompt_length=prompt.tokens,
+            image_columns=prompt.image_columns,
+            kept=kept,
+            inv_freq=self._runner.inv_freq,
+            next_position=next_position,
+        )
+        return Description(
+            text=text.strip(),
+            keys=packed.keys.cpu().contiguous(),
+            values=packed.values.cpu().contiguous(),
+            kept=kept.to(torch.int32).cpu(),
+            scores=scores.values.mean(dim=0),
+            grid=prompt.grid,
+            prompt_tokens=prompt.tokens,
+        )
+
+    def _fit(self, prompt_tokens: int, sampling: Sampling) -> Sampling:
+        """Shorten the answer to what the model has room for."""
+        room = self._runner.max_tokens - prompt_tokens
+        if room < 1:
+            raise PromptTooLongError(
+                f"The prompt has {prompt_tokens} tokens; this model takes {self._runner.max_tokens}, answer included.",
+                param="messages",
+            )
+        return Sampling(
+            min(room, sampling.max_tokens), sampling.temperature, sampling.top_p, sampling.seed, sampling.stop
+        )
+
+
+def _end_ids(loaded: LoadedModel) -> frozenset[int]:
+    """The tokens that end an answer: the generation config's, else the tokenizer's."""
+    ends = loaded.model.generation_config.eos_token_id if loaded.model.generation_config else None
+    if ends is None:
+        ends = loaded.processor.tokenizer.eos_token_id
+    found = ends if isinstance(ends, list) else [ends]
+    if not found or None in found:
+        raise EngineError("The model names no token that ends an answer.")
+    return frozenset(int(end) for end in found)

@@ -1,0 +1,128 @@
+"""Rendering conversations, and what of them follows a context.
+
+A context ends where the describe turn's answer would begin. What follows it is the difference between the rendered
+conversation with that answer and later turns, and the one without: the template's own tokens that close the answer,
+then the question. The description itself is dropped, so the turn is closed as if it had been empty.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lookonce_server.conversation import Conversation
+from lookonce_server.errors import InvalidRequestError, ModelRefusedError
+
+_MARK = "lookonce:description"
+
+
+class Prompt(NamedTuple):
+    """A rendered and tokenised prompt, ready for the model."""
+
+    inputs: dict[str, Tensor]  # what the processor made: input_ids [1, tokens], pixels, ...
+    image_columns: Tensor  # [image tokens], int64: where the image tokens stand
+    grid: tuple[int, int]  # of the image tokens, rows and columns
+
+    @property
+    def tokens(self) -> int:
+        """Length of the prompt."""
+        return self.inputs["input_ids"].shape[1]
+
+
+class PromptRenderer:
+    """Renders with a checkpoint's own processor.
+
+    Args:
+        processor: of transformers, with a chat template.
+        config: the model's configuration.
+    """
+
+    def __init__(self, processor: Any, config: Any) -> None:
+        self._processor = processor
+        self._config = config
+        self.tokenizer = processor.tokenizer
+        image_id = getattr(config, "image_token_id", None)
+        if image_id is None:
+            raise ModelRefusedError("The model's configuration names no image token.")
+        self.image_id = int(image_id)
+        self._image_text: str = self.tokenizer.convert_ids_to_tokens(self.image_id)
+
+    def full(self, conversation: Conversation, image: Any | None) -> Prompt:
+        """The whole conversation, with the image where it has one."""
+        self._refuse_image_tokens(conversation)
+        return self._tokenise(self._render(conversation.as_messages()), image)
+
+    def describe(self, prompt: str, image: Any) -> Prompt:
+        """The describe turn."""
+        return self._tokenise(self._render(_describe_turn(prompt)), image)
+
+    def continuation(self, describe_prompt: str, conversation: Conversation) -> Tensor:
+        """Token ids of what follows a context, `[1, tokens]`.
+
+        The turn's end, and the conversation without its image.
+        """
+        self._refuse_image_tokens(conversation)
+        described = [
+            *_describe_turn(describe_prompt),
+            {"role": "assistant", "content": [{"type": "text", "text": _MARK}]},
+        ]
+        _, mark, after = self._render(described + conversation.after_image()).partition(_MARK)
+        if not mark:
+            raise ModelRefusedError("The chat template does not show the assistant's turns.")
+        ids = self.tokenizer(after, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        return torch.as_tensor(ids)
+
+    def full_tokens(self, conversation: Conversation, image_tokens: int) -> int:
+        """How long the conversation's prompt would be with the whole image."""
+        return len(self.full_ids(conversation)) + (image_tokens - 1 if conversation.has_image else 0)
+
+    def full_ids(self, conversation: Conversation) -> list[int]:
+        """Token ids of the conversation's prompt, with one image token for the whole image."""
+        text = self._render(conversation.as_messages())
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def check_template(self, describe_prompt: str) -> None:
+        """Raise ModelRefusedError unless a later turn leaves the describe turn's own rendering as it is."""
+        turn = _describe_turn(describe_prompt)
+        described = [*turn, {"role": "assistant", "content": [{"type": "text", "text": _MARK}]}]
+        question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
+        before, mark, _ = self._render([*described, question]).partition(_MARK)
+        if not mark or before.rstrip() != self._render(turn).rstrip():
+            raise ModelRefusedError(
+                "The chat template renders the describe turn differently when another turn follows it, so that what"
+                " follows a context cannot be told."
+            )
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
+        text: str = self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return text
+
+    def _tokenise(self, text: str, image: Any | None) -> Prompt:
+        images = {"images": [image]} if image is not None else {}
+        made = self._processor(text=[text], return_tensors="pt", add_special_tokens=False, **images)
+        inputs = {name: value for name, value in made.items() if isinstance(value, Tensor)}
+        columns = (inputs["input_ids"][0] == self.image_id).nonzero().flatten()
+        return Prompt(inputs, columns, self._grid(inputs, len(columns)))
+
+    def _grid(self, inputs: dict[str, Tensor], count: int) -> tuple[int, int]:
+        """Rows and columns of the image tokens: told by the processor, else a square, else one row."""
+        if "image_grid_thw" in inputs:
+            merge = self._config.vision_config.spatial_merge_size
+            _, height, width = inputs["image_grid_thw"][0].tolist()
+            return height // merge, width // merge
+        side = int(count**0.5)
+        return (side, side) if side * side == count else (1, count)
+
+    def _refuse_image_tokens(self, conversation: Conversation) -> None:
+        for i, turn in enumerate(conversation.turns):
+            if self._image_text in turn.text:
+                raise InvalidRequestError(
+                    f"The text contains {self._image_text!r}, which stands for an image with this model. Remove it, and"
+                    " send images as image_url parts.",
+                    param=f"messages[{i}].content",
+                )
+
+
+def _describe_turn(prompt: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]

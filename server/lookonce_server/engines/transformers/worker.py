@@ -1,0 +1,152 @@
+"""One thread that runs passes, a step at a time: fair, bounded, cancellable.
+
+A pass is a generator that yields after every forward of the model. The passes in work take turns, so a short answer
+never waits for a long one to end; background passes get a turn when nobody waits, or else every few turns, so that
+they are never starved.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from typing import Generic, TypeVar
+
+from lookonce_server.errors import EngineError, OverloadedError, ServerError
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class _Done:
+    """Marks the end of a pass's events, with the error that ended it, if one did."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class _Pass(Generic[T]):
+    """A submitted pass and the way back to its event loop."""
+
+    def __init__(self, work: Iterator[T], *, background: bool) -> None:
+        self.work = work
+        self.background = background
+        self.cancelled = False
+        self.events: asyncio.Queue[T | _Done] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+
+    def post(self, event: "T | _Done") -> None:
+        try:
+            self._loop.call_soon_threadsafe(self.events.put_nowait, event)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            self.cancelled = True
+
+
+class Worker:
+    """Runs passes in a thread of its own.
+
+    Args:
+        max_running: passes in work at once: each holds a KV cache.
+        max_queue: passes that may wait or run before more are refused.
+        background_every: while others are in work, every how many turns a background pass gets one.
+    """
+
+    def __init__(self, *, max_running: int, max_queue: int, background_every: int = 4) -> None:
+        self._max_running = max_running
+        self._max_queue = max_queue
+        self._background_every = background_every
+        self._waiting: deque[_Pass[object]] = deque()
+        self._running: deque[_Pass[object]] = deque()
+        self._background: deque[_Pass[object]] = deque()
+        self._turn = 0
+        self._stepping = 0
+        self._closed = False
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="lookonce-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Passes that wait or run."""
+        return len(self._waiting) + len(self._running) + len(self._background) + self._stepping
+
+    async def run(self, work: Iterator[T], *, background: bool = False) -> AsyncIterator[T]:
+        """The events of a pass, as they come. Closing the iterator cancels the pass at its next step.
+
+        Raises:
+            OverloadedError: the queue is full.
+            EngineError: the pass failed with an error that is not ours; it is logged.
+        """
+        submitted: _Pass[T] = _Pass(work, background=background)
+        self._submit(submitted)
+        try:
+            while not isinstance(event := await submitted.events.get(), _Done):
+                yield event
+            if event.error is not None:
+                raise event.error
+        finally:
+            submitted.cancelled = True
+            with self._wake, contextlib.suppress(ValueError):
+                self._waiting.remove(submitted)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """End the thread after its current step; passes that are left end with EngineError."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+        for left in (*self._waiting, *self._running, *self._background):
+            left.post(_Done(EngineError("The server is shutting down.")))
+
+    def _submit(self, submitted: _Pass[T]) -> None:
+        with self._wake:
+            if self._closed:
+                raise EngineError("The server is shutting down.")
+            if self.depth >= self._max_queue:
+                raise OverloadedError(f"{self.depth} requests are in work already, as many as this server takes on.")
+            queue = self._background if submitted.background else self._waiting
+            queue.append(submitted)  # type: ignore[arg-type]
+            self._wake.notify()
+
+    def _run(self) -> None:
+        while (current := self._next()) is not None:
+            finished = self._step(current)
+            with self._wake:
+                self._stepping = 0
+                if not finished:
+                    (self._background if current.background else self._running).append(current)
+
+    def _next(self) -> "_Pass[object] | None":
+        """The pass whose turn it is, taken out of its queue; None at the end."""
+        with self._wake:
+            while not (self._closed or self.depth):
+                self._wake.wait()
+            if self._closed:
+                return None
+            while self._waiting and len(self._running) < self._max_running:
+                self._running.append(self._waiting.popleft())
+            self._turn += 1
+            self._stepping = 1
+            if self._background and (not self._running or self._turn % self._background_every == 0):
+                return self._background.popleft()
+            return self._running.popleft()
+
+    def _step(self, current: _Pass[object]) -> bool:
+        """One step of a pass; whether it has ended."""
+        try:
+            if current.cancelled:
+                current.work.close()  # type: ignore[attr-defined]
+                return True
+            current.post(next(current.work))
+        except StopIteration:
+            current.post(_Done(None))
+            return True
+        except ServerError as error:
+            current.post(_Done(error))
+            return True
+        except Exception as error:
+            _log.exception("a pass failed")
+            current.post(_Done(EngineError(f"The engine failed: {type(error).__name__}.")))
+            return True
+        return False

@@ -1,0 +1,65 @@
+"""What can go wrong while a request is served. `api.errors` maps each class to HTTP, in one table.
+
+ServerError
+├── InvalidRequestError      the request is wrong; `param` names the field
+│   ├── InvalidImageError    an image cannot be used: not decodable, too large, not allowed to be fetched
+│   └── PromptTooLongError   the prompt and the answer asked for do not fit the model
+├── ContextNotFoundError     no context has that id, or not any more
+├── OverloadedError          the queue is full: try again later
+├── ModelRefusedError        the self-check failed: answers from a context would be wrong with this model
+└── EngineError              the engine failed
+"""
+
+
+class ServerError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class InvalidRequestError(ServerError):
+    """The request is wrong.
+
+    Attributes:
+        param: the field at fault, as in "messages[0].content", or None.
+        code: OpenAI's error code where there is one.
+    """
+
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code or self.code
+
+
+class InvalidImageError(InvalidRequestError):
+    """An image cannot be used."""
+
+    code = "invalid_image"
+
+
+class PromptTooLongError(InvalidRequestError):
+    """The prompt, or the prompt with the answer asked for, is longer than the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class ContextNotFoundError(ServerError):
+    """No context has the id that was asked for."""
+
+    def __init__(self, context_id: str) -> None:
+        super().__init__(
+            f"There is no context {context_id!r}: it expired, was deleted, or was made by another model or with other"
+            " settings. Send the image again."
+        )
+
+
+class OverloadedError(ServerError):
+    """The queue is full."""
+
+
+class ModelRefusedError(ServerError):
+    """The model cannot be served by image re-prompting."""
+
+
+class EngineError(ServerError):
+    """The engine failed at something that is not the request's fault."""

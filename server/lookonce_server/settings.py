@@ -1,0 +1,144 @@
+"""The server's settings: one class for flags, environment (`LOOKONCE_...`) and a TOML file, the first winning."""
+
+import math
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from lookonce_pruning import SELECTIONS, RowSource
+
+BUNDLED = "bundled"
+
+
+class Settings(BaseSettings):
+    """Serve a vision-language model: look at an image once, ask about it as often as you like.
+
+    Each option may also be set in the environment, as LOOKONCE_PORT, or in a TOML file named by --config FILE, as port.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="LOOKONCE_",
+        extra="forbid",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_implicit_flags=True,
+        cli_prog_name="lookonce serve",
+        protected_namespaces=(),
+    )
+
+    model: Annotated[str, Field(description="checkpoint folder, hub name, or 'bundled' for the model that ships")] = (
+        BUNDLED
+    )
+    served_name: Annotated[
+        str | None, Field(description="the model's name in the API; default: its last path part")
+    ] = None
+    engine: Annotated[Literal["transformers"], Field(description="what runs the model")] = "transformers"
+    device: Annotated[str, Field(description="'cpu', 'cuda', 'cuda:1', or 'auto'")] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Field(description="arithmetic of the model; auto: float32 on a CPU, bfloat16 on a GPU"),
+    ] = "auto"
+
+    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+
+    store: Annotated[
+        str,
+        Field(description="where contexts are kept: 'memory://?max_bytes=2GiB', 'redis://host:6379/0', 'rediss://...'"),
+    ] = "memory://?max_bytes=2GiB"
+    ttl: Annotated[float, Field(gt=0, description="seconds a context lives after its last use")] = 7 * 24 * 3600.0
+
+    retention: Annotated[
+        float, Field(gt=0, le=1, description="share of the image tokens kept, above 0 and at most 1")
+    ] = 0.05
+    selection: Annotated[str, Field(description=f"how they are chosen: {', '.join(sorted(SELECTIONS))}")] = "coverage"
+    window: Annotated[
+        str,
+        Field(description="layers whose attention is recorded: 'middle', 'all', or a half-open range such as '4-8'"),
+    ] = "middle"
+    rows: Annotated[RowSource, Field(description="whose attention is recorded")] = "generated"
+    on_miss: Annotated[
+        Literal["full", "compress"],
+        Field(description="a new image: answer from all of it and describe behind, or describe first"),
+    ] = "full"
+    describe_prompt: Annotated[str, Field(min_length=1, description="the describe pass's instruction")] = (
+        "Describe the image."
+    )
+    describe_tokens: Annotated[int, Field(ge=1, le=4096, description="most tokens of a description")] = 128
+
+    max_image_bytes: Annotated[int, Field(gt=0, description="largest image accepted, encoded, in bytes")] = (
+        20 * 1024 * 1024
+    )
+    max_image_pixels: Annotated[int, Field(gt=0, description="largest image accepted, in pixels")] = 40_000_000
+    max_answer_tokens: Annotated[int, Field(gt=0, description="most tokens of an answer, and the default")] = 1024
+    max_running: Annotated[int, Field(gt=0, description="passes in work at once")] = 8
+    max_queue: Annotated[int, Field(gt=0, description="passes that wait or run before requests get a 429")] = 256
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="how much is logged")] = "info"
+
+    @field_validator("selection")
+    @classmethod
+    def _known_selection(cls, value: str) -> str:
+        if value not in SELECTIONS:
+            raise ValueError(f"expected one of {', '.join(sorted(SELECTIONS))}")
+        return value
+
+    @field_validator("ttl")
+    @classmethod
+    def _finite_ttl(cls, value: float) -> float:
+        if not math.isfinite(value):
+            raise ValueError("expected a finite number of seconds")
+        return value
+
+
+class SettingsFileError(ValueError):
+    """The TOML file cannot be read."""
+
+
+def load_settings(arguments: list[str], config: str | None = None) -> Settings:
+    """Settings from flags, then the environment, then the TOML file `config`, then the defaults.
+
+    Raises:
+        pydantic.ValidationError: a value is wrong; it names the setting, the value and what is accepted.
+        SettingsFileError: there is no such file, or it is no TOML.
+        SystemExit: `--help`, or an unknown flag.
+    """
+
+    if config is not None:
+        _check_file(config)
+
+    class Layered(Settings):
+        __doc__ = Settings.__doc__
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            flags: CliSettingsSource[Layered] = CliSettingsSource(settings_cls, cli_parse_args=arguments)
+            file = (TomlConfigSettingsSource(settings_cls, config),) if config else ()
+            return flags, env_settings, *file
+
+    return Layered()
+
+
+def _check_file(config: str) -> None:
+    """pydantic-settings takes a file that is missing for an empty one."""
+    try:
+        tomllib.loads(Path(config).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsFileError(f"--config {config}: {error}") from None

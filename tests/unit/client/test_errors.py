@@ -1,0 +1,94 @@
+"""Whatever goes wrong is one of the package's errors, and says what."""
+
+import json
+import socket
+
+import pytest
+
+import lookonce
+from lookonce import Lookonce
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, "invalid_image", lookonce.BadRequestError),
+        (401, "invalid_api_key", lookonce.AuthenticationError),
+        (403, None, lookonce.AuthenticationError),
+        (404, "model_not_found", lookonce.NotFoundError),
+        (404, "context_not_found", lookonce.ContextNotFoundError),
+        (409, None, lookonce.APIStatusError),
+        (413, "image_too_large", lookonce.BadRequestError),
+        (422, None, lookonce.BadRequestError),
+        (429, "overloaded", lookonce.OverloadedError),
+        (500, None, lookonce.ServerError),
+        (503, "not_ready", lookonce.ServerError),
+    ],
+)
+def test_each_status_has_its_error(server, client, status, code, kind):
+    error = {"message": "because", "type": "some_error", "param": "image_url", "code": code}
+    server.refuse = status, json.dumps({"error": error}).encode()
+    with pytest.raises(lookonce.APIStatusError, match="because") as raised:
+        client.models()
+    assert type(raised.value) is kind
+    assert (raised.value.status_code, raised.value.code, raised.value.param) == (status, code, "image_url")
+    assert (raised.value.type, raised.value.request_id) == ("some_error", "req-1")
+
+
+def test_an_error_page_without_an_error_object_is_quoted(server, client, png):
+    server.refuse = 502, b"<h1>Bad\n Gateway</h1>"
+    with pytest.raises(lookonce.ServerError, match=r"502 Bad Gateway from http://.*/v1/models: <h1>Bad Gateway</h1>"):
+        client.image(png).ask("what?")
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"data": 1}', b'{"data": [1]}'])
+def test_a_reply_of_another_server_is_refused(server, client, body):
+    server.refuse = 200, body
+    with pytest.raises(lookonce.APIResponseError, match="lookonce server"):
+        client.models()
+
+
+def test_a_plain_openai_answer_is_refused_by_name(server, png):
+    server.refuse = 200, b'{"choices": [{"message": {"content": "red"}}]}'
+    with (
+        Lookonce(server.url, model="m") as client,
+        pytest.raises(lookonce.APIResponseError, match="KeyError: 'lookonce'"),
+    ):
+        client.image(png).ask("what?")
+
+
+def test_nobody_listens(png):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with (
+            Lookonce(url) as client,
+            pytest.raises(lookonce.APIConnectionError, match=f"no answer from {url}") as raised,
+        ):
+            client.image(png).ask("what?")
+    assert raised.value.request.url.path == "/v1/models"
+
+
+def test_nobody_answers(png):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with Lookonce(url, timeout=0.1) as client, pytest.raises(lookonce.APITimeoutError, match="no answer in time"):
+            client.models()
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://", "http://[::1"])
+def test_a_bad_server_address_is_named(url):
+    with pytest.raises(ValueError, match="base_url is"):
+        Lookonce(url)
+
+
+def test_the_address_of_openai_clients_works_too_and_the_key_is_sent(server):
+    with Lookonce(server.url + "/v1/", api_key="secret") as client:
+        assert client.models() == ["tiny"]
+    assert server.headers[-1]["authorization"] == "Bearer secret"
+
+
+def test_a_proxy_is_not_asked_for_this_machine(server, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with Lookonce(server.url) as client:
+        assert client.models() == ["tiny"]

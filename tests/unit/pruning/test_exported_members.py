@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import lookonce_pruning
+
+
+def test_public_names():
+    assert lookonce_pruning.__all__ == sorted(lookonce_pruning.__all__, key=lambda name: (not name.isupper(), name))
+    assert set(lookonce_pruning.__all__) == {
+        "SELECTIONS",
+        "AttentionRecorder",
+        "ImageScores",
+        "PackedContext",
+        "PruningError",
+        "RecordingError",
+        "RowSource",
+        "Selection",
+        "UnknownSelectionError",
+        "UnsupportedModelError",
+        "check_rotation",
+        "compress",
+        "find_inv_freq",
+        "get_selection",
+        "kept_count",
+        "middle_layers",
+        "parse_window",
+        "rotate_keys",
+    }
+    assert all(hasattr(lookonce_pruning, name) for name in lookonce_pruning.__all__)
+
+
+def test_import_registers_nothing():
+    code = (
+        "import lookonce_pruning, transformers as t;"
+        "assert 'lookonce' not in t.AttentionInterface._global_mapping;"
+        "assert 'lookonce' not in t.AttentionMaskInterface._global_mapping"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,64 @@
+"""The model that ships, loaded once, and everything that stands on it."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from lookonce_cache import MemoryStore
+from lookonce_scenes import CHECKPOINT
+from lookonce_server.engines.base import DescribePlan
+from lookonce_server.engines.transformers import TransformersEngine
+from lookonce_server.engines.transformers.loading import LoadedModel, load_model
+
+from .samples import PLAN, Bench
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch) -> None:
+    """No setting of whoever runs the tests reaches them."""
+    import os
+
+    for name in [name for name in os.environ if name.upper().startswith("LOOKONCE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def loaded() -> LoadedModel:
+    return load_model(str(CHECKPOINT), dtype=torch.float32, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def engine(loaded) -> Iterator[TransformersEngine]:
+    engine = TransformersEngine(loaded, max_running=4, max_queue=256)
+    yield engine
+    asyncio.run(engine.close())
+
+
+@pytest.fixture
+def bench_with(engine):
+    """Sessions on the shared engine, with a store and a plan of their own."""
+
+    def build(store=None, plan: DescribePlan = PLAN, **options) -> Bench:
+        return Bench(engine, store or MemoryStore(), plan, **options)
+
+    return build
+
+
+@pytest.fixture
+def bench(bench_with) -> Bench:
+    return bench_with()

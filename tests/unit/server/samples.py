@@ -1,0 +1,102 @@
+"""Pictures with known content, and short ways to ask about them."""
+
+import io
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+from PIL import Image
+
+from lookonce_cache import Store
+from lookonce_scenes.world import Scene, render, sample_scene
+from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.base import DescribePlan, Engine, Piece, Sampling, Started
+from lookonce_server.images import ImageLimits
+from lookonce_server.metrics import Metrics
+from lookonce_server.sessions import ContextReference, ImageBytes, Lookup, Sessions
+
+PROMPT = "Describe the image."
+PLAN = DescribePlan(prompt=PROMPT, max_tokens=48, rows="generated", window=(2, 6), selection="coverage", retention=0.05)
+EVERYTHING = replace(PLAN, retention=1.0)
+GREEDY = Sampling(max_tokens=24)
+
+
+@cache
+def scene(seed: int) -> Scene:
+    """A held-out scene: seeds below 1e9 are never trained on."""
+    return sample_scene(seed, 1, 3)
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(render(scene(seed)))
+
+
+@cache
+def png(seed: int) -> bytes:
+    return encoded(picture(seed), "PNG")
+
+
+def encoded(image: Image.Image, form: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def about(question: str) -> Conversation:
+    """A question about an image."""
+    return Conversation((Turn("user", question, has_image=True),))
+
+
+@dataclass
+class Asked:
+    """A whole answer."""
+
+    started: Started
+    pieces: list[Piece]
+    lookup: Lookup | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self.pieces[-1].finish_reason
+
+
+async def read(answer: AsyncIterator[Started | Piece], lookup: Lookup | None = None) -> Asked:
+    """An answer, taken to its end."""
+    started, *pieces = [event async for event in answer]
+    assert isinstance(started, Started)
+    return Asked(started, pieces, lookup)
+
+
+@dataclass
+class Bench:
+    """Sessions with what they stand on."""
+
+    engine: Engine
+    store: Store
+    plan: DescribePlan
+    limits: ImageLimits = ImageLimits()
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def __post_init__(self) -> None:
+        self.sessions = Sessions(
+            self.engine, self.store, plan=self.plan, limits=self.limits, on_miss="full", metrics=self.metrics
+        )
+
+    async def ask(self, image: bytes | str, question: str, on_miss=None, sampling: Sampling = GREEDY) -> Asked:
+        """Ask about an image, given by its bytes or by its context's id."""
+        source = ContextReference(image) if isinstance(image, str) else ImageBytes(image, "image")
+        session = await self.sessions.ask(about(question), source, sampling, on_miss)
+        return await read(session.answer, session.lookup)
+
+    async def settle(self) -> None:
+        """Wait for the describe passes that run behind."""
+        for task in list(self.sessions._describing.values()):
+            await task
+
+    def counted(self, name: str, **labels: str) -> float:
+        """A metric's value; 0 while it has none."""
+        return self.metrics.registry.get_sample_value(f"lookonce_{name}", labels) or 0.0

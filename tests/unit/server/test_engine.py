@@ -1,0 +1,190 @@
+"""The embedded engine: what a context answers, that passes do not disturb each other, and what is not run on a hit."""
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lookonce_cache import MemoryStore
+from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.base import Sampling
+from lookonce_server.engines.transformers import TransformersEngine
+from lookonce_server.errors import OverloadedError, PromptTooLongError
+
+from .samples import EVERYTHING, GREEDY, PLAN, PROMPT, about, picture, png, read
+
+pytestmark = pytest.mark.anyio
+
+QUESTIONS = ("How many objects are there?", "What is at the center?", "Find the red object.", "Is there a star?")
+
+
+@pytest.fixture
+def context_of(bench_with):
+    """The context of a picture, made by the engine itself."""
+
+    async def make(seed: int, plan=PLAN):
+        return await bench_with(MemoryStore(), plan).sessions.create(_image(seed))
+
+    return make
+
+
+def _image(seed: int):
+    from lookonce_server.sessions import ImageBytes
+
+    return ImageBytes(png(seed), "image")
+
+
+@contextlib.contextmanager
+def calls_of(module: torch.nn.Module):
+    """A list that grows by one with every call of a module."""
+    calls: list[int] = []
+    handle = module.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+def same_description(a, b) -> bool:
+    tensors = ((a.keys, b.keys), (a.values, b.values), (a.scores, b.scores), (a.kept, b.kept))
+    return a.text == b.text and all(torch.equal(x, y) for x, y in tensors)
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+@pytest.mark.parametrize("question", QUESTIONS)
+async def test_with_everything_kept_an_answer_is_the_full_passs_token_for_token(engine, context_of, seed, question):
+    context = await context_of(seed, EVERYTHING)
+    assert context.tokens == context.full_tokens
+    turns = (Turn("user", PROMPT, has_image=True), Turn("assistant", ""), Turn("user", question))
+    full = await read(engine.full(Conversation(turns), picture(seed), GREEDY))
+    found = await read(engine.answer(context, about(question), GREEDY))
+    assert found.pieces == full.pieces
+    assert found.started.prompt_tokens == full.started.prompt_tokens
+
+
+async def test_an_answer_counts_what_it_ran_and_what_a_full_pass_would_have(engine, context_of):
+    context = await context_of(11)
+    found = await read(engine.answer(context, about(QUESTIONS[0]), GREEDY))
+    full = await read(engine.full(about(QUESTIONS[0]), picture(11), GREEDY))
+    assert context.kept_tokens == 10  # 5% of 196
+    assert context.tokens == context.full_tokens - 196 + 10
+    assert found.started.prompt_tokens - found.started.computed_tokens == context.tokens
+    assert found.started.full_tokens == full.started.full_tokens == full.started.computed_tokens
+    assert found.started.computed_tokens < 20 < 196 < full.started.computed_tokens
+
+
+async def test_the_image_is_encoded_on_a_miss_and_never_on_a_hit(engine, loaded, bench):
+    tower = loaded.model.model.vision_tower
+    with calls_of(tower) as calls:
+        miss = await bench.ask(png(21), QUESTIONS[0])
+        await bench.settle()
+        assert len(calls) == 2  # the full pass, and the describe pass behind it
+        hit = await bench.ask(png(21), QUESTIONS[0])
+        named = await bench.ask(miss.lookup.context_id, QUESTIONS[0])
+    assert len(calls) == 2
+    assert (miss.lookup.cache, hit.lookup.cache, named.lookup.cache) == ("miss", "hit", "hit")
+
+
+async def test_without_an_image_no_image_is_encoded(engine, loaded):
+    with calls_of(loaded.model.model.vision_tower) as calls:
+        answer = await read(engine.full(Conversation((Turn("user", "Hello"),)), None, GREEDY))
+    assert answer.finish_reason
+    assert not calls
+
+
+async def test_passes_that_take_turns_give_what_each_gives_alone(engine, context_of):
+    contexts = [await context_of(seed) for seed in (31, 32)]
+
+    def passes():
+        return [
+            engine.describe(picture(33), PLAN),
+            engine.describe(picture(34), replace(PLAN, rows="both", window=(0, 8))),
+            read(engine.answer(contexts[0], about(QUESTIONS[2]), GREEDY)),
+            read(engine.answer(contexts[1], about(QUESTIONS[2]), GREEDY)),
+            read(engine.full(about(QUESTIONS[1]), picture(35), GREEDY)),
+        ]
+
+    alone = [await work for work in passes()]
+    together = await asyncio.gather(*passes())
+    assert all(same_description(a, b) for a, b in zip(alone[:2], together[:2], strict=True))
+    assert alone[2:] == together[2:]
+
+
+async def test_a_context_is_the_same_after_it_was_answered_from(engine, context_of):
+    context = await context_of(31)
+    before = context.keys.clone(), context.values.clone()
+    first, second = [await read(engine.answer(context, about(QUESTIONS[2]), GREEDY)) for _ in range(2)]
+    assert first == second
+    assert torch.equal(context.keys, before[0])
+    assert torch.equal(context.values, before[1])
+
+
+async def test_the_model_attends_as_before_once_it_described(engine, loaded):
+    before = loaded.model.config.get_text_config()._attn_implementation
+    await engine.describe(picture(36), PLAN)
+    assert loaded.model.config.get_text_config()._attn_implementation == before
+
+
+async def test_an_answer_closed_early_ends_its_pass(engine, context_of):
+    answer = engine.answer(await context_of(31), about(QUESTIONS[2]), GREEDY)
+    await anext(answer)
+    await anext(answer)
+    await answer.aclose()
+    async with asyncio.timeout(30):
+        while engine.queue_depth:
+            await asyncio.sleep(0.001)
+
+
+async def test_seeded_sampling_repeats(engine, context_of):
+    context = await context_of(31)
+    sampling = Sampling(12, temperature=1.5, seed=5)
+    answers = [await read(engine.answer(context, about(QUESTIONS[2]), sampling)) for _ in range(2)]
+    assert answers[0] == answers[1]
+
+
+async def test_a_prompt_beyond_the_model_is_refused(engine, context_of):
+    context, words = await context_of(31), "red " * 2048
+    for answer in (
+        engine.answer(context, about(words), GREEDY),
+        engine.full(about(words), picture(31), GREEDY),
+        engine.full(Conversation((Turn("user", words),)), None, GREEDY),
+    ):
+        with pytest.raises(PromptTooLongError, match="this model takes 2048") as caught:
+            await anext(answer)
+        assert caught.value.param == "messages"
+        assert caught.value.code == "context_length_exceeded"
+
+
+async def test_an_answer_is_shortened_to_the_room_that_is_left(engine):
+    conversation = Conversation((Turn("user", "red " * 2038),))
+    prompt = (await anext(engine.full(conversation, None, Sampling(100)))).prompt_tokens
+    assert 2040 <= prompt < 2048
+    answer = await read(engine.full(conversation, None, Sampling(100)))
+    assert len(answer.pieces) <= 2048 - prompt
+
+
+async def test_a_full_queue_refuses_every_kind_of_pass(loaded, context_of):
+    context = await context_of(31)
+    engine = TransformersEngine(loaded, max_running=1, max_queue=1)
+    try:
+        first = engine.full(about(QUESTIONS[2]), picture(31), Sampling(200))
+        await anext(first)
+        for work in (
+            read(engine.answer(context, about(QUESTIONS[0]), GREEDY)),
+            read(engine.full(about(QUESTIONS[0]), picture(31), GREEDY)),
+            engine.describe(picture(31), PLAN),
+        ):
+            with pytest.raises(OverloadedError):
+                await work
+        await first.aclose()
+    finally:
+        await asyncio.to_thread(engine._worker.close)
+
+
+async def test_facts_name_the_model(engine, loaded):
+    facts = engine.facts
+    assert (facts.num_layers, facts.max_tokens, facts.precision) == (8, 2048, "float32")
+    assert facts.fingerprint == loaded.fingerprint
+    assert len(facts.fingerprint) == len(facts.template_digest) == 64

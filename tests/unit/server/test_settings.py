@@ -1,0 +1,139 @@
+"""Settings: flags before the environment before the file before the defaults; a bad value is named."""
+
+import json
+import re
+
+import pytest
+from pydantic import ValidationError
+
+from lookonce_server.cli import serve
+from lookonce_server.settings import Settings, load_settings
+
+
+@pytest.fixture
+def toml(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "lookonce.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def refused(capsys, *arguments: str) -> str:
+    """What `lookonce serve` says when it cannot start."""
+    assert serve(list(arguments)) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("lookonce serve: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_without_anything_the_defaults_hold():
+    assert load_settings([]) == Settings()
+    assert Settings().model == "bundled"
+
+
+def test_flags_before_environment_before_file_before_default(monkeypatch, toml):
+    file = toml('port = 1001\nretention = 0.1\nserved_name = "file"\nwindow = "all"\n')
+    monkeypatch.setenv("LOOKONCE_PORT", "1002")
+    monkeypatch.setenv("LOOKONCE_RETENTION", "0.2")
+    monkeypatch.setenv("LOOKONCE_ON_MISS", "compress")
+    settings = load_settings(["--port", "1003", "--ttl=60"], file)
+    assert (settings.port, settings.retention, settings.served_name) == (1003, 0.2, "file")
+    assert (settings.window, settings.on_miss, settings.ttl) == ("all", "compress", 60.0)
+    assert settings.host == Settings().host
+
+
+def test_the_environment_is_read_when_asked_for_not_at_import(monkeypatch):
+    assert load_settings([]).port == 8000
+    monkeypatch.setenv("LOOKONCE_PORT", "1234")
+    assert load_settings([]).port == 1234
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "65536"),
+        ("port", "many"),
+        ("retention", "0"),
+        ("retention", "1.5"),
+        ("retention", "nan"),
+        ("selection", "best"),
+        ("rows", "all"),
+        ("on-miss", "maybe"),
+        ("ttl", "inf"),
+        ("ttl", "-1"),
+        ("dtype", "int8"),
+        ("engine", "other"),
+        ("describe-prompt", ""),
+        ("describe-tokens", "0"),
+        ("max-image-bytes", "0"),
+        ("max-queue", "0"),
+        ("log-level", "loud"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_setting(capsys, name, value):
+    said = refused(capsys, f"--{name}={value}")
+    assert f"--{name}: " in said
+    assert value in said
+
+
+def test_a_bad_value_of_the_environment_is_named(capsys, monkeypatch):
+    monkeypatch.setenv("LOOKONCE_RETENTION", "2")
+    assert "--retention: " in refused(capsys)
+
+
+def test_an_unknown_selection_is_told_the_known_ones():
+    with pytest.raises(ValidationError, match="expected one of attention"):
+        Settings(selection="best")
+
+
+def test_an_unknown_key_of_the_file_is_refused(capsys, toml):
+    assert "retentoin" in refused(capsys, "--config", toml("retentoin = 0.1\n"))
+
+
+@pytest.mark.parametrize("name", ["--retentoin", "--ret"])
+def test_an_unknown_flag_is_refused_and_none_is_guessed(capsys, name):
+    with pytest.raises(SystemExit) as exit_:
+        serve([name, "0.1"])
+    assert exit_.value.code == 2
+    assert name in capsys.readouterr().err
+
+
+def test_a_file_that_is_missing_is_no_default(capsys, tmp_path):
+    assert "missing.toml" in refused(capsys, "--config", str(tmp_path / "missing.toml"))
+
+
+def test_a_file_that_is_no_toml_is_named(capsys, toml):
+    path = toml("port: 8000\n")
+    assert path in refused(capsys, "--config", path)
+
+
+def test_help_tells_every_setting_with_its_default(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        serve(["--help"])
+    assert exit_.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')} " in text
+        assert field.description
+        assert re.sub(r"\W", "", field.description) in re.sub(r"\W", "", text)
+    assert "--config" in text
+
+
+def test_settings_cannot_be_changed_afterwards():
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1
+
+
+def test_a_wrong_store_url_is_refused_in_one_line(capsys, monkeypatch):
+    said = refused(capsys, "--store", "postgres://localhost")
+    assert "postgres" in said
+    assert "memory://" in said
+
+
+def test_a_model_that_is_not_there_is_refused_in_one_line(capsys, monkeypatch, tmp_path):
+    said = refused(capsys, "--model", str(tmp_path / "nothing"))
+    assert json.dumps(str(tmp_path / "nothing")).strip('"') in said
