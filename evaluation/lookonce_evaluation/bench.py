@@ -27,6 +27,9 @@ import torch
 from PIL import Image
 
 from lookonce_cache import Store, StoreUnavailableError, open_store
+from lookonce_evaluation.dataset import held_out
+from lookonce_evaluation.describing import generate
+from lookonce_evaluation.retention import Evaluation
 from lookonce_evaluation.shapes import write_llava
 from lookonce_pruning import parse_window
 from lookonce_scenes import CHECKPOINT
@@ -191,8 +194,31 @@ async def _until_up(store: Store) -> None:
     raise SystemExit("bench: the redis-server did not come up")
 
 
+def recording_cost(rounds: int) -> str:
+    """What recording adds to a describe pass of the scenes model, its scores included: one line."""
+    evaluation = Evaluation(str(CHECKPOINT), _SETTINGS)
+    (case,) = held_out(1)
+    image = Image.fromarray(case.pixels)
+    end = evaluation.prompts.tokenizer.eos_token_id
+    window = parse_window(_SETTINGS.window, evaluation.runner.num_layers)
+    plain, recorded = [], []
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        generate(evaluation.runner, evaluation.prompts.describe(_SETTINGS.describe_prompt, image), end, 128)
+        between = time.perf_counter()
+        evaluation.describe(case, window).scores()
+        plain.append(between - started)
+        recorded.append(time.perf_counter() - between)
+    without, with_it = (1000 * statistics.median(times[1:]) for times in (plain, recorded))
+    return (
+        f"Describe pass of the scenes model: {without:.1f} ms, recorded {with_it:.1f} ms, {with_it / without:.3f}x"
+        f" (medians of {rounds})."
+    )
+
+
 async def run(arguments: argparse.Namespace) -> None:
     """Measure and print."""
+    print(recording_cost(8 * arguments.rounds) + "\n", flush=True)
     print("\n".join(HEADER), flush=True)
     async with redis_store(arguments.redis) as redis:
         ways = await bench_model(str(CHECKPOINT), torch.float32, redis, 4 * arguments.rounds, arguments.tokens)

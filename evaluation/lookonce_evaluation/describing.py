@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lookonce_pruning import AttentionRecorder, ImageScores, PackedContext, RowSource, compress
 from lookonce_server.engines.transformers.prompts import Prompt, PromptRenderer
-from lookonce_server.engines.transformers.runner import ModelRunner, stacked
+from lookonce_server.engines.transformers.runner import ModelRunner, State, stacked
 
 
 class Described(NamedTuple):
@@ -56,13 +56,19 @@ def describe(
         window=window,
         grid=prompt.grid,
     )
-    end = prompts.tokenizer.eos_token_id
-    said: list[int] = []
     with recorder:
-        state = runner.prefill(prompt)
-        next_position = state.next_position
-        while (token := int(state.logits.argmax())) != end and len(said) < max_tokens:
-            said.append(token)
-            state = runner.extend(state.cache, state.next_position, torch.tensor([[token]]))
+        state, said = generate(runner, prompt, prompts.tokenizer.eos_token_id, max_tokens)
     keys, values = stacked(state.cache, prompt.tokens)
+    # Every generated token but the end was run, at one position each.
+    next_position = state.next_position - len(said)
     return Described(prompt, keys, values, next_position, prompts.tokenizer.decode(said), recorder)
+
+
+def generate(runner: ModelRunner, prompt: Prompt, end: int, max_tokens: int) -> tuple[State, list[int]]:
+    """Prefill and decode greedily: the state at the end, and the tokens generated, the end token left out."""
+    state = runner.prefill(prompt)
+    said: list[int] = []
+    while (token := int(state.logits.argmax())) != end and len(said) < max_tokens:
+        said.append(token)
+        state = runner.extend(state.cache, state.next_position, torch.tensor([[token]]))
+    return state, said

@@ -76,5 +76,5 @@ def load_state(path: Path, objective: nn.Module, optimizers: Optimizers | None) 
     for i, (optimizer, parameter) in enumerate(optimizers.parameters() if optimizers else []):
         prefix = f"optimizer.{i}."
         state = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        optimizer.state[parameter] = {key: t if key == "step" else t.to(parameter.device) for key, t in state.items()}
+        optimizer.state[parameter] = {key: t.to(parameter.device) for key, t in state.items()}
     return stage, step

@@ -31,6 +31,8 @@ from lookonce_scenes.world import render
 FIRST_TRAINING_SEED = 1_000_000_000
 """Scenes of lower seeds are held out: no training ever draws them."""
 TEXT_TOKENS = 192
+SAVE_EVERY = 120.0
+"""Seconds between two saved states."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,10 @@ class Trainer:
             self._train(number, stage, optimizers, step)
             step = 0
             if self._rank == 0:
-                save_state(state, self._objective, None, number + 1, 0)
+                # The checkpoint first: a kill between the two repeats it, and never leaves it out.
                 if number > 0:
                     save_checkpoint(self._model, self._folder / stage.name)
+                save_state(state, self._objective, None, number + 1, 0)
 
     def _train(self, number: int, stage: Stage, optimizers: Optimizers, first: int) -> None:
         bar = tqdm(total=stage.steps, initial=first, desc=stage.name, disable=self._rank > 0, mininterval=5)
@@ -122,7 +125,7 @@ class Trainer:
                 bar.set_postfix(shown, refresh=False)
                 with (self._folder / "log.txt").open("a") as log:
                     log.write(f"{stage.name} {step} {shown}\n")
-            if self._rank == 0 and time.monotonic() - saved > 120:
+            if self._rank == 0 and time.monotonic() - saved > SAVE_EVERY:
                 save_state(self._folder / "state.safetensors", self._objective, optimizers, number, step + 1)
                 saved = time.monotonic()
         bar.close()

@@ -3,6 +3,7 @@
 ServerError
 ├── InvalidRequestError      the request is wrong; `param` names the field
 │   ├── InvalidImageError    an image cannot be used: not decodable, too large, not allowed to be fetched
+│   ├── ModelNotFoundError   another model than the one served
 │   └── PromptTooLongError   the prompt and the answer asked for do not fit the model
 ├── ContextNotFoundError     no context has that id, or not any more
 ├── OverloadedError          the queue is full: try again later
@@ -35,6 +36,12 @@ class InvalidImageError(InvalidRequestError):
     """An image cannot be used."""
 
     code = "invalid_image"
+
+
+class ModelNotFoundError(InvalidRequestError):
+    """Another model than the one that is served was asked for."""
+
+    code = "model_not_found"
 
 
 class PromptTooLongError(InvalidRequestError):

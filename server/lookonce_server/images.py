@@ -66,7 +66,8 @@ def decode_image(data: bytes, limits: ImageLimits, param: str) -> Image.Image:
             raise InvalidImageError(
                 f"The image has {width} x {height} pixels; the limit is {limits.max_pixels} in all.", param=param
             )
-        return ImageOps.exif_transpose(image).convert("RGB")
+        image.load()
+        return _upright(image).convert("RGB")
     except UnidentifiedImageError:
         raise InvalidImageError(
             f"The bytes are no image of a known format ({', '.join(FORMATS)}).", param=param
@@ -74,6 +75,14 @@ def decode_image(data: bytes, limits: ImageLimits, param: str) -> Image.Image:
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         # What Pillow's decoders raise on damaged files.
         raise InvalidImageError(f"The image is damaged: {error}.", param=param) from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF data say; as it is where they are damaged."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow reads and rewrites all of the EXIF data, and raises almost anything on odd ones
+        return image
 
 
 def _shown(url: str) -> str:

@@ -259,10 +259,10 @@ class Sessions:
             selection=self._plan.selection,
             created_at=time.time(),
         )
+        await self._keep(context)
         self._metrics.describes.labels("done").inc()
         self._metrics.describe_seconds.observe(time.monotonic() - started)
         self._metrics.context_bytes.observe(context.nbytes)
-        await self._keep(context)
         return context
 
     async def _keep(self, context: CompressedContext) -> None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+import openai
 import pytest
 
 from .redis_server import RedisServer, find_redis_server
+from .server_process import LookonceServer
 
 
 def pytest_report_header() -> str:
@@ -32,3 +34,17 @@ def redis_server(shared_redis_server: RedisServer) -> RedisServer:
     shared_redis_server.start()
     shared_redis_server.flush()
     return shared_redis_server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LookonceServer]:
+    """A running server of this module's own, which keeps contexts in memory."""
+    with LookonceServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: LookonceServer) -> Iterator[openai.OpenAI]:
+    """OpenAI's own client of that server."""
+    with server.openai() as talking:
+        yield talking

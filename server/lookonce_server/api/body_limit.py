@@ -22,36 +22,36 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         seen = 0
-        started = False
+        started = refused = False
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal seen, refused
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._max_bytes:
+                refused = True
                 raise _TooLargeError
             return message
 
         async def noted(message: Message) -> None:
             nonlocal started
+            if refused and not started:
+                return  # what the app makes of a body that breaks off: the answer is below
             started = True
             await send(message)
 
         try:
             length = dict(scope["headers"]).get(b"content-length", b"0")
             if length.isdigit() and int(length) > self._max_bytes:
-                raise _TooLargeError
-            await self._app(scope, counted, noted)
+                refused = True
+            else:
+                await self._app(scope, counted, noted)
         except _TooLargeError:
-            if not started:
-                message = f"The request is larger than the limit of {self._max_bytes} bytes."
-                error = {
-                    "message": message,
-                    "type": "invalid_request_error",
-                    "param": None,
-                    "code": "request_too_large",
-                }
-                await JSONResponse({"error": error}, 413, {"connection": "close"})(scope, receive, send)
+            refused = True
+        if refused and not started:
+            message = f"The request is larger than the limit of {self._max_bytes} bytes."
+            error = {"message": message, "type": "invalid_request_error", "param": None, "code": "request_too_large"}
+            await JSONResponse({"error": error}, 413, {"connection": "close"})(scope, receive, send)
 
 
 class _TooLargeError(Exception):

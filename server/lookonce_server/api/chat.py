@@ -17,7 +17,7 @@ from lookonce_server.api.parsing import parse_chat
 from lookonce_server.api.schemas import ChatRequest
 from lookonce_server.api.state import AppState, state_of
 from lookonce_server.engines.base import Answer, Piece, Started
-from lookonce_server.errors import EngineError, InvalidRequestError
+from lookonce_server.errors import EngineError, InvalidRequestError, ModelNotFoundError
 from lookonce_server.metrics import Metrics
 from lookonce_server.sessions import Lookup, Session
 
@@ -143,10 +143,8 @@ async def chat(body: ChatRequest, request: Request) -> Response:
 
 async def _ask(body: ChatRequest, state: AppState) -> Session:
     if body.model != state.served_name:
-        raise InvalidRequestError(
-            f"The model {body.model!r} is not served here; {state.served_name!r} is.",
-            param="model",
-            code="model_not_found",
+        raise ModelNotFoundError(
+            f"The model {body.model!r} is not served here; {state.served_name!r} is.", param="model"
         )
     if body.stream_options is not None and not body.stream:
         raise InvalidRequestError("stream_options needs stream=true.", param="stream_options")

@@ -13,6 +13,7 @@ from lookonce_server.errors import (
     ContextNotFoundError,
     EngineError,
     InvalidRequestError,
+    ModelNotFoundError,
     OverloadedError,
     ServerError,
 )
@@ -27,6 +28,7 @@ class _Mapping(NamedTuple):
 
 
 _TABLE: dict[type[Exception], _Mapping] = {
+    ModelNotFoundError: _Mapping(404, "invalid_request_error", "model_not_found"),
     InvalidRequestError: _Mapping(400, "invalid_request_error", None),
     ContextNotFoundError: _Mapping(404, "invalid_request_error", "context_not_found"),
     OverloadedError: _Mapping(429, "rate_limit_error", "overloaded"),
@@ -87,7 +89,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     """The first thing that is wrong, with the field, the value and what is accepted."""
     assert isinstance(error, RequestValidationError)
     # A message part may be of several kinds: the error that got furthest into the request is the one that helps.
-    worst = max(error.errors(), key=lambda e: len(e["loc"]))
+    _, worst = max(enumerate(error.errors()), key=lambda e: (len(e[1]["loc"]), e[0]))
     param = _param(worst["loc"])
     given = repr(worst.get("input"))
     shown = given if len(given) <= 100 else given[:97] + "..."
@@ -102,6 +104,15 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 def _param(location: tuple[str | int, ...]) -> str:
     """("body", "messages", 0, "content") as "messages[0].content"."""
-    parts = [p for p in location if p not in ("body", "query", "path")]
-    text = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts)
-    return text.lstrip(".")
+    parts = list(location[1:])  # without where it was sent: body, query or path
+    sent = [part for i, part in enumerate(parts) if not _is_branch(parts, i)]
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in sent).lstrip(".")
+
+
+def _is_branch(parts: list[str | int], i: int) -> bool:
+    """Whether a part of a location is no field but the branch of a union, as "str", "list[...]", or a list item's tag."""
+    part = parts[i]
+    if isinstance(part, int):
+        return False
+    is_tag = i >= 2 and isinstance(parts[i - 1], int) and str(parts[i - 2]).startswith("list[tagged-union")
+    return is_tag or part == "str" or "[" in part

@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from lookonce_cache import StoreUnavailableError
 from lookonce_server.api.state import AppState, state_of
-from lookonce_server.errors import InvalidRequestError
+from lookonce_server.errors import ModelNotFoundError
 
 router = APIRouter()
 
@@ -34,7 +34,7 @@ async def model(name: str, request: Request) -> dict[str, Any]:
     """One model."""
     state = state_of(request)
     if name != state.served_name:
-        raise InvalidRequestError(f"The model {name!r} is not served here.", param="model", code="model_not_found")
+        raise ModelNotFoundError(f"The model {name!r} is not served here.", param="model")
     return _model(state)
 
 

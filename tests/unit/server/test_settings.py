@@ -31,7 +31,7 @@ def refused(capsys, *arguments: str) -> str:
 
 
 def test_without_anything_the_defaults_hold():
-    assert load_settings([]) == Settings()
+    assert load_settings([]).model_dump() == Settings().model_dump()
     assert Settings().model == "bundled"
 
 

@@ -9,7 +9,6 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogit
 
 from lookonce_server.engines.base import FinishReason, Piece, Sampling
 
-
 _COLDEST = 1e-4  # below it sampling is greedy: logits divided by less overflow
 
 

@@ -4,6 +4,7 @@ What re-prompting stands on is tried on the model itself with a picture of noise
 
 - with everything kept, a question answered from the context gives the logits of the full pass;
 - with half of the image tokens dropped, packed positions give the logits of the original positions with their gaps;
+- attention can be recorded in every layer, and is plainly causal;
 - rotated keys are those that the model computes at the other position, in every layer.
 """
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lookonce_pruning import PruningError, check_rotation, compress
+from lookonce_pruning import AttentionRecorder, PruningError, check_rotation, compress
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.transformers.loading import LoadedModel
 from lookonce_server.engines.transformers.prompts import Prompt, PromptRenderer
@@ -41,7 +42,16 @@ def _check(loaded: LoadedModel, describe_prompt: str) -> None:
     if not len(prompt.image_columns):
         raise ModelRefusedError("The chat template or the processor puts no image tokens in the prompt.")
     after = prompts.continuation(describe_prompt, _QUESTION)
-    state = runner.prefill(prompt)
+    every_layer = range(runner.num_layers)
+    with AttentionRecorder(  # refuses attention that is not plainly causal, as each describe pass would
+        loaded.model,
+        image_columns=prompt.image_columns,
+        prompt_length=prompt.tokens,
+        window=every_layer,
+        grid=prompt.grid,
+    ) as recorder:
+        state = runner.prefill(prompt)
+    recorder.scores()
     keys, values = stacked(state.cache, prompt.tokens)
 
     def from_context(kept: Tensor) -> Tensor:

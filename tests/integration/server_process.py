@@ -1,0 +1,130 @@
+"""A real `lookonce serve` in a process of its own, on a free port, with its own temporary folder."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+import openai
+from prometheus_client.parser import text_string_to_metric_families
+
+START_SECONDS = 240.0  # only a failure, or a very busy machine, waits that long
+STOPPED = (0, -signal.SIGTERM)  # uvicorn shuts down in good order, and then lets the signal end the process
+MODEL = "lookonce-scenes"
+_LISTENING = re.compile(r"^lookonce serves .* at (http://\S+)\. Try", re.MULTILINE)
+
+
+class LookonceServer:
+    """Runs while its `with` block does, with the bundled model unless the arguments say otherwise.
+
+    Args:
+        arguments: of `lookonce serve`, beside the port.
+    """
+
+    def __init__(self, *arguments: str) -> None:
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="lookonce-server-")
+        try:
+            self.start()
+        except BaseException:
+            self._stop()
+            self._folder.cleanup()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        code = self._stop()
+        said = self.log()
+        self._folder.cleanup()
+        assert code in STOPPED or error is not None, said
+
+    def start(self) -> None:
+        """Start it, and return once its store answers and its model passed the self-check."""
+        command = [sys.executable, "-m", "lookonce", "serve", "--port", "0", *self._arguments]
+        self._log.write_bytes(b"")
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self._folder.name, env=environment()
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not (found := _LISTENING.search(self.log())):
+            assert self._process.poll() is None, self.log()
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.05)
+        self.url = found[1]
+        while self.get("/ready").status_code != 200:
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.05)
+
+    def restart(self) -> None:
+        """Stop it as an operator would, and start it anew; the URL changes."""
+        assert self._stop() in STOPPED, self.log()
+        self.start()
+
+    def log(self) -> str:
+        """What it has written so far."""
+        return self._log.read_text()
+
+    def get(self, path: str) -> httpx2.Response:
+        """A plain GET."""
+        with httpx2.Client(base_url=self.url, timeout=60, trust_env=False) as client:
+            return client.get(path)
+
+    def post(self, path: str, **options: Any) -> httpx2.Response:
+        """A plain POST."""
+        with httpx2.Client(base_url=self.url, timeout=60, trust_env=False) as client:
+            return client.post(path, **options)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A metric's value, summed over the labels that are not given."""
+        families = text_string_to_metric_families(self.get("/metrics").text)
+        samples = [s for family in families for s in family.samples if s.name == f"lookonce_{name}"]
+        return sum(s.value for s in samples if labels.items() <= s.labels.items())
+
+    def wait_for(self, name: str, value: float, seconds: float = 120, **labels: str) -> None:
+        """Return once a metric has that value."""
+        deadline = time.monotonic() + seconds
+        while (found := self.metric(name, **labels)) != value:
+            assert time.monotonic() < deadline, f"lookonce_{name} {labels} is {found}, not {value}"
+            time.sleep(0.05)
+
+    def openai(self, **options: Any) -> openai.OpenAI:
+        """OpenAI's own client, which asks once and reports what it got."""
+        http = openai.DefaultHttpx2Client(trust_env=False)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0, http_client=http, **options)
+
+    @property
+    def _log(self) -> Path:
+        return Path(self._folder.name) / "server.log"
+
+    def _stop(self) -> int | None:
+        if self._process is None:
+            return None
+        self._process.terminate()
+        try:
+            return self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return None
+        finally:
+            self._process = None
+
+
+def environment() -> dict[str, str]:
+    """This process's environment without settings and proxies, and with one thread for arithmetic."""
+    kept = {k: v for k, v in os.environ.items() if not k.upper().startswith("LOOKONCE_") and "proxy" not in k.lower()}
+    return kept | {"OMP_NUM_THREADS": "1"}

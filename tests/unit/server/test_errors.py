@@ -1,0 +1,130 @@
+"""Errors to HTTP: one table, OpenAI's shape, and nothing of what is not the client's business."""
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from lookonce_cache import StoreUnavailableError
+from lookonce_server.api import errors
+from lookonce_server.api.schemas import ChatRequest
+from lookonce_server.errors import (
+    ContextNotFoundError,
+    EngineError,
+    InvalidImageError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    ModelRefusedError,
+    OverloadedError,
+    PromptTooLongError,
+    ServerError,
+)
+
+pytestmark = pytest.mark.anyio
+
+MAPPED = [
+    (InvalidRequestError("why", param="p"), 400, "invalid_request_error", "p", None),
+    (InvalidRequestError("why", code="special"), 400, "invalid_request_error", None, "special"),
+    (InvalidImageError("why", param="p"), 400, "invalid_request_error", "p", "invalid_image"),
+    (PromptTooLongError("why", param="p"), 400, "invalid_request_error", "p", "context_length_exceeded"),
+    (ModelNotFoundError("why", param="model"), 404, "invalid_request_error", "model", "model_not_found"),
+    (ContextNotFoundError("why"), 404, "invalid_request_error", None, "context_not_found"),
+    (OverloadedError("why"), 429, "rate_limit_error", None, "overloaded"),
+    (StoreUnavailableError("why"), 503, "server_error", None, "store_unavailable"),
+    (EngineError("why"), 500, "server_error", None, "engine_error"),
+    (ModelRefusedError("why"), 500, "server_error", None, None),
+    (ServerError("why"), 500, "server_error", None, None),
+]
+
+
+@pytest.fixture
+def call():
+    """Send a request to an app whose one route takes a chat and raises an error."""
+
+    async def send(error: Exception | None = None, **options) -> httpx2.Response:
+        app = FastAPI()
+        errors.install(app)
+
+        @app.post("/v1/chat/completions")
+        async def chat(body: ChatRequest, limit: int = 1) -> None:
+            if error:
+                raise error
+
+        transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.post("/v1/chat/completions", **options)
+
+    return send
+
+
+def body(**fields) -> dict:
+    return {"model": "m", "messages": [{"role": "user", "content": "Hi"}]} | fields
+
+
+@pytest.mark.parametrize(("error", "status", "kind", "param", "code"), MAPPED, ids=lambda v: type(v).__name__)
+async def test_each_error_has_its_status_and_shape(call, error, status, kind, param, code):
+    reply = await call(error, json=body())
+    assert reply.status_code == status == errors.status_of(error)
+    found = reply.json()["error"]
+    assert "why" in found.pop("message")
+    assert found == {"type": kind, "param": param, "code": code}
+    assert reply.headers.get("retry-after") == ("1" if status == 429 else None)
+
+
+async def test_an_unknown_error_is_logged_and_tells_nothing(call, caplog):
+    reply = await call(RuntimeError("a secret"), json=body())
+    assert reply.status_code == 500
+    assert reply.json()["error"] == {
+        "message": "The server failed.",
+        "type": "server_error",
+        "param": None,
+        "code": "internal_error",
+    }
+    assert "a secret" not in reply.text
+    assert "a secret" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "said"),
+    [
+        ({"messages": []}, "messages", "at least 1 item"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "at least 1 item"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "given: 3"),
+        ({"messages": [{"role": "user", "content": [{"type": "x"}]}]}, "messages[0].content[0]", "'text' or 'image_url'"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text", "required"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": 1}}]}]},
+            "messages[0].content[0].image_url.url",
+            "valid string",
+        ),
+        ({"stop": ["a"] * 5}, "stop", "at most 4 items"),
+        ({"lookonce": {"on_miss": "x"}}, "lookonce.on_miss", "'full' or 'compress'"),
+        ({"tools": []}, "tools", "not supported by this server"),
+    ],
+)  # fmt: skip
+async def test_a_wrong_field_is_named_as_the_client_wrote_it(call, fields, param, said):
+    reply = await call(json=body(**fields))
+    error = reply.json()["error"]
+    assert (reply.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
+    assert said in error["message"]
+
+
+async def test_a_wrong_query_parameter_is_named(call):
+    assert (await call(json=body(), params={"limit": "x"})).json()["error"]["param"] == "limit"
+
+
+async def test_a_long_value_is_shown_in_part(call):
+    reply = await call(json=body(temperature="x" * 100_000))
+    assert len(reply.text) < 500
+
+
+async def test_a_body_that_is_no_json(call):
+    reply = await call(content=b"{", headers={"content-type": "application/json"})
+    assert (reply.status_code, reply.json()["error"]["message"]) == (400, "The body is not valid JSON.")
+
+
+async def test_an_unknown_route_has_the_same_shape(call):
+    app = FastAPI()
+    errors.install(app)
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
+        reply = await client.get("/nowhere")
+    assert (reply.status_code, reply.json()["error"]["message"]) == (404, "GET /nowhere: Not Found.")

@@ -1,0 +1,103 @@
+"""/metrics: well formed, named by convention, and moved by what happens."""
+
+import re
+
+import httpx2
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from lookonce_server.api.app import running_app
+from lookonce_server.settings import Settings
+
+from .samples import png
+
+pytestmark = pytest.mark.anyio
+UNITS = ("_seconds", "_bytes", "_ratio", "_per_second", "_depth")
+
+
+@pytest.fixture(scope="module")
+async def client():
+    """A client of a whole app, in this process."""
+    async with running_app(Settings(describe_tokens=24, log_level="warning")) as app:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test", timeout=60) as made:
+            yield made
+
+
+async def families(client) -> dict:
+    reply = await client.get("/metrics")
+    assert reply.headers["content-type"].startswith("text/plain")
+    return {family.name: family for family in text_string_to_metric_families(reply.text)}
+
+
+async def value(client, name: str, **labels: str) -> float:
+    samples = [s for family in (await families(client)).values() for s in family.samples if s.name == name]
+    return sum(s.value for s in samples if labels.items() <= s.labels.items())
+
+
+async def chat(client, seed: int, **fields) -> dict:
+    import base64
+
+    url = f"data:image/png;base64,{base64.b64encode(png(seed)).decode()}"
+    parts = [{"type": "text", "text": "How many objects are there?"}, {"type": "image_url", "image_url": {"url": url}}]
+    body = {"model": "lookonce-scenes", "messages": [{"role": "user", "content": parts}], "max_tokens": 8} | fields
+    reply = await client.post("/v1/chat/completions", json=body)
+    return reply.json()
+
+
+async def test_names_follow_the_conventions(client):
+    for name, family in (await families(client)).items():
+        assert re.fullmatch(r"lookonce_[a-z_]+", name), name
+        assert family.documentation.endswith("."), name
+        if name.endswith("_created"):  # when a counter or histogram began, as prometheus_client adds it
+            continue
+        if family.type == "counter":
+            assert all(s.name.endswith(("_total", "_created")) for s in family.samples), name
+        else:
+            assert not name.endswith("_total"), name
+            assert name.endswith(UNITS), name
+
+
+async def test_the_retention_is_told(client):
+    assert await value(client, "lookonce_retention_ratio") == 0.05
+
+
+async def test_values_move_with_a_miss_and_a_hit(client):
+    miss = await chat(client, 71, lookonce={"on_miss": "compress"})
+    assert await value(client, "lookonce_requests_total", cache="miss", status="200") == 1
+    assert await value(client, "lookonce_context_lookups_total", result="miss", tier="memory") == 1
+    assert await value(client, "lookonce_describes_total", result="done") == 1
+    assert await value(client, "lookonce_describe_duration_seconds_count") == 1
+    context = (await client.get("/v1/contexts")).json()["data"][0]
+    assert await value(client, "lookonce_context_size_bytes_sum") == context["bytes"]
+    processed = await value(client, "lookonce_prompt_tokens_processed_total")
+    saved = await value(client, "lookonce_prompt_tokens_saved_total")
+    assert saved == miss["lookonce"]["tokens_saved"]
+
+    hit = await chat(client, 71)
+    usage = hit["usage"]
+    assert await value(client, "lookonce_requests_total", cache="hit", status="200") == 1
+    assert await value(client, "lookonce_context_lookups_total", result="hit", tier="memory") == 1
+    assert await value(client, "lookonce_describes_total") == 1
+    computed = usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
+    assert await value(client, "lookonce_prompt_tokens_processed_total") == processed + computed
+    assert await value(client, "lookonce_prompt_tokens_saved_total") == saved + hit["lookonce"]["tokens_saved"]
+    generated = miss["usage"]["completion_tokens"] + usage["completion_tokens"]
+    assert await value(client, "lookonce_generated_tokens_total") == generated
+    for name in ("request_duration", "time_to_first_token"):
+        for cache in ("miss", "hit"):
+            assert await value(client, f"lookonce_{name}_seconds_count", cache=cache) == 1
+    assert await value(client, "lookonce_queue_depth") == 0
+
+
+async def test_refusals_are_counted_by_their_status(client):
+    await chat(client, 72, model="other")
+    assert await value(client, "lookonce_requests_total", cache="none", status="404") == 1
+
+
+async def test_the_app_tells_that_it_is_ready(client):
+    assert (await client.get("/health")).json() == {"status": "ok"}
+    ready = await client.get("/ready")
+    assert (ready.status_code, ready.json()) == (
+        200,
+        {"status": "ready", "model": "lookonce-scenes", "store": "memory"},
+    )
