@@ -42,7 +42,7 @@ class Row(NamedTuple):
     retention: float | None  # None: the full pass
     tokens: float  # in context before the question
     bytes: int  # of keys and values
-    accuracy: dict[str, float]  # ACC of the yes/no questions by category
+    accuracy: dict[str, float]  # ACC of the yes/no questions, by category that was asked
     accuracy_plus: dict[str, float]  # ACC+: images with both right
     open: dict[str, float]  # exact answers to the open questions
     mean: dict[str, float]  # macro means of the three
@@ -71,7 +71,9 @@ class Tally:
 
     def row(self) -> Row:
         """The percentages."""
-        shares = {kind: {c: _percent(found[c]) for c in CATEGORIES} for kind, found in self._right.items()}
+        shares = {
+            kind: {c: _percent(found[c]) for c in CATEGORIES if c in found} for kind, found in self._right.items()
+        }
         means = {kind: round(sum(by.values()) / len(by), 1) for kind, by in shares.items()}
         tokens = sum(self._tokens) / len(self._tokens)
         size = sum(self._bytes) // len(self._bytes)
@@ -81,7 +83,7 @@ class Tally:
 
 
 def _percent(values: list[float]) -> float:
-    return round(100 * sum(values) / len(values), 1) if values else float("nan")
+    return round(100 * sum(values) / len(values), 1)
 
 
 def select(name: str, scores: ImageScores, keep: int, scene: Scene, seed: int) -> Tensor:
@@ -167,7 +169,10 @@ def markdown(rows: list[Row]) -> str:
         kept = "full pass" if row.retention is None else f"{row.retention:.0%}"
         cells = [kept, row.name, f"{row.tokens:.0f}", f"{row.bytes / 1024:.0f}", f"{row.mean['acc']:.1f}"]
         cells += [f"{100 * row.mean['acc'] / full:.1f}%", f"{row.mean['acc+']:.1f}", f"{row.mean['open']:.1f}"]
-        cells += [f"{row.accuracy[c]:.1f} / {row.accuracy_plus[c]:.1f} / {row.open[c]:.1f}" for c in CATEGORIES]
+        cells += [
+            " / ".join(f"{by[c]:.1f}" if c in by else "-" for by in (row.accuracy, row.accuracy_plus, row.open))
+            for c in CATEGORIES
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -86,7 +86,7 @@ class Objective(nn.Module):
         logits = self.model.lm_head(hidden[labelled]).float()
         labels = batch.labels[labelled]
         described = batch.segments[labelled] == _DESCRIPTION
-        # The describe turn's last row predicts the description's first token: its label counts as description.
+        # The describe turn's last row predicts the description's first token, always "A": it counts as an answer.
         losses = F.cross_entropy(logits, labels, reduction="none")
         weights = torch.where(described, 0.5, 1.0)
         answers = ~described & (labels != self._eos)

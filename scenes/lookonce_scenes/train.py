@@ -121,7 +121,7 @@ class Trainer:
             losses = self._step(batch, optimizers, stage, step, vision=number == 0)
             bar.update()
             if step % 50 == 0 and self._rank == 0:
-                shown = {name: f"{float(value):.3f}" for name, value in losses._asdict().items()}
+                shown = {name: f"{value.item():.3f}" for name, value in losses._asdict().items()}
                 bar.set_postfix(shown, refresh=False)
                 with (self._folder / "log.txt").open("a") as log:
                     log.write(f"{stage.name} {step} {shown}\n")

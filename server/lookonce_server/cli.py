@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import signal
 import socket
 import sys
 
@@ -71,6 +72,8 @@ async def _run(settings: Settings) -> int:
     async with running_app(settings) as app:
         config = uvicorn.Config(app, host=settings.host, port=settings.port, lifespan="off", log_config=None)
         server = _Server(config, served_name(settings))
+        # uvicorn raises the signal again once it has shut down: the default would end the process before its parts close.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         try:
             await server.serve()
         except SystemExit:  # uvicorn's way to say that the port cannot be had; it has logged why

@@ -24,7 +24,7 @@ from lookonce_cache import (
     digest,
 )
 from lookonce_server.conversation import Conversation
-from lookonce_server.engines.base import Answer, DescribePlan, Engine, Sampling
+from lookonce_server.engines.base import Answer, DescribePlan, Description, Engine, Sampling
 from lookonce_server.errors import ContextNotFoundError, OverloadedError, ServerError
 from lookonce_server.images import ImageLimits, decode_image
 from lookonce_server.metrics import Metrics
@@ -237,11 +237,20 @@ class Sessions:
         try:
             pixels = await asyncio.to_thread(decode_image, image.data, self._limits, image.param)
             found = await self._engine.describe(pixels, self._plan)
-        except ServerError as error:
+            context = self._context(context_id, image, found)
+        except Exception as error:
             self._metrics.describes.labels("refused" if isinstance(error, OverloadedError) else "failed").inc()
-            _log.warning("describe pass of %s: %s", context_id[:12], error)
+            unexpected = not isinstance(error, (ServerError, CacheError))
+            _log.warning("describe pass of %s: %s", context_id[:12], error, exc_info=unexpected)
             raise
-        context = CompressedContext(
+        await self._keep(context)
+        self._metrics.describes.labels("done").inc()
+        self._metrics.describe_seconds.observe(time.monotonic() - started)
+        self._metrics.context_bytes.observe(context.nbytes)
+        return context
+
+    def _context(self, context_id: str, image: ImageBytes, found: Description) -> CompressedContext:
+        return CompressedContext(
             id=context_id,
             keys=found.keys,
             values=found.values,
@@ -259,11 +268,6 @@ class Sessions:
             selection=self._plan.selection,
             created_at=time.time(),
         )
-        await self._keep(context)
-        self._metrics.describes.labels("done").inc()
-        self._metrics.describe_seconds.observe(time.monotonic() - started)
-        self._metrics.context_bytes.observe(context.nbytes)
-        return context
 
     async def _keep(self, context: CompressedContext) -> None:
         """Store a context; one that cannot be stored still answers those who wait for it."""

@@ -36,11 +36,11 @@ def refused(kind: type[openai.APIStatusError], client: openai.OpenAI, question="
     return caught.value
 
 
-# --- look once ------------------------------------------------------------------------------------------------------------
+# --- look once --------------------------------------------------------------------------------------------------------
 
 
 def look_once(server: LookonceServer, client: openai.OpenAI) -> list[tuple[str, str]]:
-    """Each picture once with its pixels, then ten questions, five of them by the context's id; answers with the truth."""
+    """Each picture once with its pixels, then ten questions, five of them by its context's id; answers and truths."""
     answers = []
     described = server.metric("describes_total", result="done")
     for seed in SEEDS:
@@ -111,7 +111,7 @@ def test_a_picture_once_and_ten_questions_over_redis_restarts_and_losses(redis_s
             assert server.get("/ready").status_code == 200
 
 
-# --- what a chat can ask for ----------------------------------------------------------------------------------------------
+# --- what a chat can ask for ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_models(client):
     assert caught.value.code == "model_not_found"
 
 
-# --- refusals -------------------------------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 PARTS = [{"type": "text", "text": "Hi"}]
 
@@ -266,9 +266,12 @@ PARTS = [{"type": "text", "text": "Hi"}]
         ({"messages": messages("Hi", "https://example.com/a.png")}, "messages[0].content[1].image_url.url"),
         ({"messages": messages("Hi", "data:image/png;base64,AAAA")}, "messages[0].content[1].image_url.url"),
         ({"messages": messages("Hi", data_url(png(1)[:300]))}, "messages[0].content[1].image_url.url"),
-        ({"messages": [*messages("Hi", picture_url(1)), *messages("Hi", picture_url(2))]}, "messages[1].content[1].image_url.url"),
         (
-            {"messages": [{"role": "system", "content": messages("Hi", picture_url(1))[0]["content"]}, *messages("Hi", None)]},
+            {"messages": [*messages("Hi", picture_url(1)), *messages("Hi", picture_url(2))]},
+            "messages[1].content[1].image_url.url",
+        ),
+        (
+            {"messages": [messages("Hi", picture_url(1))[0] | {"role": "system"}, *messages("Hi", None)]},
             "messages[0].content[1].image_url.url",
         ),
         ({"messages": messages("What is <image>?", None)}, "messages[0].content"),
@@ -305,7 +308,7 @@ def test_other_routes_are_refused_in_the_same_shape(server, method, path, status
     assert f"{method} {path}" in reply.json()["error"]["message"]
 
 
-# --- contexts -------------------------------------------------------------------------------------------------------------
+# --- contexts ---------------------------------------------------------------------------------------------------------
 
 
 def test_contexts_are_made_shown_listed_and_deleted(server, client):
@@ -349,7 +352,7 @@ def test_the_list_has_a_limit(server):
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "limit")
 
 
-# --- limits ---------------------------------------------------------------------------------------------------------------
+# --- limits -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,7 @@ def _param(location: tuple[str | int, ...]) -> str:
 
 
 def _is_branch(parts: list[str | int], i: int) -> bool:
-    """Whether a part of a location is no field but the branch of a union, as "str", "list[...]", or a list item's tag."""
+    """Whether a part of a location is no field but a branch of a union: "str", "list[...]", or a list item's tag."""
     part = parts[i]
     if isinstance(part, int):
         return False

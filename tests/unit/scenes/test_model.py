@@ -56,7 +56,7 @@ def test_the_config_says_what_the_weights_are(saved):
     config = json.loads((saved / "config.json").read_text())
     assert config["architectures"] == ["LlavaForConditionalGeneration"]
     assert config["dtype"] == "bfloat16"
-    assert "training" not in json.dumps(config)  # the training's own attention is not for others
+    assert "lookonce" not in json.dumps(config)  # the training's own attention is not for others
 
 
 def test_it_loads_back_with_the_same_weights(model, saved):

@@ -53,6 +53,11 @@ def exact(monkeypatch) -> None:
     monkeypatch.setattr(training_attention, "_attend", attend)
 
 
+def mixed() -> torch.autocast:
+    """The precision that training runs in."""
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
 @torch.inference_mode()
 def packed_logits(objective: Objective, batch: Batch) -> torch.Tensor:
     projected, *_ = objective.see(batch)
@@ -122,10 +127,12 @@ def test_the_attention_that_trains_is_the_ordinary_one_in_bfloat16(objective, re
     ids = torch.cat([batch.prefix, batch.ids[0, question.rows]])[None]
     with torch.inference_mode():
         alone = reference(input_ids=ids, pixel_values=normalise(batch.pixels[:1])).logits[0, -len(question.own) :]
-    close = torch.log_softmax(packed_logits(objective, batch)[0, question.own], -1).exp()
-    torch.testing.assert_close(close, torch.log_softmax(alone, -1).exp(), atol=0.1, rtol=0)
+    with mixed():
+        packed = packed_logits(objective, batch)[0, question.own].float()
+    assert (packed.softmax(-1) - alone.softmax(-1)).abs().mean(0).max() < 0.05
 
 
+@pytest.mark.usefixtures("exact")
 def test_losses_are_cross_entropies_of_the_labelled_rows(objective):
     batch = batch_of(PLAIN, 1)
     with torch.inference_mode():
@@ -135,20 +142,18 @@ def test_losses_are_cross_entropies_of_the_labelled_rows(objective):
             packed_logits(objective, batch)[labels].float(), batch.labels[labels], reduction="none"
         )
     described = batch.segments[labels] == DESCRIPTION
-    assert losses.description.item() == pytest.approx(found[described].mean().item(), rel=1e-3)
-    assert losses.answers.item() == pytest.approx(found[~described].mean().item(), rel=1e-3)
+    assert losses.description.item() == pytest.approx(found[described].mean().item(), rel=1e-4)
+    assert losses.answers.item() == pytest.approx(found[~described].mean().item(), rel=1e-4)
     weights = torch.where(described, 0.5, 1.0)
     expected = (found * weights).sum() / weights.sum() + 0.15 * losses.patch + 0.2 * losses.alignment
-    assert losses.total.item() == pytest.approx(expected.item(), rel=1e-3)
+    assert losses.total.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_the_trained_tower_tells_what_patches_show(objective):
-    """The alignment loss of the trained model is far below a fresh one's."""
+def test_the_trained_projector_points_at_the_words_of_what_patches_show(objective, tokenizer):
     torch.manual_seed(0)
-    size = objective.model.get_input_embeddings().num_embeddings
-    fresh = Objective(build_model(size), Steps(PLAIN, 0, 0, 1)._tokenizer)
+    fresh = Objective(build_model(len(tokenizer)), tokenizer)
     batch = batch_of(PLAIN, 2)
-    with torch.inference_mode():
+    with torch.inference_mode(), mixed():
         trained, untrained = objective.see_only(batch), fresh.see_only(batch)
     assert trained.alignment < 0.5 * untrained.alignment
 
@@ -163,7 +168,8 @@ def test_the_loss_goes_down(tokenizer, vision_only):
     batch = batch_of(dataclasses.replace(PLAIN, batch=2), 3)
     losses = []
     for _ in range(25):
-        loss = (objective.see_only(batch) if vision_only else objective(batch)).total
+        with mixed():
+            loss = (objective.see_only(batch) if vision_only else objective(batch)).total
         loss.backward()
         optimizers.step(2e-3)
         losses.append(loss.item())
@@ -177,7 +183,9 @@ def test_the_first_stage_leaves_the_language_layers_alone(tokenizer):
     objective = Objective(model, tokenizer)
     before = {name: weights.clone() for name, weights in objective.named_parameters()}
     optimizers = Optimizers(objective, vision_only=True)
-    objective.see_only(batch_of(dataclasses.replace(PLAIN, batch=2), 0)).total.backward()
+    with mixed():
+        loss = objective.see_only(batch_of(dataclasses.replace(PLAIN, batch=2), 0)).total
+    loss.backward()
     optimizers.step(1e-3)
     changed = {name for name, weights in objective.named_parameters() if not torch.equal(weights, before[name])}
     assert not any("language_model.layers" in name or "lm_head" in name for name in changed)

@@ -52,9 +52,7 @@ def prompts(processor, tokenizer):
 
 
 def as_turns(chat) -> Conversation:
-    return Conversation(
-        tuple(Turn(m["role"], m["content"][-1]["text"], has_image=len(m["content"]) > 1) for m in chat)
-    )
+    return Conversation(tuple(Turn(m["role"], m["content"][-1]["text"], has_image=len(m["content"]) > 1) for m in chat))
 
 
 def test_the_prefix_is_the_templates(processor, prefix):
@@ -235,9 +233,7 @@ def test_context_drop_keeps_each_object_and_any_share_of_the_rest():
 def near(kept, o) -> bool:
     """Whether a kept token's patch is the one of the object's centre, or beside it."""
     rows, columns = (kept.reshape(GRID, GRID)).nonzero()
-    return bool(
-        (np.maximum(abs(rows - int(o.y // PATCH_SIZE)), abs(columns - int(o.x // PATCH_SIZE))) <= 1).any()
-    )
+    return bool((np.maximum(abs(rows - int(o.y // PATCH_SIZE)), abs(columns - int(o.x // PATCH_SIZE))) <= 1).any())
 
 
 def test_patch_labels_name_what_each_patch_shows():

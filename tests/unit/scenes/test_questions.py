@@ -117,7 +117,11 @@ def test_every_category_is_asked_in_several_phrasings():
     for seed in SEEDS:
         scene, rng = sample_scene(seed), random.Random(seed)
         for category in CATEGORIES:
-            asked = (YES_NO[category](scene, rng, True), YES_NO[category](scene, rng, False), OPEN[category](scene, rng))
+            asked = (
+                YES_NO[category](scene, rng, True),
+                YES_NO[category](scene, rng, False),
+                OPEN[category](scene, rng),
+            )
             for question in filter(None, asked):
                 text = re.sub("|".join(sorted(REGIONS, key=len, reverse=True)), "@", question.text)
                 phrasings[category].add(re.sub(rf"\b({words})\b", "_", text))

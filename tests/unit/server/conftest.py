@@ -1,6 +1,7 @@
 """The model that ships, loaded once, and everything that stands on it."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -31,8 +32,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch) -> None:
     """No setting of whoever runs the tests reaches them."""
-    import os
-
     for name in [name for name in os.environ if name.upper().startswith("LOOKONCE_")]:
         monkeypatch.delenv(name)
 

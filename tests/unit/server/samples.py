@@ -78,7 +78,7 @@ class Bench:
     engine: Engine
     store: Store
     plan: DescribePlan
-    limits: ImageLimits = ImageLimits()
+    limits: ImageLimits = field(default_factory=ImageLimits)
     metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:

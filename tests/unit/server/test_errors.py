@@ -89,7 +89,7 @@ async def test_an_unknown_error_is_logged_and_tells_nothing(call, caplog):
         ({"messages": []}, "messages", "at least 1 item"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "at least 1 item"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "given: 3"),
-        ({"messages": [{"role": "user", "content": [{"type": "x"}]}]}, "messages[0].content[0]", "'text' or 'image_url'"),
+        ({"messages": [{"role": "user", "content": [{"type": "x"}]}]}, "messages[0].content[0]", "must be 'text'"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text", "required"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": 1}}]}]},

@@ -1,5 +1,6 @@
 """/metrics: well formed, named by convention, and moved by what happens."""
 
+import base64
 import re
 
 import httpx2
@@ -18,9 +19,12 @@ UNITS = ("_seconds", "_bytes", "_ratio", "_per_second", "_depth")
 @pytest.fixture(scope="module")
 async def client():
     """A client of a whole app, in this process."""
-    async with running_app(Settings(describe_tokens=24, log_level="warning")) as app:
-        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test", timeout=60) as made:
-            yield made
+    settings = Settings(describe_tokens=24)
+    async with (
+        running_app(settings) as app,
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test", timeout=60) as made,
+    ):
+        yield made
 
 
 async def families(client) -> dict:
@@ -35,8 +39,6 @@ async def value(client, name: str, **labels: str) -> float:
 
 
 async def chat(client, seed: int, **fields) -> dict:
-    import base64
-
     url = f"data:image/png;base64,{base64.b64encode(png(seed)).decode()}"
     parts = [{"type": "text", "text": "How many objects are there?"}, {"type": "image_url", "image_url": {"url": url}}]
     body = {"model": "lookonce-scenes", "messages": [{"role": "user", "content": parts}], "max_tokens": 8} | fields

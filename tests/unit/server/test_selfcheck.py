@@ -4,12 +4,10 @@ import pytest
 import torch
 from transformers import (
     CLIPVisionConfig,
-    GPT2Config,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     MistralConfig,
-    OPTConfig,
     PreTrainedConfig,
     Qwen2Config,
     SmolLM3Config,
@@ -56,7 +54,6 @@ def llava_around(loaded):
             image_token_index=loaded.model.config.image_token_id,
             vision_feature_layer=-1,
             vision_feature_select_strategy="default",
-            tie_word_embeddings=False,
         )
         with torch.inference_mode(False):
             model = LlavaForConditionalGeneration(config).eval().to(dtype)
@@ -78,12 +75,6 @@ def test_rotary_models_are_accepted(llava_around, family, dtype):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (GPT2Config(vocab_size=912, n_embd=64, n_layer=2, n_head=4), "no rotary position embedding"),
-        (
-            OPTConfig(vocab_size=912, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, ffn_dim=96,
-                      word_embed_proj_dim=64),
-            "no rotary position embedding",
-        ),
         (MistralConfig(**TEXT, sliding_window=64), "sliding"),
         (SmolLM3Config(**TEXT, no_rope_layers=[1, 0, 1]), "layer 1: keys moved"),
         (
@@ -92,11 +83,24 @@ def test_rotary_models_are_accepted(llava_around, family, dtype):
             "RoPE type 'dynamic'",
         ),
     ],
-    ids=["gpt2", "opt", "mistral-sliding", "smollm3-nope", "llama-dynamic"],
+    ids=["mistral-sliding", "smollm3-nope", "llama-dynamic"],
 )  # fmt: skip
 def test_models_on_which_it_is_not_exact_are_refused_with_the_reason(llava_around, text, why):
     with pytest.raises(ModelRefusedError, match=why):
         check_model(llava_around(text), PROMPT)
+
+
+def test_learned_absolute_positions_are_refused(llava_around):
+    """No LLaVA around GPT-2 or OPT can be built, so a rotary one gets a table of positions besides."""
+    model = llava_around(LlamaConfig(**TEXT))
+    table = torch.randn(2048, TEXT["hidden_size"], generator=torch.Generator().manual_seed(0))
+
+    def with_positions(module, arguments, options):
+        return arguments, options | {"inputs_embeds": options["inputs_embeds"] + table[options["position_ids"]]}
+
+    model.model.model.language_model.register_forward_pre_hook(with_positions, with_kwargs=True)
+    with pytest.raises(ModelRefusedError, match="layer 0: keys moved by 61 positions are off"):
+        check_model(model, PROMPT)
 
 
 def test_a_tampered_model_is_refused(llava_around):

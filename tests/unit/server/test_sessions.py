@@ -77,7 +77,7 @@ async def test_contexts_made_ahead_and_questions_share_one_describe_pass(bench):
 
 async def test_one_who_leaves_does_not_take_the_describe_pass_along(bench):
     waiting = [asyncio.create_task(bench.ask(png(4), QUESTION, on_miss="compress")) for _ in range(2)]
-    while not bench.sessions._describing:
+    while not bench.sessions._describing:  # noqa: ASYNC110 - it tells no event
         await asyncio.sleep(0.001)
     waiting[0].cancel()
     assert (await waiting[1]).finish_reason
@@ -94,7 +94,7 @@ async def test_different_images_get_their_own_contexts(bench):
         assert answer.lookup.context.image_digest == digest(png(seed))
 
 
-# --- failures -------------------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_store_that_fails_is_a_miss_and_costs_no_answer(bench, bench_with, dead_redis):
@@ -159,7 +159,7 @@ async def test_close_abandons_what_runs_behind(bench):
     assert all(task.done() for task in tasks)
 
 
-# --- identity -------------------------------------------------------------------------------------------------------------
+# --- identity ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_id_changes_with_everything_that_the_context_depends_on(engine):

@@ -73,7 +73,7 @@ async def start(worker: Worker, *works: Iterator, background: bool = False) -> l
 async def emptied(worker: Worker) -> None:
     """Return when nothing waits or runs any more."""
     async with asyncio.timeout(PATIENCE):
-        while worker.depth:
+        while worker.depth:  # noqa: ASYNC110 - it tells no event
             await asyncio.sleep(0.001)
 
 
