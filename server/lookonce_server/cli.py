@@ -72,7 +72,7 @@ async def _run(settings: Settings) -> int:
     async with running_app(settings) as app:
         config = uvicorn.Config(app, host=settings.host, port=settings.port, lifespan="off", log_config=None)
         server = _Server(config, served_name(settings))
-        # uvicorn raises the signal again once it has shut down: the default would end the process before its parts close.
+        # uvicorn raises the signal again when it has shut down; by default that ends us before our parts are closed.
         signal.signal(signal.SIGTERM, lambda *_: None)
         try:
             await server.serve()

@@ -11,6 +11,7 @@ server gave out, and a context that another model made under it does not exist h
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -25,7 +26,7 @@ from lookonce_cache import (
 )
 from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import Answer, DescribePlan, Description, Engine, Sampling
-from lookonce_server.errors import ContextNotFoundError, OverloadedError, ServerError
+from lookonce_server.errors import ContextNotFoundError, EngineError, OverloadedError, ServerError
 from lookonce_server.images import ImageLimits, decode_image
 from lookonce_server.metrics import Metrics
 
@@ -118,8 +119,9 @@ class Sessions:
         if found is not None:
             return self._answered(found, "hit", self._store.tier, conversation, sampling)
         if (on_miss or self._on_miss) == "compress":
-            context = await self._describe_once(context_id, image)
-            return self._answered(context, "miss", None, conversation, sampling)
+            with suppress(EngineError):  # counted where it happened: the full pass answers all the same
+                context = await self._describe_once(context_id, image)
+                return self._answered(context, "miss", None, conversation, sampling)
         pixels = await asyncio.to_thread(decode_image, image.data, self._limits, image.param)
         answer = self._engine.full(conversation, pixels, sampling)
         self._describe_behind(context_id, image)

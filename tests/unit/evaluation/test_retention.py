@@ -102,7 +102,8 @@ def test_the_table_is_well_formed(rows):
     assert body[0].split(" | ")[5] == "100.0%"
 
 
-def test_the_bundled_model_sees(evaluation, threshold=90.0):
+@pytest.mark.parametrize("threshold", [90.0])
+def test_the_bundled_model_sees(evaluation, threshold):
     """Not a measurement: a checkpoint that was not trained to its end fails it."""
     tally = Tally("full pass", None)
     for one in held_out(30):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -35,11 +36,13 @@ class Killed(Trainer):
         return super()._step(batch, optimizers, stage, step, vision=vision)
 
 
-@pytest.fixture
-def tiny(monkeypatch) -> None:
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[None]:
     """A training of eight steps that saves its state after each."""
-    monkeypatch.setattr(train, "stages", lambda scale: TINY)
-    monkeypatch.setattr(train, "SAVE_EVERY", -1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "stages", lambda scale: TINY)
+        patch.setattr(train, "SAVE_EVERY", -1.0)
+        yield
 
 
 def run(trainer: type[Trainer], folder) -> None:
@@ -47,10 +50,11 @@ def run(trainer: type[Trainer], folder) -> None:
     trainer(folder, "cpu", 0, 1, 1.0).run()
 
 
-@pytest.fixture
-def uninterrupted(tiny, tmp_path):
-    run(Trainer, tmp_path / "whole")
-    return tmp_path / "whole"
+@pytest.fixture(scope="module")
+def uninterrupted(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run(Trainer, folder)
+    return folder
 
 
 def test_a_killed_training_resumes_to_the_same_weights(uninterrupted, tmp_path):
@@ -67,7 +71,7 @@ def test_a_killed_training_resumes_to_the_same_weights(uninterrupted, tmp_path):
         assert all(torch.equal(weights, resumed[name]) for name, weights in whole.items()), file
 
 
-def test_a_kill_while_saving_leaves_the_last_state(uninterrupted, monkeypatch):
+def test_a_kill_while_saving_leaves_the_last_state(uninterrupted):
     """The state is replaced whole: half of a new one beside it does no harm."""
     before = (uninterrupted / "state.safetensors").read_bytes()
     (uninterrupted / "state.tmp").write_bytes(before[:1000])
