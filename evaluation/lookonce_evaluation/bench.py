@@ -222,12 +222,12 @@ async def run(arguments: argparse.Namespace) -> None:
     print("\n".join(HEADER), flush=True)
     async with redis_store(arguments.redis) as redis:
         ways = await bench_model(str(CHECKPOINT), torch.float32, redis, 4 * arguments.rounds, arguments.tokens)
-        print("\n".join(lines("scenes, 4.9 M, float32", 196, ways)), flush=True)
+        print("\n".join(lines("scenes, 5.0 M, float32", 196, ways)), flush=True)
         for image_tokens in arguments.sizes:
             with tempfile.TemporaryDirectory() as folder:
                 path = write_llava(Path(folder) / "llava", image_tokens)
                 ways = await bench_model(str(path), torch.bfloat16, redis, arguments.rounds, arguments.tokens)
-            print("\n".join(lines("LLaVA shape, 0.8 B, bfloat16", image_tokens, ways)), flush=True)
+            print("\n".join(lines("LLaVA shape, 0.9 B, bfloat16", image_tokens, ways)), flush=True)
 
 
 def main() -> None:

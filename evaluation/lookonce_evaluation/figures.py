@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def kept_tokens(path: Path, seed: int) -> None:
     scores = described.scores(settings.rows)
     keep = kept_count(settings.retention, scores.tokens)
     kept = get_selection(settings.selection).select(scores, keep)[0].tolist()
-    figure, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3.5), layout="constrained")
     for axis, title in zip(
         axes, ("the picture", "attention while describing", f"kept: {keep} of {scores.tokens}"), strict=True
     ):
@@ -39,7 +40,7 @@ def kept_tokens(path: Path, seed: int) -> None:
     for index in kept:
         row, column = divmod(index, scores.grid[1])
         _show_patch(axes[2], case.pixels, row * PATCH_SIZE, column * PATCH_SIZE)
-    figure.suptitle(f'"{described.text}"', fontsize=9, y=0.03)
+    figure.supxlabel(textwrap.fill(described.text, 100), fontsize=9)
     figure.savefig(path, dpi=130)
 
 

@@ -17,7 +17,7 @@ PATCH = 14
 
 
 def write_llava(folder: Path, image_tokens: int) -> Path:
-    """A LLaVA of 0.8 billion random weights: CLIP ViT-L/14 and a text model of Qwen2-0.5B's shape, in bfloat16.
+    """A LLaVA of 0.9 billion random weights: CLIP ViT-L/14 and a text model of Qwen2-0.5B's shape, in bfloat16.
 
     The two are those of LLaVA-OneVision-0.5B's size class: 24 layers each, 14 query and 2 key/value heads of 64.
 

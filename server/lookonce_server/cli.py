@@ -18,7 +18,7 @@ from lookonce_server.settings import Settings, SettingsFileError, load_settings
 _HINT = """
 lookonce serves {model!r} at {url}. Try, in another terminal:
 
-  lookonce ask picture.png "What do you see?" "How many objects are there?" --server {url}
+  lookonce ask picture.png "How many objects are there?" "What color is the star?" --server {url}
   curl {url}/metrics
 
 or point any OpenAI client at it:

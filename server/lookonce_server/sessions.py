@@ -2,7 +2,8 @@
 
 - hit: an answer pass from the context alone; the image is neither decoded nor encoded;
 - miss: a full pass now, at ordinary latency, while one describe pass a new image runs behind (`on_miss="full"`), or the
-  describe pass first and the answer from its context (`on_miss="compress"`).
+  describe pass first and the answer from its context (`on_miss="compress"`);
+- being described: the question waits for that pass, and is a hit.
 
 An image is recognised by its content. A client-chosen id is never a key: `lookonce:<id>` is the content key that the
 server gave out, and a context that another model made under it does not exist here.
@@ -112,9 +113,11 @@ class Sessions:
         if image is None:
             return Session(Lookup("none", None, None, None), self._engine.full(conversation, None, sampling))
         if isinstance(image, ContextReference):
-            context = await self._named(image.context_id)
+            await self._until_made(image.context_id)
+            context = await self.get(image.context_id)
             return self._answered(context, "hit", self._store.tier, conversation, sampling)
         context_id = await asyncio.to_thread(self.context_id, image.data)
+        await self._until_made(context_id)
         found = await self._find(context_id)
         if found is not None:
             return self._answered(found, "hit", self._store.tier, conversation, sampling)
@@ -199,12 +202,11 @@ class Sessions:
         answer = self._engine.answer(context, conversation, sampling)
         return Session(Lookup(cache, tier, context.id, context), answer)
 
-    async def _named(self, context_id: str) -> CompressedContext:
-        """The context with that id; one that is being made is waited for, since its id was given out already."""
+    async def _until_made(self, context_id: str) -> None:
+        """Wait for the describe pass that is making this context, if one is: its work is paid for already."""
         making = self._describing.get(context_id)
         if making is not None:
             await asyncio.wait((making,))
-        return await self.get(context_id)
 
     async def _find(self, context_id: str) -> CompressedContext | None:
         """The context of an image whose pixels are at hand: a store that fails is a miss."""

@@ -52,8 +52,8 @@ def test_it_is_small_and_in_bfloat16(folder):
     assert set(names_and_dtypes(folder).values()) == {torch.bfloat16}
 
 
-def test_the_config_says_what_the_weights_are(saved):
-    config = json.loads((saved / "config.json").read_text())
+def test_the_config_says_what_the_weights_are(folder):
+    config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["LlavaForConditionalGeneration"]
     assert config["dtype"] == "bfloat16"
     assert "lookonce" not in json.dumps(config)  # the training's own attention is not for others

@@ -67,6 +67,13 @@ async def test_fifty_questions_about_one_new_image_cause_one_describe_pass(bench
     assert len(await bench.store.list()) == 1
 
 
+async def test_a_question_about_an_image_that_is_being_described_waits_and_is_a_hit(bench):
+    first = await bench.ask(png(41), QUESTION)
+    later = await bench.ask(png(41), QUESTION)
+    assert (first.lookup.cache, later.lookup.cache) == ("miss", "hit")
+    assert bench.counted("describes_total", result="done") == 1
+
+
 async def test_contexts_made_ahead_and_questions_share_one_describe_pass(bench):
     image = ImageBytes(png(3), "image_url")
     contexts = await asyncio.gather(*(bench.sessions.create(image) for _ in range(10)), bench.sessions.create(image))
