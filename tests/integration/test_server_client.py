@@ -103,9 +103,9 @@ def test_the_command_asks_and_tells_where_the_answers_come_from(command, picture
     assert said.count("> ") == 2
     assert said.count("hit (memory)") == 2
     lines = [
-        json.loads(line) for line in command("ask", picture(306), FIND, "--json", "--max-tokens", "3").splitlines()
+        json.loads(line) for line in command("ask", picture(306), FIND, "--json", "--max-tokens", "1").splitlines()
     ]
-    assert [(line["question"], line["hit"], line["completion_tokens"]) for line in lines] == [(FIND, True, 3)]
+    assert [(line["question"], line["hit"], line["completion_tokens"]) for line in lines] == [(FIND, True, 1)]
 
 
 def test_the_command_prepares(command, picture):

@@ -134,6 +134,13 @@ async def test_a_background_pass_runs_at_full_speed_when_nobody_waits(make_worke
     assert await everything(make_worker().run(steps("behind", 5, []), background=True)) == [0, 1, 2, 3, 4]
 
 
+async def test_background_passes_run_one_after_the_other(make_worker):
+    """Each holds a KV cache: many new images at once must not all be in the memory."""
+    log: list[str] = []
+    await asyncio.gather(*await start(make_worker(), steps("a", 5, log), steps("b", 5, log), background=True))
+    assert log == ["a"] * 5 + ["b"] * 5
+
+
 async def test_a_background_pass_is_not_starved_by_a_stream_of_others(make_worker):
     worker = make_worker()
     others = worker.run(endless())

@@ -1,8 +1,8 @@
 """One thread that runs passes, a step at a time: fair, bounded, cancellable.
 
 A pass is a generator that yields after every forward of the model. The passes in work take turns, so a short answer
-never waits for a long one to end; background passes get a turn when nobody waits, or else every few turns, so that
-they are never starved.
+never waits for a long one to end. Background passes run one after the other, when nobody waits, or else every few
+turns, so that they are never starved.
 """
 
 import asyncio
@@ -111,11 +111,15 @@ class Worker:
 
     def _run(self) -> None:
         while (current := self._next()) is not None:
-            finished = self._step(current)
+            end = self._step(current)
             with self._wake:
                 self._stepping = 0
-                if not finished:
-                    (self._background if current.background else self._running).append(current)
+                if end is None and current.background:
+                    self._background.appendleft(current)  # one at a time: each holds a KV cache
+                elif end is None:
+                    self._running.append(current)
+            if end is not None:
+                current.post(end)
 
     def _next(self) -> "_Pass[object] | None":
         """The pass whose turn it is, taken out of its queue; None at the end."""
@@ -132,21 +136,18 @@ class Worker:
                 return self._background.popleft()
             return self._running.popleft()
 
-    def _step(self, current: _Pass[object]) -> bool:
-        """One step of a pass; whether it has ended."""
+    def _step(self, current: _Pass[object]) -> _Done | None:
+        """One step of a pass, and its end if that was the last one."""
         try:
             if current.cancelled:
                 current.work.close()  # type: ignore[attr-defined]
-                return True
+                return _Done(None)
             current.post(next(current.work))
         except StopIteration:
-            current.post(_Done(None))
-            return True
+            return _Done(None)
         except ServerError as error:
-            current.post(_Done(error))
-            return True
+            return _Done(error)
         except Exception as error:
             _log.exception("a pass failed")
-            current.post(_Done(EngineError(f"The engine failed: {type(error).__name__}.")))
-            return True
-        return False
+            return _Done(EngineError(f"The engine failed: {type(error).__name__}."))
+        return None
