@@ -139,6 +139,19 @@ class Sessions:
         context_id = await asyncio.to_thread(self.context_id, image.data)
         return await self._find(context_id) or await self._describe_once(context_id, image)
 
+    async def prepare(self, image: ImageBytes) -> ContextInfo:
+        """See that the image's context is in the store, and tell about it.
+
+        Raises:
+            InvalidImageError, OverloadedError, EngineError: as the describe pass does.
+            StoreUnavailableError: the context was made, but the store does not have it.
+        """
+        context = await self.create(image)
+        info = await self._store.info(context.id)
+        if info is None:
+            raise StoreUnavailableError("The context was made, but the store did not keep it: it has no room for it.")
+        return info
+
     async def get(self, context_id: str) -> CompressedContext:
         """The context with that id.
 

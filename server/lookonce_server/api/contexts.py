@@ -22,8 +22,7 @@ async def create(body: ContextRequest, request: Request) -> dict[str, Any]:
     image = await asyncio.to_thread(read_image, body.image_url, "image_url", state.limits)
     if not isinstance(image, ImageBytes):
         raise InvalidImageError("A context is made from an image: send a base64 data: URL.", param="image_url")
-    context = await state.sessions.create(image)
-    return _shown(await state.sessions.info(context.id))
+    return _shown(await state.sessions.prepare(image))
 
 
 @router.get("")

@@ -131,6 +131,8 @@ async def test_a_context_too_large_for_the_store_still_answers(bench_with):
     assert asked.finish_reason
     assert bench.counted("store_errors_total", operation="put") == 1
     assert await bench.store.list() == ()
+    with pytest.raises(StoreUnavailableError, match="no room"):
+        await bench.sessions.prepare(ImageBytes(png(5), "image_url"))
 
 
 async def test_a_describe_pass_that_fails_leaves_the_full_answer_intact(bench, bench_with):
