@@ -121,13 +121,15 @@ class Sessions:
         found = await self._find(context_id)
         if found is not None:
             return self._answered(found, "hit", self._store.tier, conversation, sampling)
-        if (on_miss or self._on_miss) == "compress":
+        compress_first = (on_miss or self._on_miss) == "compress"
+        if compress_first:
             with suppress(EngineError):  # counted where it happened: the full pass answers all the same
                 context = await self._describe_once(context_id, image)
                 return self._answered(context, "miss", None, conversation, sampling)
         pixels = await asyncio.to_thread(decode_image, image.data, self._limits, image.param)
         answer = self._engine.full(conversation, pixels, sampling)
-        self._describe_behind(context_id, image)
+        if not compress_first:  # else it has just failed
+            self._describe_behind(context_id, image)
         return Session(Lookup("miss", None, context_id, None), answer)
 
     async def create(self, image: ImageBytes) -> CompressedContext:

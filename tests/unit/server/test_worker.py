@@ -81,8 +81,8 @@ async def emptied(worker: Worker) -> None:
 def make_worker() -> Iterator:
     workers = []
 
-    def make(*, max_running: int = 8, max_queue: int = 16) -> Worker:
-        workers.append(Worker(max_running=max_running, max_queue=max_queue))
+    def make(*, max_running: int = 8, max_queue: int = 16, background_after: int = 32) -> Worker:
+        workers.append(Worker(max_running=max_running, max_queue=max_queue, background_after=background_after))
         return workers[-1]
 
     yield make
@@ -121,13 +121,24 @@ async def test_no_more_run_at_once_than_allowed(make_worker):
 
 
 async def test_a_background_pass_gets_every_fourth_turn_while_others_run(make_worker):
-    worker, log = make_worker(), []
+    worker, log = make_worker(background_after=0), []
     async with held(worker):
         behind = await start(worker, steps("behind", 20, log), background=True)
         ahead = await start(worker, steps("a", 40, log), steps("b", 40, log))
     await asyncio.gather(*behind, *ahead)
     for at in range(0, 64, 16):  # the gate's own last turn may shift it by one
         assert 3 <= log[at : at + 16].count("behind") <= 5, log
+
+
+async def test_a_background_pass_lets_a_short_answer_end_and_cuts_into_a_long_one(make_worker):
+    worker, log = make_worker(), []
+    for answer, interrupted in (("short", False), ("long", True), ("short", False)):
+        log.clear()
+        async with held(worker):
+            behind = await start(worker, steps("behind", 5, log), background=True)
+            ahead = await start(worker, steps(answer, 60 if interrupted else 25, log))
+        await asyncio.gather(*behind, *ahead)
+        assert (log.index("behind") < log.count(answer)) == interrupted, log
 
 
 async def test_a_background_pass_runs_at_full_speed_when_nobody_waits(make_worker):

@@ -1,8 +1,8 @@
 """One thread that runs passes, a step at a time: fair, bounded, cancellable.
 
 A pass is a generator that yields after every forward of the model. The passes in work take turns, so a short answer
-never waits for a long one to end. Background passes run one after the other, when nobody waits, or else every few
-turns, so that they are never starved.
+never waits for a long one to end. Background passes run one after the other, when nobody waits. While others are in
+work a background pass first lets a short answer end, then gets a turn every few, so that it is never starved.
 """
 
 import asyncio
@@ -49,13 +49,18 @@ class Worker:
     Args:
         max_running: passes in work at once: each holds a KV cache.
         max_queue: passes that may wait or run before more are refused.
-        background_every: while others are in work, every how many turns a background pass gets one.
+        background_after: turns of others that a background pass lets go before it asks for its own.
+        background_every: from then on, while others are in work, every how many turns it gets one.
     """
 
-    def __init__(self, *, max_running: int, max_queue: int, background_every: int = 4) -> None:
+    def __init__(
+        self, *, max_running: int, max_queue: int, background_after: int = 32, background_every: int = 4
+    ) -> None:
         self._max_running = max_running
         self._max_queue = max_queue
+        self._background_after = background_after
         self._background_every = background_every
+        self._passed_over = 0  # turns of others since the first background pass came to its place
         self._waiting: deque[_Pass[object]] = deque()
         self._running: deque[_Pass[object]] = deque()
         self._background: deque[_Pass[object]] = deque()
@@ -114,6 +119,8 @@ class Worker:
             end = self._step(current)
             with self._wake:
                 self._stepping = 0
+                if end is not None and current.background:
+                    self._passed_over = 0
                 if end is None and current.background:
                     self._background.appendleft(current)  # one at a time: each holds a KV cache
                 elif end is None:
@@ -132,9 +139,15 @@ class Worker:
                 self._running.append(self._waiting.popleft())
             self._turn += 1
             self._stepping = 1
-            if self._background and (not self._running or self._turn % self._background_every == 0):
+            if self._background and self._background_is_due():
                 return self._background.popleft()
             return self._running.popleft()
+
+    def _background_is_due(self) -> bool:
+        if not self._running:
+            return True
+        self._passed_over += 1
+        return self._passed_over > self._background_after and self._turn % self._background_every == 0
 
     def _step(self, current: _Pass[object]) -> _Done | None:
         """One step of a pass, and its end if that was the last one."""
