@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from lookonce_pruning import AttentionRecorder, ImageScores, PackedContext, RowSource, compress
-from lookonce_server.engines.transformers.prompts import Prompt, PromptRenderer
+from lookonce_server.engines.prompts import Prompt, PromptRenderer
 from lookonce_server.engines.transformers.runner import ModelRunner, State, stacked
 
 

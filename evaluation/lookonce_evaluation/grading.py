@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from lookonce_scenes.questions import Question
 from lookonce_server.conversation import Conversation, Turn
-from lookonce_server.engines.transformers.prompts import PromptRenderer
+from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.transformers.runner import ModelRunner
 
 

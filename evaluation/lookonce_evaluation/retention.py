@@ -26,8 +26,8 @@ from lookonce_scenes.questions import CATEGORIES
 from lookonce_scenes.tokenizer import GRID, PATCH_SIZE
 from lookonce_scenes.world import Scene
 from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.transformers.loading import load_model
-from lookonce_server.engines.transformers.prompts import PromptRenderer
 from lookonce_server.engines.transformers.runner import ModelRunner, stacked
 from lookonce_server.settings import Settings
 

@@ -1,7 +1,7 @@
 """The protocol every engine implements."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 from PIL import Image
@@ -10,6 +10,7 @@ from torch import Tensor
 from lookonce_cache import CompressedContext
 from lookonce_pruning import RowSource
 from lookonce_server.conversation import Conversation
+from lookonce_server.errors import PromptTooLongError
 
 FinishReason = Literal["stop", "length"]
 
@@ -31,6 +32,20 @@ class ModelFacts:
     num_layers: int
     max_tokens: int
     precision: str
+
+    def fit(self, prompt_tokens: int, sampling: "Sampling") -> "Sampling":
+        """The sampling, its answer shortened to what the model has room for after the prompt.
+
+        Raises:
+            PromptTooLongError: there is no room for a single token.
+        """
+        room = self.max_tokens - prompt_tokens
+        if room < 1:
+            raise PromptTooLongError(
+                f"The prompt has {prompt_tokens} tokens; this model takes {self.max_tokens}, answer included.",
+                param="messages",
+            )
+        return replace(sampling, max_tokens=min(room, sampling.max_tokens))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from lookonce_scenes.tokenizer import ASSISTANT, EOS, GRID, IMAGE, IMAGE_TOKENS,
 from lookonce_scenes.train import TEXT_TOKENS
 from lookonce_scenes.world import COLORS, KINDS, SIZES, masks, sample_scene
 from lookonce_server.conversation import Conversation, Turn
-from lookonce_server.engines.transformers.prompts import PromptRenderer
+from lookonce_server.engines.prompts import PromptRenderer
 
 from .oracle import answer_to
 from .packed import DESCRIBE_TURN, DESCRIPTION, answer_of, messages, questions, seen

@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.engines.base import Piece, Sampling
-from lookonce_server.engines.transformers.decoding import Sampler, TextStream
+from lookonce_server.engines.detokenizing import TextStream
+from lookonce_server.engines.transformers.sampling import Sampler
 
 TOKENIZER = AutoTokenizer.from_pretrained(CHECKPOINT)
 END = TOKENIZER.eos_token_id

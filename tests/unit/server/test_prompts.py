@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from lookonce_server.conversation import Conversation, Turn
-from lookonce_server.engines.transformers.prompts import PromptRenderer
+from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.errors import InvalidRequestError, ModelRefusedError
 
 from .samples import PROMPT, about, picture

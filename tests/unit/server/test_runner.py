@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.unit.pruning.conftest import FAMILIES, Tiny, built
 
-from lookonce_server.engines.transformers.prompts import Prompt
+from lookonce_server.engines.prompts import Prompt
 from lookonce_server.engines.transformers.runner import ModelRunner, stacked
 
 TOKENS = 10

@@ -11,13 +11,14 @@ from lookonce_cache import CompressedContext, digest
 from lookonce_pruning import AttentionRecorder, PruningError, compress, get_selection, kept_count
 from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import Answer, DescribePlan, Description, ModelFacts, Piece, Sampling, Started
-from lookonce_server.engines.transformers.decoding import Sampler, TextStream
+from lookonce_server.engines.detokenizing import TextStream, end_ids
+from lookonce_server.engines.prompts import Prompt, PromptRenderer
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
-from lookonce_server.engines.transformers.prompts import Prompt, PromptRenderer
 from lookonce_server.engines.transformers.runner import ModelRunner, State, stacked
+from lookonce_server.engines.transformers.sampling import Sampler
 from lookonce_server.engines.transformers.selfcheck import check_model
 from lookonce_server.engines.transformers.worker import Worker
-from lookonce_server.errors import EngineError, PromptTooLongError
+from lookonce_server.errors import EngineError
 
 
 class TransformersEngine:
@@ -32,7 +33,7 @@ class TransformersEngine:
     def __init__(self, loaded: LoadedModel, *, max_running: int = 8, max_queue: int = 256) -> None:
         self._runner = ModelRunner(loaded.model)
         self._prompts = PromptRenderer(loaded.processor, loaded.model.config)
-        self._end_ids = _end_ids(loaded)
+        self._end_ids = end_ids(loaded.model.generation_config, loaded.processor.tokenizer)
         self.facts = ModelFacts(
             fingerprint=loaded.fingerprint,
             template_digest=digest(str(loaded.processor.chat_template).encode()),
@@ -83,7 +84,7 @@ class TransformersEngine:
         self, conversation: Conversation, image: Image.Image | None, sampling: Sampling
     ) -> Iterator[Started | Piece]:
         prompt = self._prompts.full(conversation, image)
-        sampling = self._fit(prompt.tokens, sampling)
+        sampling = self.facts.fit(prompt.tokens, sampling)
         yield Started(prompt.tokens, prompt.tokens, prompt.tokens)
         yield from self._decode(self._runner.prefill(prompt), sampling)
 
@@ -92,7 +93,7 @@ class TransformersEngine:
     ) -> Iterator[Started | Piece]:
         ids = self._prompts.continuation(context.describe_prompt, conversation)
         computed = ids.shape[1]
-        sampling = self._fit(context.tokens + computed, sampling)
+        sampling = self.facts.fit(context.tokens + computed, sampling)
         full_tokens = self._prompts.full_tokens(conversation, context.image_tokens)
         yield Started(context.tokens + computed, computed, full_tokens)
         cache = self._runner.cache_of(context.keys, context.values)
@@ -112,7 +113,7 @@ class TransformersEngine:
     def _describe(self, image: Image.Image, plan: DescribePlan) -> Iterator[Description | None]:
         """The description as the last event; None after each other step, so that other passes get their turns."""
         prompt = self._prompts.describe(plan.prompt, image)
-        sampling = self._fit(prompt.tokens, Sampling(plan.max_tokens))
+        sampling = self.facts.fit(prompt.tokens, Sampling(plan.max_tokens))
         recorder = AttentionRecorder(
             self._runner.model,
             image_columns=prompt.image_columns,
@@ -170,26 +171,3 @@ class TransformersEngine:
             grid=prompt.grid,
             prompt_tokens=prompt.tokens,
         )
-
-    def _fit(self, prompt_tokens: int, sampling: Sampling) -> Sampling:
-        """Shorten the answer to what the model has room for."""
-        room = self._runner.max_tokens - prompt_tokens
-        if room < 1:
-            raise PromptTooLongError(
-                f"The prompt has {prompt_tokens} tokens; this model takes {self._runner.max_tokens}, answer included.",
-                param="messages",
-            )
-        return Sampling(
-            min(room, sampling.max_tokens), sampling.temperature, sampling.top_p, sampling.seed, sampling.stop
-        )
-
-
-def _end_ids(loaded: LoadedModel) -> frozenset[int]:
-    """The tokens that end an answer: the generation config's, else the tokenizer's."""
-    ends = loaded.model.generation_config.eos_token_id if loaded.model.generation_config else None
-    if ends is None:
-        ends = loaded.processor.tokenizer.eos_token_id
-    found = ends if isinstance(ends, list) else [ends]
-    if not found or None in found:
-        raise EngineError("The model names no token that ends an answer.")
-    return frozenset(int(end) for end in found)

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from lookonce_pruning import find_inv_freq
-from lookonce_server.engines.transformers.prompts import Prompt
+from lookonce_server.engines.prompts import Prompt
 
 
 class State(NamedTuple):

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lookonce_pruning import AttentionRecorder, PruningError, check_rotation, compress
 from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.prompts import Prompt, PromptRenderer
 from lookonce_server.engines.transformers.loading import LoadedModel
-from lookonce_server.engines.transformers.prompts import Prompt, PromptRenderer
 from lookonce_server.engines.transformers.runner import ModelRunner, stacked
 from lookonce_server.errors import ModelRefusedError
 

@@ -1,40 +1,11 @@
-"""From logits to pieces of text: sampling, incremental detokenising, stop texts."""
+"""From token ids to pieces of text: incremental detokenising, stop texts, the tokens that end an answer."""
 
 from typing import Any
 
-import torch
 from tokenizers.decoders import DecodeStream
-from torch import Tensor
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from lookonce_server.engines.base import FinishReason, Piece, Sampling
-
-_COLDEST = 1e-4  # below it sampling is greedy: logits divided by less overflow
-
-
-class Sampler:
-    """Picks the next token: greedy at temperature 0, else from the top-p share of the tempered distribution."""
-
-    def __init__(self, sampling: Sampling) -> None:
-        self._greedy = sampling.temperature < _COLDEST
-        self._warpers = LogitsProcessorList()
-        if not self._greedy:
-            self._warpers.append(TemperatureLogitsWarper(sampling.temperature))
-            if sampling.top_p < 1:
-                self._warpers.append(TopPLogitsWarper(sampling.top_p))
-        self._generator = torch.Generator()
-        if sampling.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(sampling.seed)
-
-    def pick(self, logits: Tensor) -> int:
-        """A token id, of logits `[vocabulary]`."""
-        if self._greedy:
-            return int(logits.argmax())
-        warp: Any = self._warpers  # its types name legacy tensor classes
-        scores = warp(torch.empty(1, 0, dtype=torch.long), logits.float().cpu()[None])
-        return int(torch.multinomial(scores.softmax(-1)[0], 1, generator=self._generator))
+from lookonce_server.errors import EngineError
 
 
 class TextStream:
@@ -66,3 +37,14 @@ class TextStream:
     def _piece(self, text: str, reason: FinishReason | None) -> Piece:
         self._held = self._held[len(text) :]
         return Piece(text, 1, reason)
+
+
+def end_ids(generation_config: Any | None, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end an answer: the generation config's, else the tokenizer's."""
+    ends = generation_config.eos_token_id if generation_config else None
+    if ends is None:
+        ends = tokenizer.eos_token_id
+    found = ends if isinstance(ends, list) else [ends]
+    if not found or None in found:
+        raise EngineError("The model names no token that ends an answer.")
+    return frozenset(int(end) for end in found)
