@@ -1,9 +1,9 @@
-"""Makes torchvision and torchaudio importable next to a torch without CUDA, where pip can only bring their CUDA builds.
+"""Makes torchvision and torchaudio importable next to a torch without CUDA, where pip may only find their CUDA builds.
 
-Both builds' compiled parts cannot be loaded there, and their imports fail: torchvision's with "operator torchvision::nms
-does not exist", since it goes on to register fake versions of two of them, torchaudio's with "Could not load this
-library". vLLM's model classes and transformers' processors import both and want only their Python parts. So when such an
-import has failed, what was missed is supplied, and the import is tried once more.
+Both builds' compiled parts cannot be loaded there, and their imports fail: torchvision's with "operator
+torchvision::nms does not exist", since it goes on to register fake versions of two of them, torchaudio's with "Could
+not load this library". vLLM's model classes and transformers' processors import both and want only their Python parts.
+So when such an import has failed, what was missed is supplied, and the import is tried once more.
 
 `lookonce.pth` calls `watch` at each start of Python in this environment, so that the processes which vLLM spawns are
 reached too. Nothing heavy is imported here, and nothing is done where the imports work.
