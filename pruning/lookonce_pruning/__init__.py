@@ -6,11 +6,12 @@ packed context. This package knows torch and transformers, and no network, cache
 
 from __future__ import annotations
 
+from lookonce_pruning.capture import attention_rows
 from lookonce_pruning.compress import PackedContext, compress
 from lookonce_pruning.errors import PruningError, RecordingError, UnknownSelectionError, UnsupportedModelError
 from lookonce_pruning.recorder import AttentionRecorder, RowSource
 from lookonce_pruning.retention import kept_count
-from lookonce_pruning.rope import check_rotation, find_inv_freq, rotate_keys
+from lookonce_pruning.rope import check_rotation, find_inv_freq, inv_freq_of_config, rotate_keys
 from lookonce_pruning.scores import ImageScores
 from lookonce_pruning.selection import SELECTIONS, Selection, get_selection
 from lookonce_pruning.window import middle_layers, parse_window
@@ -26,10 +27,12 @@ __all__ = [
     "Selection",
     "UnknownSelectionError",
     "UnsupportedModelError",
+    "attention_rows",
     "check_rotation",
     "compress",
     "find_inv_freq",
     "get_selection",
+    "inv_freq_of_config",
     "kept_count",
     "middle_layers",
     "parse_window",

@@ -58,15 +58,26 @@ class LayerCapture:
         """
         if self._key is None or not self.first_row <= rows.start < rows.stop <= self.seen:
             raise RecordingError(f"rows {rows} asked for, of which {self.first_row} to {self.seen} were recorded")
-        key = self._key[:, : rows.stop].float()
         queries = torch.cat(self._queries, dim=1)[:, rows.start - self.first_row : rows.stop - self.first_row]
-        columns = columns.to(key.device)
-        blocks = []
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            block = queries[:, start : start + _ROWS_AT_ONCE].float()
-            weights = _softmax_rows(block, key, rows.start + start, self._scaling)
-            blocks.append(weights[..., columns].mean(dim=0))
-        return torch.cat(blocks)
+        return attention_rows(queries, self._key[:, : rows.stop], rows.start, columns, self._scaling)
+
+
+def attention_rows(queries: Tensor, keys: Tensor, first_row: int, columns: Tensor, scaling: float) -> Tensor:
+    """Mean over heads of causal softmax rows, as eager attention computes them: [rows, columns], float32.
+
+    queries: [heads, rows, head_dim], after RoPE, of absolute rows first_row, first_row + 1, ...
+    keys: [kv_heads, first_row + rows, head_dim], after RoPE
+    columns: [columns], int64
+    scaling: of the logits
+    """
+    keys = keys.float()
+    columns = columns.to(keys.device)
+    blocks = []
+    for start in range(0, queries.shape[1], _ROWS_AT_ONCE):
+        block = queries[:, start : start + _ROWS_AT_ONCE].float()
+        weights = _softmax_rows(block, keys, first_row + start, scaling)
+        blocks.append(weights[..., columns].mean(dim=0))
+    return torch.cat(blocks)
 
 
 def _softmax_rows(query: Tensor, key: Tensor, first_row: int, scaling: float) -> Tensor:

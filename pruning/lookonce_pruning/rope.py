@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from lookonce_pruning.errors import UnsupportedModelError
 
@@ -54,6 +57,29 @@ def find_inv_freq(model: PreTrainedModel) -> Tensor:
     if len(found) > 1:
         raise UnsupportedModelError(f"the text model has {len(found)} different sets of RoPE frequencies")
     return found[0]
+
+
+def inv_freq_of_config(config: PreTrainedConfig) -> Tensor:
+    """The RoPE frequencies that a text model of this configuration has, [rotary_dim / 2], radians a position.
+
+    For models that transformers does not run itself; see `find_inv_freq` for those it does.
+
+    Raises UnsupportedModelError when there are none, or several, or when they change with the length.
+    """
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    rope_type = rope.get("rope_type", "default")
+    if "rope_theta" not in rope:
+        kinds = [name for name, value in rope.items() if isinstance(value, dict)]
+        raise UnsupportedModelError(f"the text model has {len(kinds)} sets of RoPE parameters, expected one")
+    if rope_type not in _FIXED_ROPE_TYPES:
+        raise UnsupportedModelError(f"RoPE type {rope_type!r}; supported: {', '.join(_FIXED_ROPE_TYPES)}")
+    if rope_type != "default":
+        inv_freq: Tensor = ROPE_INIT_FUNCTIONS[rope_type](config, torch.device("cpu"))[0]
+        return inv_freq
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rotary_dim = int(head_dim * rope.get("partial_rotary_factor", 1.0))
+    exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim
+    return float(rope["rope_theta"]) ** -exponents
 
 
 @torch.no_grad()

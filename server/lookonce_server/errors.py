@@ -9,6 +9,7 @@ ServerError
 ├── OverloadedError          the queue is full: try again later
 ├── ModelRefusedError        the self-check failed: answers from a context would be wrong with this model
 └── EngineError              the engine failed
+    └── ContextLostError     the context was gone when the engine wanted it; the whole image still answers
 """
 
 
@@ -70,3 +71,7 @@ class ModelRefusedError(ServerError):
 
 class EngineError(ServerError):
     """The engine failed at something that is not the request's fault."""
+
+
+class ContextLostError(EngineError):
+    """The context that an answer was to stand on was gone when the engine came to it."""

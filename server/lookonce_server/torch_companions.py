@@ -1,9 +1,10 @@
-"""Makes torchvision and torchaudio importable next to a torch without CUDA, where pip may only find their CUDA builds.
+"""Makes torch's companions importable next to a torch without CUDA, where pip may only find their CUDA builds.
 
-Both builds' compiled parts cannot be loaded there, and their imports fail: torchvision's with "operator
-torchvision::nms does not exist", since it goes on to register fake versions of two of them, torchaudio's with "Could
-not load this library". vLLM's model classes and transformers' processors import both and want only their Python parts.
-So when such an import has failed, what was missed is supplied, and the import is tried once more.
+Those builds' compiled parts cannot be loaded there, and their imports fail: torchvision's with "operator
+torchvision::nms does not exist", since it goes on to register fake versions of two of them, torchaudio's and
+torchcodec's with "Could not load this library". vLLM's model classes and transformers' processors import the first two
+and want only their Python parts: when such an import has failed, what was missed is supplied, and the import is tried
+once more. torchcodec has no use without its compiled part, and is to be taken for not installed.
 
 `lookonce.pth` calls `watch` at each start of Python in this environment, so that the processes which vLLM spawns are
 reached too. Nothing heavy is imported here, and nothing is done where the imports work.
@@ -33,7 +34,12 @@ def _forget_extension() -> None:
     sys.modules["torchaudio._extension.utils"]._LIB_DIR = Path("nowhere")  # type: ignore[attr-defined]
 
 
-_REMEDIES = {"torchvision": _declare_operators, "torchaudio": _forget_extension}
+def _give_up() -> None:
+    """Have those who can do without torchcodec do without: they are ready for it not to be there."""
+    raise ImportError("torchcodec's build does not fit this torch")
+
+
+_REMEDIES = {"torchvision": _declare_operators, "torchaudio": _forget_extension, "torchcodec": _give_up}
 _COMPLAINTS = ("operator torchvision::", "Could not load this library")
 
 
@@ -65,7 +71,7 @@ class _Finder:
 
 
 def watch() -> None:
-    """See to the imports of torchvision and torchaudio from now on."""
+    """See to their imports from now on."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 

@@ -65,6 +65,9 @@ class Sampling:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +111,22 @@ class Started(NamedTuple):
     full_tokens: int  # what the same question costs with the whole image
 
 
+class TokenLogprob(NamedTuple):
+    """How likely a token was."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
 class Piece(NamedTuple):
     """A piece of an answer."""
 
     text: str
     tokens: int  # generated for it
     finish_reason: FinishReason | None  # on the last piece only
+    logprob: TokenLogprob | None = None
+    tier: str | None = None  # on the last piece, where the engine itself still held the context
 
 
 Answer = AsyncIterator[Started | Piece]

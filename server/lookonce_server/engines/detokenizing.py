@@ -4,7 +4,7 @@ from typing import Any
 
 from tokenizers.decoders import DecodeStream
 
-from lookonce_server.engines.base import FinishReason, Piece, Sampling
+from lookonce_server.engines.base import FinishReason, Piece, Sampling, TokenLogprob
 from lookonce_server.errors import EngineError
 
 
@@ -20,7 +20,7 @@ class TextStream:
         self._held = ""
         self._hold = max((len(text) - 1 for text in sampling.stop), default=0)
 
-    def push(self, token: int) -> Piece:
+    def push(self, token: int, logprob: TokenLogprob | None = None) -> Piece:
         """The piece that a token completes; its text may be empty."""
         self._left -= 1
         if token in self._end_ids:

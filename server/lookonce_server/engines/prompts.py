@@ -56,6 +56,10 @@ class PromptRenderer:
         """The describe turn."""
         return self._tokenise(self._render(_describe_turn(prompt)), image)
 
+    def describe_ids(self, prompt: str) -> list[int]:
+        """Token ids of the describe turn, with one image token for the whole image."""
+        return self._ids(self._render(_describe_turn(prompt)))
+
     def continuation(self, describe_prompt: str, conversation: Conversation) -> Tensor:
         """Token ids of what follows a context, `[1, tokens]`.
 
@@ -78,9 +82,8 @@ class PromptRenderer:
 
     def full_ids(self, conversation: Conversation) -> list[int]:
         """Token ids of the conversation's prompt, with one image token for the whole image."""
-        text = self._render(conversation.as_messages())
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        self._refuse_image_tokens(conversation)
+        return self._ids(self._render(conversation.as_messages()))
 
     def check_template(self, describe_prompt: str) -> None:
         """Raise ModelRefusedError unless a later turn leaves the describe turn's own rendering as it is."""
@@ -98,21 +101,16 @@ class PromptRenderer:
         text: str = self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return text
 
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
     def _tokenise(self, text: str, image: Any | None) -> Prompt:
         images = {"images": [image]} if image is not None else {}
         made = self._processor(text=[text], return_tensors="pt", add_special_tokens=False, **images)
         inputs = {name: value for name, value in made.items() if isinstance(value, Tensor)}
         columns = (inputs["input_ids"][0] == self.image_id).nonzero().flatten()
-        return Prompt(inputs, columns, self._grid(inputs, len(columns)))
-
-    def _grid(self, inputs: dict[str, Tensor], count: int) -> tuple[int, int]:
-        """Rows and columns of the image tokens: told by the processor, else a square, else one row."""
-        if "image_grid_thw" in inputs:
-            merge = self._config.vision_config.spatial_merge_size
-            _, height, width = inputs["image_grid_thw"][0].tolist()
-            return height // merge, width // merge
-        side = int(count**0.5)
-        return (side, side) if side * side == count else (1, count)
+        return Prompt(inputs, columns, image_grid(self._config, len(columns), inputs.get("image_grid_thw")))
 
     def _refuse_image_tokens(self, conversation: Conversation) -> None:
         for i, turn in enumerate(conversation.turns):
@@ -122,6 +120,22 @@ class PromptRenderer:
                     " send images as image_url parts.",
                     param=f"messages[{i}].content",
                 )
+
+
+def image_grid(config: Any, count: int, grid_thw: Tensor | None) -> tuple[int, int]:
+    """Rows and columns of an image's tokens: told by the processor, else a square, else one row.
+
+    Args:
+        config: the model's.
+        count: image tokens.
+        grid_thw: [1, 3] or [3], frames, rows and columns of patches, where the processor tells them.
+    """
+    if grid_thw is not None:
+        merge = config.vision_config.spatial_merge_size
+        _, height, width = grid_thw.flatten().tolist()
+        return height // merge, width // merge
+    side = int(count**0.5)
+    return (side, side) if side * side == count else (1, count)
 
 
 def _describe_turn(prompt: str) -> list[dict[str, Any]]:

@@ -1,0 +1,144 @@
+"""The one connector between vLLM and contexts; see `scheduling`, `injecting` and `recording`."""
+
+import logging
+from typing import Any
+
+import torch
+from vllm.config import VllmConfig
+from vllm.distributed import (
+    get_tensor_model_parallel_rank,
+    get_tensor_model_parallel_world_size,
+    tensor_model_parallel_all_reduce,
+)
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata, KVConnectorRole
+from vllm.forward_context import ForwardContext
+from vllm.model_executor.models.utils import extract_layer_index
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.request import Request
+
+from lookonce_server.engines.vllm.contract import CaptureStep, StepPlan
+from lookonce_server.engines.vllm.injecting import InjectionError, Injector
+from lookonce_server.engines.vllm.problems import attention_problems
+from lookonce_server.engines.vllm.recording import Recorder
+from lookonce_server.engines.vllm.scheduling import Scheduling
+from lookonce_server.engines.vllm.spool import write_failure, write_result
+
+_log = logging.getLogger(__name__)
+
+
+class ContextConnector(KVConnectorBase_V1):
+    """Loads contexts into vLLM's KV cache and captures describe passes. Made by vLLM, once in each of its processes.
+
+    Its errors must not reach vLLM, which would end with every request in work: they are reported for the one request.
+    """
+
+    def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig) -> None:
+        super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
+        self._config = vllm_config
+        self._block_size = kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
+        if role is KVConnectorRole.SCHEDULER:
+            self._scheduling = Scheduling(vllm_config.model_config.hf_config, self._block_size)
+        self._injector: Injector | None = None
+        self._recorder: Recorder | None = None
+        self._lost: set[int] = set()  # blocks that a load should have written
+
+    # In the scheduler.
+
+    def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int | None, bool]:
+        """See vLLM: tokens that will be loaded within the step."""
+        return self._scheduling.external_tokens(request, num_computed_tokens), False
+
+    def update_state_after_alloc(self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int) -> None:
+        """See vLLM: the request is scheduled, and has blocks."""
+        self._scheduling.allocated(request, blocks, num_external_tokens)
+
+    def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
+        """See vLLM: what the workers need for this step."""
+        return self._scheduling.plan(scheduler_output)
+
+    def request_finished(self, request: Request, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
+        """See vLLM: blocks may be freed at once."""
+        return False, self._scheduling.ended(request)
+
+    # In each worker.
+
+    def attach(self, model: Any) -> None:
+        """Be given the model, once its cache is there; called through `WorkerExtension`."""
+        layers = self._layers()
+        ranks = get_tensor_model_parallel_world_size()
+        self._injector = Injector(
+            layers,
+            heads=self._config.model_config.get_total_num_kv_heads(),
+            rank=get_tensor_model_parallel_rank(),
+            ranks=ranks,
+            block_size=self._block_size,
+        )
+        self._recorder = Recorder(
+            layers,
+            model=model,
+            config=self._config.model_config.hf_config,
+            uses_mrope=self._config.model_config.uses_mrope,
+            all_reduce=tensor_model_parallel_all_reduce,
+            ranks=ranks,
+        )
+
+    def problems(self) -> list[str]:
+        """Why contexts cannot be used with this model, as sentences; empty if they can."""
+        return attention_problems(self._config, self._kv_cache_config, self._layers())
+
+    def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        """See vLLM: the cache was allocated; the layers' names are its keys."""
+        self._cache_names = tuple(kv_caches)
+
+    def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
+        """See vLLM: before the forward pass, in any case; `start_load_kv` may come after it if nothing is loaded."""
+        super().bind_connector_metadata(connector_metadata)
+        if self._recorder is not None:
+            self._recorder.forget(self._plan().ended)
+            self._recorder.begin(self._plan().captures)
+
+    def start_load_kv(self, forward_context: ForwardContext, **kwargs: Any) -> None:
+        """See vLLM: before the forward pass, where something is loaded."""
+        for step in self._plan().loads:
+            assert self._injector is not None
+            try:
+                self._injector.load(step)
+            except InjectionError as error:
+                _log.warning("%s", error)
+                self._lost |= self._injector.blocks(step)
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        """See vLLM: loads are over before the forward pass begins."""
+
+    def save_kv_layer(self, layer_name: str, kv_layer: torch.Tensor, attn_metadata: Any, **kwargs: Any) -> None:
+        """See vLLM: nothing is saved from the paged cache."""
+
+    def wait_for_save(self) -> None:
+        """See vLLM: after the forward pass."""
+        if self._recorder is not None:
+            for step in self._recorder.end():
+                self._write(self._recorder, step)
+
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        """See vLLM: requests with these blocks are ended with an error."""
+        lost, self._lost = self._lost, set()
+        return lost
+
+    def _write(self, recorder: Recorder, step: CaptureStep) -> None:
+        rank = get_tensor_model_parallel_rank()
+        try:
+            write_result(step.capture.path, rank, recorder.result(step))
+        except Exception as error:
+            _log.warning("a describe pass was not captured: %s", error)
+            write_failure(step.capture.path, rank, str(error))
+
+    def _layers(self) -> list[Any]:
+        context = self._config.compilation_config.static_forward_context
+        return [context[name] for name in sorted(self._cache_names, key=extract_layer_index)]
+
+    def _plan(self) -> StepPlan:
+        plan = self._get_connector_metadata()
+        assert isinstance(plan, StepPlan)
+        return plan

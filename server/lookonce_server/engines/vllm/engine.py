@@ -1,0 +1,301 @@
+"""The vLLM engine: every pass is a request to one `AsyncLLM`, batched with all the others."""
+
+import asyncio
+import hashlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, Self
+
+import torch
+import xxhash
+from PIL import Image
+from torch import Tensor
+from transformers import AutoConfig, AutoProcessor, GenerationConfig
+from vllm import SamplingParams
+from vllm.outputs import RequestOutput
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from lookonce_cache import CompressedContext, digest
+from lookonce_server.conversation import Conversation
+from lookonce_server.engines.base import (
+    Answer,
+    DescribePlan,
+    Description,
+    ModelFacts,
+    Piece,
+    Sampling,
+    Started,
+    TokenLogprob,
+)
+from lookonce_server.engines.checkpoint import find_checkpoint, fingerprint
+from lookonce_server.engines.detokenizing import TextStream, end_ids
+from lookonce_server.engines.prompts import PromptRenderer
+from lookonce_server.engines.vllm.contract import Capture, Compression, Job, Load
+from lookonce_server.engines.vllm.heads import joined
+from lookonce_server.engines.vllm.options import engine_args
+from lookonce_server.engines.vllm.requests import Requests, sampling_params
+from lookonce_server.engines.vllm.spool import Spool, take_result
+from lookonce_server.errors import EngineError, ModelRefusedError
+
+_BACKGROUND = 1  # vLLM's priority of describe passes; 0, which goes first, is everybody else's
+_CAPTURES_AT_ONCE = 2  # each holds the keys and values of a whole prompt beside vLLM's cache
+_PLACEHOLDER = 0  # stands for each of a context's tokens; never computed, so any id of the vocabulary will do
+
+
+class VllmEngine:
+    """Implements `Engine` on vLLM; see `load`.
+
+    Args:
+        llm: vLLM's engine, its workers attached.
+        folder: of the checkpoint.
+        max_queue: passes that wait or run before more are refused.
+    """
+
+    def __init__(self, llm: AsyncLLM, folder: Any, *, max_queue: int) -> None:
+        model = llm.model_config
+        dtype = model.dtype
+        assert isinstance(dtype, torch.dtype)
+        processor = AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
+        self._llm = llm
+        self._config = AutoConfig.from_pretrained(folder)
+        self._prompts = PromptRenderer(processor, self._config)
+        self._end_ids = end_ids(_generation_config(folder), processor.tokenizer)
+        self._heads = model.get_total_num_kv_heads()
+        self._ranks = llm.vllm_config.parallel_config.tensor_parallel_size
+        self.facts = ModelFacts(
+            fingerprint=fingerprint(folder, dtype),
+            template_digest=digest(str(processor.chat_template).encode()),
+            num_layers=model.get_total_num_hidden_layers(),
+            max_tokens=model.max_model_len,
+            precision=str(dtype).removeprefix("torch."),
+        )
+        self._requests = Requests(llm, max_queue=max_queue)
+        self._spool = Spool()
+        self._captures = asyncio.Semaphore(_CAPTURES_AT_ONCE)
+        self._secret = secrets.token_bytes(32)
+
+    @classmethod
+    async def load(
+        cls, name: str, *, dtype: torch.dtype | None, describe_prompt: str, max_queue: int, options: Mapping[str, Any]
+    ) -> Self:
+        """Start vLLM with a checkpoint and check that it can be served.
+
+        Args:
+            name: folder or hub name.
+            dtype: arithmetic of the model; None for what vLLM chooses.
+            describe_prompt: tried in the self-check.
+            max_queue: passes that wait or run before more are refused.
+            options: vLLM's own, see `options.engine_args`.
+
+        Raises:
+            ModelRefusedError: it cannot be served, or an option is wrong; the message says why.
+        """
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # else vLLM reports each start to its makers
+        folder = await asyncio.to_thread(find_checkpoint, name)
+        args = await asyncio.to_thread(
+            engine_args, options, model=str(folder), dtype=str(dtype).removeprefix("torch.") if dtype else "auto"
+        )
+        try:
+            llm = await asyncio.to_thread(AsyncLLM.from_engine_args, args)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise ModelRefusedError(f"vLLM cannot run model {name!r}: {error}") from error
+        try:
+            problems = (await llm.collective_rpc("lookonce_attach"))[0]
+            if problems:
+                raise ModelRefusedError("This model cannot be served by image re-prompting. " + " ".join(problems))
+            return cls(llm, folder, max_queue=max_queue)
+        except BaseException:
+            await asyncio.to_thread(llm.shutdown)
+            raise
+
+    @property
+    def queue_depth(self) -> int:
+        """Passes that wait or run."""
+        return self._requests.depth
+
+    async def close(self) -> None:
+        """Stop vLLM."""
+        await asyncio.to_thread(self._llm.shutdown)
+        self._spool.close()
+
+    async def full(self, conversation: Conversation, image: Image.Image | None, sampling: Sampling) -> Answer:
+        """See `Engine.full`."""
+        with self._requests.admitted():
+            prompt = await asyncio.to_thread(self._full_prompt, conversation, image)
+
+            def started(output: RequestOutput) -> Started:
+                tokens = len(output.prompt_token_ids or ())
+                return Started(tokens, tokens - (output.num_cached_tokens or 0), tokens)
+
+            async for event in self._answered(prompt, sampling_params(sampling), sampling, started):
+                yield event
+
+    async def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
+        """See `Engine.answer`."""
+        with self._requests.admitted():
+            ids, full_tokens, content = await asyncio.to_thread(self._continued, context, conversation)
+            total = context.tokens + len(ids)
+            sampling = self.facts.fit(total, sampling)
+            async with self._spool.lend(content, context) as path:
+                job = Job(Load(str(path), context.tokens))
+                async for event in self._answered(
+                    self._context_prompt(context, ids, content),
+                    sampling_params(sampling, job),
+                    sampling,
+                    lambda _: Started(total, len(ids), full_tokens),
+                ):
+                    yield event
+
+    async def describe(self, image: Image.Image, plan: DescribePlan) -> Description:
+        """See `Engine.describe`.
+
+        The description is generated like any answer. Then one more prefill, of the prompt with the description, is
+        captured: in it, every row that scores is a prompt row, which vLLM computes in the same way on every platform.
+        """
+        with self._requests.admitted():
+            prompt = await asyncio.to_thread(self._describe_prompt, plan.prompt, image)
+            said, text = await self._said(prompt, Sampling(plan.max_tokens))
+            async with self._captures:
+                prompt["prompt_token_ids"] = [*prompt["prompt_token_ids"], *said[:-1]]
+                compression = Compression(plan.rows, plan.window, plan.selection, plan.retention)
+                found, prompt_ids = await self._captured(prompt, said=len(said) - 1, compression=compression)
+        kept, scores = found["kept"], found["scores"]
+        return Description(
+            text=text.strip(),
+            keys=found["keys"],
+            values=found["values"],
+            kept=kept,
+            scores=scores,
+            grid=(int(found["grid"][0]), int(found["grid"][1])),
+            prompt_tokens=len(prompt_ids) - (len(said) - 1),
+        )
+
+    async def capture(self, prompt: dict[str, Any], load: Load | None = None) -> dict[str, Tensor]:
+        """Keys and values that vLLM computes for a prompt, `[layers, kv_heads, computed tokens, head_dim]`.
+
+        For the self-check: of a prompt that starts with a context, those of what follows it.
+        """
+        found, _ = await self._captured(prompt, load=load)
+        return found
+
+    async def _answered(
+        self,
+        prompt: dict[str, Any],
+        params: SamplingParams,
+        sampling: Sampling,
+        started: Callable[[RequestOutput], Started],
+    ) -> AsyncIterator[Started | Piece]:
+        """The answer's events, its texts made from tokens as in every engine."""
+        text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
+        begun = False
+        async with aclosing(self._requests.run(prompt, params)) as outputs:
+            async for output in outputs:
+                if not begun:
+                    begun = True
+                    yield started(output)
+                for token, logprob in _tokens(output):
+                    piece = text.push(token, logprob)
+                    yield piece._replace(tier=self._tier(output)) if piece.finish_reason else piece
+                    if piece.finish_reason:
+                        return
+        raise EngineError("vLLM ended the answer early.")
+
+    async def _said(self, prompt: dict[str, Any], sampling: Sampling) -> tuple[list[int], str]:
+        """Tokens of the description, the last one included, and their text."""
+        text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
+        said: list[int] = []
+        pieces: list[str] = []
+        async with aclosing(self._requests.run(prompt, sampling_params(sampling), priority=_BACKGROUND)) as outputs:
+            async for output in outputs:
+                for token, _ in _tokens(output):
+                    said.append(token)
+                    pieces.append(text.push(token).text)
+        if not said:
+            raise EngineError("vLLM described the image with nothing.")
+        return said, "".join(pieces)
+
+    async def _captured(
+        self,
+        prompt: dict[str, Any],
+        *,
+        load: Load | None = None,
+        said: int = 0,
+        compression: Compression | None = None,
+    ) -> tuple[dict[str, Tensor], list[int]]:
+        """The result of a captured prefill, its shards joined, and the prompt's tokens."""
+        path = self._spool.new_path()
+        job = Job(load, Capture(str(path), said, compression))
+        # What vLLM's prefix cache holds would not be computed, and not be seen. A context is not computed in any case.
+        params = sampling_params(Sampling(max_tokens=1), job, skip_reading_prefix_cache=load is None)
+        ids: list[int] = []
+        async with aclosing(self._requests.run(prompt, params, priority=_BACKGROUND)) as outputs:
+            async for output in outputs:
+                ids = list(output.prompt_token_ids or ids)
+        shards = await asyncio.to_thread(take_result, path, self._ranks)
+        if isinstance(shards, str):
+            raise EngineError(f"The describe pass could not be captured: {shards}.")
+        whole = {name: joined([shard[name] for shard in shards], self._heads) for name in ("keys", "values")}
+        return shards[0] | whole, ids
+
+    def _full_prompt(self, conversation: Conversation, image: Image.Image | None) -> dict[str, Any]:
+        prompt: dict[str, Any] = {"prompt_token_ids": self._prompts.full_ids(conversation)}
+        if image is not None:
+            prompt["multi_modal_data"] = {"image": image}
+        return prompt
+
+    def _describe_prompt(self, text: str, image: Image.Image) -> dict[str, Any]:
+        return {"prompt_token_ids": self._prompts.describe_ids(text), "multi_modal_data": {"image": image}}
+
+    def _continued(self, context: CompressedContext, conversation: Conversation) -> tuple[list[int], int, str]:
+        """What follows a context, what the whole prompt would cost, and the name of the context's content."""
+        ids: list[int] = self._prompts.continuation(context.describe_prompt, conversation)[0].tolist()
+        return ids, self._prompts.full_tokens(conversation, context.image_tokens), _content(context)
+
+    def _context_prompt(self, context: CompressedContext, ids: list[int], content: str) -> dict[str, Any]:
+        """Placeholders and what follows them.
+
+        All contexts have the same placeholders, so vLLM's prefix cache tells them apart by the salt alone: it stands
+        for the very bytes of the context, and nobody outside can know or choose it.
+        """
+        salt = hashlib.blake2b(f"{context.id} {content}".encode(), key=self._secret, digest_size=32).hexdigest()
+        return {"prompt_token_ids": [_PLACEHOLDER] * context.tokens + ids, "cache_salt": salt}
+
+    def _tier(self, output: RequestOutput) -> str | None:
+        """ "gpu" if vLLM's own cache still had the context, its last, unfilled block apart."""
+        told = output.kv_transfer_params
+        return told.get("tier") if told else None
+
+
+def _tokens(output: RequestOutput) -> list[tuple[int, TokenLogprob | None]]:
+    """The new tokens, with their log-probabilities where they were asked for."""
+    completion = output.outputs[0]
+    if completion.logprobs is None:
+        return [(token, None) for token in completion.token_ids]
+    return [
+        (token, _logprob(token, found)) for token, found in zip(completion.token_ids, completion.logprobs, strict=True)
+    ]
+
+
+def _logprob(token: int, found: Mapping[int, Any] | None) -> TokenLogprob | None:
+    """vLLM gives the most likely tokens, and the chosen one besides."""
+    if found is None:
+        return None
+    ranked = sorted(found.items(), key=lambda item: item[1].rank)
+    return TokenLogprob(token, found[token].logprob, tuple((id_, one.logprob) for id_, one in ranked))
+
+
+def _content(context: CompressedContext) -> str:
+    """A name for the bytes of a context's keys and values: two makings of one image's context may differ in a bit."""
+    total = xxhash.xxh3_128()
+    for tensor in (context.keys, context.values):
+        total.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _generation_config(folder: Any) -> GenerationConfig | None:
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except OSError:
+        return None

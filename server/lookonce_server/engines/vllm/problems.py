@@ -1,0 +1,46 @@
+"""What a model must not have for a context to stand in its place: found by looking at vLLM's layers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig
+
+# Attributes of vLLM's attention implementations, and the values that mean "not used".
+_UNSUPPORTED = {
+    "sliding_window": ("a sliding attention window", (None, -1, (-1, -1))),
+    "logits_soft_cap": ("soft-capped attention logits", (None, 0)),
+    "alibi_slopes": ("ALiBi position biases", (None,)),
+    "sinks": ("attention sinks", (None,)),
+    "kv_sharing_target_layer_name": ("layers that share another layer's keys", (None,)),
+}
+
+
+def attention_problems(config: VllmConfig, cache: KVCacheConfig, layers: Sequence[Any]) -> list[str]:
+    """Why contexts cannot be used with this model and these options, as sentences; empty if they can."""
+    parallel = config.parallel_config
+    found = []
+    kinds = {type(group.kv_cache_spec) for group in cache.kv_cache_groups}
+    if len(cache.kv_cache_groups) != 1 or kinds != {FullAttentionSpec}:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        found.append(
+            f"Its KV cache has {len(cache.kv_cache_groups)} groups ({names}); one of full attention is needed."
+        )
+    if parallel.pipeline_parallel_size > 1:
+        found.append("Pipeline parallelism is not supported: each worker must hold every layer.")
+    if parallel.decode_context_parallel_size > 1:
+        found.append("Context parallelism is not supported: each worker must hold every token.")
+    for index, layer in enumerate(layers):
+        found += [f"Layer {index} has {meaning}." for meaning in _unsupported(layer.impl)]
+        if not hasattr(layer.impl, "do_kv_cache_update"):
+            found.append(f"Layer {index}'s attention backend, {type(layer.impl).__name__}, cannot be written to.")
+    return found
+
+
+def _unsupported(implementation: Any) -> list[str]:
+    found = []
+    for name, (meaning, unused) in _UNSUPPORTED.items():
+        value = getattr(implementation, name, None)
+        if not any(value is other or value == other for other in unused):
+            found.append(meaning)
+    return found

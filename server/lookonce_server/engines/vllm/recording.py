@@ -1,0 +1,229 @@
+"""Capturing keys, values and attention of a describe pass, in each worker, as vLLM computes them.
+
+Each attention layer's `impl.forward` is wrapped: it is called with queries, keys and values after RoPE, whatever the
+backend. Rows of captured prompts are copied out; scores are computed once, from the copies, when the prompt is whole.
+The paged cache is never read.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.forward_context import get_forward_context
+
+from lookonce_pruning import (
+    ImageScores,
+    PackedContext,
+    attention_rows,
+    compress,
+    get_selection,
+    inv_freq_of_config,
+    kept_count,
+)
+from lookonce_server.engines.vllm.contract import CapturedPrompt, CaptureStep, Compression
+
+
+class CaptureError(Exception):
+    """What was captured is not whole, or cannot be compressed."""
+
+
+class _Captured:
+    """What is captured of one prompt so far."""
+
+    def __init__(self, step: CaptureStep, layers: int, query_start: int | None) -> None:
+        self.first = step.start  # rows before it were not computed by this request
+        self.next = step.start
+        self.query_start = query_start  # rows from it on are scored
+        self.keys: list[list[Tensor]] = [[] for _ in range(layers)]  # each [rows, kv_heads, head_dim]
+        self.values: list[list[Tensor]] = [[] for _ in range(layers)]
+        self.queries: list[list[Tensor]] = [[] for _ in range(layers)]  # each [rows, heads, head_dim]
+
+    def whole(self, parts: list[list[Tensor]], layer: int, expected: int) -> Tensor:
+        """One layer's parts, `[heads, rows, head_dim]`."""
+        rows = sum(len(part) for part in parts[layer])
+        if rows != expected:
+            raise CaptureError(f"layer {layer} was seen at {rows} of {expected} tokens")
+        return torch.cat(parts[layer]).transpose(0, 1)
+
+
+class Recorder:
+    """Captures prompts.
+
+    Args:
+        layers: vLLM's attention layers, in the model's order; their forward methods are wrapped.
+        model: vLLM's.
+        config: the model's configuration, of transformers.
+        uses_mrope: whether positions have several components.
+        all_reduce: sums a tensor over the tensor-parallel ranks.
+        ranks: how many there are.
+    """
+
+    def __init__(
+        self, layers: Sequence[Any], *, model: Any, config: Any, uses_mrope: bool, all_reduce: Any, ranks: int
+    ) -> None:
+        self._layers = layers
+        self._model = model
+        self._image_id = getattr(config, "image_token_id", None)
+        self._inv_freq = inv_freq_of_config(config.get_text_config())
+        self._uses_mrope = uses_mrope
+        self._all_reduce = all_reduce
+        self._ranks = ranks
+        self._captured: dict[str, _Captured] = {}
+        self._steps: Sequence[CaptureStep] = ()
+        self._rows: dict[str, int] = {}  # where each prompt's rows start in this step's batch
+        for index, layer in enumerate(layers):
+            self._wrap(index, layer)
+
+    def begin(self, steps: Sequence[CaptureStep]) -> None:
+        """Capture these in the forward pass that follows."""
+        self._steps = steps
+        self._rows = {}
+        for step in steps:
+            captured = self._captured.get(step.request_id)
+            if captured is None or step.start != captured.next:  # the first step, or the first after a preemption
+                self._captured[step.request_id] = _Captured(step, len(self._layers), self._query_start(step))
+            self._captured[step.request_id].next = step.start + step.count
+
+    def end(self) -> list[CaptureStep]:
+        """The forward pass is over; those that completed their prompt."""
+        done = [step for step in self._steps if step.start + step.count >= len(step.prompt.token_ids)]
+        self._steps = ()
+        return done
+
+    def forget(self, request_ids: set[str]) -> None:
+        """Let go of what was captured for these."""
+        for request_id in request_ids:
+            self._captured.pop(request_id, None)
+
+    def result(self, step: CaptureStep) -> dict[str, Tensor]:
+        """What was captured of a prompt, on the CPU: keys, values, and with a compression kept
+        indices, scores and grid.
+
+        Raises:
+            CaptureError: rows or layers are missing.
+            PruningError: the scores cannot be used.
+        """
+        captured = self._captured.pop(step.request_id)
+        rows = len(step.prompt.token_ids) - captured.first
+        every = range(len(self._layers))
+        keys = [captured.whole(captured.keys, layer, rows) for layer in every]
+        values = torch.stack([captured.whole(captured.values, layer, rows) for layer in every])
+        compression = step.capture.compression
+        if compression is None:
+            return _on_cpu(keys=torch.stack(keys), values=values)
+        if captured.first or captured.query_start is None:
+            raise CaptureError(f"the prompt was captured from token {captured.first} on, or has no image")
+        image = self._image_columns(step.prompt)
+        scores = self._scores(step, captured, keys, image)
+        kept = get_selection(compression.selection).select(scores, kept_count(compression.retention, len(image)))
+        packed = self._packed(step, torch.stack(keys), values, image, kept)
+        return _on_cpu(
+            keys=packed.keys,
+            values=packed.values,
+            kept=kept.to(torch.int32),
+            scores=scores.values.mean(dim=0),
+            grid=torch.tensor(scores.grid),
+        )
+
+    def _packed(self, step: CaptureStep, keys: Tensor, values: Tensor, image: Tensor, kept: Tensor) -> PackedContext:
+        length = len(step.prompt.token_ids) - step.capture.said
+        return compress(
+            keys,
+            values,
+            prompt_length=length,
+            image_columns=image,
+            kept=kept,
+            inv_freq=self._inv_freq,
+            next_position=length + self._position_delta(step.prompt),
+        )
+
+    def _scores(self, step: CaptureStep, captured: _Captured, keys: list[Tensor], image: Tensor) -> ImageScores:
+        assert step.capture.compression is not None
+        assert captured.query_start is not None
+        window = range(*step.capture.compression.window)
+        rows = _scored_rows(step.capture.compression, captured.query_start, step)
+        values = []
+        for layer in window:
+            queries = captured.whole(captured.queries, layer, len(step.prompt.token_ids) - captured.query_start)
+            wanted = queries[:, rows.start - captured.query_start : rows.stop - captured.query_start]
+            attention = attention_rows(
+                wanted, keys[layer][:, : rows.stop], rows.start, image, float(self._layers[layer].impl.scale)
+            )
+            values.append(attention.mean(dim=0))
+        total = self._all_reduce(torch.stack(values)) / self._ranks  # each rank has as many query heads as any other
+        return ImageScores(total.cpu(), tuple(window), step.prompt.grid, len(self._layers))
+
+    def _wrap(self, index: int, layer: Any) -> None:
+        forward = layer.impl.forward
+
+        def recording(owner: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self._steps:
+                self._see(index, owner.layer_name, query, key, value)
+            return forward(owner, query, key, value, *args, **kwargs)
+
+        layer.impl.forward = recording
+
+    def _see(self, index: int, name: str, query: Tensor, key: Tensor, value: Tensor) -> None:
+        slots: Any = get_forward_context().slot_mapping
+        if not isinstance(slots, dict) or name not in slots:
+            return  # a warm-up, or a batch that is split: nothing is captured, and `result` says so
+        for step in self._steps:
+            row = self._row(step, slots[name])
+            if row is None:
+                continue
+            captured = self._captured[step.request_id]
+            rows = slice(row, row + step.count)
+            captured.keys[index].append(key[rows].clone())
+            captured.values[index].append(value[rows].clone())
+            self._see_queries(index, step, captured, query[rows])
+
+    def _see_queries(self, index: int, step: CaptureStep, captured: _Captured, query: Tensor) -> None:
+        compression = step.capture.compression
+        if compression is None or captured.query_start is None or index not in range(*compression.window):
+            return
+        scored = query[max(0, captured.query_start - step.start) :]
+        if len(scored):
+            captured.queries[index].append(scored.clone())
+
+    def _row(self, step: CaptureStep, slots: Tensor) -> int | None:
+        """Where a prompt's rows start in the batch: looked for once a step, since it waits for the device."""
+        if step.request_id not in self._rows:
+            found = torch.eq(slots, step.first_slot).nonzero()
+            if not len(found):
+                return None
+            self._rows[step.request_id] = int(found[0])
+        return self._rows[step.request_id]
+
+    def _query_start(self, step: CaptureStep) -> int | None:
+        image = self._image_columns(step.prompt)
+        return int(image[-1]) + 1 if len(image) else None
+
+    def _image_columns(self, prompt: CapturedPrompt) -> Tensor:
+        if self._image_id is None:
+            return torch.empty(0, dtype=torch.long)
+        return torch.eq(torch.tensor(prompt.token_ids), self._image_id).nonzero().flatten()
+
+    def _position_delta(self, prompt: CapturedPrompt) -> int:
+        """How far a text token's position after the image is from its index; the model knows."""
+        if not self._uses_mrope:
+            return 0
+        _, delta = self._model.get_mrope_input_positions(list(prompt.token_ids), list(prompt.image_features))
+        return int(delta)
+
+
+def _scored_rows(compression: Compression, query_start: int, step: CaptureStep) -> range:
+    """The rows whose attention scores the image: see `AttentionRecorder.scores`."""
+    total = len(step.prompt.token_ids)
+    length = total - step.capture.said
+    match compression.rows:
+        case "generated":
+            return range(length - 1, total)
+        case "query":
+            return range(query_start, length)
+        case "both":
+            return range(query_start, total)
+
+
+def _on_cpu(**tensors: Tensor) -> dict[str, Tensor]:
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}

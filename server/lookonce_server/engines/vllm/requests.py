@@ -1,0 +1,97 @@
+"""Requests to vLLM: admitted, prioritised, and their errors told as ours."""
+
+import itertools
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.exceptions import VLLMClientError
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from lookonce_server.engines.base import Sampling
+from lookonce_server.engines.vllm.contract import Job
+from lookonce_server.errors import ContextLostError, EngineError, OverloadedError, PromptTooLongError
+
+
+class Requests:
+    """Runs requests.
+
+    Args:
+        llm: the engine.
+        max_queue: passes that wait or run before more are refused.
+    """
+
+    def __init__(self, llm: AsyncLLM, *, max_queue: int) -> None:
+        self._llm = llm
+        self._max_queue = max_queue
+        self._ids = map(str, itertools.count())
+        self.depth = 0
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """A pass is at work within the block.
+
+        Raises:
+            OverloadedError: there are as many already as may be.
+        """
+        if self.depth >= self._max_queue:
+            raise OverloadedError(f"{self.depth} requests are in work already, as many as this server takes on.")
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
+
+    async def run(self, prompt: Any, params: SamplingParams, *, priority: int = 0) -> AsyncGenerator[RequestOutput]:
+        """A request's outputs, each with what is new in it. Closing the iterator aborts the request.
+
+        Raises:
+            PromptTooLongError: it does not fit the model.
+            ContextLostError: its context was not where it should have been.
+            EngineError: vLLM failed, or is gone.
+        """
+        outputs = self._llm.generate(prompt, params, next(self._ids), priority=priority)
+        try:
+            async with aclosing(outputs):
+                async for output in outputs:
+                    if output.finished and output.outputs[0].finish_reason == "error":
+                        raise ContextLostError("The context was lost before it could be used.")
+                    yield output
+        except VLLMClientError as error:
+            if "maximum model length" in str(error):
+                raise PromptTooLongError(str(error), param="messages") from error
+            raise EngineError(f"vLLM refused the request: {error}") from error
+        except EngineGenerateError as error:
+            raise EngineError(f"vLLM failed at the request: {error.__cause__}") from error
+        except EngineDeadError as error:
+            raise EngineError("vLLM's engine has ended; the server must be restarted.") from error
+
+
+def sampling_params(sampling: Sampling, job: Job | None = None, **more: Any) -> SamplingParams:
+    """vLLM's parameters.
+
+    Everything that vLLM takes and that would have it compute a context's placeholders, such as prompt_logprobs, is left
+    at "no": it is nothing that a caller can give.
+
+    Args:
+        sampling: how to decode; texts, stop texts among them, are looked at by the server.
+        job: what the connector does for the request.
+        more: for describe passes.
+    """
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        logprobs=sampling.logprobs,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        extra_args={"kv_transfer_params": job.as_params()} if job else None,
+        **more,
+    )

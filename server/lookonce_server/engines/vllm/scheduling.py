@@ -1,0 +1,116 @@
+"""The scheduler's half of the connector: from requests to what the workers do at each step.
+
+Invariant: a context's placeholder tokens are never computed. vLLM is told that all of them are cached outside, and a
+request that finds only some of them in vLLM's own prefix cache loads the rest.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.request import Request
+
+from lookonce_server.engines.prompts import image_grid
+from lookonce_server.engines.vllm.contract import Capture, CapturedPrompt, CaptureStep, Job, LoadStep, StepPlan
+
+_POSITION_FIELDS = ("image_grid_thw",)  # what M-RoPE positions are made of; pixels are never sent along
+
+
+@dataclass
+class _Captured:
+    """A captured request under way."""
+
+    capture: Capture
+    prompt: CapturedPrompt
+    block_ids: list[int] = field(default_factory=list)
+
+
+class Scheduling:
+    """Decides, within vLLM's scheduler.
+
+    Args:
+        config: the model's configuration, of transformers.
+        block_size: tokens in a block of the KV cache.
+    """
+
+    def __init__(self, config: Any, block_size: int) -> None:
+        self._config = config
+        self._block_size = block_size
+        self._loads: list[LoadStep] = []
+        self._captured: dict[str, _Captured] = {}
+        self._tiers: dict[str, str | None] = {}  # where each answer pass found its context
+
+    def external_tokens(self, request: Request, computed: int) -> int:
+        """How many tokens after the `computed` ones need not be computed."""
+        load = Job.of(request.kv_transfer_params).load
+        return max(0, load.tokens - computed) if load else 0
+
+    def allocated(self, request: Request, blocks: KVCacheBlocks, external: int) -> None:
+        """Note a request that is scheduled, the first time or after a preemption, with `external` tokens to load."""
+        job = Job.of(request.kv_transfer_params)
+        block_ids = blocks.get_block_ids()[0]
+        if job.load is not None:
+            start = job.load.tokens - external
+            held = start >= max(self._block_size, job.load.tokens // self._block_size * self._block_size)
+            self._tiers.setdefault(request.request_id, "gpu" if held else None)
+            if external:
+                self._loads.append(LoadStep(job.load, start, tuple(block_ids)))
+        if job.capture is not None:
+            prompt = self._prompt(request)
+            self._captured[request.request_id] = _Captured(job.capture, prompt, list(block_ids))
+
+    def plan(self, scheduled: SchedulerOutput) -> StepPlan:
+        """What the workers do around the step that was just scheduled."""
+        plan = StepPlan(loads=self._loads, ended=scheduled.finished_req_ids & self._captured.keys())
+        self._loads = []
+        for ended in plan.ended:
+            del self._captured[ended]
+        if self._captured:
+            plan.captures = self._capture_steps(scheduled)
+        return plan
+
+    def ended(self, request: Request) -> dict[str, Any] | None:
+        """What the server is told when a request ends.
+
+        The tier is "gpu" if vLLM's own cache held every full block of the context.
+        """
+        tier = self._tiers.pop(request.request_id, None)
+        return {"tier": tier} if tier else None
+
+    def _capture_steps(self, scheduled: SchedulerOutput) -> list[CaptureStep]:
+        computed = {new.req_id: new.num_computed_tokens for new in scheduled.scheduled_new_reqs}
+        going_on = scheduled.scheduled_cached_reqs
+        for request_id, count, new_blocks in zip(
+            going_on.req_ids, going_on.num_computed_tokens, going_on.new_block_ids, strict=True
+        ):
+            computed[request_id] = count
+            captured = self._captured.get(request_id)
+            # A resumed request's blocks were told by `allocated` already.
+            if captured is not None and new_blocks is not None and request_id not in going_on.resumed_req_ids:
+                captured.block_ids.extend(new_blocks[0])
+        return [self._capture_step(id_, computed[id_], scheduled) for id_ in computed.keys() & self._captured.keys()]
+
+    def _capture_step(self, request_id: str, start: int, scheduled: SchedulerOutput) -> CaptureStep:
+        captured = self._captured[request_id]
+        block, offset = divmod(start, self._block_size)
+        return CaptureStep(
+            request_id=request_id,
+            capture=captured.capture,
+            prompt=captured.prompt,
+            start=start,
+            count=scheduled.num_scheduled_tokens[request_id],
+            first_slot=captured.block_ids[block] * self._block_size + offset,
+        )
+
+    def _prompt(self, request: Request) -> CapturedPrompt:
+        ids = tuple(request.prompt_token_ids or ())
+        features = tuple(_without_pixels(feature) for feature in request.mm_features)
+        grids = [feature.data["image_grid_thw"].data for feature in features if "image_grid_thw" in feature.data]
+        image_id = getattr(self._config, "image_token_id", None)
+        return CapturedPrompt(ids, features, image_grid(self._config, ids.count(image_id), grids[0] if grids else None))
+
+
+def _without_pixels(feature: Any) -> Any:
+    kept = {name: feature.data[name] for name in _POSITION_FIELDS if feature.data and name in feature.data}
+    return replace(feature, data=type(feature.data)(kept) if feature.data else {})
