@@ -1,17 +1,13 @@
 """The vLLM engine: every pass is a request to one `AsyncLLM`, batched with all the others."""
 
 import asyncio
-import hashlib
 import os
-import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Self
 
 import torch
-import xxhash
 from PIL import Image
-from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
 from vllm import SamplingParams
 from vllm.outputs import RequestOutput
@@ -32,16 +28,14 @@ from lookonce_server.engines.base import (
 from lookonce_server.engines.checkpoint import find_checkpoint, fingerprint
 from lookonce_server.engines.detokenizing import TextStream, end_ids
 from lookonce_server.engines.prompts import PromptRenderer
-from lookonce_server.engines.vllm.contract import Capture, Compression, Job, Load
-from lookonce_server.engines.vllm.heads import joined
+from lookonce_server.engines.vllm.capturing import Capturer
+from lookonce_server.engines.vllm.contexts import Contexts
+from lookonce_server.engines.vllm.contract import Compression, Job
 from lookonce_server.engines.vllm.options import engine_args
-from lookonce_server.engines.vllm.requests import Requests, sampling_params
-from lookonce_server.engines.vllm.spool import Spool, take_result
+from lookonce_server.engines.vllm.requests import BACKGROUND, Requests, sampling_params
+from lookonce_server.engines.vllm.selfcheck import check_model
+from lookonce_server.engines.vllm.spool import Spool
 from lookonce_server.errors import EngineError, ModelRefusedError
-
-_BACKGROUND = 1  # vLLM's priority of describe passes; 0, which goes first, is everybody else's
-_CAPTURES_AT_ONCE = 2  # each holds the keys and values of a whole prompt beside vLLM's cache
-_PLACEHOLDER = 0  # stands for each of a context's tokens; never computed, so any id of the vocabulary will do
 
 
 class VllmEngine:
@@ -58,12 +52,9 @@ class VllmEngine:
         dtype = model.dtype
         assert isinstance(dtype, torch.dtype)
         processor = AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
-        self._llm = llm
         self._config = AutoConfig.from_pretrained(folder)
         self._prompts = PromptRenderer(processor, self._config)
         self._end_ids = end_ids(_generation_config(folder), processor.tokenizer)
-        self._heads = model.get_total_num_kv_heads()
-        self._ranks = llm.vllm_config.parallel_config.tensor_parallel_size
         self.facts = ModelFacts(
             fingerprint=fingerprint(folder, dtype),
             template_digest=digest(str(processor.chat_template).encode()),
@@ -73,8 +64,13 @@ class VllmEngine:
         )
         self._requests = Requests(llm, max_queue=max_queue)
         self._spool = Spool()
-        self._captures = asyncio.Semaphore(_CAPTURES_AT_ONCE)
-        self._secret = secrets.token_bytes(32)
+        self._contexts = Contexts(self._spool)
+        self._capturer = Capturer(
+            self._requests,
+            self._spool,
+            ranks=llm.vllm_config.parallel_config.tensor_parallel_size,
+            heads=model.get_total_num_kv_heads(),
+        )
 
     @classmethod
     async def load(
@@ -102,13 +98,30 @@ class VllmEngine:
         except (ValueError, RuntimeError, OSError) as error:
             raise ModelRefusedError(f"vLLM cannot run model {name!r}: {error}") from error
         try:
-            problems = (await llm.collective_rpc("lookonce_attach"))[0]
-            if problems:
-                raise ModelRefusedError("This model cannot be served by image re-prompting. " + " ".join(problems))
-            return cls(llm, folder, max_queue=max_queue)
+            for problems in await llm.collective_rpc("lookonce_attach"):
+                if problems:
+                    raise ModelRefusedError(f"This model cannot be served by image re-prompting. {' '.join(problems)}")
+            engine = cls(llm, folder, max_queue=max_queue)
         except BaseException:
             await asyncio.to_thread(llm.shutdown)
             raise
+        try:
+            await engine.check(describe_prompt)
+        except BaseException:
+            await engine.close()
+            raise
+        return engine
+
+    async def check(self, describe_prompt: str) -> None:
+        """Raise ModelRefusedError, saying why, unless answers from a context are exact; see `selfcheck`."""
+        await check_model(
+            self._capturer,
+            self._contexts,
+            self._prompts,
+            self._config,
+            precision=self.facts.precision,
+            describe_prompt=describe_prompt,
+        )
 
     @property
     def queue_depth(self) -> int:
@@ -117,7 +130,7 @@ class VllmEngine:
 
     async def close(self) -> None:
         """Stop vLLM."""
-        await asyncio.to_thread(self._llm.shutdown)
+        await self._requests.close()
         self._spool.close()
 
     async def full(self, conversation: Conversation, image: Image.Image | None, sampling: Sampling) -> Answer:
@@ -135,14 +148,13 @@ class VllmEngine:
     async def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
         """See `Engine.answer`."""
         with self._requests.admitted():
-            ids, full_tokens, content = await asyncio.to_thread(self._continued, context, conversation)
+            ids, full_tokens = await asyncio.to_thread(self._continued, context, conversation)
             total = context.tokens + len(ids)
             sampling = self.facts.fit(total, sampling)
-            async with self._spool.lend(content, context) as path:
-                job = Job(Load(str(path), context.tokens))
+            async with self._contexts.lent(context.id, context.keys, context.values) as lent:
                 async for event in self._answered(
-                    self._context_prompt(context, ids, content),
-                    sampling_params(sampling, job),
+                    lent.prompt(ids),
+                    sampling_params(sampling, Job(lent.load)),
                     sampling,
                     lambda _: Started(total, len(ids), full_tokens),
                 ):
@@ -157,28 +169,22 @@ class VllmEngine:
         with self._requests.admitted():
             prompt = await asyncio.to_thread(self._describe_prompt, plan.prompt, image)
             said, text = await self._said(prompt, Sampling(plan.max_tokens))
-            async with self._captures:
-                prompt["prompt_token_ids"] = [*prompt["prompt_token_ids"], *said[:-1]]
-                compression = Compression(plan.rows, plan.window, plan.selection, plan.retention)
-                found, prompt_ids = await self._captured(prompt, said=len(said) - 1, compression=compression)
-        kept, scores = found["kept"], found["scores"]
+            fed = said[:-1]  # the last token was generated, but never run through the model
+            found, ids = await self._capturer.capture(
+                prompt | {"prompt_token_ids": [*prompt["prompt_token_ids"], *fed]},
+                said=len(fed),
+                compression=Compression(plan.rows, plan.window, plan.selection, plan.retention),
+            )
+        rows, columns = found["grid"].tolist()
         return Description(
             text=text.strip(),
             keys=found["keys"],
             values=found["values"],
-            kept=kept,
-            scores=scores,
-            grid=(int(found["grid"][0]), int(found["grid"][1])),
-            prompt_tokens=len(prompt_ids) - (len(said) - 1),
+            kept=found["kept"],
+            scores=found["scores"],
+            grid=(rows, columns),
+            prompt_tokens=len(ids) - len(fed),
         )
-
-    async def capture(self, prompt: dict[str, Any], load: Load | None = None) -> dict[str, Tensor]:
-        """Keys and values that vLLM computes for a prompt, `[layers, kv_heads, computed tokens, head_dim]`.
-
-        For the self-check: of a prompt that starts with a context, those of what follows it.
-        """
-        found, _ = await self._captured(prompt, load=load)
-        return found
 
     async def _answered(
         self,
@@ -207,7 +213,7 @@ class VllmEngine:
         text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
         said: list[int] = []
         pieces: list[str] = []
-        async with aclosing(self._requests.run(prompt, sampling_params(sampling), priority=_BACKGROUND)) as outputs:
+        async with aclosing(self._requests.run(prompt, sampling_params(sampling), priority=BACKGROUND)) as outputs:
             async for output in outputs:
                 for token, _ in _tokens(output):
                     said.append(token)
@@ -215,29 +221,6 @@ class VllmEngine:
         if not said:
             raise EngineError("vLLM described the image with nothing.")
         return said, "".join(pieces)
-
-    async def _captured(
-        self,
-        prompt: dict[str, Any],
-        *,
-        load: Load | None = None,
-        said: int = 0,
-        compression: Compression | None = None,
-    ) -> tuple[dict[str, Tensor], list[int]]:
-        """The result of a captured prefill, its shards joined, and the prompt's tokens."""
-        path = self._spool.new_path()
-        job = Job(load, Capture(str(path), said, compression))
-        # What vLLM's prefix cache holds would not be computed, and not be seen. A context is not computed in any case.
-        params = sampling_params(Sampling(max_tokens=1), job, skip_reading_prefix_cache=load is None)
-        ids: list[int] = []
-        async with aclosing(self._requests.run(prompt, params, priority=_BACKGROUND)) as outputs:
-            async for output in outputs:
-                ids = list(output.prompt_token_ids or ids)
-        shards = await asyncio.to_thread(take_result, path, self._ranks)
-        if isinstance(shards, str):
-            raise EngineError(f"The describe pass could not be captured: {shards}.")
-        whole = {name: joined([shard[name] for shard in shards], self._heads) for name in ("keys", "values")}
-        return shards[0] | whole, ids
 
     def _full_prompt(self, conversation: Conversation, image: Image.Image | None) -> dict[str, Any]:
         prompt: dict[str, Any] = {"prompt_token_ids": self._prompts.full_ids(conversation)}
@@ -248,19 +231,10 @@ class VllmEngine:
     def _describe_prompt(self, text: str, image: Image.Image) -> dict[str, Any]:
         return {"prompt_token_ids": self._prompts.describe_ids(text), "multi_modal_data": {"image": image}}
 
-    def _continued(self, context: CompressedContext, conversation: Conversation) -> tuple[list[int], int, str]:
-        """What follows a context, what the whole prompt would cost, and the name of the context's content."""
+    def _continued(self, context: CompressedContext, conversation: Conversation) -> tuple[list[int], int]:
+        """What follows a context, and how many tokens the whole image would have cost."""
         ids: list[int] = self._prompts.continuation(context.describe_prompt, conversation)[0].tolist()
-        return ids, self._prompts.full_tokens(conversation, context.image_tokens), _content(context)
-
-    def _context_prompt(self, context: CompressedContext, ids: list[int], content: str) -> dict[str, Any]:
-        """Placeholders and what follows them.
-
-        All contexts have the same placeholders, so vLLM's prefix cache tells them apart by the salt alone: it stands
-        for the very bytes of the context, and nobody outside can know or choose it.
-        """
-        salt = hashlib.blake2b(f"{context.id} {content}".encode(), key=self._secret, digest_size=32).hexdigest()
-        return {"prompt_token_ids": [_PLACEHOLDER] * context.tokens + ids, "cache_salt": salt}
+        return ids, self._prompts.full_tokens(conversation, context.image_tokens)
 
     def _tier(self, output: RequestOutput) -> str | None:
         """ "gpu" if vLLM's own cache still had the context, its last, unfilled block apart."""
@@ -284,14 +258,6 @@ def _logprob(token: int, found: Mapping[int, Any] | None) -> TokenLogprob | None
         return None
     ranked = sorted(found.items(), key=lambda item: item[1].rank)
     return TokenLogprob(token, found[token].logprob, tuple((id_, one.logprob) for id_, one in ranked))
-
-
-def _content(context: CompressedContext) -> str:
-    """A name for the bytes of a context's keys and values: two makings of one image's context may differ in a bit."""
-    total = xxhash.xxh3_128()
-    for tensor in (context.keys, context.values):
-        total.update(tensor.contiguous().view(torch.uint8).numpy().data)
-    return total.hexdigest()
 
 
 def _generation_config(folder: Any) -> GenerationConfig | None:

@@ -1,5 +1,6 @@
 """Requests to vLLM: admitted, prioritised, and their errors told as ours."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
@@ -16,6 +17,8 @@ from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.vllm.contract import Job
 from lookonce_server.errors import ContextLostError, EngineError, OverloadedError, PromptTooLongError
 
+BACKGROUND = 1  # vLLM's priority of describe passes; 0, which goes first, is everybody else's
+
 
 class Requests:
     """Runs requests.
@@ -30,6 +33,12 @@ class Requests:
         self._max_queue = max_queue
         self._ids = map(str, itertools.count())
         self.depth = 0
+
+    async def close(self) -> None:
+        """Stop vLLM."""
+        await asyncio.to_thread(self._llm.shutdown)
+        # Let go of it now: when it is collected it shuts down again, which fails once the interpreter is on its way out.
+        del self._llm
 
     @contextmanager
     def admitted(self) -> Iterator[None]:

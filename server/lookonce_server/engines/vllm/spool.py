@@ -16,16 +16,14 @@ from pathlib import Path
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from lookonce_cache import CompressedContext
-
 
 class _Lent:
-    """A context's file while requests use it."""
+    """A file while requests use it."""
 
-    def __init__(self, path: Path, context: CompressedContext) -> None:
+    def __init__(self, path: Path, tensors: dict[str, Tensor]) -> None:
         self.path = path
         self.users = 0
-        self.written = asyncio.ensure_future(asyncio.to_thread(_write_context, path, context))
+        self.written = asyncio.ensure_future(asyncio.to_thread(save_file, tensors, path))
 
 
 class Spool:
@@ -41,16 +39,16 @@ class Spool:
         return self.folder / next(self._names)
 
     @asynccontextmanager
-    async def lend(self, content: str, context: CompressedContext) -> AsyncIterator[Path]:
-        """A file with a context's keys and values, shared by all who use the same content meanwhile.
+    async def lend(self, content: str, tensors: dict[str, Tensor]) -> AsyncIterator[Path]:
+        """A file with contiguous tensors, shared by all who use the same content meanwhile.
 
         Args:
-            content: names what is in the context's tensors.
-            context: whose `keys` and `values` are written.
+            content: names what the tensors hold.
+            tensors: what is written.
         """
         lent = self._lent.get(content)
         if lent is None:
-            lent = self._lent[content] = _Lent(self.new_path(), context)
+            lent = self._lent[content] = _Lent(self.new_path(), tensors)
         lent.users += 1
         try:
             await asyncio.shield(lent.written)
@@ -64,10 +62,6 @@ class Spool:
     def close(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _write_context(path: Path, context: CompressedContext) -> None:
-    save_file({"keys": context.keys.contiguous(), "values": context.values.contiguous()}, path)
 
 
 def rank_path(path: str, rank: int) -> Path:
