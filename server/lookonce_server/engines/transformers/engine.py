@@ -6,6 +6,7 @@ from typing import Self
 
 import torch
 from PIL import Image
+from prometheus_client import CollectorRegistry
 
 from lookonce_cache import CompressedContext, digest
 from lookonce_pruning import AttentionRecorder, PruningError, compress, get_selection, kept_count
@@ -41,6 +42,7 @@ class TransformersEngine:
             max_tokens=self._runner.max_tokens,
             precision=str(loaded.model.dtype).removeprefix("torch."),
         )
+        self.registry: CollectorRegistry | None = None
         self._worker = Worker(max_running=max_running, max_queue=max_queue)
 
     @classmethod
@@ -60,6 +62,11 @@ class TransformersEngine:
     def queue_depth(self) -> int:
         """Passes that wait or run."""
         return self._worker.depth
+
+    async def ping(self) -> None:
+        """See `Engine.ping`."""
+        if not self._worker.alive:
+            raise EngineError("The engine's thread has ended; the server must be restarted.")
 
     async def close(self) -> None:
         """Stop the worker."""

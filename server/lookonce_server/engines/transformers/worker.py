@@ -76,6 +76,11 @@ class Worker:
         """Passes that wait or run."""
         return len(self._waiting) + len(self._running) + len(self._background) + self._stepping
 
+    @property
+    def alive(self) -> bool:
+        """Whether passes are run."""
+        return self._thread.is_alive()
+
     async def run(self, work: Iterator[T], *, background: bool = False) -> AsyncIterator[T]:
         """The events of a pass, as they come. Closing the iterator cancels the pass at its next step.
 

@@ -4,12 +4,13 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from PIL import Image
+from prometheus_client import REGISTRY, CollectorRegistry
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
-from vllm import SamplingParams
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -36,6 +37,7 @@ from lookonce_server.engines.vllm.requests import BACKGROUND, Requests, sampling
 from lookonce_server.engines.vllm.selfcheck import check_model
 from lookonce_server.engines.vllm.spool import Spool
 from lookonce_server.errors import EngineError, ModelRefusedError
+from vllm import SamplingParams
 
 
 class VllmEngine:
@@ -47,7 +49,7 @@ class VllmEngine:
         max_queue: passes that wait or run before more are refused.
     """
 
-    def __init__(self, llm: AsyncLLM, folder: Any, *, max_queue: int) -> None:
+    def __init__(self, llm: AsyncLLM, folder: Path, *, max_queue: int) -> None:
         model = llm.model_config
         dtype = model.dtype
         assert isinstance(dtype, torch.dtype)
@@ -56,12 +58,13 @@ class VllmEngine:
         self._prompts = PromptRenderer(processor, self._config)
         self._end_ids = end_ids(_generation_config(folder), processor.tokenizer)
         self.facts = ModelFacts(
-            fingerprint=fingerprint(folder, dtype),
+            fingerprint=_fingerprint(folder, dtype, llm),
             template_digest=digest(str(processor.chat_template).encode()),
             num_layers=model.get_total_num_hidden_layers(),
             max_tokens=model.max_model_len,
             precision=str(dtype).removeprefix("torch."),
         )
+        self.registry: CollectorRegistry | None = REGISTRY  # where vLLM keeps its metrics
         self._requests = Requests(llm, max_queue=max_queue)
         self._spool = Spool()
         self._contexts = Contexts(self._spool)
@@ -74,13 +77,13 @@ class VllmEngine:
 
     @classmethod
     async def load(
-        cls, name: str, *, dtype: torch.dtype | None, describe_prompt: str, max_queue: int, options: Mapping[str, Any]
+        cls, name: str, *, dtype: torch.dtype, describe_prompt: str, max_queue: int, options: Mapping[str, Any]
     ) -> Self:
         """Start vLLM with a checkpoint and check that it can be served.
 
         Args:
             name: folder or hub name.
-            dtype: arithmetic of the model; None for what vLLM chooses.
+            dtype: arithmetic of the model.
             describe_prompt: tried in the self-check.
             max_queue: passes that wait or run before more are refused.
             options: vLLM's own, see `options.engine_args`.
@@ -89,10 +92,9 @@ class VllmEngine:
             ModelRefusedError: it cannot be served, or an option is wrong; the message says why.
         """
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # else vLLM reports each start to its makers
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # a start is a hundred lines at its INFO
         folder = await asyncio.to_thread(find_checkpoint, name)
-        args = await asyncio.to_thread(
-            engine_args, options, model=str(folder), dtype=str(dtype).removeprefix("torch.") if dtype else "auto"
-        )
+        args = await asyncio.to_thread(engine_args, options, model=str(folder), dtype=str(dtype).removeprefix("torch."))
         try:
             llm = await asyncio.to_thread(AsyncLLM.from_engine_args, args)
         except (ValueError, RuntimeError, OSError) as error:
@@ -128,6 +130,10 @@ class VllmEngine:
         """Passes that wait or run."""
         return self._requests.depth
 
+    async def ping(self) -> None:
+        """See `Engine.ping`."""
+        await self._requests.ping()
+
     async def close(self) -> None:
         """Stop vLLM."""
         await self._requests.close()
@@ -150,7 +156,7 @@ class VllmEngine:
         with self._requests.admitted():
             ids, full_tokens = await asyncio.to_thread(self._continued, context, conversation)
             total = context.tokens + len(ids)
-            sampling = self.facts.fit(total, sampling)
+            self.facts.fit(total, sampling)
             async with self._contexts.lent(context.id, context.keys, context.values) as lent:
                 async for event in self._answered(
                     lent.prompt(ids),
@@ -194,13 +200,14 @@ class VllmEngine:
         started: Callable[[RequestOutput], Started],
     ) -> AsyncIterator[Started | Piece]:
         """The answer's events, its texts made from tokens as in every engine."""
-        text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
-        begun = False
+        text: TextStream | None = None
         async with aclosing(self._requests.run(prompt, params)) as outputs:
             async for output in outputs:
-                if not begun:
-                    begun = True
-                    yield started(output)
+                if text is None:
+                    first = started(output)
+                    fitting = self.facts.fit(first.prompt_tokens, sampling)  # vLLM ends an answer that has no more room
+                    text = TextStream(self._prompts.tokenizer, fitting, self._end_ids)
+                    yield first
                 for token, logprob in _tokens(output):
                     piece = text.push(token, logprob)
                     yield piece._replace(tier=self._tier(output)) if piece.finish_reason else piece
@@ -260,7 +267,20 @@ def _logprob(token: int, found: Mapping[int, Any] | None) -> TokenLogprob | None
     return TokenLogprob(token, found[token].logprob, tuple((id_, one.logprob) for id_, one in ranked))
 
 
-def _generation_config(folder: Any) -> GenerationConfig | None:
+def _fingerprint(folder: Path, dtype: torch.dtype, llm: AsyncLLM) -> str:
+    """The checkpoint's, as every engine has it, unless vLLM's options change what it computes."""
+    found = fingerprint(folder, dtype)
+    changing = {
+        "quantization": llm.model_config.quantization,
+        "hf_overrides": llm.model_config.hf_overrides,
+        "mm_processor_kwargs": getattr(llm.model_config.multimodal_config, "mm_processor_kwargs", None),
+        "kv_cache_dtype": llm.vllm_config.cache_config.cache_dtype.replace("auto", ""),
+    }
+    changed = {name: str(value) for name, value in changing.items() if value}
+    return digest(f"{found} {changed}".encode()) if changed else found
+
+
+def _generation_config(folder: Path) -> GenerationConfig | None:
     try:
         return GenerationConfig.from_pretrained(folder)
     except OSError:

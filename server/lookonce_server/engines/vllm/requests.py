@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
-from vllm import SamplingParams
 from vllm.exceptions import VLLMClientError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
@@ -16,7 +15,9 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.vllm.contract import Job
 from lookonce_server.errors import ContextLostError, EngineError, OverloadedError, PromptTooLongError
+from vllm import SamplingParams
 
+_ENDED = "vLLM's engine has ended; the server must be restarted."
 BACKGROUND = 1  # vLLM's priority of describe passes; 0, which goes first, is everybody else's
 
 
@@ -34,10 +35,19 @@ class Requests:
         self._ids = map(str, itertools.count())
         self.depth = 0
 
+    async def ping(self) -> None:
+        """Raise EngineError unless vLLM is at work."""
+        try:
+            await self._llm.check_health()
+        except EngineDeadError as error:
+            raise EngineError(_ENDED) from error
+
     async def close(self) -> None:
         """Stop vLLM."""
+        if self._llm.output_handler is not None:
+            self._llm.output_handler.cancel()  # else it reports the end of its engine as a failure
         await asyncio.to_thread(self._llm.shutdown)
-        # Let go of it now: when it is collected it shuts down again, which fails once the interpreter is on its way out.
+        # Let go of it now: collected, it shuts down once more, which fails when the interpreter is on its way out.
         del self._llm
 
     @contextmanager
@@ -77,7 +87,7 @@ class Requests:
         except EngineGenerateError as error:
             raise EngineError(f"vLLM failed at the request: {error.__cause__}") from error
         except EngineDeadError as error:
-            raise EngineError("vLLM's engine has ended; the server must be restarted.") from error
+            raise EngineError(_ENDED) from error
 
 
 def sampling_params(sampling: Sampling, job: Job | None = None, **more: Any) -> SamplingParams:
