@@ -46,6 +46,10 @@ class ContextConnector(KVConnectorBase_V1):
 
     # In the scheduler.
 
+    def on_new_request(self, request: Request) -> None:
+        """See vLLM: the request has come in."""
+        self._scheduling.arrived(request)
+
     def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int | None, bool]:
         """See vLLM: tokens that will be loaded within the step."""
         return self._scheduling.external_tokens(request, num_computed_tokens), False
@@ -101,6 +105,7 @@ class ContextConnector(KVConnectorBase_V1):
 
     def start_load_kv(self, forward_context: ForwardContext, **kwargs: Any) -> None:
         """See vLLM: before the forward pass, where something is loaded."""
+        self._lost |= self._plan().refused
         for step in self._plan().loads:
             assert self._injector is not None
             try:

@@ -111,5 +111,6 @@ class StepPlan(KVConnectorMetadata):
     """What the workers do around one step."""
 
     loads: list[LoadStep] = field(default_factory=list)
+    refused: set[int] = field(default_factory=set)  # blocks of requests that must not be answered
     captures: list[CaptureStep] = field(default_factory=list)
     ended: set[str] = field(default_factory=set)  # requests whose captures are to be forgotten

@@ -1,7 +1,8 @@
 """The scheduler's half of the connector: from requests to what the workers do at each step.
 
-Invariant: a context's placeholder tokens are never computed. vLLM is told that all of them are cached outside, and a
-request that finds only some of them in vLLM's own prefix cache loads the rest.
+Invariant: a context's placeholder tokens are never computed, and never found in the prefix cache under another
+context's name. vLLM is told that all of them are cached outside, and a request that finds only some of them in vLLM's
+own prefix cache loads the rest. A request that could break this, which the server never sends, ends with an error.
 """
 
 from dataclasses import dataclass, field, replace
@@ -38,8 +39,18 @@ class Scheduling:
         self._config = config
         self._block_size = block_size
         self._loads: list[LoadStep] = []
+        self._refused: set[int] = set()
         self._captured: dict[str, _Captured] = {}
         self._tiers: dict[str, str | None] = {}  # where each answer pass found its context
+
+    def arrived(self, request: Request) -> None:
+        """Have a context loaded even for a request that wants all its tokens computed, as for prompt_logprobs.
+
+        vLLM would compute the placeholders as if they were words, answer from them, and keep them in its prefix cache
+        under the context's salt.
+        """
+        if Job.of(request.kv_transfer_params).load is not None:
+            request.skip_reading_prefix_cache = False
 
     def external_tokens(self, request: Request, computed: int) -> int:
         """How many tokens after the `computed` ones need not be computed."""
@@ -54,7 +65,9 @@ class Scheduling:
             start = job.load.tokens - external
             held = start >= max(self._block_size, job.load.tokens // self._block_size * self._block_size)
             self._tiers.setdefault(request.request_id, "gpu" if held else None)
-            if external:
+            if request.cache_salt is None:  # without it all contexts look alike to the prefix cache
+                self._refused.update(block_ids)
+            elif external:
                 self._loads.append(LoadStep(job.load, start, tuple(block_ids)))
         if job.capture is not None:
             prompt = self._prompt(request)
@@ -62,10 +75,11 @@ class Scheduling:
 
     def plan(self, scheduled: SchedulerOutput) -> StepPlan:
         """What the workers do around the step that was just scheduled."""
-        plan = StepPlan(loads=self._loads, ended=scheduled.finished_req_ids & self._captured.keys())
-        self._loads = []
-        for ended in plan.ended:
-            del self._captured[ended]
+        ended = scheduled.finished_req_ids & self._captured.keys()
+        plan = StepPlan(loads=self._loads, refused=self._refused, ended=ended)
+        self._loads, self._refused = [], set()
+        for request_id in ended:
+            del self._captured[request_id]
         if self._captured:
             plan.captures = self._capture_steps(scheduled)
         return plan

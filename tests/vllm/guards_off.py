@@ -1,0 +1,56 @@
+"""The connector without its guards: what goes wrong then is shown to be real, before the guards are shown to work."""
+
+from typing import Any
+
+import torch
+from vllm.v1.request import Request
+
+from lookonce_server.engines.vllm import recording
+from lookonce_server.engines.vllm.connector import ContextConnector
+from lookonce_server.engines.vllm.contract import CaptureStep
+
+
+class Unguarded(ContextConnector):
+    """Believes what it is told, and reports no failure."""
+
+    def on_new_request(self, request: Request) -> None:
+        """Leaves the request as it is."""
+
+    def update_state_after_alloc(self, request: Request, blocks: Any, num_external_tokens: int) -> None:
+        salt, request.cache_salt = request.cache_salt, "any"
+        super().update_state_after_alloc(request, blocks, num_external_tokens)
+        request.cache_salt = salt
+
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        super().get_block_ids_with_load_errors()
+        return set()
+
+    def attach(self, model: Any) -> None:
+        super().attach(model)
+        self._recorder = _Trusting(self._recorder)
+
+
+class _Trusting:
+    """Takes rows that were never seen for zeros."""
+
+    def __init__(self, recorder: recording.Recorder) -> None:
+        self._recorder = recorder
+
+    def begin(self, steps: list[CaptureStep]) -> None:
+        self._recorder.begin(steps)
+
+    def end(self) -> list[CaptureStep]:
+        return self._recorder.end()
+
+    def forget(self, request_ids: set[str]) -> None:
+        self._recorder.forget(request_ids)
+
+    def result(self, step: CaptureStep) -> dict[str, torch.Tensor]:
+        captured = self._recorder._captured[step.request_id]
+        if step.capture.compression is None:
+            return self._recorder.result(step)
+        for parts in (captured.keys, captured.values):
+            for layer in parts:
+                layer.insert(0, layer[0].new_zeros(captured.first, *layer[0].shape[1:]))
+        captured.first = 0
+        return self._recorder.result(step)

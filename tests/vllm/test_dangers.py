@@ -1,0 +1,177 @@
+"""What would give an answer from the wrong context: shown to be real without its guard, and impossible with it."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+import torch
+
+from lookonce_scenes import CHECKPOINT
+from lookonce_server.engines.base import Sampling
+from lookonce_server.engines.vllm import contexts, options
+from lookonce_server.engines.vllm.contract import Job
+from lookonce_server.engines.vllm.requests import sampling_params
+from lookonce_server.errors import ContextLostError, EngineError
+
+from ..unit.server.samples import PLAN, about, picture
+from .engines import answered, context_of, start
+
+pytestmark = pytest.mark.anyio
+
+SEEDS = (51, 52, 53, 54)
+QUESTION = "What is at the center?"
+QUESTIONS = (QUESTION, "How many objects are there?", "Find the red object.")
+RETENTION = 0.5  # three full blocks of 32: contexts of equal length that vLLM's prefix cache holds
+
+
+@pytest.fixture(scope="module")
+async def unguarded(anyio_backend):
+    """An engine whose connector has no guards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(options, "CONNECTOR", "Unguarded")
+        patch.setattr(options, "CONNECTOR_MODULE", "tests.vllm.guards_off")
+        engine = await start(CHECKPOINT)
+    yield engine
+    await engine.close()
+
+
+@pytest.fixture(scope="module")
+async def made(reference):
+    """Contexts of equal length, and the answers that are right for each."""
+    made = [await context_of(reference, picture(seed), retention=RETENTION) for seed in SEEDS]
+    right = [[(await answered(reference, context, q)).text for q in QUESTIONS] for context in made]
+    assert len({context.tokens for context in made}) == 1
+    assert len({tuple(answers) for answers in right}) == len(SEEDS)
+    return made, right
+
+
+async def answers(engine, made) -> list[list[str]]:
+    return [[(await answered(engine, context, q)).text for q in QUESTIONS] for context in made]
+
+
+@pytest.fixture
+def without_salt(monkeypatch):
+    """Prompts that begin with a context, without a salt."""
+
+    def prompt(self, after):
+        return {"prompt_token_ids": [0] * self.load.tokens + after}
+
+    monkeypatch.setattr(contexts.LentContext, "prompt", prompt)
+
+
+async def test_without_a_salt_contexts_mix(unguarded, made, without_salt):
+    found, right = await answers(unguarded, made[0]), made[1]
+    assert found[0] == right[0]
+    assert found[1:] != right[1:]
+
+
+async def test_a_context_without_a_salt_is_not_answered_from(engine, made, without_salt):
+    for context in made[0]:
+        with pytest.raises(ContextLostError):
+            await answered(engine, context, QUESTION)
+
+
+async def test_with_one_salt_for_all_contexts_mix(unguarded, made, monkeypatch):
+    """What a client could do who chose the salt."""
+    monkeypatch.setattr(contexts.Contexts, "_salt", lambda self, content: "chosen")
+    assert (await answers(unguarded, made[0]))[1:] != made[1][1:]
+
+
+async def test_with_their_salts_contexts_of_equal_length_stay_apart(engine, made):
+    assert await answers(engine, made[0]) == made[1]
+    assert await answers(engine, made[0]) == made[1]  # from vLLM's prefix cache
+
+
+def test_the_salt_is_a_secret_of_the_context(engine, made):
+    one, other = contexts.Contexts(None), contexts.Contexts(None)
+    assert one._salt("a") != one._salt("b")
+    assert one._salt("a") != other._salt("a")
+    assert one._salt("a") == one._salt("a")
+
+
+async def ask_with_prompt_logprobs(engine, context) -> None:
+    """A request that no caller of the engine can make."""
+    ids, _ = engine._continued(context, about(QUESTION))
+    async with engine._contexts.lent(context.id, context.keys, context.values) as lent:
+        params = sampling_params(Sampling(4), Job(lent.load))
+        params.prompt_logprobs, params.skip_reading_prefix_cache = 1, True
+        async for _ in engine._requests.run(lent.prompt(ids), params):
+            pass
+
+
+async def test_prompt_logprobs_poison_a_context_for_all_who_come_after(unguarded, reference):
+    context = await context_of(reference, picture(61), retention=RETENTION)
+    right = [(await answered(reference, context, q)).text for q in QUESTIONS]
+    await ask_with_prompt_logprobs(unguarded, context)
+    assert [(await answered(unguarded, context, q)).text for q in QUESTIONS] != right
+
+
+async def test_prompt_logprobs_do_no_harm(engine, reference):
+    context = await context_of(reference, picture(61), retention=RETENTION)
+    right = [(await answered(reference, context, q)).text for q in QUESTIONS]
+    await ask_with_prompt_logprobs(engine, context)
+    assert [(await answered(engine, context, q)).text for q in QUESTIONS] == right
+
+
+def test_no_caller_can_ask_for_them():
+    params = sampling_params(Sampling(4, temperature=1.0, top_p=0.5, seed=1, logprobs=5), Job())
+    assert params.prompt_logprobs is None
+    assert not params.skip_reading_prefix_cache
+
+
+@pytest.fixture
+def losing(monkeypatch):
+    """Have a context's file gone after it was looked up, before vLLM loads it."""
+
+    def lose(engine, lost):
+        lend = engine._spool.lend
+
+        @asynccontextmanager
+        async def losing(content, tensors):
+            async with lend(content, tensors) as path:
+                if content.startswith(lost.id):
+                    path.unlink(missing_ok=True)
+                yield path
+
+        monkeypatch.setattr(engine._spool, "lend", losing)
+
+    return lose
+
+
+async def test_a_lost_context_is_answered_with_whatever_the_cache_holds(unguarded, reference, losing):
+    context = await context_of(reference, picture(62), retention=RETENTION)
+    right = [(await answered(reference, context, q)).text for q in QUESTIONS]
+    losing(unguarded, context)
+    assert [(await answered(unguarded, context, q)).text for q in QUESTIONS] != right
+
+
+async def test_a_lost_context_is_an_error_and_harms_nobody(engine, made, reference, losing, monkeypatch):
+    context = await context_of(reference, picture(62), retention=RETENTION)
+    right = [(await answered(reference, context, q)).text for q in QUESTIONS]
+    losing(engine, context)
+    lost = [answered(engine, context, q) for q in QUESTIONS]
+    found = await asyncio.gather(*lost, answers(engine, made[0]), return_exceptions=True)
+    assert [type(one) for one in found[:-1]] == [ContextLostError] * len(QUESTIONS)
+    assert found[-1] == made[1]
+    monkeypatch.undo()
+    assert [(await answered(engine, context, q)).text for q in QUESTIONS] == right  # and nothing of it was kept
+
+
+@pytest.fixture
+def cached_prefixes_read(monkeypatch):
+    """Captured prefills that find what vLLM has computed before, and so do not compute it."""
+
+    def params(*arguments, skip_reading_prefix_cache=None, **more):
+        return sampling_params(*arguments, **more)
+
+    monkeypatch.setattr("lookonce_server.engines.vllm.capturing.sampling_params", params)
+
+
+async def test_an_incomplete_capture_keeps_the_wrong_tokens(unguarded, reference, cached_prefixes_read):
+    made, right = [await context_of(e, picture(63)) for e in (unguarded, reference)]
+    assert not torch.equal(made.kept_indices, right.kept_indices)
+
+
+async def test_an_incomplete_capture_is_an_error(engine, cached_prefixes_read):
+    with pytest.raises(EngineError, match="captured from token"):
+        await engine.describe(picture(63), PLAN)
