@@ -1,0 +1,44 @@
+"""Tensor and data parallelism, with two ranks on this CPU: the same contexts and the same answers."""
+
+import asyncio
+
+import pytest
+import torch
+
+from lookonce_scenes import CHECKPOINT
+from lookonce_server.engines.vllm.heads import heads_of, joined
+
+from ..unit.server.samples import picture
+from .engines import answered, context_of, start
+
+pytestmark = pytest.mark.anyio
+
+QUESTIONS = ("How many objects are there?", "What is at the center?", "Find the red object.")
+
+
+@pytest.mark.parametrize("option", ["tensor_parallel_size", "data_parallel_size"])
+async def test_two_ranks_are_as_good_as_one(reference, monkeypatch, option):
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else vLLM wants a memory node for each rank
+    engine = await start(CHECKPOINT, **{option: 2})
+    try:
+        for seed, rows in ((71, "generated"), (72, "both"), (73, "query")):
+            made, expected = [await context_of(e, picture(seed), rows=rows, retention=0.3) for e in (engine, reference)]
+            torch.testing.assert_close(made.scores, expected.scores, atol=1e-4, rtol=0)
+            assert torch.equal(made.kept_indices, expected.kept_indices)
+            torch.testing.assert_close(made.keys, expected.keys, atol=1e-4, rtol=0)
+            torch.testing.assert_close(made.values, expected.values, atol=1e-4, rtol=0)
+            right = [(await answered(reference, expected, q)).text for q in QUESTIONS]
+            for context in (made, expected):  # of any number of ranks
+                for _ in range(2):  # of any replica
+                    found = await asyncio.gather(*(answered(engine, context, q) for q in QUESTIONS))
+                    assert [one.text for one in found] == right
+    finally:
+        await engine.close()
+
+
+@pytest.mark.parametrize(("heads", "ranks"), [(8, 1), (8, 2), (8, 8), (2, 4), (4, 16), (1, 8), (3, 3)])
+def test_shares_of_all_ranks_are_all_heads_in_order(heads, ranks):
+    whole = torch.arange(heads).view(1, heads, 1, 1)
+    shards = [whole[:, heads_of(rank, ranks, heads)] for rank in range(ranks)]
+    assert {shard.shape[1] for shard in shards} == {max(1, heads // ranks)}
+    assert torch.equal(joined(shards, heads), whole)
