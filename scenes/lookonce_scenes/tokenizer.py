@@ -3,6 +3,8 @@
 Byte-level BPE can encode any text, so people can type anything; words the world knows cost one token each.
 """
 
+from collections.abc import Sequence
+
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -47,8 +49,8 @@ def _vocabulary() -> list[str]:
     return sorted(known | {w.capitalize() for w in known})
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer, made from the word list alone: the same on every machine."""
+def train_words(special_tokens: Sequence[str]) -> Tokenizer:
+    """A byte-level BPE of the special tokens, every byte, and the word list's words; the same on every machine."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -56,13 +58,18 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         vocab_size=4096,
         min_frequency=1,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=[AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS],
+        special_tokens=[AddedToken(t, special=True, normalized=False) for t in special_tokens],
         show_progress=False,
     )
     words = _vocabulary()
     tokenizer.train_from_iterator(words + [f" {w}" for w in words], trainer)
+    return tokenizer
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer, made from the word list alone."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=train_words(SPECIAL_TOKENS),
         pad_token="<pad>",  # noqa: S106 - tokens of the vocabulary, not secrets
         bos_token="<s>",  # noqa: S106
         eos_token="</s>",  # noqa: S106

@@ -1,4 +1,4 @@
-"""Random-weight checkpoints with the true shapes of published models: speed does not depend on what the weights say."""
+"""LLaVA: CLIP and a Llama text model, a fixed number of image tokens."""
 
 from pathlib import Path
 
