@@ -87,11 +87,21 @@ class LoadStep:
 
 @dataclass(frozen=True, slots=True)
 class CapturedPrompt:
-    """What a worker must know of a captured prompt."""
+    """What a worker must know of a captured prompt.
+
+    Attributes:
+        token_ids: the description's included.
+        length: of the prompt without the description.
+        image_columns: where the image tokens stand.
+        grid: rows and columns of the image tokens.
+        image_features: vLLM's, without the pixels.
+    """
 
     token_ids: tuple[int, ...]
-    image_features: tuple[Any, ...]  # vLLM's, without the pixels
+    length: int
+    image_columns: tuple[int, ...]
     grid: tuple[int, int]
+    image_features: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,11 @@ class CaptureError(Exception):
 class _Captured:
     """What is captured of one prompt so far."""
 
-    def __init__(self, step: CaptureStep, layers: int, query_start: int | None) -> None:
+    def __init__(self, step: CaptureStep, layers: int) -> None:
+        columns = step.prompt.image_columns
         self.first = step.start  # rows before it were not computed by this request
         self.next = step.start
-        self.query_start = query_start  # rows from it on are scored
+        self.query_start = columns[-1] + 1 if columns else None  # rows from it on are scored
         self.keys: list[list[Tensor]] = [[] for _ in range(layers)]  # each [rows, kv_heads, head_dim]
         self.values: list[list[Tensor]] = [[] for _ in range(layers)]
         self.queries: list[list[Tensor]] = [[] for _ in range(layers)]  # each [rows, heads, head_dim]
@@ -64,7 +65,6 @@ class Recorder:
     ) -> None:
         self._layers = layers
         self._model = model
-        self._image_id = getattr(config, "image_token_id", None)
         self._inv_freq = inv_freq_of_config(config.get_text_config())
         self._uses_mrope = uses_mrope
         self._all_reduce = all_reduce
@@ -82,7 +82,7 @@ class Recorder:
         for step in steps:
             captured = self._captured.get(step.request_id)
             if captured is None or step.start != captured.next:  # the first step, or the first after a preemption
-                self._captured[step.request_id] = _Captured(step, len(self._layers), self._query_start(step))
+                self._captured[step.request_id] = _Captured(step, len(self._layers))
             self._captured[step.request_id].next = step.start + step.count
 
     def end(self) -> list[CaptureStep]:
@@ -114,7 +114,7 @@ class Recorder:
             return _on_cpu(keys=torch.stack(keys), values=values)
         if captured.first or captured.query_start is None:
             raise CaptureError(f"the prompt was captured from token {captured.first} on, or has no image")
-        image = self._image_columns(step.prompt)
+        image = torch.tensor(step.prompt.image_columns)
         scores = self._scores(step, captured, keys, image)
         kept = get_selection(compression.selection).select(scores, kept_count(compression.retention, len(image)))
         packed = self._packed(step, torch.stack(keys), values, image, kept)
@@ -127,7 +127,7 @@ class Recorder:
         )
 
     def _packed(self, step: CaptureStep, keys: Tensor, values: Tensor, image: Tensor, kept: Tensor) -> PackedContext:
-        length = len(step.prompt.token_ids) - step.capture.said
+        length = step.prompt.length
         return compress(
             keys,
             values,
@@ -195,15 +195,6 @@ class Recorder:
             self._rows[step.request_id] = int(found[0])
         return self._rows[step.request_id]
 
-    def _query_start(self, step: CaptureStep) -> int | None:
-        image = self._image_columns(step.prompt)
-        return int(image[-1]) + 1 if len(image) else None
-
-    def _image_columns(self, prompt: CapturedPrompt) -> Tensor:
-        if self._image_id is None:
-            return torch.empty(0, dtype=torch.long)
-        return torch.eq(torch.tensor(prompt.token_ids), self._image_id).nonzero().flatten()
-
     def _position_delta(self, prompt: CapturedPrompt) -> int:
         """How far a text token's position after the image is from its index; the model knows."""
         if not self._uses_mrope:
@@ -215,7 +206,7 @@ class Recorder:
 def _scored_rows(compression: Compression, query_start: int, step: CaptureStep) -> range:
     """The rows whose attention scores the image: see `AttentionRecorder.scores`."""
     total = len(step.prompt.token_ids)
-    length = total - step.capture.said
+    length = step.prompt.length
     match compression.rows:
         case "generated":
             return range(length - 1, total)

@@ -70,7 +70,7 @@ class Scheduling:
             elif external:
                 self._loads.append(LoadStep(job.load, start, tuple(block_ids)))
         if job.capture is not None:
-            prompt = self._prompt(request)
+            prompt = self._prompt(request, job.capture.said)
             self._captured[request.request_id] = _Captured(job.capture, prompt, list(block_ids))
 
     def plan(self, scheduled: SchedulerOutput) -> StepPlan:
@@ -117,12 +117,16 @@ class Scheduling:
             first_slot=captured.block_ids[block] * self._block_size + offset,
         )
 
-    def _prompt(self, request: Request) -> CapturedPrompt:
+    def _prompt(self, request: Request, said: int) -> CapturedPrompt:
         ids = tuple(request.prompt_token_ids or ())
+        length = len(ids) - said
         features = tuple(_without_pixels(feature) for feature in request.mm_features)
         grids = [feature.data["image_grid_thw"].data for feature in features if "image_grid_thw" in feature.data]
         image_id = getattr(self._config, "image_token_id", None)
-        return CapturedPrompt(ids, features, image_grid(self._config, ids.count(image_id), grids[0] if grids else None))
+        # Only in the prompt: a model may say its image token, which then is a word like any other.
+        columns = tuple(i for i, token in enumerate(ids[:length]) if token == image_id)
+        grid = image_grid(self._config, len(columns), grids[0] if grids else None)
+        return CapturedPrompt(ids, length, columns, grid, features)
 
 
 def _without_pixels(feature: Any) -> Any:
