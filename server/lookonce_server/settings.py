@@ -3,9 +3,9 @@
 import math
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -102,13 +102,19 @@ class Settings(BaseSettings):
             raise ValueError(f"expected one of {', '.join(sorted(SELECTIONS))}")
         return value
 
-    @model_validator(mode="after")
-    def _engine_takes_them(self) -> Self:
-        if self.engine == "transformers" and self.vllm:
-            raise ValueError(f"vllm: options of vLLM's engine ({', '.join(self.vllm)}) need --engine vllm")
-        if self.engine == "vllm" and self.device != "auto":
-            raise ValueError("device: vLLM takes the devices it finds; CUDA_VISIBLE_DEVICES chooses among GPUs")
-        return self
+    @field_validator("vllm")
+    @classmethod
+    def _for_vllm(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if value and info.data.get("engine") != "vllm":
+            raise ValueError("options of vLLM's engine need --engine vllm")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _left_to_vllm(cls, value: str, info: ValidationInfo) -> str:
+        if value != "auto" and info.data.get("engine") == "vllm":
+            raise ValueError("vLLM takes the devices it finds; CUDA_VISIBLE_DEVICES chooses among GPUs")
+        return value
 
     @field_validator("ttl")
     @classmethod

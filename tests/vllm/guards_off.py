@@ -1,5 +1,6 @@
 """The connector without its guards: what goes wrong then is shown to be real, before the guards are shown to work."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +29,15 @@ class Unguarded(ContextConnector):
     def attach(self, model: Any) -> None:
         super().attach(model)
         self._recorder = _Trusting(self._recorder)
+
+
+class Forgetful(ContextConnector):
+    """Leaves the first token of every context out."""
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        plan = self._plan()
+        plan.loads = [replace(step, start=1) for step in plan.loads]
+        super().start_load_kv(forward_context, **kwargs)
 
 
 class _Trusting:

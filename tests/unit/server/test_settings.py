@@ -137,3 +137,35 @@ def test_a_wrong_store_url_is_refused_in_one_line(capsys, monkeypatch):
 def test_a_model_that_is_not_there_is_refused_in_one_line(capsys, monkeypatch, tmp_path):
     said = refused(capsys, "--model", str(tmp_path / "nothing"))
     assert json.dumps(str(tmp_path / "nothing")).strip('"') in said
+
+
+def test_any_flag_that_begins_with_vllm_is_kept_for_vllm():
+    flags = ["--engine", "vllm", "--vllm-tensor-parallel-size", "2", "--port", "0", "--vllm-enforce-eager"]
+    settings = load_settings([*flags, "--vllm-max-model-len=2048", "--vllm-no-enable-prefix-caching"])
+    assert settings.port == 0
+    assert settings.vllm == {
+        "tensor_parallel_size": "2",
+        "enforce_eager": True,
+        "max_model_len": "2048",
+        "no_enable_prefix_caching": True,
+    }
+
+
+def test_vllms_options_come_from_flags_environment_and_file_together(monkeypatch, toml):
+    file = toml('engine = "vllm"\n[vllm]\nmax_num_seqs = 4\nmax_model_len = 1024\nseed = 1\n')
+    monkeypatch.setenv("LOOKONCE_VLLM", '{"max_model_len": 512, "seed": 2}')
+    assert load_settings(["--vllm-seed", "3"], file).vllm == {"max_num_seqs": 4, "max_model_len": 512, "seed": "3"}
+
+
+def test_vllms_options_need_vllm(capsys):
+    assert "--vllm: Value error, options of vLLM's engine need --engine vllm" in refused(capsys, "--vllm-seed", "3")
+
+
+def test_with_vllm_the_device_is_not_ours_to_choose(capsys):
+    assert "CUDA_VISIBLE_DEVICES" in refused(capsys, "--engine", "vllm", "--device", "cuda:1")
+
+
+def test_an_option_that_vllm_does_not_have_is_refused_in_one_line(capsys, monkeypatch):
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    said = refused(capsys, "--engine", "vllm", "--vllm-max-modle-len", "4")
+    assert "unrecognized arguments: --vllm-max-modle-len=4" in said

@@ -18,6 +18,7 @@ from lookonce_server.errors import ContextLostError, EngineError, OverloadedErro
 from vllm import SamplingParams
 
 _ENDED = "vLLM's engine has ended; the server must be restarted."
+_SHUTDOWN_SECONDS = 20.0  # its processes end within a few; then they are killed
 BACKGROUND = 1  # vLLM's priority of describe passes; 0, which goes first, is everybody else's
 
 
@@ -46,7 +47,7 @@ class Requests:
         """Stop vLLM."""
         if self._llm.output_handler is not None:
             self._llm.output_handler.cancel()  # else it reports the end of its engine as a failure
-        await asyncio.to_thread(self._llm.shutdown)
+        await asyncio.to_thread(self._llm.shutdown, _SHUTDOWN_SECONDS)
         # Let go of it now: collected, it shuts down once more, which fails when the interpreter is on its way out.
         del self._llm
 

@@ -13,8 +13,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
+
+from lookonce_server.errors import ContextLostError
 
 
 class _Lent:
@@ -24,6 +27,11 @@ class _Lent:
         self.path = path
         self.users = 0
         self.written = asyncio.ensure_future(asyncio.to_thread(save_file, tensors, path))
+
+    def remove(self, written: asyncio.Future[None]) -> None:
+        """Remove the file, once it is written, or has failed to be, which whoever waited was told."""
+        written.exception()
+        self.path.unlink(missing_ok=True)
 
 
 class Spool:
@@ -45,19 +53,25 @@ class Spool:
         Args:
             content: names what the tensors hold.
             tensors: what is written.
+
+        Raises:
+            ContextLostError: it cannot be written.
         """
         lent = self._lent.get(content)
         if lent is None:
             lent = self._lent[content] = _Lent(self.new_path(), tensors)
         lent.users += 1
         try:
-            await asyncio.shield(lent.written)
+            try:
+                await asyncio.shield(lent.written)
+            except (OSError, SafetensorError) as error:  # no room, or no folder any more
+                raise ContextLostError(f"The context could not be handed to vLLM: {error}") from error
             yield lent.path
         finally:
             lent.users -= 1
             if not lent.users:
                 del self._lent[content]
-                lent.written.add_done_callback(lambda _: lent.path.unlink(missing_ok=True))
+                lent.written.add_done_callback(lent.remove)
 
     def close(self) -> None:
         """Remove the folder."""

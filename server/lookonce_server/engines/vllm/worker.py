@@ -4,6 +4,7 @@ from typing import Any
 
 from vllm.distributed.kv_transfer import get_kv_transfer_group
 
+from lookonce_pruning import PruningError
 from lookonce_server.engines.vllm.connector import ContextConnector
 
 
@@ -17,6 +18,10 @@ class WorkerExtension:
         connector = get_kv_transfer_group()
         assert isinstance(connector, ContextConnector)
         problems = connector.problems()
-        if not problems:
+        if problems:
+            return problems
+        try:
             connector.attach(self.model_runner.get_model())
-        return problems
+        except PruningError as error:
+            return [f"{error}."]
+        return []

@@ -1,0 +1,105 @@
+"""The self-check in vLLM: what contexts cannot be used with is refused before anybody is answered, with the reason."""
+
+import pytest
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MistralConfig,
+)
+
+from lookonce_scenes import CHECKPOINT
+from lookonce_scenes.model import save_checkpoint
+from lookonce_scenes.tokenizer import BOS, EOS, IMAGE, PAD, build_processor
+from lookonce_server.engines.vllm import options, selfcheck
+from lookonce_server.errors import ModelRefusedError
+
+from .engines import start
+
+pytestmark = pytest.mark.anyio
+
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+    "pad_token_id": PAD,
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Writes a tiny LLaVA with a text model of the test's choice."""
+
+    def write(kind, **changes):
+        processor = build_processor()
+        size = processor.image_processor.size["height"]
+        side = size // processor.patch_size
+        text = kind(vocab_size=len(processor.tokenizer), **TEXT | changes)
+        vision = CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=size,
+            patch_size=processor.patch_size,
+        )
+        config = LlavaConfig(
+            vision_config=vision.to_dict(),
+            text_config=text.to_dict(),
+            image_token_index=IMAGE,
+            image_seq_length=side * side,
+            vision_feature_layer=-2,
+            vision_feature_select_strategy="default",
+        )
+        torch.manual_seed(0)
+        save_checkpoint(LlavaForConditionalGeneration(config), tmp_path, torch.float32)
+        return tmp_path
+
+    return write
+
+
+async def test_a_sliding_window_is_refused(checkpoint):
+    folder = checkpoint(MistralConfig, sliding_window=64)
+    with pytest.raises(ModelRefusedError, match="Layer 0 has a sliding attention window"):
+        await start(folder)
+
+
+async def test_frequencies_that_change_with_the_length_are_refused(checkpoint):
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    folder = checkpoint(LlamaConfig, rope_parameters=rope)
+    with pytest.raises(ModelRefusedError, match="RoPE type 'dynamic'; supported: default, linear"):
+        await start(folder)
+
+
+async def test_keys_that_do_not_turn_as_thought_are_refused(checkpoint, monkeypatch):
+    right = selfcheck.inv_freq_of_config
+    monkeypatch.setattr(selfcheck, "inv_freq_of_config", lambda config: right(config) * 1.01)
+    with pytest.raises(ModelRefusedError, match="layer 0's keys moved by 61 positions are off by"):
+        await start(checkpoint(LlamaConfig))
+
+
+async def test_an_injection_that_leaves_something_out_is_refused(checkpoint, monkeypatch):
+    monkeypatch.setattr(options, "CONNECTOR", "Forgetful")
+    monkeypatch.setattr(options, "CONNECTOR_MODULE", "tests.vllm.guards_off")
+    with pytest.raises(ModelRefusedError, match="what follows a context differs from the full pass by"):
+        await start(checkpoint(LlamaConfig))
+
+
+async def test_a_checkpoint_that_vllm_cannot_load_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text((CHECKPOINT / "config.json").read_text())
+    with pytest.raises(ModelRefusedError, match="vLLM cannot run model"):
+        await start(tmp_path)
+
+
+async def test_pipeline_parallelism_is_refused(monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    with pytest.raises(ModelRefusedError, match="Pipeline parallelism is not supported"):
+        await start(CHECKPOINT, pipeline_parallel_size=2)
