@@ -93,7 +93,7 @@ async def later_questions(name: str, sessions: Sessions, image: bytes, sampling:
     context = await sessions.create(ImageBytes(image, "image"))
 
     async def ask() -> Answer:
-        return (await sessions.ask(_QUESTION, ContextReference(context.id), sampling)).answer
+        return (await sessions.ask(_QUESTION, ContextReference(context.id), sampling)).answers[0]
 
     return Way(name, ask, context.nbytes)
 

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from lookonce_cache import (
@@ -67,7 +67,7 @@ class Session(NamedTuple):
     """A question under way."""
 
     lookup: Lookup
-    answer: Answer
+    answers: tuple[Answer, ...]  # to the same prompt, each a pass of its own
 
 
 class Sessions:
@@ -101,36 +101,45 @@ class Sessions:
         self._describing: dict[str, asyncio.Task[CompressedContext]] = {}
 
     async def ask(
-        self, conversation: Conversation, image: ImageSource | None, sampling: Sampling, on_miss: OnMiss | None = None
+        self,
+        conversation: Conversation,
+        image: ImageSource | None,
+        sampling: Sampling,
+        on_miss: OnMiss | None = None,
+        n: int = 1,
     ) -> Session:
-        """Decide how a question is answered, and start on it.
+        """Decide how a question is answered, once for all of its `n` answers.
+
+        A seed is the first answer's; each further one has the next: answer i is what seed + i alone would have given.
 
         Raises:
             ContextNotFoundError: the context named does not exist.
             InvalidImageError: a new image cannot be decoded.
             OverloadedError: the queue is full.
         """
+        samplings = tuple(_of_answer(sampling, i) for i in range(n))
         if image is None:
-            return Session(Lookup("none", None, None, None), self._engine.full(conversation, None, sampling))
+            answers = tuple(self._engine.full(conversation, None, one) for one in samplings)
+            return Session(Lookup("none", None, None, None), answers)
         if isinstance(image, ContextReference):
             await self._until_made(image.context_id)
             context = await self.get(image.context_id)
-            return self._answered(context, "hit", self._store.tier, conversation, sampling)
+            return self._answered(context, "hit", self._store.tier, conversation, samplings)
         context_id = await asyncio.to_thread(self.context_id, image.data)
         await self._until_made(context_id)
         found = await self._find(context_id)
         if found is not None:
-            return self._answered(found, "hit", self._store.tier, conversation, sampling)
+            return self._answered(found, "hit", self._store.tier, conversation, samplings)
         compress_first = (on_miss or self._on_miss) == "compress"
         if compress_first:
             with suppress(EngineError):  # counted where it happened: the full pass answers all the same
                 context = await self._describe_once(context_id, image)
-                return self._answered(context, "miss", None, conversation, sampling)
+                return self._answered(context, "miss", None, conversation, samplings)
         pixels = await asyncio.to_thread(decode_image, image.data, self._limits, image.param)
-        answer = self._engine.full(conversation, pixels, sampling)
+        answers = tuple(self._engine.full(conversation, pixels, one) for one in samplings)
         if not compress_first:  # else it has just failed
             self._describe_behind(context_id, image)
-        return Session(Lookup("miss", None, context_id, None), answer)
+        return Session(Lookup("miss", None, context_id, None), answers)
 
     async def create(self, image: ImageBytes) -> CompressedContext:
         """The context of an image, made now unless there is one.
@@ -212,10 +221,10 @@ class Sessions:
         cache: Literal["hit", "miss"],
         tier: str | None,
         conversation: Conversation,
-        sampling: Sampling,
+        samplings: tuple[Sampling, ...],
     ) -> Session:
-        answer = self._engine.answer(context, conversation, sampling)
-        return Session(Lookup(cache, tier, context.id, context), answer)
+        answers = tuple(self._engine.answer(context, conversation, one) for one in samplings)
+        return Session(Lookup(cache, tier, context.id, context), answers)
 
     async def _until_made(self, context_id: str) -> None:
         """Wait for the describe pass that is making this context, if one is: its work is paid for already."""
@@ -298,3 +307,7 @@ class Sessions:
     def _store_failed(self, operation: str, error: CacheError) -> None:
         self._metrics.store_errors.labels(operation).inc()
         _log.warning("store %s: %s", operation, error)
+
+
+def _of_answer(sampling: Sampling, i: int) -> Sampling:
+    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + i)

@@ -21,13 +21,14 @@ class Question(NamedTuple):
     conversation: Conversation
     image: ImageSource | None
     sampling: Sampling
+    n: int  # answers wanted
 
 
 def parse_chat(request: ChatRequest, limits: ImageLimits, max_answer_tokens: int) -> Question:
     """Understand a chat request.
 
     Raises:
-        InvalidRequestError: more than one image, no question at the end, or an empty stop text.
+        InvalidRequestError: more than one image, no question at the end, or fields that do not go together.
         InvalidImageError: the image's URL cannot be read.
     """
     if request.messages[-1].role != "user":
@@ -45,7 +46,7 @@ def parse_chat(request: ChatRequest, limits: ImageLimits, max_answer_tokens: int
             f"The conversation has {len(urls)} images; this server answers about one image at a time.", param=urls[1][1]
         )
     image = read_image(*urls[0], limits) if urls else None
-    return Question(Conversation(tuple(turns)), image, _sampling(request, max_answer_tokens))
+    return Question(Conversation(tuple(turns)), image, _sampling(request, max_answer_tokens), request.n or 1)
 
 
 def read_image(url: str, param: str, limits: ImageLimits) -> ImageSource:
@@ -87,10 +88,15 @@ def _sampling(request: ChatRequest, max_answer_tokens: int) -> Sampling:
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     if "" in stop:
         raise InvalidRequestError("A stop text must not be empty.", param="stop")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise InvalidRequestError("top_logprobs needs logprobs=true.", param="top_logprobs")
     return Sampling(
         max_tokens=min(wanted, max_answer_tokens),
         temperature=request.temperature or 0.0,
         top_p=1.0 if request.top_p is None else request.top_p,
         seed=request.seed,
         stop=stop,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )

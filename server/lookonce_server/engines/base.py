@@ -59,6 +59,9 @@ class Sampling:
         top_p: share of probability sampled from.
         seed: makes sampling repeatable.
         stop: texts that end the answer, and are not part of it.
+        presence_penalty: taken off the logits of tokens that the answer has already.
+        frequency_penalty: the same, times how often it has them. Neither ever looks at the prompt.
+        logprobs: None: not asked for; 0: of the chosen token; k: also of the k most likely.
     """
 
     max_tokens: int
@@ -113,21 +116,24 @@ class Started(NamedTuple):
 
 
 class TokenLogprob(NamedTuple):
-    """How likely a token was."""
+    """What the model made of a token: log-softmax, float32, of its raw logits.
+
+    That is before temperature, penalties and top_p.
+    """
 
     token: int
     logprob: float
-    top: tuple[tuple[int, float], ...]
+    top: tuple[tuple[int, float], ...]  # (token, logprob), most likely first; as many as `Sampling.logprobs` asks for
 
 
 class Piece(NamedTuple):
-    """A piece of an answer."""
+    """A piece of an answer: what one token added to it."""
 
     text: str
     tokens: int  # generated for it
     finish_reason: FinishReason | None  # on the last piece only
-    logprob: TokenLogprob | None = None
-    tier: str | None = None  # on the last piece, where the engine itself still held the context
+    logprob: TokenLogprob | None = None  # where asked for; never of the token that ends an answer
+    tier: str | None = None  # on the last piece, where the engine's own cache still held the context: "gpu"
 
 
 Answer = AsyncIterator[Started | Piece]
@@ -151,6 +157,9 @@ class Engine(Protocol):
 
     async def describe(self, image: Image.Image, plan: DescribePlan) -> Description:
         """Describe and compress, behind everything that someone waits for."""
+
+    def token_text(self, token: int) -> str:
+        """The text of one token, by itself: see `detokenizing.token_text`."""
 
     @property
     def queue_depth(self) -> int:

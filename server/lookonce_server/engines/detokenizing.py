@@ -21,22 +21,35 @@ class TextStream:
         self._hold = max((len(text) - 1 for text in sampling.stop), default=0)
 
     def push(self, token: int, logprob: TokenLogprob | None = None) -> Piece:
-        """The piece that a token completes; its text may be empty."""
+        """The piece that a token completes; its text may be empty.
+
+        `logprob` comes back in the piece, unless the token is one that ends the answer: OpenAI lists none for those.
+        """
         self._left -= 1
         if token in self._end_ids:
-            return self._piece(self._held, "stop")
+            return self._piece(self._held, "stop", None)
         self._held += self._decoder.step(self._backend, token) or ""
         cut = min((at for text in self._stop if (at := self._held.find(text)) >= 0), default=-1)
         if cut >= 0:
-            return self._piece(self._held[:cut], "stop")
+            return self._piece(self._held[:cut], "stop", logprob)
         if self._left <= 0:
-            return self._piece(self._held, "length")
+            return self._piece(self._held, "length", logprob)
         ready = len(self._held) - self._hold
-        return self._piece(self._held[:ready] if ready > 0 else "", None)
+        return self._piece(self._held[:ready] if ready > 0 else "", None, logprob)
 
-    def _piece(self, text: str, reason: FinishReason | None) -> Piece:
+    def _piece(self, text: str, reason: FinishReason | None, logprob: TokenLogprob | None) -> Piece:
         self._held = self._held[len(text) :]
-        return Piece(text, 1, reason)
+        return Piece(text, 1, reason, logprob)
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """The text of one token within a text, special tokens too; U+FFFD where it is a part of a character.
+
+    It is what the token adds after itself: many tokenizers drop the space that a text's first token starts with.
+    """
+    backend = tokenizer.backend_tokenizer
+    once, twice = (backend.decode([token] * times, skip_special_tokens=False) for times in (1, 2))
+    return str(twice[len(once) :])
 
 
 def end_ids(generation_config: Any | None, tokenizer: Any) -> frozenset[int]:

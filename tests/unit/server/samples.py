@@ -1,5 +1,6 @@
 """Pictures with known content, and short ways to ask about them."""
 
+import asyncio
 import io
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
@@ -71,6 +72,11 @@ async def read(answer: AsyncIterator[Started | Piece], lookup: Lookup | None = N
     return Asked(started, pieces, lookup)
 
 
+def tasks_of(kind: type) -> list[asyncio.Task]:
+    """The tasks that run a method of a class."""
+    return [task for task in asyncio.all_tasks() if task.get_coro().__qualname__.startswith(f"{kind.__name__}.")]
+
+
 @dataclass
 class Bench:
     """Sessions with what they stand on."""
@@ -88,9 +94,15 @@ class Bench:
 
     async def ask(self, image: bytes | str, question: str, on_miss=None, sampling: Sampling = GREEDY) -> Asked:
         """Ask about an image, given by its bytes or by its context's id."""
+        return (await self.ask_often(image, question, 1, on_miss, sampling))[0]
+
+    async def ask_often(
+        self, image: bytes | str, question: str, n: int, on_miss=None, sampling: Sampling = GREEDY
+    ) -> list[Asked]:
+        """Ask once, for several answers."""
         source = ContextReference(image) if isinstance(image, str) else ImageBytes(image, "image")
-        session = await self.sessions.ask(about(question), source, sampling, on_miss)
-        return await read(session.answer, session.lookup)
+        session = await self.sessions.ask(about(question), source, sampling, on_miss, n)
+        return [await read(answer, session.lookup) for answer in session.answers]
 
     async def settle(self) -> None:
         """Wait for the describe passes that run behind."""

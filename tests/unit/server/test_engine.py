@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -142,6 +143,67 @@ async def test_seeded_sampling_repeats(engine, context_of):
     sampling = Sampling(12, temperature=1.5, seed=5)
     answers = [await read(engine.answer(context, about(QUESTIONS[2]), sampling)) for _ in range(2)]
     assert answers[0] == answers[1]
+
+
+# --- what it says of its tokens, against the model itself -------------------------------------------------------------
+
+
+def model_inputs(loaded, conversation: Conversation, image=None) -> dict[str, torch.Tensor]:
+    """The prompt as transformers makes it."""
+    text = loaded.processor.apply_chat_template(conversation.as_messages(), add_generation_prompt=True)
+    return dict(loaded.processor(text=text, images=image, return_tensors="pt", add_special_tokens=False))
+
+
+def forward(loaded, inputs: dict[str, torch.Tensor], after: list[int]) -> torch.Tensor:
+    """The logits of each token of `after` and of the one that comes next, by one forward without a cache."""
+    ids = torch.cat([inputs["input_ids"], torch.tensor([after], dtype=torch.long)], 1)
+    inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
+    with torch.no_grad():
+        logits = loaded.model(**inputs | {"input_ids": ids}, use_cache=False).logits
+    return logits[0, -len(after) - 1 :].float()
+
+
+@pytest.mark.parametrize("from_context", [True, False])
+async def test_log_probabilities_are_the_models(engine, loaded, context_of, from_context):
+    question = "What is there?"
+    turns = (Turn("user", PROMPT, has_image=True), Turn("assistant", ""), Turn("user", question))
+    sampling = replace(GREEDY, temperature=1.5, seed=3, logprobs=4, presence_penalty=1.0)
+    if from_context:
+        found = await read(engine.answer(await context_of(12, EVERYTHING), about(question), sampling))
+    else:
+        found = await read(engine.full(Conversation(turns), picture(12), sampling))
+    listed = [piece.logprob for piece in found.pieces]
+    assert listed.pop() is None  # of the end
+    assert len(listed) > 5
+    tokens = [one.token for one in listed]
+    expected = forward(loaded, model_inputs(loaded, Conversation(turns), picture(12)), tokens).log_softmax(-1)
+    for one, row in zip(listed, expected, strict=False):
+        assert one.logprob == pytest.approx(float(row[one.token]), abs=1e-3)
+        top = row.topk(4)
+        assert [token for token, _ in one.top] == top.indices.tolist()
+        assert [value for _, value in one.top] == pytest.approx(top.values.tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize(("presence", "frequency"), [(0.0, 0.0), (1.5, 0.0), (0.0, 0.5), (-2.0, 1.0), (2.0, 2.0)])
+async def test_greedy_answers_with_penalties_are_the_penalised_models(engine, loaded, presence, frequency):
+    conversation = Conversation((Turn("user", "xyzzy"),))
+    sampling = replace(GREEDY, presence_penalty=presence, frequency_penalty=frequency)
+    inputs, said = model_inputs(loaded, conversation), []
+    while len(said) < sampling.max_tokens and loaded.processor.tokenizer.eos_token_id not in said:
+        logits = forward(loaded, inputs, said)[-1]
+        for token, count in Counter(said).items():
+            logits[token] -= frequency * count + presence
+        said.append(int(logits.argmax()))
+    found = await read(engine.full(conversation, None, sampling))
+    assert found.text == loaded.processor.tokenizer.decode(said, skip_special_tokens=True)
+    assert len(found.pieces) == len(said)
+
+
+async def test_penalties_change_an_answer(engine):
+    conversation = Conversation((Turn("user", "xyzzy"),))
+    options = ({}, {"presence_penalty": -2.0}, {"frequency_penalty": 0.5}, {"frequency_penalty": 2.0})
+    texts = [(await read(engine.full(conversation, None, replace(GREEDY, **one)))).text for one in options]
+    assert len(set(texts)) == len(options), texts
 
 
 async def test_a_prompt_beyond_the_model_is_refused(engine, context_of):

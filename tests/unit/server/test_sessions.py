@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from lookonce_cache import MemoryStore, StoreUnavailableError, digest, open_store
+from lookonce_server import sessions
+from lookonce_server.engines.base import Sampling
 from lookonce_server.errors import ContextNotFoundError, EngineError, InvalidImageError
 from lookonce_server.images import ImageLimits
 from lookonce_server.metrics import Metrics
@@ -41,10 +43,38 @@ async def test_a_new_image_is_a_miss_and_the_next_question_a_hit(bench):
 
 async def test_a_question_without_an_image_looks_nothing_up(bench):
     session = await bench.sessions.ask(about("Hello"), None, GREEDY)
-    answer = await read(session.answer)
+    answer = await read(*session.answers)
     assert session.lookup == ("none", None, None, None)
     assert answer.finish_reason
     assert await bench.store.list() == ()
+
+
+@pytest.mark.parametrize("on_miss", ["compress", "full"])
+async def test_several_answers_stand_on_one_lookup(bench, monkeypatch, on_miss):
+    decoded = []
+    decode_image = sessions.decode_image
+    monkeypatch.setattr(sessions, "decode_image", lambda *args: decoded.append(1) or decode_image(*args))
+    miss = await bench.ask_often(png(42), QUESTION, 3, on_miss)
+    await bench.settle()
+    hit = await bench.ask_often(png(42), QUESTION, 3, on_miss)
+    assert len(decoded) == (1 if on_miss == "compress" else 2)  # for the describe pass, and for the full passes
+    assert bench.counted("describes_total", result="done") == 1
+    assert bench.counted("context_lookups_total", result="hit", tier="memory") == 1
+    assert [answer.lookup.cache for answer in (*miss, *hit)] == ["miss"] * 3 + ["hit"] * 3
+    assert miss[0].pieces == miss[1].pieces == miss[2].pieces
+
+
+async def test_each_of_several_answers_has_a_seed_of_its_own(bench):
+    context_id = (await bench.ask(png(42), QUESTION, "compress")).lookup.context_id
+    sampling = Sampling(24, temperature=2.0, seed=2**63 - 3)
+    together = await bench.ask_often(context_id, "What is there?", 3, sampling=sampling)
+    alone = [
+        await bench.ask(context_id, "What is there?", sampling=replace(sampling, seed=2**63 - 3 + i)) for i in range(3)
+    ]
+    assert [answer.pieces for answer in together] == [answer.pieces for answer in alone]
+    assert len({answer.text for answer in together}) == 3
+    unseeded = await bench.ask_often(context_id, "What is there?", 3, sampling=replace(sampling, seed=None))
+    assert len({answer.text for answer in unseeded}) > 1
 
 
 async def test_on_miss_compress_answers_from_the_context_it_makes(bench):

@@ -12,7 +12,7 @@ from lookonce_cache import CompressedContext, digest
 from lookonce_pruning import AttentionRecorder, PruningError, compress, get_selection, kept_count
 from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import Answer, DescribePlan, Description, ModelFacts, Piece, Sampling, Started
-from lookonce_server.engines.detokenizing import TextStream, end_ids
+from lookonce_server.engines.detokenizing import TextStream, end_ids, token_text
 from lookonce_server.engines.prompts import Prompt, PromptRenderer
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
 from lookonce_server.engines.transformers.runner import ModelRunner, State, stacked
@@ -63,6 +63,10 @@ class TransformersEngine:
         """Passes that wait or run."""
         return self._worker.depth
 
+    def token_text(self, token: int) -> str:
+        """See `Engine.token_text`."""
+        return token_text(self._prompts.tokenizer, token)
+
     async def ping(self) -> None:
         """See `Engine.ping`."""
         if not self._worker.alive:
@@ -111,7 +115,7 @@ class TransformersEngine:
         text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
         while True:
             token = sampler.pick(state.logits)
-            piece = text.push(token)
+            piece = text.push(token, sampler.logprob(state.logits, token))
             yield piece
             if piece.finish_reason:
                 return

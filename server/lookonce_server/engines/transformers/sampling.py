@@ -4,23 +4,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from lookonce_server.engines.base import Sampling
+from lookonce_server.engines.base import Sampling, TokenLogprob
 
 _COLDEST = 1e-4  # below it sampling is greedy: logits divided by less overflow
 
 
 class Sampler:
-    """Picks the next token: greedy at temperature 0, else from the top-p share of the tempered distribution."""
+    """Picks an answer's tokens one after the other.
+
+    Greedy at temperature 0, else from the top-p share of the tempered distribution; in both cases the tokens picked
+    before are penalised.
+    """
 
     def __init__(self, sampling: Sampling) -> None:
         self._greedy = sampling.temperature < _COLDEST
-        self._warpers = LogitsProcessorList()
+        self._logprobs = sampling.logprobs
+        self._picked: list[int] = []
+        self._processors = LogitsProcessorList()
+        if sampling.presence_penalty or sampling.frequency_penalty:
+            self._processors.append(_Penalties(sampling.presence_penalty, sampling.frequency_penalty))
         if not self._greedy:
-            self._warpers.append(TemperatureLogitsWarper(sampling.temperature))
+            self._processors.append(TemperatureLogitsWarper(sampling.temperature))
             if sampling.top_p < 1:
-                self._warpers.append(TopPLogitsWarper(sampling.top_p))
+                self._processors.append(TopPLogitsWarper(sampling.top_p))
         self._generator = torch.Generator()
         if sampling.seed is None:
             self._generator.seed()
@@ -29,8 +37,40 @@ class Sampler:
 
     def pick(self, logits: Tensor) -> int:
         """A token id, of logits `[vocabulary]`."""
+        scores = self._processed(logits) if self._processors else logits
         if self._greedy:
-            return int(logits.argmax())
-        warp: Any = self._warpers  # its types name legacy tensor classes
-        scores = warp(torch.empty(1, 0, dtype=torch.long), logits.float().cpu()[None])
-        return int(torch.multinomial(scores.softmax(-1)[0], 1, generator=self._generator))
+            token = int(scores.argmax())
+        else:
+            token = int(torch.multinomial(scores.softmax(-1), 1, generator=self._generator))
+        self._picked.append(token)
+        return token
+
+    def logprob(self, logits: Tensor, token: int) -> TokenLogprob | None:
+        """What the model made of a token, of its raw logits `[vocabulary]`; None where nobody asked."""
+        if self._logprobs is None:
+            return None
+        logprobs = logits.float().log_softmax(-1)
+        # Of the logits, as `pick` does: the subtraction may round neighbours to the same logprob.
+        likeliest = logits.topk(min(self._logprobs, len(logits))).indices
+        top = zip(likeliest.tolist(), logprobs[likeliest].tolist(), strict=True)
+        return TokenLogprob(token, float(logprobs[token]), tuple(top))
+
+    def _processed(self, logits: Tensor) -> Tensor:
+        process: Any = self._processors  # its types name legacy tensor classes
+        picked = torch.tensor([self._picked], dtype=torch.long)
+        return torch.as_tensor(process(picked, logits.float().cpu()[None])[0])
+
+
+class _Penalties(LogitsProcessor):
+    """OpenAI's presence and frequency penalty, which transformers does not have.
+
+    Its `input_ids` `[1, picked]` are the answer's tokens alone, without the prompt.
+    """
+
+    def __init__(self, presence: float, frequency: float) -> None:
+        self._presence = presence
+        self._frequency = frequency
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        ids, counts = input_ids[0].unique(return_counts=True)
+        return scores.index_add(1, ids, -(self._frequency * counts + self._presence)[None])

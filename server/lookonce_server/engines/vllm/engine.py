@@ -27,7 +27,7 @@ from lookonce_server.engines.base import (
     TokenLogprob,
 )
 from lookonce_server.engines.checkpoint import find_checkpoint, fingerprint
-from lookonce_server.engines.detokenizing import TextStream, end_ids
+from lookonce_server.engines.detokenizing import TextStream, end_ids, token_text
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.vllm.capturing import Capturer
 from lookonce_server.engines.vllm.contexts import Contexts
@@ -130,6 +130,10 @@ class VllmEngine:
         """Passes that wait or run."""
         return self._requests.depth
 
+    def token_text(self, token: int) -> str:
+        """See `Engine.token_text`."""
+        return token_text(self._prompts.tokenizer, token)
+
     async def ping(self) -> None:
         """See `Engine.ping`."""
         await self._requests.ping()
@@ -208,7 +212,7 @@ class VllmEngine:
                     fitting = self.facts.fit(first.prompt_tokens, sampling)  # vLLM ends an answer that has no more room
                     text = TextStream(self._prompts.tokenizer, fitting, self._end_ids)
                     yield first
-                for token, logprob in _tokens(output):
+                for token, logprob in _tokens(output, sampling.logprobs):
                     piece = text.push(token, logprob)
                     yield piece._replace(tier=self._tier(output)) if piece.finish_reason else piece
                     if piece.finish_reason:
@@ -222,7 +226,7 @@ class VllmEngine:
         pieces: list[str] = []
         async with aclosing(self._requests.run(prompt, sampling_params(sampling), priority=BACKGROUND)) as outputs:
             async for output in outputs:
-                for token, _ in _tokens(output):
+                for token, _ in _tokens(output, None):
                     said.append(token)
                     pieces.append(text.push(token).text)
         if not said:
@@ -249,22 +253,22 @@ class VllmEngine:
         return told.get("tier") if told else None
 
 
-def _tokens(output: RequestOutput) -> list[tuple[int, TokenLogprob | None]]:
+def _tokens(output: RequestOutput, logprobs: int | None) -> list[tuple[int, TokenLogprob | None]]:
     """The new tokens, with their log-probabilities where they were asked for."""
     completion = output.outputs[0]
-    if completion.logprobs is None:
+    if logprobs is None or completion.logprobs is None:
         return [(token, None) for token in completion.token_ids]
-    return [
-        (token, _logprob(token, found)) for token, found in zip(completion.token_ids, completion.logprobs, strict=True)
-    ]
+    found = zip(completion.token_ids, completion.logprobs, strict=True)
+    return [(token, _logprob(token, one, logprobs)) for token, one in found]
 
 
-def _logprob(token: int, found: Mapping[int, Any] | None) -> TokenLogprob | None:
-    """vLLM gives the most likely tokens, and the chosen one besides."""
+def _logprob(token: int, found: Mapping[int, Any] | None, count: int) -> TokenLogprob | None:
+    """The chosen token and the `count` most likely; vLLM gives them together."""
     if found is None:
         return None
     ranked = sorted(found.items(), key=lambda item: item[1].rank)
-    return TokenLogprob(token, found[token].logprob, tuple((id_, one.logprob) for id_, one in ranked))
+    top = tuple((id_, one.logprob) for id_, one in ranked if one.rank <= count)
+    return TokenLogprob(token, found[token].logprob, top)
 
 
 def _fingerprint(folder: Path, dtype: torch.dtype, llm: AsyncLLM) -> str:
