@@ -74,4 +74,4 @@ class EngineError(ServerError):
 
 
 class ContextLostError(EngineError):
-    """The context that an answer was to stand on was gone when the engine came to it."""
+    """The context that an answer was to stand on was gone when the engine came to it: asking again may work."""

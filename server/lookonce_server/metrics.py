@@ -35,6 +35,9 @@ class Metrics:
         self.lookups = Counter(
             "lookonce_context_lookups", "Context lookups by result and tier.", ["result", "tier"], registry=r
         )
+        self.served = Counter(
+            "lookonce_context_answers", "Answers from a context, by the tier it came from.", ["tier"], registry=r
+        )
         self.damaged = Counter(
             "lookonce_context_damaged", "Stored values that could not be read.", ["reason"], registry=r
         )

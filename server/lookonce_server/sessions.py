@@ -25,9 +25,10 @@ from lookonce_cache import (
     StoreUnavailableError,
     digest,
 )
+from lookonce_server.answers import begun
 from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import Answer, DescribePlan, Description, Engine, Sampling
-from lookonce_server.errors import ContextNotFoundError, EngineError, OverloadedError, ServerError
+from lookonce_server.errors import ContextLostError, ContextNotFoundError, EngineError, OverloadedError, ServerError
 from lookonce_server.images import ImageLimits, decode_image
 from lookonce_server.metrics import Metrics
 
@@ -116,6 +117,7 @@ class Sessions:
             ContextNotFoundError: the context named does not exist.
             InvalidImageError: a new image cannot be decoded.
             OverloadedError: the queue is full.
+            ContextLostError: the context named was found, and then lost on its way to the engine.
         """
         samplings = tuple(_of_answer(sampling, i) for i in range(n))
         if image is None:
@@ -124,20 +126,22 @@ class Sessions:
         if isinstance(image, ContextReference):
             await self._until_made(image.context_id)
             context = await self.get(image.context_id)
-            return self._answered(context, "hit", self._store.tier, conversation, samplings)
+            return await self._answered(context, "hit", self._store.tier, conversation, samplings)
         context_id = await asyncio.to_thread(self.context_id, image.data)
         await self._until_made(context_id)
         found = await self._find(context_id)
-        if found is not None:
-            return self._answered(found, "hit", self._store.tier, conversation, samplings)
         compress_first = (on_miss or self._on_miss) == "compress"
-        if compress_first:
-            with suppress(EngineError):  # counted where it happened: the full pass answers all the same
+        # What fails here was counted where it happened: the full pass answers all the same.
+        if found is not None:
+            with suppress(ContextLostError):
+                return await self._answered(found, "hit", self._store.tier, conversation, samplings)
+        elif compress_first:
+            with suppress(EngineError):
                 context = await self._describe_once(context_id, image)
-                return self._answered(context, "miss", None, conversation, samplings)
+                return await self._answered(context, "miss", None, conversation, samplings)
         pixels = await asyncio.to_thread(decode_image, image.data, self._limits, image.param)
         answers = tuple(self._engine.full(conversation, pixels, one) for one in samplings)
-        if not compress_first:  # else it has just failed
+        if found is None and not compress_first:  # else it has just failed
             self._describe_behind(context_id, image)
         return Session(Lookup("miss", None, context_id, None), answers)
 
@@ -215,7 +219,7 @@ class Sessions:
             precision=facts.precision,
         ).key()
 
-    def _answered(
+    async def _answered(
         self,
         context: CompressedContext,
         cache: Literal["hit", "miss"],
@@ -223,7 +227,13 @@ class Sessions:
         conversation: Conversation,
         samplings: tuple[Sampling, ...],
     ) -> Session:
-        answers = tuple(self._engine.answer(context, conversation, one) for one in samplings)
+        """The session of an answer from a context, begun: what is wrong with the context has shown by then."""
+        try:
+            answers = await begun([self._engine.answer(context, conversation, one) for one in samplings])
+        except ContextLostError as error:
+            self._metrics.store_errors.labels("load").inc()
+            _log.warning("context %s: %s", context.id[:12], error)
+            raise
         return Session(Lookup(cache, tier, context.id, context), answers)
 
     async def _until_made(self, context_id: str) -> None:

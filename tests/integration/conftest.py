@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from .redis_server import RedisServer, find_redis_server
-from .server_process import LookonceServer
+from .server_process import ENGINES, LookonceServer
 
 
 def pytest_report_header() -> str:
@@ -36,10 +36,16 @@ def redis_server(shared_redis_server: RedisServer) -> RedisServer:
     return shared_redis_server
 
 
+@pytest.fixture(scope="module", params=ENGINES)
+def engine_arguments(request) -> tuple[str, ...]:
+    """What chooses an engine on the command line."""
+    return ENGINES[request.param]
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[LookonceServer]:
-    """A running server of this module's own, which keeps contexts in memory."""
-    with LookonceServer() as running:
+def server(engine_arguments) -> Iterator[LookonceServer]:
+    """A running server of this module's own, which keeps contexts in memory; each test runs with both engines."""
+    with LookonceServer(*engine_arguments) as running:
         yield running
 
 

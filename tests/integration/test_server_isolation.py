@@ -19,8 +19,8 @@ FIRST_SEED = 2000
 
 
 @pytest.fixture(scope="module")
-def crowded() -> Iterator[LookonceServer]:
-    with LookonceServer("--max-running", "8", "--max-queue", "1000") as running:
+def crowded(engine_arguments) -> Iterator[LookonceServer]:
+    with LookonceServer("--max-running", "8", "--max-queue", "1000", *engine_arguments) as running:
         yield running
 
 

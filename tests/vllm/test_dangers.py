@@ -2,19 +2,22 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 
+from lookonce_cache import MemoryStore
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.vllm import contexts, options
 from lookonce_server.engines.vllm.contract import Job
 from lookonce_server.engines.vllm.requests import sampling_params
 from lookonce_server.errors import ContextLostError, EngineError
+from lookonce_server.sessions import ImageBytes
 
-from ..unit.server.samples import PLAN, about, picture
-from .engines import answered, context_of, start
+from ..unit.server.samples import GREEDY, PLAN, Bench, about, picture, png, read
+from .engines import answered, context_of, fully, start
 
 pytestmark = pytest.mark.anyio
 
@@ -155,6 +158,55 @@ async def test_a_lost_context_is_an_error_and_harms_nobody(engine, made, referen
     assert found[-1] == made[1]
     monkeypatch.undo()
     assert [(await answered(engine, context, q)).text for q in QUESTIONS] == right  # and nothing of it was kept
+
+
+async def test_the_full_pass_answers_for_a_lost_context_when_the_image_is_at_hand(engine, losing):
+    bench = Bench(engine, MemoryStore(), replace(PLAN, retention=RETENTION))
+    image = png(62)
+    context = await bench.sessions.create(ImageBytes(image, "image"))
+    hit = await bench.ask(image, QUESTION)
+    assert (hit.lookup.cache, hit.lookup.tier) == ("hit", "memory")
+    losing(engine, context)
+    found = await bench.ask(image, QUESTION)
+    assert (found.lookup.cache, found.lookup.tier) == ("miss", None)
+    assert found.text == (await fully(engine, picture(62), QUESTION)).text
+    assert bench.counted("store_errors_total", operation="load") == 1
+    with pytest.raises(ContextLostError, match="lost before it could be used"):
+        await bench.ask(context.id, QUESTION)
+    assert bench.counted("describes_total", result="done") == 1  # it is still in the store
+    assert engine.queue_depth == 0
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+async def test_of_several_answers_none_is_from_a_lost_context(engine, losing, lost, monkeypatch):
+    """One of three answers to a question finds its context gone: all three are answered by the full pass."""
+    bench = Bench(engine, MemoryStore(), replace(PLAN, retention=RETENTION))
+    await bench.sessions.create(ImageBytes(png(64), "image"))
+    passes, answer = iter(range(100)), engine.answer
+
+    async def losing_one(*arguments):
+        if next(passes) == lost:
+            raise ContextLostError("lost")
+        async for event in answer(*arguments):
+            yield event
+
+    monkeypatch.setattr(engine, "answer", losing_one)
+    session = await bench.sessions.ask(about(QUESTION), ImageBytes(png(64), "image"), GREEDY, n=3)
+    whole = (await fully(engine, picture(64), QUESTION)).text
+    assert session.lookup.cache == "miss"
+    assert [(await read(one)).text for one in session.answers] == [whole] * 3
+    assert engine.queue_depth == 0
+
+
+async def test_a_spool_without_room_is_a_lost_context(engine, made, monkeypatch):
+    def full(tensors, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lookonce_server.engines.vllm.spool.save_file", full)
+    with pytest.raises(ContextLostError, match="No space left"):
+        await answered(engine, made[0][0], QUESTION)
+    monkeypatch.undo()
+    assert (await answered(engine, made[0][0], QUESTION)).text == made[1][0][0]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from lookonce_server.api.answers import Answers
+from lookonce_server.answers import Answers
 from lookonce_server.api.completion import Completion
 from lookonce_server.api.errors import body_of, status_of
 from lookonce_server.api.parsing import parse_chat

@@ -21,6 +21,7 @@ class _Choice:
     generated: int = 0
     first_token: float | None = None  # when it came, monotonic
     last_token: float = 0.0
+    tier: str | None = None  # where the engine found the context, if not where the store did
 
 
 class Completion:
@@ -64,6 +65,7 @@ class Completion:
             choice.first_token = now
         choice.last_token = now
         choice.generated += piece.tokens
+        choice.tier = piece.tier
 
     def done(self) -> None:
         """Count the whole: one request, and the work of all its answers."""
@@ -75,6 +77,8 @@ class Completion:
             if choice.first_token is not None and choice.generated > 1:
                 seconds = max(1e-9, choice.last_token - choice.first_token)
                 self._metrics.tokens_per_second.observe((choice.generated - 1) / seconds)
+            if tier := choice.tier or self.lookup.tier:
+                self._metrics.served.labels(tier).inc()
 
     @property
     def headers(self) -> dict[str, str]:
@@ -96,7 +100,7 @@ class Completion:
         return self._object("chat.completion", choices) | {"usage": self._usage(), "lookonce": self._extension()}
 
     def first_chunks(self) -> Iterator[dict[str, Any]]:
-        """The events that a stream begins with; the very first one tells of the lookup."""
+        """The events that a stream begins with; the very first one tells of the lookup, as far as it is known."""
         for index in range(len(self._choices)):
             chunk = self._chunk(index, {"role": "assistant", "content": ""})
             yield chunk if index else chunk | {"lookonce": self._extension()}
@@ -107,7 +111,7 @@ class Completion:
         if piece.text or (self._token_text and piece.logprob):
             yield self._chunk(index, {"content": piece.text}, logprobs=self._logprobs([piece]))
         if piece.finish_reason:
-            yield self._chunk(index, {}, finish_reason=piece.finish_reason)
+            yield self._chunk(index, {}, finish_reason=piece.finish_reason) | {"lookonce": self._extension(index)}
 
     def usage_chunk(self) -> dict[str, Any]:
         """The last event of a stream that was asked for usage."""
@@ -127,12 +131,12 @@ class Completion:
             "prompt_tokens_details": {"cached_tokens": prompt - self._started[0].computed_tokens},
         }
 
-    def _extension(self) -> dict[str, Any]:
-        """The `lookonce` object."""
+    def _extension(self, index: int = 0) -> dict[str, Any]:
+        """The `lookonce` object, of one choice where they differ."""
         context = self.lookup.context
         return {
             "cache": self.lookup.cache,
-            "tier": self.lookup.tier,
+            "tier": self._choices[index].tier or self.lookup.tier,
             "context_id": self.lookup.context_id,
             "context_tokens": context.tokens if context else 0,
             "image_tokens": context.image_tokens if context else 0,

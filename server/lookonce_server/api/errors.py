@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from lookonce_cache import StoreUnavailableError
 from lookonce_server.errors import (
+    ContextLostError,
     ContextNotFoundError,
     EngineError,
     InvalidRequestError,
@@ -33,6 +34,7 @@ _TABLE: dict[type[Exception], _Mapping] = {
     ContextNotFoundError: _Mapping(404, "invalid_request_error", "context_not_found"),
     OverloadedError: _Mapping(429, "rate_limit_error", "overloaded"),
     StoreUnavailableError: _Mapping(503, "server_error", "store_unavailable"),
+    ContextLostError: _Mapping(503, "server_error", "context_lost"),
     EngineError: _Mapping(500, "server_error", "engine_error"),
     ServerError: _Mapping(500, "server_error", None),
 }
@@ -70,7 +72,7 @@ def _body(message: str, kind: str, param: str | None, code: str | None) -> dict[
 
 
 async def _known(request: Request, error: Exception) -> JSONResponse:
-    headers = {"retry-after": "1"} if isinstance(error, OverloadedError) else None
+    headers = {"retry-after": "1"} if isinstance(error, (OverloadedError, ContextLostError)) else None
     return JSONResponse(body_of(error), status_of(error), headers)
 
 

@@ -1,6 +1,6 @@
 """The protocol every engine implements."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
@@ -136,7 +136,7 @@ class Piece(NamedTuple):
     tier: str | None = None  # on the last piece, where the engine's own cache still held the context: "gpu"
 
 
-Answer = AsyncIterator[Started | Piece]
+Answer = AsyncGenerator[Started | Piece]
 """`Started`, then pieces, the last one with a finish reason. Closing it early stops the work."""
 
 

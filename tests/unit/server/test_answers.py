@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from lookonce_server.api.answers import Answers
+from lookonce_server.answers import Answers
 from lookonce_server.engines.base import Piece, Started
 from lookonce_server.errors import EngineError, OverloadedError
 

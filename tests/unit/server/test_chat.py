@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from starlette.requests import Request
 
-from lookonce_server.api.answers import Answers
+from lookonce_server.answers import Answers
 from lookonce_server.api.app import _app
 from lookonce_server.api.chat import chat
 from lookonce_server.api.schemas import ChatRequest

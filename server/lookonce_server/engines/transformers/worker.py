@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Generic, TypeVar
 
 from lookonce_server.errors import EngineError, OverloadedError, ServerError
@@ -81,7 +81,7 @@ class Worker:
         """Whether passes are run."""
         return self._thread.is_alive()
 
-    async def run(self, work: Iterator[T], *, background: bool = False) -> AsyncIterator[T]:
+    async def run(self, work: Iterator[T], *, background: bool = False) -> AsyncGenerator[T]:
         """The events of a pass, as they come. Closing the iterator cancels the pass at its next step.
 
         Raises:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +21,6 @@ from lookonce_server.engines.base import (
     DescribePlan,
     Description,
     ModelFacts,
-    Piece,
     Sampling,
     Started,
     TokenLogprob,
@@ -202,7 +201,7 @@ class VllmEngine:
         params: SamplingParams,
         sampling: Sampling,
         started: Callable[[RequestOutput], Started],
-    ) -> AsyncIterator[Started | Piece]:
+    ) -> Answer:
         """The answer's events, its texts made from tokens as in every engine."""
         text: TextStream | None = None
         async with aclosing(self._requests.run(prompt, params)) as outputs:

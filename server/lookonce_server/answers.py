@@ -1,4 +1,4 @@
-"""The answers to one question, read at once."""
+"""The answers to one question: begun, and read at once."""
 
 import asyncio
 import contextlib
@@ -8,6 +8,28 @@ from typing import Self
 
 from lookonce_server.engines.base import Answer, Piece, Started
 from lookonce_server.errors import EngineError
+
+
+async def begun(answers: Sequence[Answer]) -> tuple[Answer, ...]:
+    """The same answers, each with its first event at hand.
+
+    Raises:
+        Exception: what kept one of them from beginning; all are closed then.
+    """
+    firsts = await asyncio.gather(*(anext(answer) for answer in answers), return_exceptions=True)
+    failed = [first for first in firsts if isinstance(first, BaseException)]
+    if failed:
+        await asyncio.gather(*(answer.aclose() for answer in answers))
+        raise failed[0]
+    events = [first for first in firsts if not isinstance(first, BaseException)]
+    return tuple(_resumed(first, answer) for first, answer in zip(events, answers, strict=True))
+
+
+async def _resumed(first: Started | Piece, answer: Answer) -> Answer:
+    async with contextlib.aclosing(answer):
+        yield first
+        async for event in answer:
+            yield event
 
 
 class Answers:
@@ -66,7 +88,7 @@ class Answers:
     async def _read(self, index: int, answer: Answer) -> None:
         reason = None
         try:
-            async with contextlib.aclosing(answer):  # type: ignore[type-var]
+            async with contextlib.aclosing(answer):
                 async for event in answer:
                     reason = event.finish_reason if isinstance(event, Piece) else None
                     self._events.put_nowait((index, event))
