@@ -149,7 +149,8 @@ class VllmEngine:
 
             def started(output: RequestOutput) -> Started:
                 tokens = len(output.prompt_token_ids or ())
-                return Started(tokens, tokens - (output.num_cached_tokens or 0), tokens)
+                computed = tokens - (output.num_cached_tokens or 0)
+                return Started(tokens, computed, computed)  # what vLLM's own cache saves is not a context's merit
 
             async for event in self._answered(prompt, sampling_params(sampling), sampling, started):
                 yield event
