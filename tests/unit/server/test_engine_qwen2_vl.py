@@ -17,6 +17,7 @@ from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.engines.transformers.loading import load_model
 from lookonce_server.engines.transformers.runner import ModelRunner
+from lookonce_server.errors import InvalidImageError, InvalidRequestError
 from lookonce_server.sessions import ImageBytes
 
 from .samples import GREEDY, PLAN, PROMPT, about, encoded, picture, read
@@ -183,3 +184,23 @@ def test_the_context_and_what_follows_it_are_the_whole_conversation(prompts):
     turns = (Turn("user", PROMPT, has_image=True), Turn("assistant", ""), Turn("user", "What is it?"))
     whole = prompts.full(Conversation(turns), sized((168, 112))).inputs["input_ids"]
     assert torch.equal(torch.cat([described, prompts.continuation(PROMPT, about("What is it?"))], 1), whole)
+
+
+@pytest.mark.parametrize("stand_in", ["<|image_pad|>", "<|video_pad|>"])
+async def test_text_that_stands_for_an_image_or_a_video_is_refused(engine, context_of, stand_in):
+    question = about(f"What is {stand_in}?")
+    for answer in (
+        engine.full(question, sized((112, 112)), GREEDY),
+        engine.answer(await context_of(sized((112, 112))), question, GREEDY),
+    ):
+        with pytest.raises(InvalidRequestError, match=r"'<\|(image|video)_pad\|>', which stands for") as caught:
+            await read(answer)
+        assert caught.value.param == "messages[0].content"
+
+
+async def test_a_picture_that_the_processor_does_not_take_is_an_invalid_image(engine):
+    thin = Image.new("RGB", (2, 500))
+    with pytest.raises(InvalidImageError, match="aspect ratio"):
+        await read(engine.full(about(QUESTIONS[0]), thin, GREEDY))
+    with pytest.raises(InvalidImageError, match="aspect ratio"):
+        await engine.describe(thin, QUARTER)
