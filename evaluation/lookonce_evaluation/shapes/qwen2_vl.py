@@ -112,20 +112,21 @@ QWEN2_VL_2B = Qwen2VLShape(
 )
 """Qwen2-VL-2B-Instruct as published: 2.2 billion weights, 4.4 GB."""
 
-QWEN2_VL_HALF_B = Qwen2VLShape(
+QWEN2_VL_SMALL = Qwen2VLShape(
     hidden=896,
     intermediate=4864,
     layers=24,
     heads=14,
     kv_heads=2,
     mrope_section=(8, 12, 12),
-    vision_depth=32,
-    vision_width=1280,
+    vision_depth=24,
+    vision_width=1024,
     vision_heads=16,
 )
-"""Two published models in one, as nobody published it: Qwen2-0.5B's text model behind Qwen2-VL's vision tower.
+"""0.8 billion weights, for machines that the published ones are too slow on. Nobody published it as a whole.
 
-The rotary sections are Qwen2-VL-2B's, halved with the heads' size.
+The text model is Qwen2-0.5B's, the vision tower has CLIP ViT-L/14's depth, width and heads, and the rotary sections are
+Qwen2-VL's, halved with the heads' size.
 """
 
 TINY = Qwen2VLShape(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lookonce_server.conversation import Conversation
-from lookonce_server.errors import InvalidRequestError, ModelRefusedError
+from lookonce_server.errors import InvalidImageError, InvalidRequestError, ModelRefusedError
 
 _MARK = "lookonce:description"
 
@@ -45,11 +45,13 @@ class PromptRenderer:
         if image_id is None:
             raise ModelRefusedError("The model's configuration names no image token.")
         self.image_id = int(image_id)
-        self._image_text: str = self.tokenizer.convert_ids_to_tokens(self.image_id)
+        ids = {kind: getattr(config, f"{kind}_token_id", None) for kind in ("image", "video", "audio")}
+        texts = {kind: self.tokenizer.convert_ids_to_tokens(id_) for kind, id_ in ids.items() if id_ is not None}
+        self._stand_ins: dict[str, str] = {text: kind for kind, text in texts.items() if text}
 
     def full(self, conversation: Conversation, image: Any | None) -> Prompt:
         """The whole conversation, with the image where it has one."""
-        self._refuse_image_tokens(conversation)
+        self._refuse_stand_ins(conversation)
         return self._tokenise(self._render(conversation.as_messages()), image)
 
     def describe(self, prompt: str, image: Any) -> Prompt:
@@ -65,7 +67,7 @@ class PromptRenderer:
 
         The turn's end, and the conversation without its image.
         """
-        self._refuse_image_tokens(conversation)
+        self._refuse_stand_ins(conversation)
         described = [
             *_describe_turn(describe_prompt),
             {"role": "assistant", "content": [{"type": "text", "text": _MARK}]},
@@ -82,7 +84,7 @@ class PromptRenderer:
 
     def full_ids(self, conversation: Conversation) -> list[int]:
         """Token ids of the conversation's prompt, with one image token for the whole image."""
-        self._refuse_image_tokens(conversation)
+        self._refuse_stand_ins(conversation)
         return self._ids(self._render(conversation.as_messages()))
 
     def check_template(self, describe_prompt: str) -> None:
@@ -107,19 +109,26 @@ class PromptRenderer:
 
     def _tokenise(self, text: str, image: Any | None) -> Prompt:
         images = {"images": [image]} if image is not None else {}
-        made = self._processor(text=[text], return_tensors="pt", add_special_tokens=False, **images)
+        try:
+            made = self._processor(text=[text], return_tensors="pt", add_special_tokens=False, **images)
+        except ValueError as error:  # what processors raise on pictures, as Qwen2-VL's on very long ones
+            if image is None:
+                raise
+            raise InvalidImageError(f"This model does not take the image: {error}.") from error
         inputs = {name: value for name, value in made.items() if isinstance(value, Tensor)}
         columns = (inputs["input_ids"][0] == self.image_id).nonzero().flatten()
         return Prompt(inputs, columns, image_grid(self._config, len(columns), inputs.get("image_grid_thw")))
 
-    def _refuse_image_tokens(self, conversation: Conversation) -> None:
+    def _refuse_stand_ins(self, conversation: Conversation) -> None:
+        """Text that names such a token would be counted as an image, or have the model look for a video."""
         for i, turn in enumerate(conversation.turns):
-            if self._image_text in turn.text:
-                raise InvalidRequestError(
-                    f"The text contains {self._image_text!r}, which stands for an image with this model. Remove it, and"
-                    " send images as image_url parts.",
-                    param=f"messages[{i}].content",
-                )
+            for text, kind in self._stand_ins.items():
+                if text in turn.text:
+                    raise InvalidRequestError(
+                        f"The text contains {text!r}, which stands for {kind} input with this model. Remove it, and"
+                        " send images as image_url parts.",
+                        param=f"messages[{i}].content",
+                    )
 
 
 def image_grid(config: Any, count: int, grid_thw: Tensor | None) -> tuple[int, int]:
