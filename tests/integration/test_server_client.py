@@ -44,11 +44,11 @@ def picture(tmp_path):
 
 
 def test_a_picture_is_sent_once_and_asked_about_often(server, looking, picture):
-    image = looking.image(picture(301))
-    first = image.ask(FIND)
-    assert (first.hit, first.tier, first.cached_tokens, len(image.context_id)) == (False, None, 0, 64)
+    image = looking.image(picture(309))
+    first = image.ask(find_question(309))
+    assert (first.hit, first.tier, first.tokens_saved, len(image.context_id)) == (False, None, 0, 64)
     server.wait_for("queue_depth", 0)
-    for question in questions(301, 4):
+    for question in questions(309, 4):
         answer = image.ask(question.text, max_tokens=16)
         assert (answer.hit, answer.tier, answer.context_id) == (True, "memory", first.context_id)
         assert answer.cached_tokens == answer.context_tokens > 0

@@ -11,7 +11,7 @@ from transformers import (
     StableLmConfig,
 )
 
-from lookonce_pruning import UnsupportedModelError, check_rotation, find_inv_freq, rotate_keys
+from lookonce_pruning import UnsupportedModelError, check_rotation, find_inv_freq, inv_freq_of_config, rotate_keys
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -22,6 +22,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 256,
 }
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 256}
+LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
 
 
@@ -86,15 +87,39 @@ def test_every_family_passes_the_check(tiny):
     check_rotation(tiny.model, find_inv_freq(tiny.model))
 
 
+PARTIAL = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [(LlamaConfig, LLAMA3), (LlamaConfig, YARN), (LlamaConfig, LINEAR), (StableLmConfig, PARTIAL)],
+    ids=["llama3", "yarn", "linear", "partial"],
+)
+def test_the_configuration_tells_the_models_own_frequencies(llava_with, config, parameters):
+    tiny = llava_with(config, rope_parameters=parameters)
+    expected = find_inv_freq(tiny.model)
+    torch.testing.assert_close(inv_freq_of_config(tiny.model.config.get_text_config()), expected, atol=0, rtol=1e-6)
+
+
+def test_the_configuration_of_every_family_tells_its_frequencies(tiny):
+    expected = find_inv_freq(tiny.model)
+    torch.testing.assert_close(inv_freq_of_config(tiny.model.config.get_text_config()), expected, atol=0, rtol=1e-6)
+
+
 def test_rope_that_depends_on_the_length_is_refused(llava_with):
     tiny = llava_with(LlamaConfig, rope_parameters=DYNAMIC)
     with pytest.raises(UnsupportedModelError, match="'dynamic'"):
         find_inv_freq(tiny.model)
+    with pytest.raises(UnsupportedModelError, match="'dynamic'"):
+        inv_freq_of_config(tiny.model.config.get_text_config())
 
 
 def test_two_sets_of_frequencies_are_refused(llava_with):
+    tiny = llava_with(Gemma3TextConfig, head_dim=16)
     with pytest.raises(UnsupportedModelError, match=r"2 different sets|RoPE type"):
-        find_inv_freq(llava_with(Gemma3TextConfig, head_dim=16).model)
+        find_inv_freq(tiny.model)
+    with pytest.raises(UnsupportedModelError, match="2 sets of RoPE parameters"):
+        inv_freq_of_config(tiny.model.config.get_text_config())
 
 
 def test_no_rope_is_refused(llava):

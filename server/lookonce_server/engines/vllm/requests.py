@@ -14,7 +14,13 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.vllm.contract import Job
-from lookonce_server.errors import ContextLostError, EngineError, OverloadedError, PromptTooLongError
+from lookonce_server.errors import (
+    ContextLostError,
+    EngineError,
+    InvalidRequestError,
+    OverloadedError,
+    PromptTooLongError,
+)
 from vllm import SamplingParams
 
 _ENDED = "vLLM's engine has ended; the server must be restarted."
@@ -71,6 +77,7 @@ class Requests:
 
         Raises:
             PromptTooLongError: it does not fit the model.
+            InvalidRequestError: vLLM or the model's processor does not take it.
             ContextLostError: its context was not where it should have been.
             EngineError: vLLM failed, or is gone.
         """
@@ -81,10 +88,10 @@ class Requests:
                     if output.finished and output.outputs[0].finish_reason == "error":
                         raise ContextLostError("The context was lost before it could be used.")
                     yield output
-        except VLLMClientError as error:
-            if "maximum model length" in str(error):
+        except (VLLMClientError, ValueError) as error:  # ValueError: of the model's own processor
+            if "maximum model length" in str(error) or "maximum context length" in str(error):
                 raise PromptTooLongError(str(error), param="messages") from error
-            raise EngineError(f"vLLM refused the request: {error}") from error
+            raise InvalidRequestError(f"The model does not take this: {error}", param="messages") from error
         except EngineGenerateError as error:
             raise EngineError(f"vLLM failed at the request: {error.__cause__}") from error
         except EngineDeadError as error:
