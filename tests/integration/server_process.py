@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import httpx2
 import openai
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 START_SECONDS = 240.0  # only a failure, or a very busy machine, waits that long
@@ -74,6 +75,12 @@ class LookonceServer:
         """Stop it as an operator would, and start it anew; the URL changes."""
         assert self._stop() == 0, self.log()
         self.start()
+
+    def kill_children(self) -> None:
+        """Kill the processes it has started, as the kernel does when memory runs out."""
+        assert self._process is not None
+        for child in psutil.Process(self._process.pid).children(recursive=True):
+            child.kill()
 
     def log(self) -> str:
         """What it has written so far."""
