@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
+from vllm import SamplingParams
 from vllm.exceptions import VLLMClientError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
@@ -17,11 +18,11 @@ from lookonce_server.engines.vllm.contract import Job
 from lookonce_server.errors import (
     ContextLostError,
     EngineError,
+    InvalidImageError,
     InvalidRequestError,
     OverloadedError,
     PromptTooLongError,
 )
-from vllm import SamplingParams
 
 _ENDED = "vLLM's engine has ended; the server must be restarted."
 _SHUTDOWN_SECONDS = 20.0  # its processes end within a few; then they are killed
@@ -77,7 +78,8 @@ class Requests:
 
         Raises:
             PromptTooLongError: it does not fit the model.
-            InvalidRequestError: vLLM or the model's processor does not take it.
+            InvalidRequestError: vLLM does not take it.
+            InvalidImageError: the model's processor does not take the image.
             ContextLostError: its context was not where it should have been.
             EngineError: vLLM failed, or is gone.
         """
@@ -88,12 +90,15 @@ class Requests:
                     if output.finished and output.outputs[0].finish_reason == "error":
                         raise ContextLostError("The context was lost before it could be used.")
                     yield output
-        except (VLLMClientError, ValueError) as error:  # ValueError: of the model's own processor
+        except VLLMClientError as error:
             if "maximum model length" in str(error) or "maximum context length" in str(error):
                 raise PromptTooLongError(str(error), param="messages") from error
-            raise InvalidRequestError(f"The model does not take this: {error}", param="messages") from error
+            raise InvalidRequestError(f"vLLM does not take this request: {error}", param="messages") from error
         except EngineGenerateError as error:
-            raise EngineError(f"vLLM failed at the request: {error.__cause__}") from error
+            cause = error.__cause__
+            if isinstance(cause, ValueError):  # what the model's own processor raises on pictures
+                raise InvalidImageError(f"This model does not take the image: {cause.__cause__ or cause}.") from error
+            raise EngineError(f"vLLM failed at the request: {cause}") from error
         except EngineDeadError as error:
             raise EngineError(_ENDED) from error
 

@@ -32,7 +32,7 @@ async def unguarded(anyio_backend):
     """An engine whose connector has no guards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(options, "CONNECTOR", "Unguarded")
-        patch.setattr(options, "CONNECTOR_MODULE", "tests.vllm.guards_off")
+        patch.setattr(options, "CONNECTOR_MODULE", "tests.vllm_engine.guards_off")
         engine = await start(CHECKPOINT)
     yield engine
     await engine.close()

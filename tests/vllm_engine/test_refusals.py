@@ -88,7 +88,7 @@ async def test_keys_that_do_not_turn_as_thought_are_refused(checkpoint, monkeypa
 
 async def test_an_injection_that_leaves_something_out_is_refused(checkpoint, monkeypatch):
     monkeypatch.setattr(options, "CONNECTOR", "Forgetful")
-    monkeypatch.setattr(options, "CONNECTOR_MODULE", "tests.vllm.guards_off")
+    monkeypatch.setattr(options, "CONNECTOR_MODULE", "tests.vllm_engine.guards_off")
     with pytest.raises(ModelRefusedError, match="what follows a context differs from the full pass by"):
         await start(checkpoint(LlamaConfig))
 

@@ -12,6 +12,7 @@ from lookonce_evaluation.shapes.qwen2_vl import TINY, write_qwen2_vl
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.transformers import TransformersEngine
+from lookonce_server.errors import InvalidRequestError
 
 from ..unit.server.samples import PROMPT, about
 from .engines import answered, context_of, fully, start
@@ -43,8 +44,8 @@ async def qwen_reference(anyio_backend, folder):
 
 @pytest.fixture(scope="module")
 async def qwen(anyio_backend, folder):
-    """With a cache of 14 blocks of 32 tokens: a few requests fill it."""
-    engine = await start(folder, num_gpu_blocks_override=14, max_model_len=416)
+    """With a cache of 14 blocks of 32 tokens, which a few requests fill, and prompts that are prefilled in chunks."""
+    engine = await start(folder, num_gpu_blocks_override=14, max_model_len=416, max_num_batched_tokens=72)
     yield engine
     await engine.close()
 
@@ -85,6 +86,34 @@ async def test_with_everything_kept_an_answer_is_the_full_passs(qwen):
         context = await context_of(qwen, noise(seed), retention=1.0, window=(1, 2))
         whole = await fully(qwen, noise(seed), Conversation(turns), sampling)
         assert (await answered(qwen, context, QUESTION, sampling)).text == whole.text
+
+
+async def test_penalties_look_at_the_answer_alone(qwen, qwen_reference):
+    """Else a context's placeholders, all the same token, would count as said a hundred times."""
+    context = await context_of(qwen_reference, noise(1), retention=1.0, window=(1, 2))
+    texts = set()
+    for presence, frequency in ((0.0, 0.0), (2.0, 0.0), (0.0, 1.5), (-2.0, -2.0)):
+        sampling = Sampling(max_tokens=40, presence_penalty=presence, frequency_penalty=frequency)
+        found, expected = [await answered(e, context, QUESTION, sampling) for e in (qwen, qwen_reference)]
+        assert found.text == expected.text
+        texts.add(found.text)
+    assert len(texts) >= 3, texts
+
+
+async def test_an_answer_ends_where_the_model_has_no_more_room(qwen, qwen_reference):
+    context = await context_of(qwen_reference, noise(1), retention=1.0, window=(1, 2))
+    found = await answered(qwen, context, QUESTION, Sampling(max_tokens=1000))
+    assert found.finish_reason == "length"
+    assert found.started.prompt_tokens + len(found.pieces) == qwen.facts.max_tokens == 416
+
+
+async def test_a_picture_that_the_processor_refuses_is_the_requests_fault(qwen, qwen_reference):
+    thin = Image.new("RGB", (6000, 20))
+    for engine in (qwen, qwen_reference):
+        with pytest.raises(InvalidRequestError, match="aspect ratio"):
+            await fully(engine, thin, QUESTION)
+        with pytest.raises(InvalidRequestError, match="aspect ratio"):
+            await context_of(engine, thin)
 
 
 def counted(engine, name: str) -> float:

@@ -1,0 +1,97 @@
+"""How to decode means the same to both engines."""
+
+import pytest
+
+from lookonce_server.engines.base import Sampling
+from lookonce_server.errors import InvalidRequestError, OverloadedError, PromptTooLongError
+
+from ..unit.server.samples import about, picture
+from .engines import answered, context_of, fully
+
+pytestmark = pytest.mark.anyio
+
+QUESTION = "Find the red object."
+
+
+@pytest.fixture(scope="module")
+async def context(reference):
+    return await context_of(reference, picture(31), retention=0.5)
+
+
+GREEDY = (
+    Sampling(24, logprobs=0),
+    Sampling(24, logprobs=5),
+    Sampling(3),
+    Sampling(24, stop=("circle", "tri")),
+    Sampling(24, stop=("e",), logprobs=1),
+    Sampling(1, logprobs=20),
+)
+
+
+@pytest.mark.parametrize("sampling", GREEDY, ids=str)
+async def test_greedy_answers_are_the_same_to_the_last_field(engine, reference, context, sampling):
+    for question in (QUESTION, "Describe the image."):
+        found, expected = [await answered(e, context, question, sampling) for e in (engine, reference)]
+        assert found.text == expected.text
+        assert found.started == expected.started
+        assert found.finish_reason == expected.finish_reason
+        assert [p.text for p in found.pieces] == [p.text for p in expected.pieces]
+        for one, other in zip(found.pieces, expected.pieces, strict=True):
+            assert (one.logprob is None) == (other.logprob is None)
+            if one.logprob and other.logprob:
+                assert one.logprob.token == other.logprob.token
+                assert one.logprob.logprob == pytest.approx(other.logprob.logprob, abs=1e-4)
+                assert [id_ for id_, _ in one.logprob.top] == [id_ for id_, _ in other.logprob.top]
+                assert [value for _, value in one.logprob.top] == pytest.approx(
+                    [value for _, value in other.logprob.top], abs=1e-4
+                )
+
+
+async def test_a_seed_makes_sampling_repeatable(engine, context):
+    async def sampled(seed):
+        sampling = Sampling(16, temperature=2.0, top_p=0.999, seed=seed)
+        return (await answered(engine, context, "What is there?", sampling)).text
+
+    texts = [await sampled(seed) for seed in range(6)]
+    assert len(set(texts)) > 1
+    assert [await sampled(seed) for seed in range(6)] == texts
+
+
+async def test_a_narrow_share_is_greedy(engine, context):
+    greedy = await answered(engine, context, QUESTION)
+    narrow = await answered(engine, context, QUESTION, Sampling(24, temperature=1.5, top_p=1e-6, seed=1))
+    assert narrow.text == greedy.text
+
+
+async def test_what_does_not_fit_is_the_requests_fault(engine, reference, context):
+    for e in (engine, reference):
+        with pytest.raises(PromptTooLongError):
+            await fully(e, None, "red " * 3000)
+        with pytest.raises(PromptTooLongError):
+            await fully(e, picture(31), "red " * 1900)
+        with pytest.raises(PromptTooLongError):
+            await answered(e, context, "red " * 1990)
+    assert engine.queue_depth == 0
+
+
+async def test_a_text_that_stands_for_an_image_is_refused(engine, reference):
+    for e in (engine, reference):
+        with pytest.raises(InvalidRequestError, match="stands for image input"):
+            await fully(e, picture(31), "What is in <image>?")
+
+
+async def test_tokens_have_the_same_texts(engine, reference):
+    assert [engine.token_text(i) for i in range(300)] == [reference.token_text(i) for i in range(300)]
+
+
+async def test_the_queue_is_bounded(engine, context, monkeypatch):
+    monkeypatch.setattr(engine._requests, "_max_queue", 2)
+    begun = [engine.answer(context, about(QUESTION), Sampling(8)) for _ in range(3)]
+    for answer in begun[:2]:
+        await anext(answer)
+    with pytest.raises(OverloadedError, match="2 requests are in work"):
+        await anext(begun[2])
+    for answer in begun:
+        await answer.aclose()
+    assert engine.queue_depth == 0
+    assert (await answered(engine, context, QUESTION)).text
