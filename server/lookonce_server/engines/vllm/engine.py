@@ -36,7 +36,6 @@ from lookonce_server.engines.vllm.requests import BACKGROUND, Requests, sampling
 from lookonce_server.engines.vllm.selfcheck import check_model
 from lookonce_server.engines.vllm.spool import Spool
 from lookonce_server.errors import EngineError, ModelRefusedError
-from vllm import SamplingParams
 
 
 class VllmEngine:
@@ -152,8 +151,9 @@ class VllmEngine:
                 computed = tokens - (output.num_cached_tokens or 0)
                 return Started(tokens, computed, computed)  # what vLLM's own cache saves is not a context's merit
 
-            async for event in self._answered(prompt, sampling_params(sampling), sampling, started):
-                yield event
+            async with aclosing(self._answered(prompt, sampling, None, started)) as events:
+                async for event in events:
+                    yield event
 
     async def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
         """See `Engine.answer`."""
@@ -161,13 +161,12 @@ class VllmEngine:
             ids, full_tokens = await asyncio.to_thread(self._continued, context, conversation)
             total = context.tokens + len(ids)
             self.facts.fit(total, sampling)
-            async with self._contexts.lent(context.id, context.keys, context.values) as lent:
-                async for event in self._answered(
-                    lent.prompt(ids),
-                    sampling_params(sampling, Job(lent.load)),
-                    sampling,
-                    lambda _: Started(total, len(ids), full_tokens),
-                ):
+            started = Started(total, len(ids), full_tokens)
+            async with (
+                self._contexts.lent(context.id, context.keys, context.values) as lent,
+                aclosing(self._answered(lent.prompt(ids), sampling, Job(lent.load), lambda _: started)) as events,
+            ):
+                async for event in events:
                     yield event
 
     async def describe(self, image: Image.Image, plan: DescribePlan) -> Description:
@@ -199,12 +198,13 @@ class VllmEngine:
     async def _answered(
         self,
         prompt: dict[str, Any],
-        params: SamplingParams,
         sampling: Sampling,
+        job: Job | None,
         started: Callable[[RequestOutput], Started],
     ) -> Answer:
         """The answer's events, its texts made from tokens as in every engine."""
         text: TextStream | None = None
+        params = sampling_params(sampling, job, end_ids=self._end_ids)
         async with aclosing(self._requests.run(prompt, params)) as outputs:
             async for output in outputs:
                 if text is None:
@@ -214,7 +214,7 @@ class VllmEngine:
                     yield first
                 for token, logprob in _tokens(output, sampling.logprobs):
                     piece = text.push(token, logprob)
-                    yield piece._replace(tier=self._tier(output)) if piece.finish_reason else piece
+                    yield piece._replace(tier=_tier(output)) if piece.finish_reason else piece
                     if piece.finish_reason:
                         return
         raise EngineError("vLLM ended the answer early.")
@@ -224,7 +224,8 @@ class VllmEngine:
         text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
         said: list[int] = []
         pieces: list[str] = []
-        async with aclosing(self._requests.run(prompt, sampling_params(sampling), priority=BACKGROUND)) as outputs:
+        params = sampling_params(sampling, end_ids=self._end_ids)
+        async with aclosing(self._requests.run(prompt, params, priority=BACKGROUND)) as outputs:
             async for output in outputs:
                 for token, _ in _tokens(output, None):
                     said.append(token)
@@ -247,10 +248,11 @@ class VllmEngine:
         ids: list[int] = self._prompts.continuation(context.describe_prompt, conversation)[0].tolist()
         return ids, self._prompts.full_tokens(conversation, context.image_tokens)
 
-    def _tier(self, output: RequestOutput) -> str | None:
-        """ "gpu" if vLLM's own cache still had the context, its last, unfilled block apart."""
-        told = output.kv_transfer_params
-        return told.get("tier") if told else None
+
+def _tier(output: RequestOutput) -> str | None:
+    """What `Scheduling.ended` told: "gpu" if vLLM's own cache still had the context's full blocks."""
+    told = output.kv_transfer_params
+    return told.get("tier") if told else None
 
 
 def _tokens(output: RequestOutput, logprobs: int | None) -> list[tuple[int, TokenLogprob | None]]:

@@ -103,7 +103,9 @@ class Requests:
             raise EngineError(_ENDED) from error
 
 
-def sampling_params(sampling: Sampling, job: Job | None = None, **more: Any) -> SamplingParams:
+def sampling_params(
+    sampling: Sampling, job: Job | None = None, *, end_ids: frozenset[int] = frozenset(), **more: Any
+) -> SamplingParams:
     """vLLM's parameters.
 
     Everything that vLLM takes and that would have it compute a context's placeholders, such as prompt_logprobs, is left
@@ -112,6 +114,7 @@ def sampling_params(sampling: Sampling, job: Job | None = None, **more: Any) -> 
     Args:
         sampling: how to decode; texts, stop texts among them, are looked at by the server.
         job: what the connector does for the request.
+        end_ids: the tokens that end an answer, these and no others, as in every engine.
         more: for describe passes.
     """
     return SamplingParams(
@@ -122,6 +125,8 @@ def sampling_params(sampling: Sampling, job: Job | None = None, **more: Any) -> 
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
         logprobs=sampling.logprobs,
+        ignore_eos=True,
+        stop_token_ids=sorted(end_ids),
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
         extra_args={"kv_transfer_params": job.as_params()} if job else None,
