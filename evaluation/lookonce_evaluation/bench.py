@@ -10,35 +10,28 @@ medians with the quartiles' distance; ratios are what to compare.
 
 import argparse
 import asyncio
-import io
-import os
-import shutil
-import socket
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from PIL import Image
 
-from lookonce_cache import Store, StoreUnavailableError, open_store
+from lookonce_cache import Store, open_store
+from lookonce_evaluation.benching import Spread, Timing, header, line, measure, plan_of, png, redis_store, sessions_of
 from lookonce_evaluation.dataset import held_out
 from lookonce_evaluation.describing import generate
 from lookonce_evaluation.retention import Evaluation
 from lookonce_evaluation.shapes import write_llava
 from lookonce_pruning import parse_window
 from lookonce_scenes import CHECKPOINT
-from lookonce_scenes.world import render, sample_scene
 from lookonce_server.conversation import Conversation, Turn
-from lookonce_server.engines.base import Answer, DescribePlan, Sampling
+from lookonce_server.engines.base import Answer, Sampling
 from lookonce_server.engines.transformers import TransformersEngine
-from lookonce_server.images import ImageLimits
-from lookonce_server.metrics import Metrics
+from lookonce_server.images import ImageLimits, decode_image
 from lookonce_server.sessions import ContextReference, ImageBytes, Sessions
 from lookonce_server.settings import Settings
 
@@ -46,13 +39,6 @@ _QUESTION = Conversation((Turn("user", "How many objects are there in the image?
 _SETTINGS = Settings()
 _DESCRIBE_TOKENS = 16
 SIZES = (196, 576, 1024, 2304)
-
-
-class Timing(NamedTuple):
-    """One answer's times, in seconds."""
-
-    first_token: float
-    total: float
 
 
 @dataclass
@@ -63,29 +49,6 @@ class Way:
     ask: Callable[[], Awaitable[Answer]]
     bytes: int  # kept for one image
     timings: list[Timing] = field(default_factory=list)
-
-
-async def measure(answer: Awaitable[Answer], started: float) -> Timing:
-    """Take an answer to its end."""
-    first = 0.0
-    async for event in await answer:
-        if not first and hasattr(event, "text"):
-            first = time.perf_counter() - started
-    return Timing(first, time.perf_counter() - started)
-
-
-def sessions_of(engine: TransformersEngine, store: Store, retention: float) -> Sessions:
-    """Sessions as the server makes them, at a retention."""
-    window = parse_window(_SETTINGS.window, engine.facts.num_layers)
-    plan = DescribePlan(
-        prompt=_SETTINGS.describe_prompt,
-        max_tokens=_DESCRIBE_TOKENS,
-        rows=_SETTINGS.rows,
-        window=(window.start, window.stop),
-        selection=_SETTINGS.selection,
-        retention=retention,
-    )
-    return Sessions(engine, store, plan=plan, limits=ImageLimits(), on_miss="compress", metrics=Metrics())
 
 
 async def later_questions(name: str, sessions: Sessions, image: bytes, sampling: Sampling) -> Way:
@@ -104,25 +67,25 @@ async def bench_model(path: str, dtype: torch.dtype, redis: Store, rounds: int, 
         path, dtype=dtype, device="cpu", describe_prompt=_SETTINGS.describe_prompt, max_running=1, max_queue=8
     )
     try:
-        picture = Image.fromarray(render(sample_scene(1)))
-        encoded = io.BytesIO()
-        picture.save(encoded, "PNG")
-        image = encoded.getvalue()
+        image = png(1)
+        picture = decode_image(image, ImageLimits(), "image")
         memory = open_store("memory://?max_bytes=4GiB")
         sampling = Sampling(max_tokens=tokens)
 
         async def full() -> Answer:
             return engine.full(_QUESTION, picture, sampling)
 
+        def sessions(store: Store, retention: float) -> Sessions:
+            layers = engine.facts.num_layers
+            plan = plan_of(_SETTINGS, layers, retention=retention, max_tokens=_DESCRIBE_TOKENS)
+            return sessions_of(engine, store, plan)
+
+        kept = _SETTINGS.retention
         ways = [
             Way("full pass", full, 0),
-            await later_questions("full KV, memory", sessions_of(engine, memory, 1.0), image, sampling),
-            await later_questions(
-                "compressed, memory", sessions_of(engine, memory, _SETTINGS.retention), image, sampling
-            ),
-            await later_questions(
-                "compressed, Redis", sessions_of(engine, redis, _SETTINGS.retention), image, sampling
-            ),
+            await later_questions("full KV, memory", sessions(memory, 1.0), image, sampling),
+            await later_questions("compressed, memory", sessions(memory, kept), image, sampling),
+            await later_questions("compressed, Redis", sessions(redis, kept), image, sampling),
         ]
         for number in range(rounds + 1):
             for way in ways:
@@ -141,57 +104,23 @@ def lines(model: str, image_tokens: int, ways: list[Way]) -> list[str]:
     for way in ways:
         cells = [model, str(image_tokens), way.name]
         for part in ("first_token", "total"):
-            times = [1000 * getattr(timing, part) for timing in way.timings]
-            reference = statistics.median(1000 * getattr(timing, part) for timing in base.timings)
-            low, middle, high = statistics.quantiles(times, n=4)
-            cells += [f"{middle:.1f} ± {(high - low) / 2:.1f}", f"{reference / middle:.1f}x"]
+            here, there = (Spread.of(1000 * getattr(timing, part) for timing in one.timings) for one in (way, base))
+            cells += [str(here), f"{there.median / here.median:.1f}x"]
         cells.append(f"{way.bytes / 1024:.0f}" if way.bytes else "-")
-        made.append("| " + " | ".join(cells) + " |")
+        made.append(line(cells))
     return made
 
 
-HEADER = [
-    "| model | image tokens | a later question by | first token, ms | faster | whole answer, ms | faster | KiB kept |",
-    "|---|---|---|---|---|---|---|---|",
-]
-
-
-@asynccontextmanager
-async def redis_store(url: str | None) -> AsyncIterator[Store]:
-    """The Redis at `url`, or one started for the run."""
-    if url:
-        store = open_store(url, ttl=600)
-        yield store
-        await store.close()
-        return
-    program = os.environ.get("LOOKONCE_TEST_REDIS_SERVER") or shutil.which("redis-server")
-    if program is None:
-        raise SystemExit("bench: no redis-server found; install one, or give --redis URL")
-    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        command = [program, "--port", str(port), "--save", "", "--dir", folder, "--bind", "127.0.0.1"]
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
-        store = open_store(f"redis://127.0.0.1:{port}", ttl=600)
-        try:
-            await _until_up(store)
-            yield store
-        finally:
-            await store.close()
-            process.terminate()
-            await process.wait()
-
-
-async def _until_up(store: Store) -> None:
-    for _ in range(100):
-        try:
-            await store.ping()
-        except StoreUnavailableError:
-            await asyncio.sleep(0.1)
-        else:
-            return
-    raise SystemExit("bench: the redis-server did not come up")
+HEADER = header(
+    "model",
+    "image tokens",
+    "a later question by",
+    "first token, ms",
+    "faster",
+    "whole answer, ms",
+    "faster",
+    "KiB kept",
+)
 
 
 def recording_cost(rounds: int) -> str:
@@ -219,7 +148,7 @@ def recording_cost(rounds: int) -> str:
 async def run(arguments: argparse.Namespace) -> None:
     """Measure and print."""
     print(recording_cost(8 * arguments.rounds) + "\n", flush=True)
-    print("\n".join(HEADER), flush=True)
+    print(HEADER, flush=True)
     async with redis_store(arguments.redis) as redis:
         ways = await bench_model(str(CHECKPOINT), torch.float32, redis, 4 * arguments.rounds, arguments.tokens)
         print("\n".join(lines("scenes, 5.0 M, float32", 196, ways)), flush=True)

@@ -78,21 +78,25 @@ def build_model(vocabulary: int) -> LlavaForConditionalGeneration:
 
 
 def save_checkpoint(model: LlavaForConditionalGeneration, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write a folder that transformers and vLLM both load.
-
-    transformers 5 names the tower's weights `vision_tower.embeddings...`; vLLM asks for the older
-    `vision_tower.vision_model.embeddings...`, which transformers still reads: the older name is the one written.
-    """
+    """Write a folder that transformers and vLLM both load."""
     folder.mkdir(parents=True, exist_ok=True)
     stored = copy.deepcopy(model)
     stored.to(dtype)  # type: ignore[arg-type]
     stored.save_pretrained(folder)
-    file = folder / "model.safetensors"
-    save_file({_tower_name(n): t for n, t in load_file(file).items()}, file, metadata={"format": "pt"})
-    file.chmod(0o644)
+    name_as_published(folder / "model.safetensors")
     GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False).save_pretrained(folder)
     build_processor().save_pretrained(folder)
     _fit_crop_size(folder / "processor_config.json")
+
+
+def name_as_published(file: Path) -> None:
+    """Rename a saved LLaVA's weights to what vLLM asks for.
+
+    transformers 5 names the tower's weights `vision_tower.embeddings...`; vLLM asks for the older
+    `vision_tower.vision_model.embeddings...`, which transformers still reads: the older name is the one written.
+    """
+    save_file({_tower_name(n): t for n, t in load_file(file).items()}, file, metadata={"format": "pt"})
+    file.chmod(0o644)
 
 
 def _tower_name(name: str) -> str:

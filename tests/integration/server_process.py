@@ -15,7 +15,7 @@ import openai
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-START_SECONDS = 240.0  # only a failure, or a very busy machine, waits that long
+START_SECONDS = 480.0  # only a failure, or a very busy machine, waits that long
 MODEL = "lookonce-scenes"
 # The smallest vLLM: 64 blocks of 32 tokens, nothing compiled.
 VLLM = ("--engine", "vllm", "--vllm-enforce-eager", "--vllm-kv-cache-memory-bytes=64M", "--vllm-block-size=32")

@@ -11,6 +11,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
+from lookonce_scenes.model import name_as_published
 from lookonce_scenes.tokenizer import BOS, EOS, IMAGE, PAD, build_processor
 
 PATCH = 14
@@ -60,6 +61,7 @@ def write_llava(folder: Path, image_tokens: int) -> Path:
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
+    name_as_published(folder / "model.safetensors")
     GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False).save_pretrained(folder)
     processor = build_processor()
     processor.patch_size = PATCH

@@ -1,0 +1,149 @@
+"""What the benchmarks of both engines stand on: timed answers, their statistics, plans, and a real redis-server."""
+
+import asyncio
+import io
+import os
+import shutil
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from PIL import Image
+
+from lookonce_cache import Store, StoreUnavailableError, open_store
+from lookonce_pruning import parse_window
+from lookonce_scenes.world import render, sample_scene
+from lookonce_server.engines.base import Answer, DescribePlan, Engine, Started
+from lookonce_server.images import ImageLimits
+from lookonce_server.metrics import Metrics
+from lookonce_server.sessions import Sessions
+from lookonce_server.settings import Settings
+
+
+class Timing(NamedTuple):
+    """One answer, and its times in seconds."""
+
+    first_token: float
+    total: float
+    tokens: int  # generated
+    computed: int  # tokens of the prompt that were run through the model
+
+
+class Spread(NamedTuple):
+    """The middle of some figures and how far they lie apart."""
+
+    median: float
+    quartiles: float  # their distance
+    p90: float
+    number: int
+
+    @classmethod
+    def of(cls, figures: Iterable[float]) -> "Spread":
+        """Of one figure at least."""
+        found = list(figures)
+        if len(found) == 1:
+            return cls(found[0], 0.0, found[0], 1)
+        low, middle, high = statistics.quantiles(found, n=4, method="inclusive")
+        p90 = statistics.quantiles(found, n=10, method="inclusive")[-1]
+        return cls(middle, high - low, p90, len(found))
+
+    def __str__(self) -> str:
+        """The median, and half of the quartiles' distance."""
+        return f"{self.median:.1f} ± {self.quartiles / 2:.1f}"
+
+
+async def measure(answer: Awaitable[Answer], started: float) -> Timing:
+    """Take an answer to its end."""
+    first, tokens, computed = 0.0, 0, 0
+    async for event in await answer:
+        if isinstance(event, Started):
+            computed = event.computed_tokens
+            continue
+        first = first or time.perf_counter() - started
+        tokens += event.tokens
+    return Timing(first, time.perf_counter() - started, tokens, computed)
+
+
+def line(cells: Iterable[object]) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def header(*names: str) -> str:
+    """The lines that a table begins with."""
+    return f"{line(names)}\n|{'---|' * len(names)}"
+
+
+def png(seed: int, side: int | None = None) -> bytes:
+    """A drawn scene as a client would send it, enlarged to `side` pixels."""
+    picture = Image.fromarray(render(sample_scene(seed)))
+    file = io.BytesIO()
+    (picture.resize((side, side)) if side else picture).save(file, "PNG")
+    return file.getvalue()
+
+
+def plan_of(settings: Settings, layers: int, *, retention: float, max_tokens: int) -> DescribePlan:
+    """The describe plan as the server makes it, but for two figures.
+
+    Args:
+        settings: the server's.
+        layers: of the model.
+        retention: share of the image tokens kept.
+        max_tokens: most tokens of the description.
+    """
+    window = parse_window(settings.window, layers)
+    return DescribePlan(
+        prompt=settings.describe_prompt,
+        max_tokens=max_tokens,
+        rows=settings.rows,
+        window=(window.start, window.stop),
+        selection=settings.selection,
+        retention=retention,
+    )
+
+
+def sessions_of(engine: Engine, store: Store, plan: DescribePlan) -> Sessions:
+    """Sessions as the server makes them."""
+    return Sessions(engine, store, plan=plan, limits=ImageLimits(), on_miss="compress", metrics=Metrics())
+
+
+@asynccontextmanager
+async def redis_store(url: str | None) -> AsyncIterator[Store]:
+    """The Redis at `url`, or one started for the run."""
+    if url:
+        store = open_store(url, ttl=600)
+        yield store
+        await store.close()
+        return
+    program = os.environ.get("LOOKONCE_TEST_REDIS_SERVER") or shutil.which("redis-server")
+    if program is None:
+        raise SystemExit("bench: no redis-server found; install one, or give --redis URL")
+    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        command = [program, "--port", str(port), "--save", "", "--dir", folder, "--bind", "127.0.0.1"]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+        store = open_store(f"redis://127.0.0.1:{port}", ttl=600)
+        try:
+            await _until_up(store)
+            yield store
+        finally:
+            await store.close()
+            process.terminate()
+            await process.wait()
+
+
+async def _until_up(store: Store) -> None:
+    for _ in range(100):
+        try:
+            await store.ping()
+        except StoreUnavailableError:
+            await asyncio.sleep(0.1)
+        else:
+            return
+    raise SystemExit("bench: the redis-server did not come up")

@@ -1,0 +1,1 @@
+"""Parts of the vLLM engine's benchmark, `lookonce_evaluation.bench_vllm`."""
