@@ -21,12 +21,12 @@ _declared: list[object] = []  # a library's declarations end with the object
 
 def _declare_operators() -> None:
     """Declare the operators that torchvision registers fakes for, without an implementation."""
-    import torch
+    from torch import library
 
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    declared = library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-    _declared.append(library)
+        declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+    _declared.append(declared)
 
 
 def _forget_extension() -> None:
