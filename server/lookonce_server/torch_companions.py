@@ -16,17 +16,13 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
-_declared: list[object] = []  # a library's declarations end with the object
-
 
 def _declare_operators() -> None:
     """Declare the operators that torchvision registers fakes for, without an implementation."""
     from torch import library
 
-    declared = library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
-        declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-    _declared.append(declared)
+        library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 def _forget_extension() -> None:

@@ -85,6 +85,20 @@ async def test_with_their_salts_contexts_of_equal_length_stay_apart(engine, made
     assert await answers(engine, made[0]) == made[1]  # from vLLM's prefix cache
 
 
+def two_of_one_id(made):
+    """Two contexts that a store could give one after the other under one id."""
+    return [made[0][3], replace(made[0][2], id=made[0][3].id)]
+
+
+async def test_told_apart_by_their_ids_alone_two_makings_of_a_context_mix(unguarded, made, monkeypatch):
+    monkeypatch.setattr(contexts, "_checksum", lambda keys, values: "the same")
+    assert (await answers(unguarded, two_of_one_id(made)))[1] != made[1][2]
+
+
+async def test_two_makings_of_a_context_stay_apart(engine, made):
+    assert await answers(engine, two_of_one_id(made)) == [made[1][3], made[1][2]]
+
+
 def test_the_salt_is_a_secret_of_the_context(engine, made):
     one, other = contexts.Contexts(None), contexts.Contexts(None)
     assert one._salt("a") != one._salt("b")
