@@ -6,35 +6,48 @@ from lookonce_cache.errors import (
     ContextFormatError,
     ContextTooLargeError,
     InvalidContextError,
+    LeaseLostError,
     StoreConfigError,
     StoreUnavailableError,
 )
 from lookonce_cache.factory import open_store, parse_size
-from lookonce_cache.header import FORMAT_VERSION
-from lookonce_cache.keys import ContextIdentity, digest
+from lookonce_cache.keys import DEFAULT_TENANT, FORMAT_VERSION, ContextIdentity, ContextKey, check_tenant, digest
 from lookonce_cache.memory import MemoryStore
+from lookonce_cache.observer import Observer
+from lookonce_cache.precision import PRECISIONS, StoredTensor, stored
 from lookonce_cache.redis_store import RedisStore
-from lookonce_cache.store import ContextInfo, OnDamaged, Store
+from lookonce_cache.store import ContextInfo, Found, Lease, Page, Store, StoreStats
 from lookonce_cache.wire import decode, encode
 
 __all__ = [
+    "DEFAULT_TENANT",
     "FORMAT_VERSION",
+    "PRECISIONS",
     "CacheError",
     "CompressedContext",
     "ContextFormatError",
     "ContextIdentity",
     "ContextInfo",
+    "ContextKey",
     "ContextTooLargeError",
+    "Found",
     "InvalidContextError",
+    "Lease",
+    "LeaseLostError",
     "MemoryStore",
-    "OnDamaged",
+    "Observer",
+    "Page",
     "RedisStore",
     "Store",
     "StoreConfigError",
+    "StoreStats",
     "StoreUnavailableError",
+    "StoredTensor",
+    "check_tenant",
     "decode",
     "digest",
     "encode",
     "open_store",
     "parse_size",
+    "stored",
 ]

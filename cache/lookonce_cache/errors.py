@@ -3,6 +3,7 @@
     CacheError
     ├── InvalidContextError      (also a ValueError) a context whose parts contradict each other
     ├── ContextTooLargeError     a context that the store could never hold
+    ├── LeaseLostError           a context was made under a lease that no longer holds
     ├── ContextFormatError       bytes that are not a whole, undamaged context of this format
     ├── StoreConfigError         (also a ValueError) a bad store URL or option
     └── StoreUnavailableError    the backend cannot be reached, or refuses to serve
@@ -21,6 +22,10 @@ class InvalidContextError(CacheError, ValueError):
 
 class ContextTooLargeError(CacheError):
     """A context is larger than the store's whole budget, or than the backend's largest value."""
+
+
+class LeaseLostError(CacheError):
+    """The lease under which a context was made has expired or was broken: another server may be making it."""
 
 
 class ContextFormatError(CacheError):

@@ -5,46 +5,42 @@ The head can be read and trusted without the tensors behind it, which is how sto
 
 import math
 import struct
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import msgpack
 import torch
 import xxhash
 
 from lookonce_cache.context import MAX_DIMENSION, CompressedContext
-from lookonce_cache.errors import ContextFormatError
+from lookonce_cache.errors import ContextFormatError, InvalidContextError
+from lookonce_cache.keys import FORMAT_VERSION, ContextIdentity, ContextKey
+from lookonce_cache.precision import Part, Role, parts_of
 
-FORMAT_VERSION = 1
 MAGIC = b"lookonce"
 PREFIX = struct.Struct("<8sIIQ")  # magic, format version, bytes of header, bytes of the whole value
-MAX_HEADER_BYTES = 64 * 1024  # above the limits that CompressedContext sets to its texts
+MAX_HEADER_BYTES = 64 * 1024  # above the limits that a context sets to its texts
 DIGEST_BYTES = 16
 MAX_HEAD_BYTES = PREFIX.size + MAX_HEADER_BYTES + DIGEST_BYTES
 ALIGNMENT = 64  # of every tensor's first byte, a cache line
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int32": torch.int32}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+ROLES: tuple[Role, ...] = ("keys", "values")
 
-TENSORS = ("keys", "values", "kept_indices", "scores")  # in the order of their bytes
 FACTS: dict[str, type] = {
-    "id": str,
-    "next_position": int,
+    "shared_tokens": int,
+    "moved_by": int,
     "full_tokens": int,
-    "image_tokens": int,
     "grid": tuple,
     "description": str,
-    "describe_prompt": str,
-    "model_fingerprint": str,
-    "image_digest": str,
-    "retention": float,
-    "selection": str,
     "created_at": float,
 }
+SIZES = {"shape": 4, "kept": 2}  # of keys and values once dense, and of kept_indices
+IDENTITY = {field.name for field in fields(ContextIdentity)}
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """One tensor's dtype, shape and place in the value."""
 
     dtype: torch.dtype
@@ -67,12 +63,18 @@ class Head:
     """What the first bytes of a value say about it.
 
     Attributes:
-        facts: every field of the context that is not a tensor.
+        identity: what the context is a function of.
+        facts: the context's other fields that are not tensors.
+        dtype: of keys and values once dense.
+        shape: of keys and values once dense, [layers, kv_heads, stored tokens, head_dim].
         tensors: place of each tensor, in the order of their bytes.
         total: bytes of the whole value.
     """
 
+    identity: ContextIdentity
     facts: dict[str, Any]
+    dtype: torch.dtype
+    shape: tuple[int, int, int, int]
     tensors: dict[str, TensorSpec]
     total: int
 
@@ -91,25 +93,23 @@ def checksum(*parts: bytes | memoryview) -> bytes:
 
 def encode_head(context: CompressedContext) -> tuple[bytes, Head]:
     """The head's bytes, and where the tensors go."""
-    dtypes_and_shapes = [
-        (name, DTYPE_NAMES[tensor.dtype], tuple(tensor.shape))
-        for name, tensor in ((name, getattr(context, name)) for name in TENSORS)
-    ]
     facts = {name: getattr(context, name) for name in FACTS}
-    header: bytes = msgpack.packb({**facts, "tensors": dtypes_and_shapes})
+    dtype, shape, kept = context.keys.dtype, context.keys.shape, tuple(context.kept_indices.shape)
+    fields = {"dtype": DTYPE_NAMES[dtype], "shape": shape, "kept": kept}
+    header: bytes = msgpack.packb({"identity": context.identity.as_dict(), **facts, **fields})
     head_bytes = PREFIX.size + len(header) + DIGEST_BYTES
-    tensors = _place(dtypes_and_shapes, head_bytes)
-    head = Head(facts, tensors, tensors[TENSORS[-1]].end + DIGEST_BYTES)
+    precision = context.identity.precision
+    tensors = _place(_parts(precision, dtype, shape, kept, math.prod(context.grid)), head_bytes)
+    head = Head(context.identity, facts, dtype, shape, tensors, tensors["scores"].end + DIGEST_BYTES)
     prefix = PREFIX.pack(MAGIC, FORMAT_VERSION, len(header), head.total)
     return prefix + header + checksum(prefix, header), head
 
 
-def decode_head(data: bytes | memoryview, expected_id: str) -> Head:
+def decode_head(data: bytes | memoryview, expected: ContextKey) -> Head:
     """Reads and verifies the head of `data`, which may end anywhere after it.
 
     Raises:
-        ContextFormatError: the head is truncated, damaged, of another version, or of another context than
-            `expected_id`.
+        ContextFormatError: the head is truncated, damaged, of another version, or of another context than `expected`.
     """
     header_length, total = _decode_prefix(data)
     head_bytes = PREFIX.size + header_length + DIGEST_BYTES
@@ -118,12 +118,12 @@ def decode_head(data: bytes | memoryview, expected_id: str) -> Head:
     covered = head_bytes - DIGEST_BYTES
     if checksum(data[:covered]) != bytes(data[covered:head_bytes]):
         raise ContextFormatError("checksum", "the head's checksum does not match")
-    facts, tensors = _decode_header(data[PREFIX.size : covered], head_bytes)
-    if tensors[TENSORS[-1]].end + DIGEST_BYTES != total:
-        raise ContextFormatError("header", f"the tensors do not add up to {total} bytes")
-    if facts["id"] != expected_id:
+    head = _decode_header(data[PREFIX.size : covered], head_bytes)
+    if head.total != total:
+        raise ContextFormatError("header", f"the tensors add up to {head.total} bytes, not to {total}")
+    if head.identity.key() != expected:
         raise ContextFormatError("foreign", "the value is that of another context")
-    return Head(facts, tensors, total)
+    return head
 
 
 def _decode_prefix(data: bytes | memoryview) -> tuple[int, int]:
@@ -139,44 +139,74 @@ def _decode_prefix(data: bytes | memoryview) -> tuple[int, int]:
     return header_length, total
 
 
-def _decode_header(header: bytes | memoryview, head_bytes: int) -> tuple[dict[str, Any], dict[str, TensorSpec]]:
+def _decode_header(header: bytes | memoryview, head_bytes: int) -> Head:
     try:
         fields = msgpack.unpackb(header, use_list=False, max_ext_len=0)
     except (ValueError, msgpack.UnpackException) as error:
         raise ContextFormatError("header", f"the header is not msgpack: {error}") from None
-    if not isinstance(fields, dict) or fields.keys() != {*FACTS, "tensors"}:
+    if not isinstance(fields, dict) or fields.keys() != {*FACTS, *SIZES, "identity", "dtype"}:
         raise ContextFormatError("header", "the header does not have exactly the fields of this version")
     for name, kind in FACTS.items():
         if type(fields[name]) is not kind:
             raise ContextFormatError("header", f"field {name} is not of type {kind.__name__}")
-    return {name: fields[name] for name in FACTS}, _place(_checked_specs(fields["tensors"]), head_bytes)
+    identity, (dtype, shape, kept) = _decode_identity(fields["identity"]), _decode_sizes(fields)
+    facts = {name: fields[name] for name in FACTS}
+    if not _is_shape(facts["grid"], 2):
+        raise ContextFormatError("header", "grid is impossible")
+    tensors = _place(_parts(identity.precision, dtype, shape, kept, math.prod(facts["grid"])), head_bytes)
+    return Head(identity, facts, dtype, shape, tensors, tensors["scores"].end + DIGEST_BYTES)
 
 
-def _checked_specs(entries: Any) -> list[tuple[str, str, tuple[int, ...]]]:
-    """`entries`, if they are `(name, dtype, shape)` of the known tensors in their order, with sane sizes."""
-    is_table = isinstance(entries, tuple) and all(isinstance(entry, tuple) and len(entry) == 3 for entry in entries)
-    if not is_table or tuple(name for name, _, _ in entries) != TENSORS:
-        raise ContextFormatError("header", f"the tensors are not {', '.join(TENSORS)}")
-    for name, dtype, shape in entries:
-        if not (isinstance(dtype, str) and dtype in DTYPES and _is_shape(shape)):
-            raise ContextFormatError("header", f"tensor {name} has an unknown dtype or an impossible shape")
-    return list(entries)
+def _decode_identity(fields: object) -> ContextIdentity:
+    if not isinstance(fields, dict) or fields.keys() != IDENTITY:
+        raise ContextFormatError("header", "the identity does not have exactly the fields of this version")
+    try:
+        identity = ContextIdentity(**fields)
+    except InvalidContextError as error:
+        raise ContextFormatError("header", f"the identity is invalid: {error}") from None
+    if identity.format_version != FORMAT_VERSION:
+        raise ContextFormatError("header", "the identity is that of another format version")
+    return identity
 
 
-def _is_shape(shape: object) -> bool:
+def _decode_sizes(fields: dict[str, Any]) -> Any:
+    if not isinstance(fields["dtype"], str) or fields["dtype"] not in DTYPES:
+        raise ContextFormatError("header", f"dtype is none of {', '.join(DTYPES)}")
+    for name, dimensions in SIZES.items():
+        if not _is_shape(fields[name], dimensions):
+            raise ContextFormatError("header", f"{name} is impossible")
+    return DTYPES[fields["dtype"]], fields["shape"], fields["kept"]
+
+
+def _is_shape(shape: object, dimensions: int) -> bool:
     return (
         isinstance(shape, tuple)
-        and 1 <= len(shape) <= 4
+        and len(shape) == dimensions
         and all(type(size) is int and 0 <= size <= MAX_DIMENSION for size in shape)
         and math.prod(max(size, 1) for size in shape) < 2**48  # so that strides fit, even of an empty tensor
     )
 
 
-def _place(specs: list[tuple[str, str, tuple[int, ...]]], offset: int) -> dict[str, TensorSpec]:
+def _parts(
+    precision: str, dtype: torch.dtype, shape: tuple[int, int, int, int], kept: tuple[int, ...], image_tokens: int
+) -> list[Part]:
+    """Every tensor of a context, in the order of their bytes."""
+    return [
+        *(
+            part._replace(name=f"{role}.{part.name}")
+            for role in ROLES
+            for part in parts_of(role, precision, dtype, shape)
+        ),
+        Part("kept_indices", torch.int32, kept),
+        Part("scores", torch.float32, (image_tokens,)),
+    ]
+
+
+def _place(parts: list[Part], offset: int) -> dict[str, TensorSpec]:
     """Lays the tensors one after another from `offset` on, each on an aligned byte."""
     placed = {}
-    for name, dtype, shape in specs:
-        spec = TensorSpec(DTYPES[dtype], shape, -(-offset // ALIGNMENT) * ALIGNMENT)
+    for name, dtype, shape in parts:
+        spec = TensorSpec(dtype, shape, -(-offset // ALIGNMENT) * ALIGNMENT)
         placed[name] = spec
         offset = spec.end
     return placed

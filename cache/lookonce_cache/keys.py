@@ -1,17 +1,60 @@
 """Content keys: everything that changes a context's bytes decides its key, and nothing else does."""
 
 import hashlib
-from dataclasses import dataclass, fields
+import math
+import re
+from dataclasses import asdict, dataclass, fields
 
 import msgpack
 
 from lookonce_cache.errors import InvalidContextError
-from lookonce_cache.header import FORMAT_VERSION
+from lookonce_cache.precision import PRECISIONS
+
+FORMAT_VERSION = 1
+DEFAULT_TENANT = "default"
+# In UTF-8; with the description's they keep every header below its own limit.
+TEXT_LIMITS = {"model_fingerprint": 512, "describe_prompt": 24 * 1024, "selection": 512}
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def digest(data: bytes) -> str:
     """BLAKE2b-256 of `data`, as 64 lowercase hex digits. Never shorten it: two images must not share one."""
     return hashlib.blake2b(data, digest_size=32).hexdigest()
+
+
+def check_tenant(name: str) -> str:
+    """`name`, if it may be a tenant's: it stands in keys of Redis, in URLs and in logs.
+
+    Raises:
+        InvalidContextError: it is not 1 to 64 letters, digits, ".", "_" or "-", the first a letter or digit.
+    """
+    if not isinstance(name, str) or not _TENANT.fullmatch(name):
+        raise InvalidContextError(
+            f"tenant: {name!r}; accepted: 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ContextKey:
+    """Where a context is found: whose it is, and its id. A tenant's contexts do not exist for another one.
+
+    Attributes:
+        tenant: see `check_tenant`.
+        id: 64 lowercase hex digits.
+
+    Raises:
+        InvalidContextError: one of them is not of that form; nothing can be stored under such a key.
+    """
+
+    tenant: str
+    id: str
+
+    def __post_init__(self) -> None:
+        check_tenant(self.tenant)
+        require(is_digest(self.id), f"id must be 64 lowercase hex digits, not {self.id!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,15 +63,18 @@ class ContextIdentity:
 
     Attributes:
         tenant: whose context it is; tenants never share one.
-        model_fingerprint: identity of configuration, weights and processor.
+        model_fingerprint: identity of configuration, weights, processor and arithmetic.
         image_digest: `digest` of the image's bytes.
         describe_prompt: the describe pass's instruction.
         template_digest: `digest` of the chat template.
-        retention: share of the image tokens kept.
-        selection: name of the selection method.
-        window: first and last layer of the scoring window.
-        precision: name of the storage precision, such as "bfloat16".
+        retention: share of the image tokens kept, a fraction between 0 and 1.
+        selection: name of the selection method, with what else decides its result.
+        window: half-open range of layers, the scoring window.
+        precision: the storage precision, one of `PRECISIONS`.
         format_version: version of the wire format.
+
+    Raises:
+        InvalidContextError: a field has the wrong type, form or range.
     """
 
     tenant: str
@@ -42,17 +88,63 @@ class ContextIdentity:
     precision: str
     format_version: int = FORMAT_VERSION
 
-    def key(self) -> str:
-        """The context's id: BLAKE2b-256 as 64 lowercase hex digits.
+    def __post_init__(self) -> None:
+        check_tenant(self.tenant)
+        for name in ("image_digest", "template_digest"):
+            text = getattr(self, name)
+            require(is_digest(text), f"{name} must be 64 lowercase hex digits, not {text!r}")
+        for name, limit in TEXT_LIMITS.items():
+            check_text(name, getattr(self, name), limit)
+        is_share = isinstance(self.retention, float) and 0 <= self.retention <= 1
+        require(is_share, f"retention must be a float between 0 and 1, not {self.retention!r}")
+        is_range = isinstance(self.window, tuple) and [type(layer) for layer in self.window] == [int, int]
+        require(
+            is_range and 0 <= self.window[0] < self.window[1] < 2**31,
+            f"window must be two ints, 0 <= first < end, not {self.window!r}",
+        )
+        require(
+            self.precision in PRECISIONS, f"precision: {self.precision!r}; accepted: {', '.join(PRECISIONS)}"
+        )
+        is_version = type(self.format_version) is int and 0 < self.format_version < 2**32
+        require(is_version, f"format_version must be a positive int, not {self.format_version!r}")
+
+    def as_dict(self) -> dict[str, object]:
+        """The fields, as the header of the wire format has them."""
+        return asdict(self)
+
+    def key(self) -> ContextKey:
+        """The context's key; its id is BLAKE2b-256 as 64 lowercase hex digits.
 
         Hashed is a msgpack array of the fields in the order above. msgpack writes each value's type and length before
-        it, so no two identities encode alike; BLAKE2b's personalisation sets the key apart from other digests.
-
-        Raises:
-            InvalidContextError: a text is not valid Unicode (a lone surrogate).
+        it, so no two identities encode alike; BLAKE2b's personalisation sets the id apart from other digests.
         """
-        try:
-            encoded: bytes = msgpack.packb([getattr(self, field.name) for field in fields(self)])
-        except UnicodeEncodeError as error:
-            raise InvalidContextError(f"a text of the identity cannot be encoded as UTF-8: {error.reason}") from None
-        return hashlib.blake2b(encoded, digest_size=32, person=b"lookonce-context").hexdigest()
+        encoded: bytes = msgpack.packb([getattr(self, field.name) for field in fields(self)])
+        return ContextKey(
+            self.tenant, hashlib.blake2b(encoded, digest_size=32, person=b"lookonce-context").hexdigest()
+        )
+
+
+def is_digest(text: object) -> bool:
+    """Whether it is a 256-bit digest, as 64 lowercase hex digits."""
+    return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
+
+
+def is_seconds(time: object) -> bool:
+    """Whether it is a point in unix time, a float."""
+    return isinstance(time, float) and math.isfinite(time) and time >= 0
+
+
+def require(condition: object, message: str) -> None:
+    """Raise InvalidContextError with the message unless the condition holds."""
+    if not condition:
+        raise InvalidContextError(message)
+
+
+def check_text(name: str, text: object, limit: int) -> None:
+    """Raise InvalidContextError unless it is a text of at most `limit` bytes of UTF-8."""
+    require(isinstance(text, str), f"{name} must be a str, not {type(text).__name__}")
+    try:
+        size = len(str(text).encode())
+    except UnicodeEncodeError:
+        raise InvalidContextError(f"{name} has lone surrogates and cannot be stored as UTF-8") from None
+    require(size <= limit, f"{name} has {size} bytes of UTF-8, the limit is {limit}")

@@ -1,14 +1,19 @@
-"""Contexts in this process's memory: the embedded default."""
+"""Contexts in this process's memory: the embedded default, and the hot tier before a shared store."""
 
+import secrets
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from itertools import dropwhile, islice
 
 import torch
 
 from lookonce_cache.context import CompressedContext
-from lookonce_cache.errors import ContextTooLargeError
-from lookonce_cache.store import MAX_LISTED, ContextInfo
+from lookonce_cache.errors import ContextTooLargeError, LeaseLostError
+from lookonce_cache.keys import ContextKey
+from lookonce_cache.observer import Observer, observed
+from lookonce_cache.precision import StoredTensor
+from lookonce_cache.store import MAX_LISTED, ContextInfo, Found, Lease, Page, State, StoreStats
 
 DEFAULT_MAX_BYTES = 2 * 1024**3
 
@@ -16,7 +21,14 @@ DEFAULT_MAX_BYTES = 2 * 1024**3
 @dataclass(frozen=True, slots=True)
 class _Entry:
     context: CompressedContext
+    kept_at: float  # unix time in seconds
     expires_at: float  # in time.monotonic's seconds; infinite for never
+
+
+@dataclass(frozen=True, slots=True)
+class _Leased:
+    token: str
+    expires_at: float  # in time.monotonic's seconds
 
 
 class MemoryStore:
@@ -25,74 +37,153 @@ class MemoryStore:
     No method waits, so none is interrupted: within one event loop every call is atomic.
 
     Args:
-        max_bytes: budget for the tensors, in bytes.
+        max_bytes: budget for the tensors of all tenants together, in bytes.
         ttl: seconds a context lives after its last use, None for ever.
+        observer: told of every call.
     """
 
     tier = "memory"
 
-    def __init__(self, *, max_bytes: int = DEFAULT_MAX_BYTES, ttl: float | None = None) -> None:
+    def __init__(
+        self, *, max_bytes: int = DEFAULT_MAX_BYTES, ttl: float | None = None, observer: Observer | None = None
+    ) -> None:
         self.max_bytes = max_bytes
         self.used_bytes = 0
+        self.observer = observer or Observer()
         self._ttl = ttl
         # Least recently used first. All contexts share one TTL, so this is also the order in which they expire.
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: OrderedDict[ContextKey, _Entry] = OrderedDict()
+        self._leases: dict[ContextKey, _Leased] = {}
 
-    async def get(self, context_id: str) -> CompressedContext | None:
+    @observed
+    async def get(self, key: ContextKey) -> Found | None:
         """See `Store.get`."""
-        self._drop_expired()
-        entry = self._entries.get(context_id)
+        entry = self._use(key)
         if entry is None:
             return None
-        self._entries[context_id] = replace(entry, expires_at=self._expiry())
-        self._entries.move_to_end(context_id)
-        return entry.context
+        self.observer.transferred(self.tier, "read", entry.context.nbytes)
+        return Found(entry.context, self.tier)
 
-    async def put(self, context: CompressedContext) -> None:
+    @observed
+    async def put(self, context: CompressedContext, lease: Lease | None = None) -> None:
         """See `Store.put`.
 
         Raises:
             ContextTooLargeError: the context alone exceeds the budget; what is stored stays as it is.
         """
         self._drop_expired()
+        if lease is not None and not self._holds(lease):
+            raise LeaseLostError(f"the lease on context {context.id} does not hold any more")
         if context.nbytes > self.max_bytes:
             raise ContextTooLargeError(f"a context of {context.nbytes} bytes exceeds max_bytes={self.max_bytes}")
-        self._drop(context.id)
+        if lease is not None:
+            del self._leases[lease.key]
+        self._drop(context.key)
         while self.used_bytes + context.nbytes > self.max_bytes:
             self._drop(next(iter(self._entries)))
-        self._entries[context.id] = _Entry(_owning_its_memory(context), self._expiry())
+        self._entries[context.key] = _Entry(_owning_its_memory(context), time.time(), self._expiry())
         self.used_bytes += context.nbytes
+        self.observer.transferred(self.tier, "written", context.nbytes)
 
-    async def delete(self, context_id: str) -> bool:
+    @observed
+    async def touch(self, key: ContextKey) -> bool:
+        """See `Store.touch`."""
+        return self._use(key) is not None
+
+    @observed
+    async def delete(self, key: ContextKey) -> bool:
         """See `Store.delete`."""
         self._drop_expired()
-        return self._drop(context_id)
+        self._leases.pop(key, None)
+        return self._drop(key)
 
-    async def info(self, context_id: str) -> ContextInfo | None:
+    @observed
+    async def info(self, key: ContextKey) -> ContextInfo | None:
         """See `Store.info`."""
         self._drop_expired()
-        entry = self._entries.get(context_id)
+        entry = self._entries.get(key)
         return None if entry is None else self._describe(entry)
 
-    async def list(self, limit: int = 100) -> tuple[ContextInfo, ...]:
-        """See `Store.list`."""
-        self._drop_expired()
-        newest = list(reversed(self._entries.values()))[: min(limit, MAX_LISTED)]
-        return tuple(map(self._describe, newest))
+    @observed
+    async def list(self, tenant: str, *, limit: int = 100, after: str | None = None) -> Page:
+        """See `Store.list`. The most recently used come first."""
+        entries = self._of_tenant(tenant)
+        known = any(entry.context.id == after for entry in entries)
+        left = list(dropwhile(lambda entry: entry.context.id != after, entries))[1:] if known else entries
+        shown = list(islice(left, max(0, min(limit, MAX_LISTED))))
+        more = shown[-1].context.id if shown and len(shown) < len(left) else None
+        return Page(tuple(map(self._describe, shown)), more)
 
+    @observed
+    async def stats(self, tenant: str) -> StoreStats:
+        """See `Store.stats`."""
+        entries = self._of_tenant(tenant)
+        times = [entry.kept_at for entry in entries]
+        nbytes = sum(entry.context.nbytes for entry in entries)
+        return StoreStats(len(entries), nbytes, min(times, default=None), max(times, default=None))
+
+    @observed
+    async def lease(self, key: ContextKey, seconds: float) -> Lease | None:
+        """See `Store.lease`."""
+        self._drop_expired()
+        if key in self._leases:
+            return None
+        lease = Lease(key, secrets.token_hex(16))
+        self._leases[key] = _Leased(lease.token, time.monotonic() + seconds)
+        return lease
+
+    @observed
+    async def renew(self, lease: Lease, seconds: float) -> bool:
+        """See `Store.renew`."""
+        holds = self._holds(lease)
+        if holds:
+            self._leases[lease.key] = _Leased(lease.token, time.monotonic() + seconds)
+        return holds
+
+    @observed
+    async def release(self, lease: Lease) -> None:
+        """See `Store.release`."""
+        if self._holds(lease):
+            del self._leases[lease.key]
+
+    @observed
+    async def state(self, key: ContextKey) -> State:
+        """See `Store.state`."""
+        self._drop_expired()
+        return "kept" if key in self._entries else "leased" if key in self._leases else "absent"
+
+    @observed
     async def ping(self) -> None:
         """See `Store.ping`."""
 
     async def close(self) -> None:
         """See `Store.close`."""
         self._entries.clear()
+        self._leases.clear()
         self.used_bytes = 0
+
+    def _use(self, key: ContextKey) -> _Entry | None:
+        self._drop_expired()
+        entry = self._entries.get(key)
+        if entry is not None:
+            self._entries[key] = replace(entry, expires_at=self._expiry())
+            self._entries.move_to_end(key)
+        return entry
+
+    def _of_tenant(self, tenant: str) -> list[_Entry]:
+        self._drop_expired()
+        return [entry for key, entry in reversed(self._entries.items()) if key.tenant == tenant]
+
+    def _holds(self, lease: Lease) -> bool:
+        self._drop_expired()
+        leased = self._leases.get(lease.key)
+        return leased is not None and leased.token == lease.token
 
     def _expiry(self) -> float:
         return float("inf") if self._ttl is None else time.monotonic() + self._ttl
 
-    def _drop(self, context_id: str) -> bool:
-        entry = self._entries.pop(context_id, None)
+    def _drop(self, key: ContextKey) -> bool:
+        entry = self._entries.pop(key, None)
         if entry is None:
             return False
         self.used_bytes -= entry.context.nbytes
@@ -102,11 +193,14 @@ class MemoryStore:
         now = time.monotonic()
         while self._entries and next(iter(self._entries.values())).expires_at <= now:
             self._drop(next(iter(self._entries)))
+        for key in [key for key, leased in self._leases.items() if leased.expires_at <= now]:
+            del self._leases[key]
 
     def _describe(self, entry: _Entry) -> ContextInfo:
         context = entry.context
         return ContextInfo(
-            id=context.id,
+            key=context.key,
+            model_fingerprint=context.identity.model_fingerprint,
             description=context.description,
             image_tokens=context.image_tokens,
             kept_tokens=context.kept_tokens,
@@ -114,8 +208,9 @@ class MemoryStore:
             bytes=context.nbytes,
             created_at=context.created_at,
             expires_at=None if self._ttl is None else time.time() + entry.expires_at - time.monotonic(),
-            retention=context.retention,
-            selection=context.selection,
+            retention=context.identity.retention,
+            selection=context.identity.selection,
+            precision=context.identity.precision,
         )
 
 
@@ -123,11 +218,15 @@ def _owning_its_memory(context: CompressedContext) -> CompressedContext:
     """The context with tensors that are views into something larger copied: the budget counts what is held."""
     return replace(
         context,
-        keys=_own(context.keys),
-        values=_own(context.values),
+        keys=_own_stored(context.keys),
+        values=_own_stored(context.values),
         kept_indices=_own(context.kept_indices),
         scores=_own(context.scores),
     )
+
+
+def _own_stored(tensor: StoredTensor) -> StoredTensor:
+    return replace(tensor, parts=tuple(map(_own, tensor.parts)))
 
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,14 @@
 """The wire format: a context as one string of bytes. Layout and versioning: docs/context-format.md. Never pickle."""
 
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 
 from lookonce_cache.context import CompressedContext
 from lookonce_cache.errors import ContextFormatError, InvalidContextError
 from lookonce_cache.header import DIGEST_BYTES, Head, TensorSpec, checksum, decode_head, encode_head
+from lookonce_cache.keys import ContextKey
+from lookonce_cache.precision import Role, StoredTensor
 
 
 def encode(context: CompressedContext) -> bytes:
@@ -14,14 +16,14 @@ def encode(context: CompressedContext) -> bytes:
     first, head = encode_head(context)
     parts: list[bytes | memoryview] = [first]
     position = len(first)
-    for name, spec in head.tensors.items():
-        parts += [bytes(spec.start - position), _raw_bytes(getattr(context, name))]
+    for spec, tensor in zip(head.tensors.values(), _tensors(context), strict=True):
+        parts += [bytes(spec.start - position), _raw_bytes(tensor)]
         position = spec.end
     return b"".join([*parts, checksum(*parts)])
 
 
-def decode(data: bytes | bytearray | memoryview, expected_id: str) -> CompressedContext:
-    """The context in `data`, which must be the one of `expected_id`.
+def decode(data: bytes | bytearray | memoryview, expected: ContextKey) -> CompressedContext:
+    """The context in `data`, which must be the one of the `expected` key.
 
     The tensors are views of one buffer: of `data` itself if it is writable, else of one copy (torch has no read-only
     tensors). Nothing is allocated by what the header claims before the claim was compared with the bytes that are here.
@@ -31,12 +33,19 @@ def decode(data: bytes | bytearray | memoryview, expected_id: str) -> Compressed
             No other error is raised, whatever the bytes.
     """
     view = memoryview(data)
-    head = decode_head(view, expected_id)
+    head = decode_head(view, expected)
     _verify_body(view, head)
     buffer = memoryview(bytearray(view)) if view.readonly else view
-    tensors: dict[str, Any] = {name: _tensor(buffer, spec) for name, spec in head.tensors.items()}
+    tensors = {name: _tensor(buffer, spec) for name, spec in head.tensors.items()}
     try:
-        return CompressedContext(**head.facts, **tensors)
+        return CompressedContext(
+            identity=head.identity,
+            keys=_stored("keys", head, tensors),
+            values=_stored("values", head, tensors),
+            kept_indices=tensors["kept_indices"],
+            scores=tensors["scores"],
+            **head.facts,
+        )
     except InvalidContextError as error:
         raise ContextFormatError("header", f"the header contradicts itself: {error}") from None
 
@@ -48,6 +57,19 @@ def _verify_body(view: memoryview, head: Head) -> None:
         raise ContextFormatError("trailing", f"{len(view) - head.total} bytes follow the value")
     if checksum(view[:-DIGEST_BYTES]) != bytes(view[-DIGEST_BYTES:]):
         raise ContextFormatError("checksum", "the value's checksum does not match")
+
+
+def _tensors(context: CompressedContext) -> Iterator[torch.Tensor]:
+    """In the order of their bytes."""
+    yield from context.keys.parts
+    yield from context.values.parts
+    yield context.kept_indices
+    yield context.scores
+
+
+def _stored(role: Role, head: Head, tensors: dict[str, torch.Tensor]) -> StoredTensor:
+    parts = tuple(tensor for name, tensor in tensors.items() if name.startswith(f"{role}."))
+    return StoredTensor(role, head.identity.precision, head.dtype, head.shape, parts)
 
 
 def _raw_bytes(tensor: torch.Tensor) -> memoryview:

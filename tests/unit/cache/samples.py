@@ -1,40 +1,67 @@
 """Contexts to test with."""
 
 import hashlib
+from dataclasses import fields
 from typing import Any
 
 import torch
 
-from lookonce_cache import CompressedContext
+from lookonce_cache import CompressedContext, ContextIdentity, ContextKey, StoredTensor, stored
+
+_IDENTITY = {field.name for field in fields(ContextIdentity)}
 
 
-def context_id(name: object) -> str:
-    """An id as good as any for `name`."""
+def hex_digest(name: object) -> str:
+    """64 hex digits that stand for `name`."""
     return hashlib.sha256(repr(name).encode()).hexdigest()
 
 
+def context_key(name: object = "a context", tenant: str = "acme") -> ContextKey:
+    """The key of `make_context(name)`."""
+    return make_identity(name, tenant=tenant).key()
+
+
+def make_identity(name: object = "a context", **changes: Any) -> ContextIdentity:
+    """The identity of `make_context(name)`."""
+    given: dict[str, Any] = {
+        "tenant": "acme",
+        "model_fingerprint": "model-1",
+        "image_digest": hex_digest(name),
+        "describe_prompt": "Describe the image.",
+        "template_digest": hex_digest("a template"),
+        "retention": 0.25,
+        "selection": "attention",
+        "window": (4, 20),
+        "precision": "native",
+    }
+    return ContextIdentity(**{**given, **changes})
+
+
 def make_context(name: object = "a context", **changes: Any) -> CompressedContext:
-    """A small valid context, its tensors drawn from `name`."""
-    random = torch.Generator().manual_seed(int(context_id(name)[:8], 16))
-    fields: dict[str, Any] = {
-        "id": context_id(name),
+    """A small valid context, its tensors drawn from `name`.
+
+    Args:
+        name: decides everything that is not given.
+        changes: fields of the context, with keys and values dense, or of its identity.
+    """
+    random = torch.Generator().manual_seed(int(hex_digest(name)[:8], 16))
+    identity = make_identity(name, **{field: changes.pop(field) for field in _IDENTITY & changes.keys()})
+    given: dict[str, Any] = {
         "keys": torch.randn(2, 3, 7, 4, generator=random),
         "values": torch.randn(2, 3, 7, 4, generator=random),
-        "next_position": 7,
+        "shared_tokens": 2,
+        "moved_by": -11,
         "full_tokens": 20,
-        "image_tokens": 12,
         "kept_indices": torch.tensor([[1, 5, 11], [0, 5, 6]], dtype=torch.int32),
         "scores": torch.rand(12, generator=random),
         "grid": (3, 4),
         "description": "ein rotes Fahrrad, 自行车 🚲",
-        "describe_prompt": "Describe the image.",
-        "model_fingerprint": "model-1",
-        "image_digest": context_id("an image"),
-        "retention": 0.25,
-        "selection": "attention",
         "created_at": 1_700_000_000.25,
-    }
-    return CompressedContext(**{**fields, **changes})
+    } | changes
+    for role in ("keys", "values"):
+        if isinstance(given[role], torch.Tensor):
+            given[role] = stored(given[role], role, identity.precision)
+    return CompressedContext(identity=identity, **given)
 
 
 def assert_same(one: CompressedContext | None, other: CompressedContext) -> None:
@@ -42,11 +69,24 @@ def assert_same(one: CompressedContext | None, other: CompressedContext) -> None
     assert one is not None
     for name in CompressedContext.__dataclass_fields__:
         left, right = getattr(one, name), getattr(other, name)
-        if isinstance(right, torch.Tensor):
-            assert left.dtype == right.dtype, name
-            assert left.shape == right.shape, name
-            left, right = left.view(torch.uint8), right.contiguous().view(torch.uint8)
-            assert torch.equal(left, right), name
+        if isinstance(right, StoredTensor):
+            assert (left.role, left.precision, left.dtype, left.shape) == (
+                right.role,
+                right.precision,
+                right.dtype,
+                right.shape,
+            ), name
+            for left_part, right_part in zip(left.parts, right.parts, strict=True):
+                assert_same_bits(left_part, right_part, name)
+        elif isinstance(right, torch.Tensor):
+            assert_same_bits(left, right, name)
         else:
             assert left == right, name
             assert type(left) is type(right), name
+
+
+def assert_same_bits(left: torch.Tensor, right: torch.Tensor, name: str) -> None:
+    """Fails unless the two are equal in type, shape and every bit."""
+    assert left.dtype == right.dtype, name
+    assert left.shape == right.shape, name
+    assert torch.equal(left.contiguous().view(torch.uint8), right.contiguous().view(torch.uint8)), name

@@ -1,0 +1,77 @@
+"""What stores tell about their work, for metrics."""
+
+import functools
+import time
+from collections.abc import Awaitable, Callable
+from typing import Concatenate, Literal, ParamSpec, Protocol, TypeVar
+
+from lookonce_cache.errors import ContextTooLargeError, LeaseLostError, StoreUnavailableError
+
+Outcome = Literal["ok", "miss", "refused", "error"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Observer:
+    """Is told what stores do; this one ignores it all. Methods run in the event loop, so they must be quick."""
+
+    def operation(self, store: str, operation: str, outcome: Outcome, seconds: float) -> None:
+        """One call of a `Store` method has ended.
+
+        Args:
+            store: the store's tier.
+            operation: the method's name.
+            outcome: "ok"; "miss" where there was nothing; "refused" where the store cannot take a context, or a lease
+                did not hold; "error" where the store could not be reached.
+            seconds: how long it took, encoding and decoding included.
+        """
+
+    def transferred(self, store: str, direction: Literal["read", "written"], nbytes: int) -> None:
+        """A context of so many bytes came from a store, or went to it."""
+
+    def damaged(self, store: str, reason: str) -> None:
+        """A value was met that is no context, or not the one asked for; see `ContextFormatError.reason`."""
+
+    def breaker(self, store: str, node: str, is_open: bool) -> None:
+        """A node of the store was given up for a while, or is used again."""
+
+
+class Observed(Protocol):
+    """What `observed` needs of a store."""
+
+    tier: str
+    observer: Observer
+
+
+S = TypeVar("S", bound=Observed)
+
+
+def observed(
+    method: Callable[Concatenate[S, P], Awaitable[R]],
+) -> Callable[Concatenate[S, P], Awaitable[R]]:
+    """A store's method that reports each call to the store's observer, under the method's own name."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    async def reporting(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+        begun = time.perf_counter()
+
+        def report(outcome: Outcome) -> None:
+            self.observer.operation(self.tier, name, outcome, time.perf_counter() - begun)
+
+        try:
+            result = await method(self, *args, **kwargs)
+        except (ContextTooLargeError, LeaseLostError):
+            report("refused")
+            raise
+        except StoreUnavailableError:
+            report("error")
+            raise
+        report("miss" if result is None and name in _MAY_FIND_NOTHING or result is False else "ok")
+        return result
+
+    return reporting
+
+
+_MAY_FIND_NOTHING = {"get", "info", "lease"}
