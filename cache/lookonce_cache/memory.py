@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import dropwhile, islice
 
@@ -170,7 +171,7 @@ class MemoryStore:
             self._entries.move_to_end(key)
         return entry
 
-    def _of_tenant(self, tenant: str) -> list[_Entry]:
+    def _of_tenant(self, tenant: str) -> Sequence[_Entry]:
         self._drop_expired()
         return [entry for key, entry in reversed(self._entries.items()) if key.tenant == tenant]
 

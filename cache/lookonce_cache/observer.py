@@ -2,8 +2,8 @@
 
 import functools
 import time
-from collections.abc import Awaitable, Callable
-from typing import Concatenate, Literal, ParamSpec, Protocol, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 from lookonce_cache.errors import ContextTooLargeError, LeaseLostError, StoreUnavailableError
 
@@ -51,13 +51,13 @@ S = TypeVar("S", bound=Observed)
 
 
 def observed(
-    method: Callable[Concatenate[S, P], Awaitable[R]],
-) -> Callable[Concatenate[S, P], Awaitable[R]]:
+    method: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
     """A store's method that reports each call to the store's observer, under the method's own name."""
     name = method.__name__
 
     @functools.wraps(method)
-    async def reporting(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def reporting(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         begun = time.perf_counter()
 
         def report(outcome: Outcome) -> None:
@@ -71,7 +71,8 @@ def observed(
         except StoreUnavailableError:
             report("error")
             raise
-        report("miss" if result is None and name in _MAY_FIND_NOTHING or result is False else "ok")
+        found_nothing = result is False or (result is None and name in _MAY_FIND_NOTHING)
+        report("miss" if found_nothing else "ok")
         return result
 
     return reporting
