@@ -8,6 +8,7 @@ import httpx2
 import pytest
 from starlette.requests import Request
 
+from lookonce_server.access import Access
 from lookonce_server.answers import Answers
 from lookonce_server.api.app import _app
 from lookonce_server.api.chat import chat
@@ -27,7 +28,18 @@ TOKENS = 300
 def app(bench):
     settings = Settings(max_answer_tokens=TOKENS)
     return _app(
-        AppState(settings, "m", bench.engine, bench.store, bench.sessions, bench.limits, bench.metrics, time.time())
+        AppState(
+            settings=settings,
+            served_name="m",
+            engine=bench.engine,
+            store=bench.store,
+            contexts=bench.contexts,
+            sessions=bench.sessions,
+            access=Access({}),
+            limits=bench.limits,
+            metrics=bench.metrics,
+            started_at=time.time(),
+        )
     )
 
 
