@@ -102,9 +102,7 @@ class ContextIdentity:
             is_range and 0 <= self.window[0] < self.window[1] < 2**31,
             f"window must be two ints, 0 <= first < end, not {self.window!r}",
         )
-        require(
-            self.precision in PRECISIONS, f"precision: {self.precision!r}; accepted: {', '.join(PRECISIONS)}"
-        )
+        require(self.precision in PRECISIONS, f"precision: {self.precision!r}; accepted: {', '.join(PRECISIONS)}")
         is_version = type(self.format_version) is int and 0 < self.format_version < 2**32
         require(is_version, f"format_version must be a positive int, not {self.format_version!r}")
 
@@ -119,9 +117,7 @@ class ContextIdentity:
         it, so no two identities encode alike; BLAKE2b's personalisation sets the id apart from other digests.
         """
         encoded: bytes = msgpack.packb([getattr(self, field.name) for field in fields(self)])
-        return ContextKey(
-            self.tenant, hashlib.blake2b(encoded, digest_size=32, person=b"lookonce-context").hexdigest()
-        )
+        return ContextKey(self.tenant, hashlib.blake2b(encoded, digest_size=32, person=b"lookonce-context").hexdigest())
 
 
 def is_digest(text: object) -> bool:
