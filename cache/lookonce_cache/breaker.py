@@ -56,7 +56,7 @@ class Breaker:
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
             try:
                 await self._probe()
-            except Exception:  # noqa: BLE001  # whatever it was, the server does not work
+            except Exception:  # whatever it was, the server does not work
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
                 return self.close()

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 
 from lookonce_cache.errors import StoreConfigError
-from lookonce_cache.memory import DEFAULT_MAX_BYTES, MemoryStore
+from lookonce_cache.memory import MemoryStore
 from lookonce_cache.observer import Observer
 from lookonce_cache.redis_options import SCHEMES as REDIS_SCHEMES
-from lookonce_cache.redis_options import parameters_of, parse_redis_url, parse_size, split_url
+from lookonce_cache.redis_options import parse_redis_url
 from lookonce_cache.redis_store import RedisStore
 from lookonce_cache.store import Store
+from lookonce_cache.tiered import TieredStore
+from lookonce_cache.urls import parameters, parse_size, split_url
 
 SCHEMES = ", ".join(f"{scheme}://" for scheme in ("memory", *REDIS_SCHEMES))
 MEMORY_PARAMETERS: dict[str, Callable[[str], int]] = {"max_bytes": parse_size}
@@ -48,12 +50,7 @@ def _open_memory(url: str, ttl: float | None, observer: Observer | None) -> Memo
     parts = split_url(url)
     if parts.netloc or parts.path:
         raise StoreConfigError(f"store URL memory://: {parts.netloc + parts.path!r}; accepted: parameters only")
-    text = parameters_of(parts, MEMORY_PARAMETERS).get("max_bytes")
-    try:
-        max_bytes = DEFAULT_MAX_BYTES if text is None else parse_size(text)
-    except StoreConfigError as error:
-        raise StoreConfigError(f"store URL parameter max_bytes: {error}") from None
-    return MemoryStore(max_bytes=max_bytes, ttl=ttl, observer=observer)
+    return MemoryStore(**parameters(parts, MEMORY_PARAMETERS), ttl=ttl, observer=observer)
 
 
 def _open_redis(url: str, ttl: float | None, observer: Observer | None) -> Store:
@@ -61,6 +58,4 @@ def _open_redis(url: str, ttl: float | None, observer: Observer | None) -> Store
     hot_bytes = parse_redis_url(url).hot_bytes
     if hot_bytes is None:
         return shared
-    from lookonce_cache.tiered import TieredStore
-
     return TieredStore(MemoryStore(max_bytes=hot_bytes, ttl=ttl, observer=observer), shared)

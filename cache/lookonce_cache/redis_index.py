@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
@@ -73,7 +73,7 @@ class RedisIndex:
             if isinstance(reply, ResponseError):
                 raise self._servers.unavailable(reply)
 
-    async def newest_first(self, after: str | None, batch: int) -> AsyncIterator[Sequence[Member]]:
+    async def newest_first(self, after: str | None, batch: int) -> AsyncGenerator[Sequence[Member], None]:
         """All members in batches; those after a cursor where one is given and is one."""
         cursor = _parse_cursor(after)
         highest = "+inf" if cursor is None else repr(cursor[0])

@@ -132,7 +132,7 @@ class Node:
 
     async def _one(self, command: Command) -> list[Any]:
         try:
-            return [await self._redis.execute_command(*command)]
+            return [await self._redis.execute_command(*command)]  # type: ignore[no-untyped-call]
         except ResponseError as error:
             return [error]
 

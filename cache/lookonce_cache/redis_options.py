@@ -3,18 +3,15 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from lookonce_cache.errors import StoreConfigError
+from lookonce_cache.urls import number, one_of, parameters, parse_size, split_url
 
 DEFAULT_PORT = 6379
 MAX_VALUE_BYTES = 512 * 1024**2  # the largest string Redis takes, unless proto-max-bulk-len says otherwise
 SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
-
-UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
-
-T = TypeVar("T")
 
 
 class Address(NamedTuple):
@@ -81,7 +78,7 @@ def parse_redis_url(url: str) -> RedisOptions:
     cluster = parts.scheme.endswith("+cluster")
     accepted = {name: read for name, read in _READERS.items() if not cluster or name != "db"}
     accepted |= _TLS_READERS if parts.scheme.startswith("rediss") else {}
-    given = _read(parameters_of(parts, accepted), accepted)
+    given = parameters(parts, accepted)
     tls = {name: given.pop(name) for name in _TLS_READERS if name in given}
     credentials, _, hosts = parts.netloc.rpartition("@")
     if parts.scheme == "unix":
@@ -97,91 +94,20 @@ def parse_redis_url(url: str) -> RedisOptions:
     )
 
 
-def split_url(url: str) -> SplitResult:
-    """The URL's parts.
-
-    Raises:
-        StoreConfigError: it has none, or what looks like a piece of a password where none belongs.
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise StoreConfigError("store URL cannot be parsed; accepted: an address in brackets must be IPv6") from None
-    # An unescaped "/", "?" or "#" ends the host part early, and what is left of the password would be quoted as a
-    # parameter or connected to as a host.
-    if parts.fragment or "@" in parts.path or ("@" in parts.query and "@" not in parts.netloc and parts.netloc):
-        raise StoreConfigError("store URL cannot be parsed; in user and password, '/', '?', '#' are %2F, %3F, %23")
-    return parts
-
-
-def parse_size(text: str) -> int:
-    """Bytes in "1000000", "512MiB" or "2GiB".
-
-    Raises:
-        StoreConfigError: `text` is not a whole positive number with one of `UNITS`.
-    """
-    match = re.fullmatch(r"([0-9]{1,15}) ?([KMGT]iB)?", text)
-    size = int(match[1]) * UNITS[match[2] or ""] if match else 0
-    if size <= 0:
-        raise StoreConfigError(f"size: {text!r}; accepted: a whole number of bytes, or of KiB, MiB, GiB or TiB")
-    return size
-
-
-def parameters_of(parts: SplitResult, accepted: Mapping[str, object]) -> dict[str, str]:
-    """The query's parameters.
-
-    Raises:
-        StoreConfigError: one is not among the `accepted`.
-    """
-    parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
-    unknown = sorted(parameters.keys() - accepted.keys())
-    if unknown:
-        raise StoreConfigError(f"store URL parameter: {unknown[0]!r}; accepted: {', '.join(sorted(accepted))}")
-    return parameters
-
-
-def _read(parameters: Mapping[str, str], readers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
-    given = {}
-    for name, text in parameters.items():
-        try:
-            given[name] = readers[name](text)
-        except StoreConfigError as error:
-            raise StoreConfigError(f"store URL parameter {name}: {error}") from None
-    return given
-
-
-def _one_of(values: Mapping[str, T]) -> Callable[[str], T]:
-    def read(text: str) -> T:
-        if text.lower() not in values:
-            raise StoreConfigError(f"{text!r}; accepted: {', '.join(values)}")
-        return values[text.lower()]
-
-    return read
-
-
-def _number(kind: Callable[[str], T], accepted: str, pattern: str) -> Callable[[str], T]:
-    def read(text: str) -> T:
-        if not re.fullmatch(pattern, text) or (accepted.endswith("above 0") and not float(text)):
-            raise StoreConfigError(f"{text!r}; accepted: {accepted}")
-        return kind(text)
-
-    return read
-
-
 _DECIMAL = r"[0-9]{1,9}(\.[0-9]{1,9})?"
 _TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
-_seconds = _number(float, "seconds above 0", _DECIMAL)
+_seconds = number(float, "seconds above 0", _DECIMAL)
 
 _READERS: dict[str, Callable[[str], Any]] = {
-    "db": _number(int, "a number", r"[0-9]{1,9}"),
+    "db": number(int, "a number", r"[0-9]{1,9}"),
     "username": str,
     "password": str,
     "client_name": str,
-    "max_connections": _number(int, "a number above 0", r"[0-9]{1,6}"),
+    "max_connections": number(int, "a number above 0", r"[0-9]{1,6}"),
     "timeout": _seconds,
     "socket_timeout": _seconds,
     "socket_connect_timeout": _seconds,
-    "health_check_interval": _number(float, "seconds, or 0 for never", _DECIMAL),
+    "health_check_interval": number(float, "seconds, or 0 for never", _DECIMAL),
     "max_context_bytes": parse_size,
     "hot_bytes": parse_size,
 }
@@ -189,8 +115,8 @@ _TLS_READERS: dict[str, Callable[[str], Any]] = {
     "ssl_ca_certs": str,
     "ssl_certfile": str,
     "ssl_keyfile": str,
-    "ssl_cert_reqs": _one_of({"required": "required", "optional": "optional", "none": "none"}),
-    "ssl_check_hostname": _one_of(_TRUTH),
+    "ssl_cert_reqs": one_of({"required": "required", "optional": "optional", "none": "none"}),
+    "ssl_check_hostname": one_of(_TRUTH),
 }
 
 
@@ -220,6 +146,4 @@ def _database(path: str, cluster: bool) -> dict[str, int]:
 
 def _credentials(text: str) -> dict[str, str]:
     username, _, password = text.partition(":")
-    return {
-        name: unquote(value) for name, value in (("username", username), ("password", password)) if value
-    }
+    return {name: unquote(value) for name, value in (("username", username), ("password", password)) if value}

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Any
 
 from redis.exceptions import ReadOnlyError, ResponseError
@@ -99,7 +100,8 @@ class RedisStore:
         # it could come after the value was deleted.
         await self._update_index(key, "drop")
         replies = await self._servers.send(("UNLINK", lease_key(key)), ("UNLINK", value_key(key)))
-        return [self._checked(reply) for reply in replies][1] == 1
+        _, unlinked = map(self._checked, replies)
+        return bool(unlinked)
 
     @observed
     async def info(self, key: ContextKey) -> ContextInfo | None:
@@ -113,12 +115,14 @@ class RedisStore:
         limit = max(0, min(limit, MAX_LISTED))
         shown: list[tuple[Member, ContextInfo]] = []
         index = RedisIndex(self._servers, check_tenant(tenant))
-        async for members in index.newest_first(after, HEADS):
-            infos = await self._infos([member.key for member in members])
-            await index.drop_dead([member for member, info in zip(members, infos, strict=True) if info is None])
-            shown += [pair for pair in zip(members, infos, strict=True) if isinstance(pair[1], ContextInfo)]
-            if len(shown) > limit:
-                break
+        async with aclosing(index.newest_first(after, HEADS)) as batches:
+            async for members in batches:
+                infos = await self._infos([member.key for member in members])
+                read = list(zip(members, infos, strict=True))
+                await index.drop_dead([member for member, info in read if info is None])
+                shown += [(member, info) for member, info in read if isinstance(info, ContextInfo)]
+                if len(shown) > limit:
+                    break
         more = shown[limit - 1][0].cursor if len(shown) > limit > 0 else None
         return Page(tuple(info for _, info in shown[:limit]), more)
 
@@ -202,7 +206,7 @@ class RedisStore:
         except (StoreUnavailableError, TimeoutError):
             pass  # the value is what counts; the context is missing from lists until it is put again
 
-    async def _infos(self, keys: Sequence[ContextKey]) -> list[ContextInfo | str | None]:
+    async def _infos(self, keys: Sequence[ContextKey]) -> Sequence[ContextInfo | str | None]:
         """Of each key what its value's head says, None where there is no value, or what is wrong with it."""
         commands: list[Command] = []
         for key in keys:
@@ -220,7 +224,7 @@ class RedisStore:
             self.observer.damaged(self.tier, "foreign")
             return "foreign"
         ttl_ms = self._checked(ttl_ms)
-        return head and _describe(key, head, None if ttl_ms < 0 else time.time() + ttl_ms / 1000)
+        return None if head is None else _describe(key, head, None if ttl_ms < 0 else time.time() + ttl_ms / 1000)
 
     async def _run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
         return self._checked(await run(self._servers, script, keys, arguments))
