@@ -110,7 +110,8 @@ async def test_a_description_has_a_score_for_every_token_of_the_grid(engine, siz
     kept = -(-grid[0] * grid[1] // 4)
     assert description.kept.shape == (1, kept)
     assert description.keys.shape == description.values.shape
-    assert description.keys.shape[2] == description.prompt_tokens - grid[0] * grid[1] + kept
+    stored = description.prompt_tokens - description.shared_tokens - grid[0] * grid[1] + kept
+    assert description.keys.shape[2] == stored
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lookonce_cache import MemoryStore, StoreUnavailableError, digest, open_store
-from lookonce_server import sessions
+from lookonce_server import contexts, sessions
 from lookonce_server.contexts import ImageBytes, context_identity
 from lookonce_server.engines.base import Sampling
 from lookonce_server.errors import ContextNotFoundError, EngineError, InvalidImageError
@@ -40,7 +40,7 @@ async def test_a_new_image_is_a_miss_and_the_next_question_a_hit(bench):
 
 
 async def test_a_question_without_an_image_looks_nothing_up(bench):
-    session = await bench.sessions.ask(about("Hello"), None, GREEDY)
+    session = await bench.sessions.ask(about("Hello"), None, GREEDY, tenant=TENANT)
     answer = await read(*session.answers)
     assert session.lookup == ("none", None, None, None)
     assert answer.finish_reason
@@ -51,7 +51,8 @@ async def test_a_question_without_an_image_looks_nothing_up(bench):
 async def test_several_answers_stand_on_one_lookup(bench, monkeypatch, on_miss):
     decoded = []
     decode_image = sessions.decode_image
-    monkeypatch.setattr(sessions, "decode_image", lambda *args: decoded.append(1) or decode_image(*args))
+    for module in (sessions, contexts):
+        monkeypatch.setattr(module, "decode_image", lambda *args: decoded.append(1) or decode_image(*args))
     miss = await bench.ask_often(png(42), QUESTION, 3, on_miss)
     await bench.settle()
     hit = await bench.ask_often(png(42), QUESTION, 3, on_miss)
