@@ -50,7 +50,9 @@ class Access:
         for tenant, hashes in tenants.items():
             for value in _hashes(path, tenant, hashes):
                 if found.setdefault(value, tenant) != tenant:
-                    raise AccessConfigError(f"--api-keys {path}: tenants {found[value]} and {tenant} have a key in common")
+                    raise AccessConfigError(
+                        f"--api-keys {path}: tenants {found[value]} and {tenant} have a key in common"
+                    )
         return cls(found)
 
     def tenant(self, authorization: str | None) -> str:

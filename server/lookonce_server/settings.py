@@ -65,7 +65,9 @@ class Settings(BaseSettings):
 
     store: Annotated[
         str,
-        Field(description="where contexts are kept: 'memory://?max_bytes=2GiB', 'redis://host:6379/0?hot_bytes=1GiB', ..."),
+        Field(
+            description="where contexts are kept: 'memory://?max_bytes=2GiB', 'redis://host:6379/0?hot_bytes=1GiB', ..."
+        ),
     ] = "memory://?max_bytes=2GiB"
     ttl: Annotated[float, Field(gt=0, description="seconds a context lives after its last use")] = 7 * 24 * 3600.0
     precision: Annotated[

@@ -97,7 +97,9 @@ class Description(NamedTuple):
     """What a describe pass found, compressed."""
 
     text: str
-    keys: Tensor  # of the tokens kept, without the shared ones: [layers, kv_heads, tokens, head_dim], packed, on the CPU
+    keys: (
+        Tensor  # of the tokens kept, without the shared ones: [layers, kv_heads, tokens, head_dim], packed, on the CPU
+    )
     values: Tensor  # like keys
     shared_tokens: int  # before the image
     moved_by: int  # positions by which the keys were rotated
@@ -143,8 +145,8 @@ Answer = AsyncGenerator[Started | Piece]
 class Engine(Protocol):
     """Runs a model. Methods are called from one event loop and never hold it up.
 
-    Every pass may raise OverloadedError (the queue is full), PromptTooLongError and EngineError. What an engine keeps of
-    one tenant's passes to make later ones quicker must not serve, or be measurable by, another tenant's.
+    Every pass may raise OverloadedError (the queue is full), PromptTooLongError and EngineError. What an engine keeps
+    of one tenant's passes to make later ones quicker must not serve, or be measurable by, another tenant's.
     """
 
     facts: ModelFacts

@@ -35,7 +35,7 @@ class SharedTokens(NamedTuple):
     inv_freq: Tensor  # [rotary_dim / 2], radians a position
 
     @property
-    def count(self) -> int:
+    def tokens(self) -> int:
         """How many there are."""
         return self.keys.shape[2]
 
@@ -50,9 +50,9 @@ class SharedTokens(NamedTuple):
         Raises:
             ContextLostError: the context was made with another number of shared tokens.
         """
-        if context.shared_tokens != self.count:
+        if context.shared_tokens != self.tokens:
             raise ContextLostError(
-                f"The context goes with {context.shared_tokens} tokens before the image; this model has {self.count}."
+                f"The context goes with {context.shared_tokens} tokens before the image; this model has {self.tokens}."
             )
         device = self.keys.device
         return self.joined(context.keys.dense(device), context.values.dense(device), context.moved_by)

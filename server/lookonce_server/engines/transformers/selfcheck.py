@@ -71,7 +71,7 @@ def _check(loaded: LoadedModel, describe_prompt: str) -> SharedTokens:
             inv_freq=runner.inv_freq,
             next_position=state.next_position,
         )
-        stored_keys, stored_values = packed.keys[:, :, shared.count :], packed.values[:, :, shared.count :]
+        stored_keys, stored_values = packed.keys[:, :, shared.tokens :], packed.values[:, :, shared.tokens :]
         whole = shared.joined(stored_keys, stored_values, packed.moved_by)
         return runner.extend(runner.cache_of(whole.keys, whole.values), whole.tokens, after).logits
 

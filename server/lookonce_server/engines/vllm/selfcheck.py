@@ -80,7 +80,7 @@ async def _check_context(
     everything = Compression("query", (0, 1), "uniform", 1.0)
     found = await capturer.capture({"prompt_token_ids": ids, **pixels}, compression=everything)
     shared = await _shared(capturer, found, inv_freq)
-    stored_keys, stored_values = (found.tensors[name][:, :, shared.count :] for name in ("keys", "values"))
+    stored_keys, stored_values = (found.tensors[name][:, :, shared.tokens :] for name in ("keys", "values"))
     whole = shared.joined(stored_keys, stored_values, int(found.tensors["moved_by"]))
     full = await capturer.capture({"prompt_token_ids": ids + after, **pixels})
     async with contexts.lent("self-check", whole) as lent:
