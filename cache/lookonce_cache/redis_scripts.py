@@ -21,18 +21,18 @@ class Script:
 # A put or lease that is sent again, because its reply was lost with the connection, finds its own work and succeeds.
 
 # The new value comes by SET, beside the old one, and is only renamed here: as an argument Lua would copy it twice, and
-# hold Redis 15 times longer. KEYS: value, lease, new value. ARGV: token of the lease, TTL in ms or "".
+# hold Redis ten times longer. KEYS: value, lease, new value. ARGV: token of the lease, TTL in ms or "", and the new
+# value's last bytes, its checksum, to know it again.
 PUT_UNDER_LEASE = Script("""
-local value, lease, new, token, ttl = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2]
+local value, lease, new, token, ttl, digest = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3]
 if redis.call('GET', lease) == token then
     redis.call('RENAME', new, value)
     if ttl == '' then redis.call('PERSIST', value) else redis.call('PEXPIRE', value, ttl) end
     redis.call('DEL', lease)
     return 1
 end
-local digest, kept = redis.call('GETRANGE', new, -16, -1), redis.pcall('GETRANGE', value, -16, -1)
 redis.call('UNLINK', new)
-return digest ~= '' and digest == kept and 1 or 0
+return redis.pcall('GETRANGE', value, -#digest, -1) == digest and 1 or 0
 """)
 
 TAKE_LEASE = Script("""

@@ -11,7 +11,7 @@ from redis.exceptions import ReadOnlyError, ResponseError
 
 from lookonce_cache.context import CompressedContext
 from lookonce_cache.errors import ContextFormatError, ContextTooLargeError, LeaseLostError, StoreUnavailableError
-from lookonce_cache.header import MAX_HEAD_BYTES, Head, decode_head
+from lookonce_cache.header import DIGEST_BYTES, MAX_HEAD_BYTES, Head, decode_head
 from lookonce_cache.keys import ContextKey, check_tenant
 from lookonce_cache.observer import Observer, observed
 from lookonce_cache.redis_cluster import Cluster
@@ -199,10 +199,8 @@ class RedisStore:
         new = f"{lease_key(key)}:{lease.token}"
         ttl = "" if self._ttl_ms is None else self._ttl_ms
         setting: Command = ("SET", new, value, "PX", round(1000 * FORGOTTEN_SECONDS))
-        reply = await run(
-            self._servers, PUT_UNDER_LEASE, [value_key(key), lease_key(key), new], [lease.token, ttl], first=setting
-        )
-        return bool(self._checked(reply))
+        keys, arguments = [value_key(key), lease_key(key), new], [lease.token, ttl, value[-DIGEST_BYTES:]]
+        return bool(self._checked(await run(self._servers, PUT_UNDER_LEASE, keys, arguments, first=setting)))
 
     async def _update_index(self, key: ContextKey, change: str) -> None:
         index = RedisIndex(self._servers, key.tenant)
