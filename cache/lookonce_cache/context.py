@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lookonce_cache.keys import ContextIdentity, ContextKey, check_text, is_seconds, require
+from lookonce_cache.keys import ContextIdentity, ContextKey, brief, check_text, is_seconds, require
 from lookonce_cache.precision import StoredTensor
 
 MAX_DIMENSION = 2**31 - 1
@@ -54,9 +54,11 @@ class CompressedContext:
     key: ContextKey = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        is_identity = isinstance(self.identity, ContextIdentity)
+        require(is_identity, f"identity must be a ContextIdentity, not {_kind(self.identity)}")
         object.__setattr__(self, "key", self.identity.key())
         check_text("description", self.description, MAX_DESCRIPTION_BYTES)
-        require(is_seconds(self.created_at), f"created_at must be unix seconds as a float, not {self.created_at!r}")
+        require(is_seconds(self.created_at), f"created_at must be unix seconds, a float, not {brief(self.created_at)}")
         self._check_stored()
         self._check_image()
         self._check_kept()
@@ -95,8 +97,8 @@ class CompressedContext:
     def _check_stored(self) -> None:
         for role in ("keys", "values"):
             tensor = getattr(self, role)
-            is_stored = isinstance(tensor, StoredTensor) and tensor.role == role
-            require(is_stored, f"{role} must be a StoredTensor of {role}, not {tensor!r}")
+            require(isinstance(tensor, StoredTensor), f"{role} must be a StoredTensor, not {_kind(tensor)}")
+            require(tensor.role == role, f"{role} must be stored as {role}, not as {tensor.role}")
             precision = self.identity.precision
             require(
                 tensor.precision == precision,
@@ -113,10 +115,10 @@ class CompressedContext:
         for name, dtype, dimensions in (("kept_indices", torch.int32, 2), ("scores", torch.float32, 1)):
             tensor = getattr(self, name)
             is_like = isinstance(tensor, torch.Tensor) and tensor.dtype == dtype and tensor.ndim == dimensions
-            require(is_like, f"{name} must be a {dtype} tensor with {dimensions} dimensions, not {tensor!r}")
+            require(is_like, f"{name} must be a {dtype} tensor with {dimensions} dimensions, not {_kind(tensor)}")
             require(tensor.device.type == "cpu", f"{name} must be on the CPU, not on {tensor.device}")
         is_pair = isinstance(self.grid, tuple) and len(self.grid) == 2 and all(map(_is_dimension, self.grid))
-        require(is_pair, f"grid must be two positive ints, not {self.grid!r}")
+        require(is_pair, f"grid must be two positive ints, not {brief(self.grid)}")
         require(
             math.prod(self.grid) == self.image_tokens,
             f"grid {self.grid} does not have a cell for each of {self.image_tokens} scores",
@@ -134,15 +136,22 @@ class CompressedContext:
             require(ascending, "kept_indices must be strictly ascending in each row")
 
     def _check_positions(self) -> None:
-        require(_is_dimension(self.full_tokens), f"full_tokens must be a positive int, not {self.full_tokens!r}")
+        require(_is_dimension(self.full_tokens), f"full_tokens must be a positive int, not {brief(self.full_tokens)}")
         is_count = type(self.shared_tokens) is int and 0 <= self.shared_tokens <= MAX_DIMENSION
-        require(is_count, f"shared_tokens must be an int from 0 on, not {self.shared_tokens!r}")
+        require(is_count, f"shared_tokens must be an int from 0 on, not {brief(self.shared_tokens)}")
         is_shift = type(self.moved_by) is int and abs(self.moved_by) <= MAX_DIMENSION
-        require(is_shift, f"moved_by must be an int, not {self.moved_by!r}")
+        require(is_shift, f"moved_by must be an int, at most {MAX_DIMENSION} either way, not {brief(self.moved_by)}")
         require(
             self.tokens <= self.full_tokens,
             f"{self.tokens} tokens cannot be what is left of full_tokens={self.full_tokens}",
         )
+
+
+def _kind(value: object) -> str:
+    """What it is, for an error's message. A tensor's elements are left out: printing them takes milliseconds."""
+    if isinstance(value, torch.Tensor):
+        return f"a {value.dtype} tensor with {value.ndim} dimensions"
+    return type(value).__name__
 
 
 def _is_dimension(number: object) -> bool:

@@ -22,6 +22,7 @@ PREFIX = struct.Struct("<8sIIQ")  # magic, format version, bytes of header, byte
 MAX_HEADER_BYTES = 64 * 1024  # above the limits that a context sets to its texts
 DIGEST_BYTES = 16
 MAX_HEAD_BYTES = PREFIX.size + MAX_HEADER_BYTES + DIGEST_BYTES
+MAX_ITEMS = 16  # of any array or map in a header: a length alone must not make the reader allocate
 ALIGNMENT = 64  # of every tensor's first byte, a cache line
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,8 +37,8 @@ FACTS: dict[str, type] = {
     "description": str,
     "created_at": float,
 }
-SIZES = {"shape": 4, "kept": 2}  # of keys and values once dense, and of kept_indices
 IDENTITY = {field.name for field in fields(ContextIdentity)}
+FIELDS = {*FACTS, "identity", "dtype", "shape", "kept"}
 
 
 class TensorSpec(NamedTuple):
@@ -95,8 +96,8 @@ def encode_head(context: CompressedContext) -> tuple[bytes, Head]:
     """The head's bytes, and where the tensors go."""
     facts = {name: getattr(context, name) for name in FACTS}
     dtype, shape, kept = context.keys.dtype, context.keys.shape, tuple(context.kept_indices.shape)
-    fields = {"dtype": DTYPE_NAMES[dtype], "shape": shape, "kept": kept}
-    header: bytes = msgpack.packb({"identity": context.identity.as_dict(), **facts, **fields})
+    sizes = {"dtype": DTYPE_NAMES[dtype], "shape": shape, "kept": kept}
+    header: bytes = msgpack.packb({"identity": context.identity.as_dict(), **facts, **sizes})
     head_bytes = PREFIX.size + len(header) + DIGEST_BYTES
     precision = context.identity.precision
     tensors = _place(_parts(precision, dtype, shape, kept, math.prod(context.grid)), head_bytes)
@@ -140,21 +141,46 @@ def _decode_prefix(data: bytes | memoryview) -> tuple[int, int]:
 
 
 def _decode_header(header: bytes | memoryview, head_bytes: int) -> Head:
-    try:
-        fields = msgpack.unpackb(header, use_list=False, max_ext_len=0)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise ContextFormatError("header", f"the header is not msgpack: {error}") from None
-    if not isinstance(fields, dict) or fields.keys() != {*FACTS, *SIZES, "identity", "dtype"}:
+    fields = _unpack(header)
+    if not isinstance(fields, dict) or fields.keys() != FIELDS:
         raise ContextFormatError("header", "the header does not have exactly the fields of this version")
     for name, kind in FACTS.items():
         if type(fields[name]) is not kind:
             raise ContextFormatError("header", f"field {name} is not of type {kind.__name__}")
-    identity, (dtype, shape, kept) = _decode_identity(fields["identity"]), _decode_sizes(fields)
+    for name, least in (("shape", (1, 1, 1, 1)), ("kept", (1, 0)), ("grid", (1, 1))):
+        if not _is_shape(fields[name], least):
+            raise ContextFormatError("header", f"{name} is impossible")
+    identity, dtype, shape = _decode_identity(fields["identity"]), _decode_dtype(fields["dtype"]), fields["shape"]
+    try:
+        parts = _parts(identity.precision, dtype, shape, fields["kept"], math.prod(fields["grid"]))
+    except InvalidContextError as error:
+        raise ContextFormatError("header", f"nothing is stored like that: {error}") from None
+    tensors = _place(parts, head_bytes)
     facts = {name: fields[name] for name in FACTS}
-    if not _is_shape(facts["grid"], 2):
-        raise ContextFormatError("header", "grid is impossible")
-    tensors = _place(_parts(identity.precision, dtype, shape, kept, math.prod(facts["grid"])), head_bytes)
     return Head(identity, facts, dtype, shape, tensors, tensors["scores"].end + DIGEST_BYTES)
+
+
+def _unpack(header: bytes | memoryview) -> object:
+    try:
+        return msgpack.unpackb(
+            header,
+            use_list=False,
+            object_pairs_hook=_map,
+            max_array_len=MAX_ITEMS,
+            max_map_len=MAX_ITEMS,
+            max_bin_len=0,
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.UnpackException) as error:
+        raise ContextFormatError("header", f"the header is not msgpack: {error}") from None
+
+
+def _map(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The pairs as a dict. Readers would differ in which of two equal keys counts, so none may come twice."""
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a map has a key twice")
+    return fields
 
 
 def _decode_identity(fields: object) -> ContextIdentity:
@@ -169,20 +195,18 @@ def _decode_identity(fields: object) -> ContextIdentity:
     return identity
 
 
-def _decode_sizes(fields: dict[str, Any]) -> Any:
-    if not isinstance(fields["dtype"], str) or fields["dtype"] not in DTYPES:
+def _decode_dtype(name: object) -> torch.dtype:
+    if not isinstance(name, str) or name not in DTYPES:
         raise ContextFormatError("header", f"dtype is none of {', '.join(DTYPES)}")
-    for name, dimensions in SIZES.items():
-        if not _is_shape(fields[name], dimensions):
-            raise ContextFormatError("header", f"{name} is impossible")
-    return DTYPES[fields["dtype"]], fields["shape"], fields["kept"]
+    return DTYPES[name]
 
 
-def _is_shape(shape: object, dimensions: int) -> bool:
+def _is_shape(shape: object, least: tuple[int, ...]) -> bool:
+    """Whether it has as many sizes as `least`, none below its one there, and makes a tensor that could exist."""
     return (
         isinstance(shape, tuple)
-        and len(shape) == dimensions
-        and all(type(size) is int and 0 <= size <= MAX_DIMENSION for size in shape)
+        and len(shape) == len(least)
+        and all(type(size) is int and low <= size <= MAX_DIMENSION for low, size in zip(least, shape, strict=True))
         and math.prod(max(size, 1) for size in shape) < 2**48  # so that strides fit, even of an empty tensor
     )
 
