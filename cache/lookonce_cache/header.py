@@ -12,7 +12,7 @@ import msgpack
 import torch
 import xxhash
 
-from lookonce_cache.context import MAX_DIMENSION, CompressedContext
+from lookonce_cache.context import FACTS, MAX_DIMENSION, CompressedContext, check_facts
 from lookonce_cache.errors import ContextFormatError, InvalidContextError
 from lookonce_cache.keys import FORMAT_VERSION, ContextIdentity, ContextKey
 from lookonce_cache.precision import Part, Role, parts_of
@@ -29,14 +29,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 ROLES: tuple[Role, ...] = ("keys", "values")
 
-FACTS: dict[str, type] = {
-    "shared_tokens": int,
-    "moved_by": int,
-    "full_tokens": int,
-    "grid": tuple,
-    "description": str,
-    "created_at": float,
-}
 IDENTITY = {field.name for field in fields(ContextIdentity)}
 FIELDS = {*FACTS, "identity", "dtype", "shape", "kept"}
 
@@ -144,19 +136,17 @@ def _decode_header(header: bytes | memoryview, head_bytes: int) -> Head:
     fields = _unpack(header)
     if not isinstance(fields, dict) or fields.keys() != FIELDS:
         raise ContextFormatError("header", "the header does not have exactly the fields of this version")
-    for name, kind in FACTS.items():
-        if type(fields[name]) is not kind:
-            raise ContextFormatError("header", f"field {name} is not of type {kind.__name__}")
     for name, least in (("shape", (1, 1, 1, 1)), ("kept", (1, 0)), ("grid", (1, 1))):
         if not _is_shape(fields[name], least):
             raise ContextFormatError("header", f"{name} is impossible")
-    identity, dtype, shape = _decode_identity(fields["identity"]), _decode_dtype(fields["dtype"]), fields["shape"]
+    dtype, shape, facts = _decode_dtype(fields["dtype"]), fields["shape"], {name: fields[name] for name in FACTS}
     try:
-        parts = _parts(identity.precision, dtype, shape, fields["kept"], math.prod(fields["grid"]))
+        check_facts(**facts)
+        identity = _decode_identity(fields["identity"])
+        parts = _parts(identity.precision, dtype, shape, fields["kept"], math.prod(facts["grid"]))
     except InvalidContextError as error:
-        raise ContextFormatError("header", f"nothing is stored like that: {error}") from None
+        raise ContextFormatError("header", f"the header is invalid: {error}") from None
     tensors = _place(parts, head_bytes)
-    facts = {name: fields[name] for name in FACTS}
     return Head(identity, facts, dtype, shape, tensors, tensors["scores"].end + DIGEST_BYTES)
 
 
@@ -186,10 +176,7 @@ def _map(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _decode_identity(fields: object) -> ContextIdentity:
     if not isinstance(fields, dict) or fields.keys() != IDENTITY:
         raise ContextFormatError("header", "the identity does not have exactly the fields of this version")
-    try:
-        identity = ContextIdentity(**fields)
-    except InvalidContextError as error:
-        raise ContextFormatError("header", f"the identity is invalid: {error}") from None
+    identity = ContextIdentity(**fields)
     if identity.format_version != FORMAT_VERSION:
         raise ContextFormatError("header", "the identity is that of another format version")
     return identity
