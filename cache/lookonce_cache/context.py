@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lookonce_cache.keys import ContextIdentity, ContextKey, brief, check_text, is_seconds, require
+from lookonce_cache.keys import ContextIdentity, ContextKey, check_text, is_seconds, require
 from lookonce_cache.precision import StoredTensor
 
 MAX_DIMENSION = 2**31 - 1
@@ -148,14 +148,14 @@ def check_facts(
 ) -> None:
     """Raise InvalidContextError unless each of these fields is right by itself; see `CompressedContext`."""
     is_count = type(shared_tokens) is int and 0 <= shared_tokens <= MAX_DIMENSION
-    require(is_count, f"shared_tokens must be an int from 0 on, not {brief(shared_tokens)}")
+    require(is_count, "shared_tokens must be an int from 0 on", shared_tokens)
     is_shift = type(moved_by) is int and abs(moved_by) <= MAX_DIMENSION
-    require(is_shift, f"moved_by must be an int, at most {MAX_DIMENSION} either way, not {brief(moved_by)}")
-    require(_is_dimension(full_tokens), f"full_tokens must be a positive int, not {brief(full_tokens)}")
+    require(is_shift, f"moved_by must be an int, at most {MAX_DIMENSION} either way", moved_by)
+    require(_is_dimension(full_tokens), "full_tokens must be a positive int", full_tokens)
     is_pair = isinstance(grid, tuple) and len(grid) == 2 and all(map(_is_dimension, grid))
-    require(is_pair, f"grid must be two positive ints, not {brief(grid)}")
+    require(is_pair, "grid must be two positive ints", grid)
     check_text("description", description, MAX_DESCRIPTION_BYTES)
-    require(is_seconds(created_at), f"created_at must be unix seconds, a float, not {brief(created_at)}")
+    require(is_seconds(created_at), "created_at must be unix seconds, a float", created_at)
 
 
 def _kind(value: object) -> str:

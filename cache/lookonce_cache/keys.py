@@ -57,7 +57,7 @@ class ContextKey:
 
     def __post_init__(self) -> None:
         check_tenant(self.tenant)
-        require(is_digest(self.id), f"id must be 64 lowercase hex digits, not {brief(self.id)}")
+        require(is_digest(self.id), "id must be 64 lowercase hex digits", self.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,21 +95,22 @@ class ContextIdentity:
         check_tenant(self.tenant)
         for name in ("image_digest", "template_digest"):
             text = getattr(self, name)
-            require(is_digest(text), f"{name} must be 64 lowercase hex digits, not {brief(text)}")
+            require(is_digest(text), f"{name} must be 64 lowercase hex digits", text)
         for name, limit in TEXT_LIMITS.items():
             check_text(name, getattr(self, name), limit)
         is_share = isinstance(self.retention, float) and 0 <= self.retention <= 1
-        require(is_share, f"retention must be a float between 0 and 1, not {brief(self.retention)}")
+        require(is_share, "retention must be a float between 0 and 1", self.retention)
         object.__setattr__(self, "retention", abs(self.retention))  # -0.0 equals 0.0 and would have another key
         is_range = isinstance(self.window, tuple) and [type(layer) for layer in self.window] == [int, int]
         require(
             is_range and 0 <= self.window[0] < self.window[1] < 2**31,
-            f"window must be two ints, 0 <= first < end, not {brief(self.window)}",
+            "window must be two ints, 0 <= first < end",
+            self.window,
         )
         is_known = isinstance(self.precision, str) and self.precision in PRECISIONS
-        require(is_known, f"precision: {brief(self.precision)}; accepted: {', '.join(PRECISIONS)}")
+        require(is_known, f"precision must be one of {', '.join(PRECISIONS)}", self.precision)
         is_version = type(self.format_version) is int and 0 < self.format_version < 2**32
-        require(is_version, f"format_version must be a positive int, not {brief(self.format_version)}")
+        require(is_version, "format_version must be a positive int", self.format_version)
 
     def as_dict(self) -> dict[str, object]:
         """The fields, as the header of the wire format has them."""
@@ -140,10 +141,10 @@ def brief(value: object) -> str:
     return _BRIEF.repr(value)
 
 
-def require(condition: object, message: str) -> None:
-    """Raise InvalidContextError with the message unless the condition holds."""
+def require(condition: object, message: str, *found: object) -> None:
+    """Raise InvalidContextError unless the condition holds, with the message and what was found instead."""
     if not condition:
-        raise InvalidContextError(message)
+        raise InvalidContextError(message + "".join(f", not {brief(value)}" for value in found))
 
 
 def check_text(name: str, text: object, limit: int) -> None:

@@ -51,10 +51,16 @@ def sealed(header: bytes, tensors: bytes, *, total: int | None = None, version: 
     return value + checksum(value)
 
 
+def pack(value: Any) -> bytes:
+    """In msgpack; also text that is no UTF-8."""
+    packed: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
+    return packed
+
+
 def packed(pairs: list[tuple[Any, bytes]]) -> bytes:
     """A msgpack map of packed values, in which a key may come twice."""
-    packer = msgpack.Packer()
-    return packer.pack_map_header(len(pairs)) + b"".join(msgpack.packb(key) + value for key, value in pairs)
+    first: bytes = msgpack.Packer().pack_map_header(len(pairs))
+    return first + b"".join(pack(key) + value for key, value in pairs)
 
 
 @contextmanager
