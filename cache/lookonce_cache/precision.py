@@ -88,8 +88,15 @@ class StoredTensor:
         The stored bytes are moved, and widened there. A native tensor that is on the device already is given as it is.
         """
         moved = tuple(part.to(device) for part in self.parts)
+        if self.precision == "native":
+            return moved[0]
+        dense = torch.empty(self.shape, dtype=self.dtype, device=device)
+        at_once = 1 if dense.is_cpu else len(dense)  # what one layer takes on the way stays in a CPU's cache
+        scheme = _scheme(self.role, self.precision)
         with torch.no_grad():
-            return _scheme(self.role, self.precision).decode(moved, self.dtype, self.shape[-1])
+            for layers, *parts in zip(*(torch.split(tensor, at_once) for tensor in (dense, *moved)), strict=True):
+                layers.copy_(scheme.decode(tuple(parts), self.shape[-1]))
+        return dense
 
     @property
     def nbytes(self) -> int:

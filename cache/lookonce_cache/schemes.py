@@ -6,6 +6,7 @@ and no value it gives back is larger: so nothing overflows, in any dtype.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import torch
@@ -37,8 +38,8 @@ class Scheme(Protocol):
     def encode(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """The parts of a finite tensor, on its device."""
 
-    def decode(self, parts: tuple[Tensor, ...], dtype: torch.dtype, head_dim: int) -> Tensor:
-        """The tensor, of `dtype`, on the parts' device."""
+    def decode(self, parts: tuple[Tensor, ...], head_dim: int) -> Tensor:
+        """The tensor, or its layers that the parts are of, on their device."""
 
 
 class Native:
@@ -52,7 +53,7 @@ class Native:
         """See `Scheme.encode`."""
         return (tensor,)
 
-    def decode(self, parts: tuple[Tensor, ...], dtype: torch.dtype, head_dim: int) -> Tensor:
+    def decode(self, parts: tuple[Tensor, ...], head_dim: int) -> Tensor:
         """See `Scheme.decode`."""
         return parts[0]
 
@@ -77,10 +78,11 @@ class Float8:
         relative = wide / _nonzero(peaks)[..., None] * self.largest
         return relative.to(torch.float8_e4m3fn), peaks
 
-    def decode(self, parts: tuple[Tensor, ...], dtype: torch.dtype, head_dim: int) -> Tensor:
+    def decode(self, parts: tuple[Tensor, ...], head_dim: int) -> Tensor:
         """See `Scheme.decode`."""
         codes, peaks = parts
-        return codes.float().div_(self.largest).mul_(peaks[..., None]).to(dtype)
+        wide = _float8_numbers(codes.device).index_select(0, codes.view(torch.uint8).flatten().int())
+        return wide.view(codes.shape).div_(self.largest).mul_(peaks[..., None])
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,12 @@ class Rotated:
         """See `Scheme.encode`."""
         return _by_layer(self._encode_layer(layer) for layer in tensor)
 
-    def decode(self, parts: tuple[Tensor, ...], dtype: torch.dtype, head_dim: int) -> Tensor:
+    def decode(self, parts: tuple[Tensor, ...], head_dim: int) -> Tensor:
         """See `Scheme.decode`."""
         codes, octaves, scales = parts
         peak, top = scales[..., None, None].unbind(-3)
         relative = self.dequantise(codes, octaves, top, head_dim)
-        return relative.clamp_(-1, 1).mul_(peak).to(dtype)
+        return relative.clamp_(-1, 1).mul_(peak)
 
     def _encode_layer(self, layer: Tensor) -> tuple[Tensor, ...]:
         relative, peak = _relative(layer)
@@ -185,13 +187,13 @@ class AlongDirection:
         """See `Scheme.encode`."""
         return _by_layer(self._encode_layer(layer) for layer in tensor)
 
-    def decode(self, parts: tuple[Tensor, ...], dtype: torch.dtype, head_dim: int) -> Tensor:
+    def decode(self, parts: tuple[Tensor, ...], head_dim: int) -> Tensor:
         """See `Scheme.decode`."""
         codes, octaves, direction, coefficients, scales = parts
         peak, top, step = scales[..., None, None].unbind(-3)
         relative = self.rest.dequantise(codes, octaves, top, head_dim)
         relative += _along(direction, coefficients, step)
-        return relative.clamp_(-1, 1).mul_(peak).to(dtype)
+        return relative.clamp_(-1, 1).mul_(peak)
 
     def _encode_layer(self, layer: Tensor) -> tuple[Tensor, ...]:
         relative, peak = _relative(layer)
@@ -203,6 +205,12 @@ class AlongDirection:
         narrow = direction[:, 0].to(torch.int8), coefficients.to(torch.int8)
         codes, octaves, top = self.rest.quantise(relative - _along(*narrow, step))
         return codes, octaves, *narrow, torch.cat((peak, top, step), -1)[:, 0]
+
+
+@cache
+def _float8_numbers(device: torch.device) -> Tensor:
+    """The number of each of the 256 codes. Looked up much faster than torch converts them on a CPU."""
+    return torch.arange(256, dtype=torch.uint8, device=device).view(torch.float8_e4m3fn).float()
 
 
 def _along(direction: Tensor, coefficients: Tensor, step: Tensor) -> Tensor:
@@ -241,6 +249,7 @@ def _block(head_dim: int) -> int:
     return min(head_dim & -head_dim, LARGEST_BLOCK)
 
 
+@cache
 def _hadamard(size: int, device: torch.device) -> Tensor:
     """Sylvester's matrix of ones and minus ones, symmetric, its own inverse times `size`. For a power of two."""
     matrix = torch.ones(1, 1, device=device)
