@@ -310,7 +310,8 @@ def _fitting(chance: random.Random, fields: dict[str, Any]) -> bytes | None:
     if not all(0 <= size < LARGEST for size in sizes):
         return None
     blocks = [chance.randbytes(size) for size in sizes]
-    blocks[-2] = b"".join(index.to_bytes(4, "little") for index in range(kept)) * rows
+    if blocks[-2]:
+        blocks[-2] = b"".join(index.to_bytes(4, "little") for index in range(kept)) * rows
     return b"".join(block.ljust(aligned(len(block)), b"\0") for block in blocks[:-1]) + blocks[-1]
 
 
