@@ -75,7 +75,7 @@ class Head:
 def checksum(*parts: bytes | memoryview) -> bytes:
     """XXH3-128 of the parts in a row.
 
-    It finds damage, at memory speed: 15 times that of BLAKE2b, on values of tens of megabytes. It does not stop a
+    It finds damage, at memory speed: over ten times that of BLAKE2b, on values of tens of megabytes. It does not stop a
     forger, and no unkeyed checksum would: whoever may write to the store can compute it too.
     """
     state = xxhash.xxh3_128()
