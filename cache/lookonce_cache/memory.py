@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import dropwhile, islice
 
@@ -82,7 +83,7 @@ class MemoryStore:
         while self.used_bytes + context.nbytes > self.max_bytes:
             self._drop(next(iter(self._entries)))
         self._entries[context.key] = _Entry(_owning_its_memory(context), time.time(), self._expiry())
-        self.used_bytes += context.nbytes
+        self._hold(context.nbytes)
         self.observer.transferred(self.tier, "written", context.nbytes)
 
     @observed
@@ -160,7 +161,7 @@ class MemoryStore:
         """See `Store.close`."""
         self._entries.clear()
         self._leases.clear()
-        self.used_bytes = 0
+        self._hold(-self.used_bytes)
 
     def _use(self, key: ContextKey) -> _Entry | None:
         self._drop_expired()
@@ -170,7 +171,7 @@ class MemoryStore:
             self._entries.move_to_end(key)
         return entry
 
-    def _of_tenant(self, tenant: str) -> list[_Entry]:
+    def _of_tenant(self, tenant: str) -> Sequence[_Entry]:
         self._drop_expired()
         return [entry for key, entry in reversed(self._entries.items()) if key.tenant == tenant]
 
@@ -182,11 +183,15 @@ class MemoryStore:
     def _expiry(self) -> float:
         return float("inf") if self._ttl is None else time.monotonic() + self._ttl
 
+    def _hold(self, nbytes: int) -> None:
+        self.used_bytes += nbytes
+        self.observer.holds(self.tier, self.used_bytes)
+
     def _drop(self, key: ContextKey) -> bool:
         entry = self._entries.pop(key, None)
         if entry is None:
             return False
-        self.used_bytes -= entry.context.nbytes
+        self._hold(-entry.context.nbytes)
         return True
 
     def _drop_expired(self) -> None:

@@ -2,8 +2,8 @@
 
 import functools
 import time
-from collections.abc import Awaitable, Callable
-from typing import Concatenate, Literal, ParamSpec, Protocol, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 from lookonce_cache.errors import ContextTooLargeError, LeaseLostError, StoreUnavailableError
 
@@ -30,6 +30,9 @@ class Observer:
     def transferred(self, store: str, direction: Literal["read", "written"], nbytes: int) -> None:
         """A context of so many bytes came from a store, or went to it."""
 
+    def holds(self, store: str, nbytes: int) -> None:
+        """A store in this process's memory now holds so many bytes of tensors."""
+
     def damaged(self, store: str, reason: str) -> None:
         """A value was met that is no context, or not the one asked for; see `ContextFormatError.reason`."""
 
@@ -48,13 +51,13 @@ S = TypeVar("S", bound=Observed)
 
 
 def observed(
-    method: Callable[Concatenate[S, P], Awaitable[R]],
-) -> Callable[Concatenate[S, P], Awaitable[R]]:
+    method: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
     """A store's method that reports each call to the store's observer, under the method's own name."""
     name = method.__name__
 
     @functools.wraps(method)
-    async def reporting(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def reporting(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         begun = time.perf_counter()
 
         def report(outcome: Outcome) -> None:
@@ -68,7 +71,8 @@ def observed(
         except StoreUnavailableError:
             report("error")
             raise
-        report("miss" if result is None and name in _MAY_FIND_NOTHING or result is False else "ok")
+        found_nothing = result is False or (result is None and name in _MAY_FIND_NOTHING)
+        report("miss" if found_nothing else "ok")
         return result
 
     return reporting
