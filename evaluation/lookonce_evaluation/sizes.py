@@ -4,6 +4,8 @@ Each size is that of the value in the store: header, checksums, padding, kept in
 values. It is asked of the wire format itself, about a context whose tensors take no memory.
 """
 
+import argparse
+import asyncio
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +14,7 @@ import torch
 from lookonce_cache import CompressedContext, ContextIdentity, StoredTensor, digest
 from lookonce_cache.header import encode_head
 from lookonce_cache.precision import Role, parts_of
+from lookonce_evaluation import sizes_measured
 from lookonce_evaluation.benching import header, line
 from lookonce_pruning import kept_count
 
@@ -145,5 +148,14 @@ def _row(model: Model, image: Image, precision: str) -> str:
     return line([model.name, image.size, *numbers, precision, *sizes, f"{each.times:.1f}x"])
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m lookonce_evaluation.sizes", description=__doc__)
+    parser.add_argument("--measure", action="store_true", help="make contexts too, of the scenes model and a shape")
     print(markdown())
+    if parser.parse_args().measure:
+        print("\n" + sizes_measured.markdown(asyncio.run(sizes_measured.measured(list(TARGETS), RETENTION))))
+
+
+if __name__ == "__main__":
+    main()
