@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import openai
 import pytest
 
+from .network import Certificate, Network, make_certificate
+from .redis_cluster import RedisCluster
 from .redis_server import RedisServer, find_redis_server
 from .server_process import ENGINES, LookonceServer
 
@@ -34,6 +36,31 @@ def redis_server(shared_redis_server: RedisServer) -> RedisServer:
     shared_redis_server.start()
     shared_redis_server.flush()
     return shared_redis_server
+
+
+@pytest.fixture(scope="session")
+def shared_redis_cluster() -> Iterator[RedisCluster]:
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster(shared_redis_cluster: RedisCluster) -> RedisCluster:
+    """A running, empty Cluster of three masters, for tests that leave it running."""
+    shared_redis_cluster.flush()
+    return shared_redis_cluster
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("tls"), "server")
+
+
+@pytest.fixture(scope="session")
+def tls_port(shared_redis_server: RedisServer, certificate: Certificate) -> Iterator[int]:
+    """Where the Redis of `redis_server` is reached by TLS."""
+    with Network(shared_redis_server.port, certificate=certificate) as network:
+        yield network.port
 
 
 @pytest.fixture(scope="module", params=ENGINES)
