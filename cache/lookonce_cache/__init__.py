@@ -10,13 +10,14 @@ from lookonce_cache.errors import (
     StoreConfigError,
     StoreUnavailableError,
 )
-from lookonce_cache.factory import open_store, parse_size
+from lookonce_cache.factory import open_store
 from lookonce_cache.keys import DEFAULT_TENANT, FORMAT_VERSION, ContextIdentity, ContextKey, check_tenant, digest
 from lookonce_cache.memory import MemoryStore
-from lookonce_cache.observer import Observer
+from lookonce_cache.observer import Observer, Outcome
 from lookonce_cache.precision import PRECISIONS, StoredTensor, stored
 from lookonce_cache.redis_store import RedisStore
 from lookonce_cache.store import ContextInfo, Found, Lease, Page, Store, StoreStats
+from lookonce_cache.urls import parse_size
 from lookonce_cache.wire import decode, encode
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "LeaseLostError",
     "MemoryStore",
     "Observer",
+    "Outcome",
     "Page",
     "RedisStore",
     "Store",

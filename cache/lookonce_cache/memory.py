@@ -83,7 +83,7 @@ class MemoryStore:
         while self.used_bytes + context.nbytes > self.max_bytes:
             self._drop(next(iter(self._entries)))
         self._entries[context.key] = _Entry(_owning_its_memory(context), time.time(), self._expiry())
-        self.used_bytes += context.nbytes
+        self._hold(context.nbytes)
         self.observer.transferred(self.tier, "written", context.nbytes)
 
     @observed
@@ -161,7 +161,7 @@ class MemoryStore:
         """See `Store.close`."""
         self._entries.clear()
         self._leases.clear()
-        self.used_bytes = 0
+        self._hold(-self.used_bytes)
 
     def _use(self, key: ContextKey) -> _Entry | None:
         self._drop_expired()
@@ -183,11 +183,15 @@ class MemoryStore:
     def _expiry(self) -> float:
         return float("inf") if self._ttl is None else time.monotonic() + self._ttl
 
+    def _hold(self, nbytes: int) -> None:
+        self.used_bytes += nbytes
+        self.observer.holds(self.tier, self.used_bytes)
+
     def _drop(self, key: ContextKey) -> bool:
         entry = self._entries.pop(key, None)
         if entry is None:
             return False
-        self.used_bytes -= entry.context.nbytes
+        self._hold(-entry.context.nbytes)
         return True
 
     def _drop_expired(self) -> None:

@@ -30,6 +30,9 @@ class Observer:
     def transferred(self, store: str, direction: Literal["read", "written"], nbytes: int) -> None:
         """A context of so many bytes came from a store, or went to it."""
 
+    def holds(self, store: str, nbytes: int) -> None:
+        """A store in this process's memory now holds so many bytes of tensors."""
+
     def damaged(self, store: str, reason: str) -> None:
         """A value was met that is no context, or not the one asked for; see `ContextFormatError.reason`."""
 

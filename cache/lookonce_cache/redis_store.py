@@ -1,185 +1,263 @@
 """Contexts in Redis: shared by all servers, one key and one value each."""
 
 import asyncio
+import secrets
 import time
-from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import cast
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, ResponseError
 
 from lookonce_cache.context import CompressedContext
-from lookonce_cache.errors import ContextFormatError, ContextTooLargeError, StoreConfigError, StoreUnavailableError
+from lookonce_cache.errors import ContextFormatError, ContextTooLargeError, LeaseLostError, StoreUnavailableError
 from lookonce_cache.header import MAX_HEAD_BYTES, Head, decode_head
-from lookonce_cache.store import MAX_LISTED, ContextInfo, OnDamaged, ignore_damage
+from lookonce_cache.keys import ContextKey, check_tenant
+from lookonce_cache.observer import Observer, observed
+from lookonce_cache.redis_index import Member, RedisIndex, lease_key, value_key
+from lookonce_cache.redis_node import Command
+from lookonce_cache.redis_options import parse_redis_url
+from lookonce_cache.redis_scripts import PUT_UNDER_LEASE, RELEASE_LEASE, RENEW_LEASE, TAKE_LEASE, Script, run
+from lookonce_cache.redis_servers import OneServer, Servers
+from lookonce_cache.store import MAX_LISTED, ContextInfo, Found, Lease, Page, State, StoreStats
 from lookonce_cache.wire import decode, encode
 
-KEY_PREFIX = b"lookonce:context:"
-MAX_VALUE_BYTES = 512 * 1024**2  # the largest string Redis takes (proto-max-bulk-len)
-LIST_BATCH = 64  # heads read in one round trip, 64 KiB each at most
+INDEX_SECONDS = 1.0  # that a put may spend on the index
+HEADS = 64  # read in one round trip, 64 KiB each at most
+SIZES = 1000  # read in one round trip
 
 
 class RedisStore:
-    """A `Store` on one Redis server, 6.2 or newer (GETEX).
+    """A `Store` in Redis 6.2 or newer: one server, or a cluster.
+
+    A context is one string under one key, and comes with one command. A value whose key was evicted, or whose server
+    failed over before it was replicated, is a miss like any other. Reads go to primaries only.
 
     Values are encoded and decoded in a worker thread, always: they are megabytes, and the event loop serves every other
-    request meanwhile. A dropped connection is tried again, three times within a second; a timeout is not, since the
-    caller has a better use for that time: it can answer by the full pass.
+    request meanwhile.
 
     Args:
-        url: redis://, rediss:// or unix://, as redis-py reads them. Its query may set the timeouts below.
+        url: redis://, rediss://, unix://, redis+cluster:// or rediss+cluster://; see `open_store`.
         ttl: seconds a context lives after its last use, None to leave eviction to Redis.
-        on_damaged: called with the reason for every damaged value met.
+        observer: told of every call.
 
     Raises:
-        StoreConfigError: the URL cannot be parsed.
+        StoreConfigError: the URL is wrong.
     """
 
     tier = "redis"
 
-    def __init__(self, url: str, *, ttl: float | None = None, on_damaged: OnDamaged = ignore_damage) -> None:
+    def __init__(self, url: str, *, ttl: float | None = None, observer: Observer | None = None) -> None:
+        options = parse_redis_url(url)
+        self.observer = observer or Observer()
         self._ttl_ms = None if ttl is None else max(1, round(ttl * 1000))
-        self._on_damaged = on_damaged
-        try:
-            pool = BlockingConnectionPool.from_url(
-                url,
-                max_connections=32,
-                timeout=5.0,  # seconds to wait for a free connection
-                socket_connect_timeout=2.0,
-                socket_timeout=10.0,  # for a whole reply, tens of megabytes
-                health_check_interval=30,
-                retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3, (RedisConnectionError,)),
-            )
-        except ValueError:  # its text may quote a password with a bad character in it
-            raise StoreConfigError(
-                "store URL cannot be parsed; accepted: redis://[user:password@]host[:port][/db], rediss://... and "
-                "unix://path, with special characters in user and password percent-encoded"
-            ) from None
-        self._password = pool.connection_kwargs.get("password")
-        self._location = _location(pool.connection_kwargs)
-        self._redis = Redis.from_pool(pool)
+        self._max_bytes = options.max_context_bytes
+        self._servers: Servers = OneServer(options, self.observer)
 
-    async def get(self, context_id: str) -> CompressedContext | None:
+    @observed
+    async def get(self, key: ContextKey) -> Found | None:
         """See `Store.get`."""
-        try:
-            with self._backend():
-                value = await cast(Awaitable[bytes | None], self._redis.getex(_key(context_id), px=self._ttl_ms))
-            return None if value is None else await asyncio.to_thread(decode, value, context_id)
-        except ContextFormatError as error:
-            self._on_damaged(error.reason)
+        value = await self._value(key)
+        if value is None:
             return None
+        try:
+            context = await asyncio.to_thread(decode, value, key)
+        except ContextFormatError as error:
+            self.observer.damaged(self.tier, error.reason)
+            return None
+        self.observer.transferred(self.tier, "read", len(value))
+        return Found(context, self.tier)
 
-    async def put(self, context: CompressedContext) -> None:
+    @observed
+    async def put(self, context: CompressedContext, lease: Lease | None = None) -> None:
         """See `Store.put`.
 
         Raises:
-            ContextTooLargeError: the encoded context is larger than Redis takes.
+            ContextTooLargeError: the encoded context is larger than the store's limit.
         """
         value = await asyncio.to_thread(encode, context)
-        if len(value) > MAX_VALUE_BYTES:
-            raise ContextTooLargeError(f"a context of {len(value)} bytes; Redis takes {MAX_VALUE_BYTES} at most")
-        with self._backend():
-            await self._redis.set(_key(context.id), value, px=self._ttl_ms)
+        if len(value) > self._max_bytes:
+            raise ContextTooLargeError(f"a context of {len(value)} bytes exceeds max_context_bytes={self._max_bytes}")
+        if lease is None:
+            expiry = () if self._ttl_ms is None else ("PX", self._ttl_ms)
+            self._checked(*await self._servers.send(("SET", value_key(context.key), value, *expiry)))
+        elif not await self._put_under(lease, context.key, value):
+            raise LeaseLostError(f"the lease on context {context.id} does not hold any more")
+        self.observer.transferred(self.tier, "written", len(value))
+        await self._update_index(context.key, "add")
 
-    async def delete(self, context_id: str) -> bool:
+    @observed
+    async def touch(self, key: ContextKey) -> bool:
+        """See `Store.touch`."""
+        exists = ("EXISTS", value_key(key))
+        command = exists if self._ttl_ms is None else ("PEXPIRE", value_key(key), self._ttl_ms)
+        return bool(await self._write_or_read(command, exists))
+
+    @observed
+    async def delete(self, key: ContextKey) -> bool:
         """See `Store.delete`."""
-        with self._backend():
-            return bool(await self._redis.unlink(_key(context_id)))
+        # The index first, or a put at the same moment could end up kept and not listed. Then the lease, or a put under
+        # it could come after the value was deleted.
+        await self._update_index(key, "drop")
+        replies = await self._servers.send(("UNLINK", lease_key(key)), ("UNLINK", value_key(key)))
+        _, unlinked = map(self._checked, replies)
+        return bool(unlinked)
 
-    async def info(self, context_id: str) -> ContextInfo | None:
+    @observed
+    async def info(self, key: ContextKey) -> ContextInfo | None:
         """See `Store.info`. Reads the head of the value only."""
-        found = await self._infos([_key(context_id)])
-        return found[0] if found else None
+        (info,) = await self._infos([key])
+        return info if isinstance(info, ContextInfo) else None
 
-    async def list(self, limit: int = 100) -> tuple[ContextInfo, ...]:
-        """See `Store.list`. Scans the database, and reads the heads of the values only."""
-        limit = min(limit, MAX_LISTED)
-        keys = await self._scan(limit)
-        infos: list[ContextInfo] = []
-        for start in range(0, len(keys), LIST_BATCH):
-            infos += await self._infos(keys[start : start + LIST_BATCH])
-        return tuple(infos)
+    @observed
+    async def list(self, tenant: str, *, limit: int = 100, after: str | None = None) -> Page:
+        """See `Store.list`. Those put last come first; reads the heads of the values only."""
+        limit = max(0, min(limit, MAX_LISTED))
+        shown: list[tuple[Member, ContextInfo]] = []
+        index = RedisIndex(self._servers, check_tenant(tenant))
+        async with aclosing(index.newest_first(after, HEADS)) as batches:
+            async for members in batches:
+                infos = await self._infos([member.key for member in members])
+                read = list(zip(members, infos, strict=True))
+                await index.drop_dead([member for member, info in read if info is None])
+                shown += [(member, info) for member, info in read if isinstance(info, ContextInfo)]
+                if len(shown) > limit:
+                    break
+        more = shown[limit - 1][0].cursor if len(shown) > limit > 0 else None
+        return Page(tuple(info for _, info in shown[:limit]), more)
 
+    @observed
+    async def stats(self, tenant: str) -> StoreStats:
+        """See `Store.stats`. Counts the contexts that `list` shows, and damaged ones."""
+        contexts = nbytes = 0
+        oldest = newest = None
+        dead: list[Member] = []
+        index = RedisIndex(self._servers, check_tenant(tenant))
+        async for members in index.newest_first(None, SIZES):
+            sizes = await self._servers.send(*(("STRLEN", value_key(member.key)) for member in members))
+            for member, size in zip(members, sizes, strict=True):
+                if not size:
+                    dead.append(member)
+                elif not isinstance(size, ResponseError):
+                    contexts, nbytes = contexts + 1, nbytes + size
+                    oldest, newest = member.score, newest or member.score
+        await index.drop_dead(dead)
+        return StoreStats(contexts, nbytes, oldest, newest)
+
+    @observed
+    async def lease(self, key: ContextKey, seconds: float) -> Lease | None:
+        """See `Store.lease`."""
+        lease = Lease(key, secrets.token_hex(16))
+        return lease if await self._run(TAKE_LEASE, [lease_key(key)], lease.token, _ms(seconds)) else None
+
+    @observed
+    async def renew(self, lease: Lease, seconds: float) -> bool:
+        """See `Store.renew`."""
+        return bool(await self._run(RENEW_LEASE, [lease_key(lease.key)], lease.token, _ms(seconds)))
+
+    @observed
+    async def release(self, lease: Lease) -> None:
+        """See `Store.release`."""
+        await self._run(RELEASE_LEASE, [lease_key(lease.key)], lease.token)
+
+    @observed
+    async def state(self, key: ContextKey) -> State:
+        """See `Store.state`."""
+        replies = await self._servers.send(("EXISTS", value_key(key)), ("EXISTS", lease_key(key)))
+        kept, leased = (self._checked(reply) for reply in replies)
+        return "kept" if kept else "leased" if leased else "absent"
+
+    @observed
     async def ping(self) -> None:
-        """See `Store.ping`."""
-        with self._backend():
-            await self._redis.ping()
+        """See `Store.ping`. Asks every server, also one that was given up."""
+        await self._servers.ping()
 
     async def close(self) -> None:
         """See `Store.close`."""
-        await self._redis.aclose()
+        await self._servers.close()
 
-    async def _scan(self, limit: int) -> Sequence[bytes]:
-        keys: dict[bytes, None] = {}  # SCAN may name a key twice
-        with self._backend():
-            async for key in self._redis.scan_iter(match=KEY_PREFIX + b"*", count=1000, _type="string"):
-                if len(keys) >= limit:
-                    break
-                keys[key] = None
-        return list(keys)
-
-    async def _infos(self, keys: Sequence[bytes]) -> Sequence[ContextInfo]:
-        """Of those `keys` that hold a whole head, in one round trip."""
+    async def _value(self, key: ContextKey) -> bytes | None:
+        plain = ("GET", value_key(key))
+        command = plain if self._ttl_ms is None else ("GETEX", value_key(key), "PX", self._ttl_ms)
         try:
-            with self._backend():
-                async with self._redis.pipeline(transaction=False) as pipeline:
-                    for key in keys:
-                        pipeline.getrange(key, 0, MAX_HEAD_BYTES - 1)
-                        pipeline.pttl(key)
-                    replies = await pipeline.execute()
-        except ContextFormatError as error:
-            self._on_damaged(error.reason)
-            return []
-        infos = map(self._info, keys, replies[::2], replies[1::2])
-        return [info for info in infos if info is not None]
-
-    def _info(self, key: bytes, first_bytes: bytes, ttl_ms: int) -> ContextInfo | None:
-        if not first_bytes:
+            value: bytes | None = await self._write_or_read(command, plain)
+        except _WrongTypeError:
+            self.observer.damaged(self.tier, "foreign")
             return None
+        return value
+
+    async def _write_or_read(self, command: Command, reading: Command) -> Any:
+        """The reply, on a read-only replica that of the reading command: reads go on, and expiry is not put off."""
+        (reply,) = await self._servers.send(command)
+        if isinstance(reply, ReadOnlyError):
+            (reply,) = await self._servers.send(reading)
+        return self._checked(reply)
+
+    async def _put_under(self, lease: Lease, key: ContextKey, value: bytes) -> bool:
+        ttl = "" if self._ttl_ms is None else self._ttl_ms
+        keys = [value_key(key), lease_key(lease.key)]
+        return lease.key == key and bool(await self._run(PUT_UNDER_LEASE, keys, lease.token, value, ttl))
+
+    async def _update_index(self, key: ContextKey, change: str) -> None:
+        index = RedisIndex(self._servers, key.tenant)
         try:
-            head = decode_head(first_bytes, key.removeprefix(KEY_PREFIX).decode(errors="replace"))
+            async with asyncio.timeout(INDEX_SECONDS):
+                await (index.add(key) if change == "add" else index.drop(key))
+        except (StoreUnavailableError, TimeoutError):
+            pass  # the value is what counts; the context is missing from lists until it is put again
+
+    async def _infos(self, keys: Sequence[ContextKey]) -> Sequence[ContextInfo | str | None]:
+        """Of each key what its value's head says, None where there is no value, or what is wrong with it."""
+        commands: list[Command] = []
+        for key in keys:
+            commands += [("GETRANGE", value_key(key), 0, MAX_HEAD_BYTES - 1), ("PTTL", value_key(key))]
+        replies = await self._servers.send(*commands)
+        return list(map(self._info, keys, replies[::2], replies[1::2]))
+
+    def _info(self, key: ContextKey, first_bytes: Any, ttl_ms: Any) -> ContextInfo | str | None:
+        try:
+            head = decode_head(self._checked(first_bytes), key) if first_bytes else None
         except ContextFormatError as error:
-            self._on_damaged(error.reason)
-            return None
-        return _describe(head, None if ttl_ms < 0 else time.time() + ttl_ms / 1000)
+            self.observer.damaged(self.tier, error.reason)
+            return error.reason
+        except _WrongTypeError:
+            self.observer.damaged(self.tier, "foreign")
+            return "foreign"
+        ttl_ms = self._checked(ttl_ms)
+        return None if head is None else _describe(key, head, None if ttl_ms < 0 else time.time() + ttl_ms / 1000)
 
-    @contextmanager
-    def _backend(self) -> Iterator[None]:
-        """Turns redis-py's errors into ours. They are not chained: a server may echo the password it was sent."""
-        try:
-            yield
-        except (RedisError, OSError) as error:
-            if "WRONGTYPE" in str(error):
-                raise ContextFormatError("foreign", "the key holds a value of another Redis type") from None
-            text = str(error).partition(", with args")[0]  # "unknown command 'HELLO', with args ... 'AUTH' ..."
-            if self._password:
-                text = text.replace(self._password, "***")
-            raise StoreUnavailableError(f"Redis at {self._location}: {type(error).__name__}: {text}") from None
+    async def _run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
+        return self._checked(await run(self._servers, script, keys, arguments))
 
-
-def _key(context_id: str) -> bytes:
-    return KEY_PREFIX + context_id.encode(errors="backslashreplace")
+    def _checked(self, reply: Any) -> Any:
+        if isinstance(reply, ResponseError):
+            if str(reply).startswith("WRONGTYPE"):
+                raise _WrongTypeError(str(self._servers.unavailable(reply)))
+            raise self._servers.unavailable(reply)
+        return reply
 
 
-def _location(options: dict[str, object]) -> str:
-    host = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-    return f"{host}/{options.get('db', 0)}"
+class _WrongTypeError(StoreUnavailableError):
+    """The key holds something else than a string."""
 
 
-def _describe(head: Head, expires_at: float | None) -> ContextInfo:
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _describe(key: ContextKey, head: Head, expires_at: float | None) -> ContextInfo:
+    facts, identity = head.facts, head.identity
     return ContextInfo(
-        id=head.facts["id"],
-        description=head.facts["description"],
-        image_tokens=head.facts["image_tokens"],
+        key=key,
+        model_fingerprint=identity.model_fingerprint,
+        description=facts["description"],
+        image_tokens=head.tensors["scores"].shape[0],
         kept_tokens=head.tensors["kept_indices"].shape[-1],
-        tokens=head.facts["next_position"],
+        tokens=facts["shared_tokens"] + head.shape[2],
         bytes=sum(tensor.nbytes for tensor in head.tensors.values()),
-        created_at=head.facts["created_at"],
+        created_at=facts["created_at"],
         expires_at=expires_at,
-        retention=head.facts["retention"],
-        selection=head.facts["selection"],
+        retention=identity.retention,
+        selection=identity.selection,
+        precision=identity.precision,
     )

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from lookonce_cache import Store, open_store
-from lookonce_evaluation.benching import Spread, Timing, header, line, measure, plan_of, png, redis_store, sessions_of
+from lookonce_cache import DEFAULT_TENANT, Store, open_store
+from lookonce_evaluation.benching import Serving, Spread, Timing, header, line, measure, plan_of, png, redis_store
 from lookonce_evaluation.dataset import held_out
 from lookonce_evaluation.describing import generate
 from lookonce_evaluation.retention import Evaluation
@@ -32,7 +32,6 @@ from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import Answer, Sampling
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.images import ImageLimits, decode_image
-from lookonce_server.sessions import ContextReference, ImageBytes, Sessions
 from lookonce_server.settings import Settings
 
 _QUESTION = Conversation((Turn("user", "How many objects are there in the image?", has_image=True),))
@@ -51,12 +50,12 @@ class Way:
     timings: list[Timing] = field(default_factory=list)
 
 
-async def later_questions(name: str, sessions: Sessions, image: bytes, sampling: Sampling) -> Way:
+async def later_questions(name: str, serving: Serving, image: bytes, sampling: Sampling) -> Way:
     """A way that answers from the image's context, made here."""
-    context = await sessions.create(ImageBytes(image, "image"))
+    context = await serving.create(image)
 
     async def ask() -> Answer:
-        return (await sessions.ask(_QUESTION, ContextReference(context.id), sampling)).answers[0]
+        return await serving.ask(_QUESTION, context.id, sampling)
 
     return Way(name, ask, context.nbytes)
 
@@ -73,19 +72,19 @@ async def bench_model(path: str, dtype: torch.dtype, redis: Store, rounds: int, 
         sampling = Sampling(max_tokens=tokens)
 
         async def full() -> Answer:
-            return engine.full(_QUESTION, picture, sampling)
+            return engine.full(_QUESTION, picture, sampling, DEFAULT_TENANT)
 
-        def sessions(store: Store, retention: float) -> Sessions:
+        def serving(store: Store, retention: float) -> Serving:
             layers = engine.facts.num_layers
             plan = plan_of(_SETTINGS, layers, retention=retention, max_tokens=_DESCRIBE_TOKENS)
-            return sessions_of(engine, store, plan)
+            return Serving.of(engine, store, plan, _SETTINGS.precision)
 
         kept = _SETTINGS.retention
         ways = [
             Way("full pass", full, 0),
-            await later_questions("full KV, memory", sessions(memory, 1.0), image, sampling),
-            await later_questions("compressed, memory", sessions(memory, kept), image, sampling),
-            await later_questions("compressed, Redis", sessions(redis, kept), image, sampling),
+            await later_questions("full KV, memory", serving(memory, 1.0), image, sampling),
+            await later_questions("compressed, memory", serving(memory, kept), image, sampling),
+            await later_questions("compressed, Redis", serving(redis, kept), image, sampling),
         ]
         for number in range(rounds + 1):
             for way in ways:

@@ -14,13 +14,15 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from lookonce_cache import Store, StoreUnavailableError, open_store
+from lookonce_cache import DEFAULT_TENANT, CompressedContext, Store, StoreUnavailableError, open_store
 from lookonce_pruning import parse_window
 from lookonce_scenes.world import render, sample_scene
-from lookonce_server.engines.base import Answer, DescribePlan, Engine, Started
+from lookonce_server.contexts import Contexts, ImageBytes
+from lookonce_server.conversation import Conversation
+from lookonce_server.engines.base import Answer, DescribePlan, Engine, Sampling, Started
 from lookonce_server.images import ImageLimits
 from lookonce_server.metrics import Metrics
-from lookonce_server.sessions import Sessions
+from lookonce_server.sessions import ContextReference, Sessions
 from lookonce_server.settings import Settings
 
 
@@ -106,9 +108,27 @@ def plan_of(settings: Settings, layers: int, *, retention: float, max_tokens: in
     )
 
 
-def sessions_of(engine: Engine, store: Store, plan: DescribePlan) -> Sessions:
-    """Sessions as the server makes them."""
-    return Sessions(engine, store, plan=plan, limits=ImageLimits(), on_miss="compress", metrics=Metrics())
+class Serving(NamedTuple):
+    """Contexts and sessions as the server makes them."""
+
+    contexts: Contexts
+    sessions: Sessions
+
+    @classmethod
+    def of(cls, engine: Engine, store: Store, plan: DescribePlan, precision: str) -> "Serving":
+        """On an engine and a store."""
+        limits, metrics = ImageLimits(), Metrics()
+        contexts = Contexts(engine, store, plan=plan, precision=precision, limits=limits, metrics=metrics)
+        return cls(contexts, Sessions(engine, contexts, limits=limits, on_miss="compress", metrics=metrics))
+
+    async def create(self, image: bytes) -> CompressedContext:
+        """The image's context."""
+        return await self.contexts.create(DEFAULT_TENANT, ImageBytes(image, "image"))
+
+    async def ask(self, conversation: Conversation, context_id: str, sampling: Sampling) -> Answer:
+        """Ask about a context, given by its id."""
+        source = ContextReference(context_id)
+        return (await self.sessions.ask(conversation, source, sampling, tenant=DEFAULT_TENANT)).answers[0]
 
 
 @asynccontextmanager

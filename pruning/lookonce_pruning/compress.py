@@ -16,6 +16,7 @@ class PackedContext(NamedTuple):
     keys: Tensor  # [layers, kv_heads, tokens, head_dim], after RoPE
     values: Tensor  # [layers, kv_heads, tokens, head_dim]
     tokens: int
+    moved_by: int  # positions by which the keys were rotated
 
 
 def compress(
@@ -50,8 +51,9 @@ def compress(
     columns = _kept_columns(prompt_length, image_columns.cpu(), kept.cpu()).to(keys.device)
     index = columns[:, None, :, None]  # [1 or layers, 1, tokens, 1]
     tokens = columns.shape[1]
-    packed = rotate_keys(torch.take_along_dim(keys, index, dim=2), inv_freq, tokens - next_position)
-    return PackedContext(packed, torch.take_along_dim(values, index, dim=2), tokens)
+    moved_by = tokens - next_position
+    packed = rotate_keys(torch.take_along_dim(keys, index, dim=2), inv_freq, moved_by)
+    return PackedContext(packed, torch.take_along_dim(values, index, dim=2), tokens, moved_by)
 
 
 def _kept_columns(prompt_length: int, image_columns: Tensor, kept: Tensor) -> Tensor:

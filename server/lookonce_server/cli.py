@@ -10,9 +10,10 @@ import sys
 import uvicorn
 from pydantic import ValidationError
 
-from lookonce_cache import StoreConfigError
+from lookonce_cache import InvalidContextError, StoreConfigError, check_tenant
+from lookonce_server import access
 from lookonce_server.api.app import running_app, served_name
-from lookonce_server.errors import ModelRefusedError
+from lookonce_server.errors import AccessConfigError, ModelRefusedError
 from lookonce_server.settings import Settings, SettingsFileError, load_settings
 
 _HINT = """
@@ -64,8 +65,30 @@ def serve(arguments: list[str]) -> int:
         return asyncio.run(_run(settings))
     except KeyboardInterrupt:
         return 0
-    except (ModelRefusedError, StoreConfigError) as error:
+    except (ModelRefusedError, StoreConfigError, AccessConfigError) as error:
         return _fail(str(error))
+
+
+def new_key(arguments: list[str]) -> int:
+    """Print a fresh API key, and what of it belongs in the file of `--api-keys`.
+
+    Args:
+        arguments: the command line after `lookonce new-key`.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(prog="lookonce new-key", description=new_key.__doc__.partition("\n")[0])  # type: ignore[union-attr]
+    parser.add_argument("tenant", help="whose key it is: letters, digits, '.', '_' or '-'")
+    tenant = parser.parse_args(arguments).tenant
+    try:
+        check_tenant(tenant)
+    except InvalidContextError as error:
+        parser.error(str(error))
+    key = access.new_key()
+    print(f"key, for the client:  {key}")  # noqa: T201 - for people
+    print(f'line, for [tenants]:  "{tenant}" = ["sha256:{access.key_hash(key)}"]')  # noqa: T201 - for people
+    return 0
 
 
 async def _run(settings: Settings) -> int:

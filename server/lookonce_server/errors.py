@@ -5,6 +5,8 @@ ServerError
 │   ├── InvalidImageError    an image cannot be used: not decodable, too large, not allowed to be fetched
 │   ├── ModelNotFoundError   another model than the one served
 │   └── PromptTooLongError   the prompt and the answer asked for do not fit the model
+├── InvalidKeyError          the API key is missing or unknown
+├── AccessConfigError        the file of API keys is wrong
 ├── ContextNotFoundError     no context has that id, or not any more
 ├── OverloadedError          the queue is full: try again later
 ├── ModelRefusedError        the self-check failed: answers from a context would be wrong with this model
@@ -49,6 +51,14 @@ class PromptTooLongError(InvalidRequestError):
     """The prompt, or the prompt with the answer asked for, is longer than the model's context."""
 
     code = "context_length_exceeded"
+
+
+class InvalidKeyError(ServerError):
+    """The API key is missing or unknown. No message contains a key."""
+
+
+class AccessConfigError(ServerError):
+    """The file of API keys cannot be read, or is wrong."""
 
 
 class ContextNotFoundError(ServerError):

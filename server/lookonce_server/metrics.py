@@ -1,10 +1,70 @@
 """What is counted, for Prometheus. One `Metrics` a server, with a registry of its own."""
 
+from typing import Literal
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from lookonce_cache import Observer, Outcome
+
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_STORE_SECONDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _BYTES = tuple(4.0**n * 1024 for n in range(2, 12))
+
+
+class StoreMetrics(Observer):
+    """What the stores do."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._operations = Counter(
+            "lookonce_store_operations", "Calls of a store.", ["store", "operation", "outcome"], registry=registry
+        )
+        self._seconds = Histogram(
+            "lookonce_store_operation_duration_seconds",
+            "Calls of a store, encoding and decoding included.",
+            ["store", "operation"],
+            buckets=_STORE_SECONDS,
+            registry=registry,
+        )
+        self._bytes = Counter(
+            "lookonce_store_bytes", "Bytes of contexts read and written.", ["store", "direction"], registry=registry
+        )
+        self._held = Gauge(
+            "lookonce_store_held_bytes", "Tensor bytes that this process holds in memory.", ["store"], registry=registry
+        )
+        self._damaged = Counter(
+            "lookonce_context_damaged",
+            "Stored values that are no context, or not the one asked for.",
+            ["store", "reason"],
+            registry=registry,
+        )
+        self._breaker = Gauge(
+            "lookonce_store_breaker_open",
+            "1 while a node of the store is given up, 0 while it is used.",
+            ["store", "node"],
+            registry=registry,
+        )
+
+    def operation(self, store: str, operation: str, outcome: Outcome, seconds: float) -> None:
+        """See `Observer.operation`."""
+        self._operations.labels(store, operation, outcome).inc()
+        self._seconds.labels(store, operation).observe(seconds)
+
+    def transferred(self, store: str, direction: Literal["read", "written"], nbytes: int) -> None:
+        """See `Observer.transferred`."""
+        self._bytes.labels(store, direction).inc(nbytes)
+
+    def holds(self, store: str, nbytes: int) -> None:
+        """See `Observer.holds`."""
+        self._held.labels(store).set(nbytes)
+
+    def damaged(self, store: str, reason: str) -> None:
+        """See `Observer.damaged`."""
+        self._damaged.labels(store, reason).inc()
+
+    def breaker(self, store: str, node: str, is_open: bool) -> None:
+        """See `Observer.breaker`."""
+        self._breaker.labels(store, node).set(is_open)
 
 
 class Metrics:
@@ -38,10 +98,16 @@ class Metrics:
         self.served = Counter(
             "lookonce_context_answers", "Answers from a context, by the tier it came from.", ["tier"], registry=r
         )
-        self.damaged = Counter(
-            "lookonce_context_damaged", "Stored values that could not be read.", ["reason"], registry=r
+        self.lost = Counter(
+            "lookonce_context_lost", "Contexts found that were gone before an answer could begin.", registry=r
         )
-        self.store_errors = Counter("lookonce_store_errors", "Store operations that failed.", ["operation"], registry=r)
+        self.waits = Counter(
+            "lookonce_describe_waits",
+            "Questions that waited for a describe pass under way, in this process or in a replica.",
+            ["where"],
+            registry=r,
+        )
+        self.store = StoreMetrics(r)
         self.prompt_tokens = Counter(
             "lookonce_prompt_tokens_processed", "Prompt tokens run through the model.", registry=r
         )

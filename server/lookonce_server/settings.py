@@ -14,6 +14,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from lookonce_cache import PRECISIONS
 from lookonce_pruning import SELECTIONS, RowSource
 
 BUNDLED = "bundled"
@@ -64,9 +65,17 @@ class Settings(BaseSettings):
 
     store: Annotated[
         str,
-        Field(description="where contexts are kept: 'memory://?max_bytes=2GiB', 'redis://host:6379/0', 'rediss://...'"),
+        Field(
+            description="where contexts are kept: 'memory://?max_bytes=2GiB', 'redis://host:6379/0?hot_bytes=1GiB', ..."
+        ),
     ] = "memory://?max_bytes=2GiB"
     ttl: Annotated[float, Field(gt=0, description="seconds a context lives after its last use")] = 7 * 24 * 3600.0
+    precision: Annotated[
+        str, Field(description=f"in which contexts are stored, smallest last: {', '.join(PRECISIONS)}")
+    ] = "native"
+    api_keys: Annotated[
+        Path | None, Field(description="TOML file of API keys and their tenants; default: anybody may ask")
+    ] = None
 
     retention: Annotated[
         float, Field(gt=0, le=1, description="share of the image tokens kept, above 0 and at most 1")
@@ -100,6 +109,13 @@ class Settings(BaseSettings):
     def _known_selection(cls, value: str) -> str:
         if value not in SELECTIONS:
             raise ValueError(f"expected one of {', '.join(sorted(SELECTIONS))}")
+        return value
+
+    @field_validator("precision")
+    @classmethod
+    def _known_precision(cls, value: str) -> str:
+        if value not in PRECISIONS:
+            raise ValueError(f"expected one of {', '.join(PRECISIONS)}")
         return value
 
     @field_validator("vllm")

@@ -1,18 +1,19 @@
 """Short ways to start engines, to make contexts and to ask."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from lookonce_cache import CompressedContext, digest
+from lookonce_cache import CompressedContext
+from lookonce_server.contexts import context_identity
+from lookonce_server.contexts import context_of as context_of_description
 from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import DescribePlan, Engine, Sampling
 from lookonce_server.engines.vllm import VllmEngine
 
-from ..unit.server.samples import GREEDY, PLAN, PROMPT, Asked, about, read
+from ..unit.server.samples import GREEDY, PLAN, PROMPT, TENANT, Asked, about, read
 
 SMALL = {"enforce_eager": True, "kv_cache_memory_bytes": 64 * 1024**2, "block_size": 32}
 
@@ -24,28 +25,13 @@ async def start(folder: Path, **options) -> VllmEngine:
     )
 
 
-async def context_of(engine: Engine, image: Image.Image, plan: DescribePlan = PLAN, **changes) -> CompressedContext:
+async def context_of(
+    engine: Engine, image: Image.Image, plan: DescribePlan = PLAN, precision: str = "native", **changes
+) -> CompressedContext:
     """The image's context, made by that engine."""
     plan = replace(plan, **changes)
-    found = await engine.describe(image, plan)
-    return CompressedContext(
-        id=digest(image.tobytes() + repr(plan).encode()),
-        keys=found.keys,
-        values=found.values,
-        next_position=found.keys.shape[2],
-        full_tokens=found.prompt_tokens,
-        image_tokens=len(found.scores),
-        kept_indices=found.kept,
-        scores=found.scores,
-        grid=found.grid,
-        description=found.text,
-        describe_prompt=plan.prompt,
-        model_fingerprint=engine.facts.fingerprint,
-        image_digest=digest(image.tobytes()),
-        retention=plan.retention,
-        selection=plan.selection,
-        created_at=time.time(),
-    )
+    identity = context_identity(TENANT, image.tobytes(), engine.facts, plan, precision)
+    return context_of_description(identity, await engine.describe(image, plan, TENANT))
 
 
 async def answered(
@@ -59,4 +45,4 @@ async def answered(
 async def fully(engine: Engine, image: Image.Image, question: str | Conversation, sampling: Sampling = GREEDY) -> Asked:
     """A whole answer from the whole image."""
     conversation = about(question) if isinstance(question, str) else question
-    return await read(engine.full(conversation, image, sampling))
+    return await read(engine.full(conversation, image, sampling, TENANT))

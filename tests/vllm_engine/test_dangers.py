@@ -16,7 +16,7 @@ from lookonce_server.engines.vllm.requests import sampling_params
 from lookonce_server.errors import ContextLostError, EngineError
 from lookonce_server.sessions import ImageBytes
 
-from ..unit.server.samples import GREEDY, PLAN, Bench, about, picture, png, read
+from ..unit.server.samples import GREEDY, PLAN, TENANT, Bench, about, picture, png, read
 from .engines import answered, context_of, fully, start
 
 pytestmark = pytest.mark.anyio
@@ -76,7 +76,7 @@ async def test_a_context_without_a_salt_is_not_answered_from(engine, made, witho
 
 async def test_with_one_salt_for_all_contexts_mix(unguarded, made, monkeypatch):
     """What a client could do who chose the salt."""
-    monkeypatch.setattr(contexts.Contexts, "_salt", lambda self, content: "chosen")
+    monkeypatch.setattr(contexts.Contexts, "salt", lambda self, content: "chosen")
     assert (await answers(unguarded, made[0]))[1:] != made[1][1:]
 
 
@@ -87,11 +87,11 @@ async def test_with_their_salts_contexts_of_equal_length_stay_apart(engine, made
 
 def two_of_one_id(made):
     """Two contexts that a store could give one after the other under one id."""
-    return [made[0][3], replace(made[0][2], id=made[0][3].id)]
+    return [made[0][3], replace(made[0][2], identity=made[0][3].identity)]
 
 
 async def test_told_apart_by_their_ids_alone_two_makings_of_a_context_mix(unguarded, made, monkeypatch):
-    monkeypatch.setattr(contexts, "_checksum", lambda keys, values: "the same")
+    monkeypatch.setattr(contexts, "_checksum", lambda context: "the same")
     assert (await answers(unguarded, two_of_one_id(made)))[1] != made[1][2]
 
 
@@ -101,15 +101,15 @@ async def test_two_makings_of_a_context_stay_apart(engine, made):
 
 def test_the_salt_is_a_secret_of_the_context(engine, made):
     one, other = contexts.Contexts(None), contexts.Contexts(None)
-    assert one._salt("a") != one._salt("b")
-    assert one._salt("a") != other._salt("a")
-    assert one._salt("a") == one._salt("a")
+    assert one.salt("a") != one.salt("b")
+    assert one.salt("a") != other.salt("a")
+    assert one.salt("a") == one.salt("a")
 
 
 async def ask_with_prompt_logprobs(engine, context) -> None:
     """A request that no caller of the engine can make."""
-    ids, _ = engine._continued(context, about(QUESTION))
-    async with engine._contexts.lent(context.id, context.keys, context.values) as lent:
+    ids, _, whole = engine._continued(context, about(QUESTION))
+    async with engine._contexts.lent(context.id, whole) as lent:
         params = sampling_params(Sampling(4), Job(lent.load))
         params.prompt_logprobs, params.skip_reading_prefix_cache = 1, True
         async for _ in engine._requests.run(lent.prompt(ids), params):
@@ -177,14 +177,14 @@ async def test_a_lost_context_is_an_error_and_harms_nobody(engine, made, referen
 async def test_the_full_pass_answers_for_a_lost_context_when_the_image_is_at_hand(engine, losing):
     bench = Bench(engine, MemoryStore(), replace(PLAN, retention=RETENTION))
     image = png(62)
-    context = await bench.sessions.create(ImageBytes(image, "image"))
+    context = await bench.create(image)
     hit = await bench.ask(image, QUESTION)
     assert (hit.lookup.cache, hit.lookup.tier) == ("hit", "memory")
     losing(engine, context)
     found = await bench.ask(image, QUESTION)
     assert (found.lookup.cache, found.lookup.tier) == ("miss", None)
     assert found.text == (await fully(engine, picture(62), QUESTION)).text
-    assert bench.counted("store_errors_total", operation="load") == 1
+    assert bench.counted("context_lost_total") == 1
     with pytest.raises(ContextLostError, match="lost before it could be used"):
         await bench.ask(context.id, QUESTION)
     assert bench.counted("describes_total", result="done") == 1  # it is still in the store
@@ -195,7 +195,7 @@ async def test_the_full_pass_answers_for_a_lost_context_when_the_image_is_at_han
 async def test_of_several_answers_none_is_from_a_lost_context(engine, losing, lost, monkeypatch):
     """One of three answers to a question finds its context gone: all three are answered by the full pass."""
     bench = Bench(engine, MemoryStore(), replace(PLAN, retention=RETENTION))
-    await bench.sessions.create(ImageBytes(png(64), "image"))
+    await bench.create(png(64))
     passes, answer = iter(range(100)), engine.answer
 
     async def losing_one(*arguments):
@@ -240,4 +240,4 @@ async def test_an_incomplete_capture_keeps_the_wrong_tokens(unguarded, reference
 
 async def test_an_incomplete_capture_is_an_error(engine, cached_prefixes_read):
     with pytest.raises(EngineError, match="captured from token"):
-        await engine.describe(picture(63), PLAN)
+        await engine.describe(picture(63), PLAN, TENANT)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from lookonce_cache import DEFAULT_TENANT
 from lookonce_evaluation.benching import Spread
 from lookonce_evaluation.serving.clock import ClockedEngine, StepTime
 from lookonce_server.engines.base import DescribePlan, Sampling
@@ -59,7 +60,8 @@ async def describe_cost(engine: ClockedEngine, images: list[bytes], plan: Descri
     cost = DescribeCost()
     await engine.noted()
     for image in images:
-        prompt = engine._describe_prompt(plan.prompt, decode_image(image, ImageLimits(), "image"))
+        asked = engine._prompts.describe_ids(plan.prompt)
+        prompt = engine._prompt(asked, decode_image(image, ImageLimits(), "image"), DEFAULT_TENANT)
         await engine.forget()
         (said, _), generated = await _timed(engine._said(prompt, Sampling(plan.max_tokens)))
         fed = said[:-1]

@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Protocol
 
-from lookonce_cache import CompressedContext, Store, open_store
-from lookonce_evaluation.benching import measure, plan_of, png, sessions_of
+from lookonce_cache import DEFAULT_TENANT, CompressedContext, ContextKey, Store, digest, open_store
+from lookonce_evaluation.benching import Serving, measure, plan_of, png
 from lookonce_evaluation.serving.clock import ClockedEngine
 from lookonce_evaluation.serving.loop import Ask
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import Answer, DescribePlan, Sampling
 from lookonce_server.images import ImageLimits, decode_image
-from lookonce_server.sessions import ContextReference, ImageBytes
 from lookonce_server.settings import Settings
 
 FULL, PREFIX = "full pass", "full pass, prefix cache"
@@ -34,7 +33,7 @@ def after_describing(prompt: str, question: str) -> Conversation:
 async def full_pass(engine: ClockedEngine, image: bytes, conversation: Conversation, sampling: Sampling) -> Answer:
     """An ordinary answer, as `Sessions` gives it at a miss."""
     pixels = await asyncio.to_thread(decode_image, image, _LIMITS, "image")
-    return engine.full(conversation, pixels, sampling)
+    return engine.full(conversation, pixels, sampling, DEFAULT_TENANT)
 
 
 class Way(Protocol):
@@ -116,21 +115,21 @@ class FromStore:
         self.nbytes = context.nbytes
         self._store = store
         self._context = context
-        self._sessions = sessions_of(engine, store, plan)
+        self._serving = Serving.of(engine, store, plan, context.identity.precision)
         self._numbers = count()
-        self._stored: list[str] = []
+        self._stored: list[ContextKey] = []
 
     async def prepare(self, questions: Sequence[str], sampling: Sampling) -> list[Ask]:
         """See `Way`."""
         for _ in questions:
-            named = replace(self._context, id=f"{next(self._numbers):08x}{self._context.id[8:]}")
+            identity = replace(self._context.identity, image_digest=digest(str(next(self._numbers)).encode()))
+            named = replace(self._context, identity=identity)
             await self._store.put(named)
-            self._stored.append(named.id)
+            self._stored.append(named.key)
 
-        def ask(context_id: str, question: str) -> Ask:
+        def ask(key: ContextKey, question: str) -> Ask:
             async def asked() -> Answer:
-                source = ContextReference(context_id)
-                return (await self._sessions.ask(about(question), source, sampling)).answers[0]
+                return await self._serving.ask(about(question), key.id, sampling)
 
             return asked
 
@@ -176,11 +175,11 @@ async def make_ways(
     image = png(1, side)
     layers = engine.facts.num_layers
     plans = [plan_of(settings, layers, retention=share, max_tokens=said) for share in (settings.retention, 1.0)]
-    contexts = [await sessions_of(engine, memory, plan).create(ImageBytes(image, "image")) for plan in plans]
+    contexts = [await Serving.of(engine, memory, plan, settings.precision).create(image) for plan in plans]
     (compressed, everything), (plan, whole) = contexts, plans
     ways: list[Way] = [
         EveryTime(FULL, nothing_cached, side),
-        PrefixCached(PREFIX, engine, image, everything.full_tokens * (everything.nbytes // everything.tokens)),
+        PrefixCached(PREFIX, engine, image, everything.full_tokens * (everything.nbytes // everything.stored_tokens)),
         FromStore(MEMORY, engine, memory, compressed, plan),
         FromStore(REDIS, engine, redis, compressed, plan),
         FromStore(EVERYTHING, engine, redis, everything, whole),

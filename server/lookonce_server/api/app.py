@@ -10,9 +10,12 @@ from fastapi import FastAPI
 
 from lookonce_cache import open_store
 from lookonce_pruning import parse_window
-from lookonce_server.api import chat, contexts, errors, operations
+from lookonce_server.access import Access
+from lookonce_server.api import chat, errors, operations
+from lookonce_server.api import contexts as context_routes
 from lookonce_server.api.body_limit import BodyLimit
 from lookonce_server.api.state import AppState
+from lookonce_server.contexts import Contexts
 from lookonce_server.engines.base import DescribePlan, Engine
 from lookonce_server.errors import ModelRefusedError
 from lookonce_server.images import ImageLimits
@@ -28,19 +31,34 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
     Raises:
         ModelRefusedError: the model cannot be loaded, or failed the self-check.
         StoreConfigError: the store's URL is wrong.
+        AccessConfigError: the file of API keys is wrong.
     """
     metrics = Metrics()
     metrics.retention.set(settings.retention)
-    store = open_store(settings.store, ttl=settings.ttl, on_damaged=lambda reason: metrics.damaged.labels(reason).inc())
+    access = Access.read(settings.api_keys)
+    store = open_store(settings.store, ttl=settings.ttl, observer=metrics.store)
     engine = await _load_engine(settings)
     limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
-    sessions = Sessions(
-        engine, store, plan=_plan(settings, engine), limits=limits, on_miss=settings.on_miss, metrics=metrics
-    )
+    plan = _plan(settings, engine)
+    contexts = Contexts(engine, store, plan=plan, precision=settings.precision, limits=limits, metrics=metrics)
+    sessions = Sessions(engine, contexts, limits=limits, on_miss=settings.on_miss, metrics=metrics)
     try:
-        yield _app(AppState(settings, served_name(settings), engine, store, sessions, limits, metrics, time.time()))
+        yield _app(
+            AppState(
+                settings=settings,
+                served_name=served_name(settings),
+                engine=engine,
+                store=store,
+                contexts=contexts,
+                sessions=sessions,
+                access=access,
+                limits=limits,
+                metrics=metrics,
+                started_at=time.time(),
+            )
+        )
     finally:
-        await sessions.close()
+        await contexts.close()
         await engine.close()
         await store.close()
 
@@ -50,7 +68,7 @@ def _app(state: AppState) -> FastAPI:
     app.state.parts = state
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=state.settings.max_image_bytes * 4 // 3 + 1024 * 1024)
-    for routes in (chat.router, contexts.router, operations.router):
+    for routes in (chat.router, context_routes.router, operations.router):
         app.include_router(routes)
     return app
 

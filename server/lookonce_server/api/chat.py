@@ -17,7 +17,7 @@ from lookonce_server.api.completion import Completion
 from lookonce_server.api.errors import body_of, status_of
 from lookonce_server.api.parsing import parse_chat
 from lookonce_server.api.schemas import ChatRequest
-from lookonce_server.api.state import AppState, state_of
+from lookonce_server.api.state import AppState, Tenant, state_of
 from lookonce_server.engines.base import Piece
 from lookonce_server.errors import InvalidRequestError, ModelNotFoundError, ServerError
 from lookonce_server.metrics import Metrics
@@ -28,14 +28,14 @@ _log = logging.getLogger(__name__)
 
 
 @router.post("/v1/chat/completions", response_model=None)
-async def chat(body: ChatRequest, request: Request) -> Response:
+async def chat(body: ChatRequest, request: Request, tenant: Tenant) -> Response:
     """Answer a question, about an image or not; `stream` sends the answer as it is made."""
     state = state_of(request)
     begun = time.monotonic()
     cache = "none"
     try:
         async with contextlib.AsyncExitStack() as stack:
-            session = await _unless_disconnected(request, _ask(body, state))
+            session = await _unless_disconnected(request, _ask(body, state, tenant))
             cache = session.lookup.cache
             answers = await stack.enter_async_context(Answers(session.answers))
             started = await _unless_disconnected(request, answers.begin())
@@ -58,7 +58,7 @@ async def chat(body: ChatRequest, request: Request) -> Response:
     return response
 
 
-async def _ask(body: ChatRequest, state: AppState) -> Session:
+async def _ask(body: ChatRequest, state: AppState, tenant: str) -> Session:
     if body.model != state.served_name:
         raise ModelNotFoundError(
             f"The model {body.model!r} is not served here; {state.served_name!r} is.", param="model"
@@ -68,7 +68,7 @@ async def _ask(body: ChatRequest, state: AppState) -> Session:
     question = await asyncio.to_thread(parse_chat, body, state.limits, state.settings.max_answer_tokens)
     on_miss = body.lookonce.on_miss if body.lookonce else None
     return await state.sessions.ask(
-        question.conversation, question.image, question.sampling, on_miss=on_miss, n=question.n
+        question.conversation, question.image, question.sampling, tenant=tenant, on_miss=on_miss, n=question.n
     )
 
 

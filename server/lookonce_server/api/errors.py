@@ -13,6 +13,7 @@ from lookonce_server.errors import (
     ContextLostError,
     ContextNotFoundError,
     EngineError,
+    InvalidKeyError,
     InvalidRequestError,
     ModelNotFoundError,
     OverloadedError,
@@ -32,6 +33,7 @@ _TABLE: dict[type[Exception], _Mapping] = {
     ModelNotFoundError: _Mapping(404, "invalid_request_error", "model_not_found"),
     InvalidRequestError: _Mapping(400, "invalid_request_error", None),
     ContextNotFoundError: _Mapping(404, "invalid_request_error", "context_not_found"),
+    InvalidKeyError: _Mapping(401, "invalid_request_error", "invalid_api_key"),
     OverloadedError: _Mapping(429, "rate_limit_error", "overloaded"),
     StoreUnavailableError: _Mapping(503, "server_error", "store_unavailable"),
     ContextLostError: _Mapping(503, "server_error", "context_lost"),
@@ -71,9 +73,15 @@ def _body(message: str, kind: str, param: str | None, code: str | None) -> dict[
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def _headers(error: Exception) -> dict[str, str]:
+    if isinstance(error, InvalidKeyError):
+        return {"www-authenticate": "Bearer"}
+    passing = (OverloadedError, ContextLostError, StoreUnavailableError)
+    return {"retry-after": "1"} if isinstance(error, passing) else {}
+
+
 async def _known(request: Request, error: Exception) -> JSONResponse:
-    headers = {"retry-after": "1"} if isinstance(error, (OverloadedError, ContextLostError)) else None
-    return JSONResponse(body_of(error), status_of(error), headers)
+    return JSONResponse(body_of(error), status_of(error), _headers(error))
 
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from lookonce_cache import StoreUnavailableError
-from lookonce_server.api.state import AppState, state_of
+from lookonce_server.api.state import AppState, Tenant, state_of
 from lookonce_server.errors import EngineError, ModelNotFoundError
 
 router = APIRouter()
@@ -24,13 +24,13 @@ def _model(state: AppState) -> dict[str, Any]:
 
 
 @router.get("/v1/models")
-async def models(request: Request) -> dict[str, Any]:
+async def models(request: Request, tenant: Tenant) -> dict[str, Any]:
     """The one model served."""
     return {"object": "list", "data": [_model(state_of(request))]}
 
 
 @router.get("/v1/models/{name:path}")
-async def model(name: str, request: Request) -> dict[str, Any]:
+async def model(name: str, request: Request, tenant: Tenant) -> dict[str, Any]:
     """One model."""
     state = state_of(request)
     if name != state.served_name:

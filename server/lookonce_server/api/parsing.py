@@ -4,11 +4,12 @@ import re
 from typing import NamedTuple
 
 from lookonce_server.api.schemas import ChatRequest, ImagePart, Message
+from lookonce_server.contexts import ImageBytes
 from lookonce_server.conversation import Conversation, Role, Turn
 from lookonce_server.engines.base import Sampling
 from lookonce_server.errors import InvalidImageError, InvalidRequestError
 from lookonce_server.images import ImageLimits, read_data_url
-from lookonce_server.sessions import ContextReference, ImageBytes, ImageSource
+from lookonce_server.sessions import ContextReference, ImageSource
 
 _SCHEME = "lookonce:"
 _ID = re.compile(r"[0-9a-f]{64}")

@@ -1,10 +1,13 @@
 """What the routes share, made when the app starts."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from lookonce_cache import Store
+from lookonce_server.access import Access
+from lookonce_server.contexts import Contexts
 from lookonce_server.engines.base import Engine
 from lookonce_server.images import ImageLimits
 from lookonce_server.metrics import Metrics
@@ -20,7 +23,9 @@ class AppState:
     served_name: str
     engine: Engine
     store: Store
+    contexts: Contexts
     sessions: Sessions
+    access: Access
     limits: ImageLimits
     metrics: Metrics
     started_at: float  # unix seconds
@@ -30,3 +35,11 @@ def state_of(request: Request) -> AppState:
     """The parts that serve a request."""
     state: AppState = request.app.state.parts
     return state
+
+
+def tenant_of(request: Request) -> str:
+    """Whose request it is; raises InvalidKeyError where a key is asked for and not given."""
+    return state_of(request).access.tenant(request.headers.get("authorization"))
+
+
+Tenant = Annotated[str, Depends(tenant_of)]

@@ -25,14 +25,12 @@ class ModelFacts:
         template_digest: digest of the chat template.
         num_layers: layers of the text model.
         max_tokens: positions the model was made for: prompt and answer together.
-        precision: the dtype contexts are stored in, as "float32".
     """
 
     fingerprint: str
     template_digest: str
     num_layers: int
     max_tokens: int
-    precision: str
 
     def fit(self, prompt_tokens: int, sampling: "Sampling") -> "Sampling":
         """The sampling, its answer shortened to what the model has room for after the prompt.
@@ -99,8 +97,12 @@ class Description(NamedTuple):
     """What a describe pass found, compressed."""
 
     text: str
-    keys: Tensor  # [layers, kv_heads, tokens, head_dim], packed positions, on the CPU
+    keys: (
+        Tensor  # of the tokens kept, without the shared ones: [layers, kv_heads, tokens, head_dim], packed, on the CPU
+    )
     values: Tensor  # like keys
+    shared_tokens: int  # before the image
+    moved_by: int  # positions by which the keys were rotated
     kept: Tensor  # [1 or layers, kept], int32, ascending
     scores: Tensor  # [image tokens], float32: mean attention over the window
     grid: tuple[int, int]  # of the image tokens
@@ -143,19 +145,20 @@ Answer = AsyncGenerator[Started | Piece]
 class Engine(Protocol):
     """Runs a model. Methods are called from one event loop and never hold it up.
 
-    Every pass may raise OverloadedError (the queue is full), PromptTooLongError and EngineError.
+    Every pass may raise OverloadedError (the queue is full), PromptTooLongError and EngineError. What an engine keeps
+    of one tenant's passes to make later ones quicker must not serve, or be measurable by, another tenant's.
     """
 
     facts: ModelFacts
     registry: CollectorRegistry | None  # of metrics that the engine keeps itself
 
-    def full(self, conversation: Conversation, image: Image.Image | None, sampling: Sampling) -> Answer:
+    def full(self, conversation: Conversation, image: Image.Image | None, sampling: Sampling, tenant: str) -> Answer:
         """The ordinary way: the whole prompt, with the image where the conversation has one."""
 
     def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
         """Answer from a context alone; the conversation's image is the one the context was made of."""
 
-    async def describe(self, image: Image.Image, plan: DescribePlan) -> Description:
+    async def describe(self, image: Image.Image, plan: DescribePlan, tenant: str) -> Description:
         """Describe and compress, behind everything that someone waits for."""
 
     def token_text(self, token: int) -> str:

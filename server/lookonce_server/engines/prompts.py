@@ -62,6 +62,11 @@ class PromptRenderer:
         """Token ids of the describe turn, with one image token for the whole image."""
         return self._ids(self._render(_describe_turn(prompt)))
 
+    def before_image(self, prompt: Prompt) -> Prompt:
+        """The part of a prompt that comes before its image, as a text."""
+        ids = prompt.inputs["input_ids"][:, : int(prompt.image_columns[0])]
+        return Prompt({"input_ids": ids}, torch.empty(0, dtype=torch.int64), (0, 0))
+
     def continuation(self, describe_prompt: str, conversation: Conversation) -> Tensor:
         """Token ids of what follows a context, `[1, tokens]`.
 

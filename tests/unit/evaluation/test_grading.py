@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lookonce_cache import DEFAULT_TENANT
 from lookonce_evaluation.dataset import held_out
 from lookonce_evaluation.retention import select
 from lookonce_pruning import kept_count, parse_window
@@ -15,6 +16,7 @@ from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import DescribePlan
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.engines.transformers.loading import LoadedModel
+from lookonce_server.engines.transformers.selfcheck import check_model
 
 CASES = held_out(3, 600_000_000)
 
@@ -95,12 +97,12 @@ def test_the_description_is_the_engines(evaluation, settings):
     window = parse_window(settings.window, evaluation.runner.num_layers)
     ours = evaluation.describe(CASES[0], window)
     loaded = LoadedModel(evaluation.runner.model, evaluation.prompts._processor, "0" * 64)
-    engine = TransformersEngine(loaded)
+    engine = TransformersEngine(loaded, check_model(loaded, settings.describe_prompt))
     plan = DescribePlan(settings.describe_prompt, 128, "generated", (window.start, window.stop), "coverage", 0.05)
 
     async def describe():
         try:
-            return await engine.describe(Image.fromarray(CASES[0].pixels), plan)
+            return await engine.describe(Image.fromarray(CASES[0].pixels), plan, DEFAULT_TENANT)
         finally:
             await engine.close()
 
@@ -109,5 +111,7 @@ def test_the_description_is_the_engines(evaluation, settings):
     kept = select("coverage", ours.scores(), kept_count(0.05, 196), CASES[0].scene, 0)
     close = partial(torch.testing.assert_close, atol=1e-4, rtol=1e-4)
     assert theirs.kept.tolist() == kept.tolist()
-    close(theirs.keys, ours.packed(kept, evaluation.runner.inv_freq).keys)
+    packed = ours.packed(kept, evaluation.runner.inv_freq)
+    close(theirs.keys, packed.keys[:, :, theirs.shared_tokens :])
+    assert theirs.moved_by == packed.moved_by
     close(theirs.scores, ours.scores().values.mean(0))

@@ -12,8 +12,9 @@ from lookonce_scenes import CHECKPOINT
 from lookonce_server.engines.base import DescribePlan
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
+from lookonce_server.engines.transformers.selfcheck import check_model
 
-from .samples import PLAN, Bench
+from .samples import PLAN, PROMPT, Bench
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +36,7 @@ def loaded() -> LoadedModel:
 
 @pytest.fixture(scope="session")
 def engine(loaded) -> Iterator[TransformersEngine]:
-    engine = TransformersEngine(loaded, max_running=4, max_queue=256)
+    engine = TransformersEngine(loaded, check_model(loaded, PROMPT), max_running=4, max_queue=256)
     yield engine
     asyncio.run(engine.close())
 

@@ -8,14 +8,16 @@ from functools import cache
 
 from PIL import Image
 
-from lookonce_cache import Store
+from lookonce_cache import DEFAULT_TENANT, CompressedContext, ContextInfo, Store
 from lookonce_scenes.world import Scene, render, sample_scene
+from lookonce_server.contexts import Contexts, ImageBytes
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import DescribePlan, Engine, Piece, Sampling, Started
 from lookonce_server.images import ImageLimits
 from lookonce_server.metrics import Metrics
-from lookonce_server.sessions import ContextReference, ImageBytes, Lookup, Sessions
+from lookonce_server.sessions import ContextReference, Lookup, Sessions
 
+TENANT = DEFAULT_TENANT
 PROMPT = "Describe the image."
 PLAN = DescribePlan(prompt=PROMPT, max_tokens=48, rows="generated", window=(2, 6), selection="coverage", retention=0.05)
 EVERYTHING = replace(PLAN, retention=1.0)
@@ -87,27 +89,54 @@ class Bench:
     limits: ImageLimits = field(default_factory=ImageLimits)
     metrics: Metrics = field(default_factory=Metrics)
 
-    def __post_init__(self) -> None:
-        self.sessions = Sessions(
-            self.engine, self.store, plan=self.plan, limits=self.limits, on_miss="full", metrics=self.metrics
-        )
+    precision: str = "native"
 
-    async def ask(self, image: bytes | str, question: str, on_miss=None, sampling: Sampling = GREEDY) -> Asked:
+    def __post_init__(self) -> None:
+        self.contexts = Contexts(
+            self.engine,
+            self.store,
+            plan=self.plan,
+            precision=self.precision,
+            limits=self.limits,
+            metrics=self.metrics,
+        )
+        self.sessions = Sessions(self.engine, self.contexts, limits=self.limits, on_miss="full", metrics=self.metrics)
+
+    async def ask(
+        self, image: bytes | str, question: str, on_miss=None, sampling: Sampling = GREEDY, tenant: str = TENANT
+    ) -> Asked:
         """Ask about an image, given by its bytes or by its context's id."""
-        return (await self.ask_often(image, question, 1, on_miss, sampling))[0]
+        return (await self.ask_often(image, question, 1, on_miss, sampling, tenant))[0]
 
     async def ask_often(
-        self, image: bytes | str, question: str, n: int, on_miss=None, sampling: Sampling = GREEDY
+        self,
+        image: bytes | str,
+        question: str,
+        n: int,
+        on_miss=None,
+        sampling: Sampling = GREEDY,
+        tenant: str = TENANT,
     ) -> list[Asked]:
         """Ask once, for several answers."""
         source = ContextReference(image) if isinstance(image, str) else ImageBytes(image, "image")
-        session = await self.sessions.ask(about(question), source, sampling, on_miss, n)
+        session = await self.sessions.ask(about(question), source, sampling, tenant=tenant, on_miss=on_miss, n=n)
         return [await read(answer, session.lookup) for answer in session.answers]
+
+    async def create(self, image: bytes) -> CompressedContext:
+        """The image's context, made now unless there is one."""
+        return await self.contexts.create(TENANT, ImageBytes(image, "image"))
+
+    def context_id(self, image: bytes) -> str:
+        """The id of the image's context."""
+        return self.contexts.identity(TENANT, image).key().id
+
+    async def listed(self) -> tuple[ContextInfo, ...]:
+        """What the store has."""
+        return (await self.store.list(TENANT)).infos
 
     async def settle(self) -> None:
         """Wait for the describe passes that run behind."""
-        for task in list(self.sessions._describing.values()):
-            await task
+        await asyncio.wait([asyncio.ensure_future(asyncio.sleep(0)), *self.contexts.maker._making.values()])
 
     def counted(self, name: str, **labels: str) -> float:
         """A metric's value; 0 while it has none."""

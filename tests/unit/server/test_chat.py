@@ -8,6 +8,7 @@ import httpx2
 import pytest
 from starlette.requests import Request
 
+from lookonce_server.access import Access
 from lookonce_server.answers import Answers
 from lookonce_server.api.app import _app
 from lookonce_server.api.chat import chat
@@ -15,7 +16,7 @@ from lookonce_server.api.schemas import ChatRequest
 from lookonce_server.api.state import AppState
 from lookonce_server.settings import Settings
 
-from .samples import tasks_of
+from .samples import TENANT, tasks_of
 
 pytestmark = pytest.mark.anyio
 # Without the penalty's help the model ends its answers before anything can happen to them.
@@ -27,7 +28,18 @@ TOKENS = 300
 def app(bench):
     settings = Settings(max_answer_tokens=TOKENS)
     return _app(
-        AppState(settings, "m", bench.engine, bench.store, bench.sessions, bench.limits, bench.metrics, time.time())
+        AppState(
+            settings=settings,
+            served_name="m",
+            engine=bench.engine,
+            store=bench.store,
+            contexts=bench.contexts,
+            sessions=bench.sessions,
+            access=Access({}),
+            limits=bench.limits,
+            metrics=bench.metrics,
+            started_at=time.time(),
+        )
     )
 
 
@@ -120,7 +132,7 @@ async def test_a_client_gone_before_its_stream_begins_stops_every_answer(app, be
         raise ConnectionResetError("gone")
 
     scope = {"type": "http", "app": app, "method": "POST", "path": "/", "headers": []}
-    response = await chat(ChatRequest(**ENDLESS, stream=True), Request(scope, nothing_more))
+    response = await chat(ChatRequest(**ENDLESS, stream=True), Request(scope, nothing_more), TENANT)
     with pytest.raises(ConnectionResetError, match="gone"):
         await response(scope, nothing_more, gone)
     await assert_stopped(bench.engine, steps)

@@ -12,9 +12,10 @@ from lookonce_cache import MemoryStore
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.transformers import TransformersEngine
+from lookonce_server.engines.transformers.selfcheck import check_model
 from lookonce_server.errors import OverloadedError, PromptTooLongError
 
-from .samples import EVERYTHING, GREEDY, PLAN, PROMPT, about, picture, png, read
+from .samples import EVERYTHING, GREEDY, PLAN, PROMPT, TENANT, about, picture, png, read
 
 pytestmark = pytest.mark.anyio
 
@@ -26,15 +27,9 @@ def context_of(bench_with):
     """The context of a picture, made by the engine itself."""
 
     async def make(seed: int, plan=PLAN):
-        return await bench_with(MemoryStore(), plan).sessions.create(_image(seed))
+        return await bench_with(MemoryStore(), plan).create(png(seed))
 
     return make
-
-
-def _image(seed: int):
-    from lookonce_server.sessions import ImageBytes
-
-    return ImageBytes(png(seed), "image")
 
 
 @contextlib.contextmanager
@@ -59,7 +54,7 @@ async def test_with_everything_kept_an_answer_is_the_full_passs_token_for_token(
     context = await context_of(seed, EVERYTHING)
     assert context.tokens == context.full_tokens
     turns = (Turn("user", PROMPT, has_image=True), Turn("assistant", ""), Turn("user", question))
-    full = await read(engine.full(Conversation(turns), picture(seed), GREEDY))
+    full = await read(engine.full(Conversation(turns), picture(seed), GREEDY, TENANT))
     found = await read(engine.answer(context, about(question), GREEDY))
     assert found.pieces == full.pieces
     assert found.started.prompt_tokens == full.started.prompt_tokens
@@ -68,7 +63,7 @@ async def test_with_everything_kept_an_answer_is_the_full_passs_token_for_token(
 async def test_an_answer_counts_what_it_ran_and_what_a_full_pass_would_have(engine, context_of):
     context = await context_of(11)
     found = await read(engine.answer(context, about(QUESTIONS[0]), GREEDY))
-    full = await read(engine.full(about(QUESTIONS[0]), picture(11), GREEDY))
+    full = await read(engine.full(about(QUESTIONS[0]), picture(11), GREEDY, TENANT))
     assert context.kept_tokens == 10  # 5% of 196
     assert context.tokens == context.full_tokens - 196 + 10
     assert found.started.prompt_tokens - found.started.computed_tokens == context.tokens
@@ -90,7 +85,7 @@ async def test_the_image_is_encoded_on_a_miss_and_never_on_a_hit(engine, loaded,
 
 async def test_without_an_image_no_image_is_encoded(engine, loaded):
     with calls_of(loaded.model.model.vision_tower) as calls:
-        answer = await read(engine.full(Conversation((Turn("user", "Hello"),)), None, GREEDY))
+        answer = await read(engine.full(Conversation((Turn("user", "Hello"),)), None, GREEDY, TENANT))
     assert answer.finish_reason
     assert not calls
 
@@ -100,11 +95,11 @@ async def test_passes_that_take_turns_give_what_each_gives_alone(engine, context
 
     def passes():
         return [
-            engine.describe(picture(33), PLAN),
-            engine.describe(picture(34), replace(PLAN, rows="both", window=(0, 8))),
+            engine.describe(picture(33), PLAN, TENANT),
+            engine.describe(picture(34), replace(PLAN, rows="both", window=(0, 8)), TENANT),
             read(engine.answer(contexts[0], about(QUESTIONS[2]), GREEDY)),
             read(engine.answer(contexts[1], about(QUESTIONS[2]), GREEDY)),
-            read(engine.full(about(QUESTIONS[1]), picture(35), GREEDY)),
+            read(engine.full(about(QUESTIONS[1]), picture(35), GREEDY, TENANT)),
         ]
 
     alone = [await work for work in passes()]
@@ -115,16 +110,16 @@ async def test_passes_that_take_turns_give_what_each_gives_alone(engine, context
 
 async def test_a_context_is_the_same_after_it_was_answered_from(engine, context_of):
     context = await context_of(31)
-    before = context.keys.clone(), context.values.clone()
+    before = context.keys.dense().clone(), context.values.dense().clone()
     first, second = [await read(engine.answer(context, about(QUESTIONS[2]), GREEDY)) for _ in range(2)]
     assert first == second
-    assert torch.equal(context.keys, before[0])
-    assert torch.equal(context.values, before[1])
+    assert torch.equal(context.keys.dense(), before[0])
+    assert torch.equal(context.values.dense(), before[1])
 
 
 async def test_the_model_attends_as_before_once_it_described(engine, loaded):
     before = loaded.model.config.get_text_config()._attn_implementation
-    await engine.describe(picture(36), PLAN)
+    await engine.describe(picture(36), PLAN, TENANT)
     assert loaded.model.config.get_text_config()._attn_implementation == before
 
 
@@ -171,7 +166,7 @@ async def test_log_probabilities_are_the_models(engine, loaded, context_of, from
     if from_context:
         found = await read(engine.answer(await context_of(12, EVERYTHING), about(question), sampling))
     else:
-        found = await read(engine.full(Conversation(turns), picture(12), sampling))
+        found = await read(engine.full(Conversation(turns), picture(12), sampling, TENANT))
     listed = [piece.logprob for piece in found.pieces]
     assert listed.pop() is None  # of the end
     assert len(listed) > 5
@@ -194,7 +189,7 @@ async def test_greedy_answers_with_penalties_are_the_penalised_models(engine, lo
         for token, count in Counter(said).items():
             logits[token] -= frequency * count + presence
         said.append(int(logits.argmax()))
-    found = await read(engine.full(conversation, None, sampling))
+    found = await read(engine.full(conversation, None, sampling, TENANT))
     assert found.text == loaded.processor.tokenizer.decode(said, skip_special_tokens=True)
     assert len(found.pieces) == len(said)
 
@@ -202,7 +197,7 @@ async def test_greedy_answers_with_penalties_are_the_penalised_models(engine, lo
 async def test_penalties_change_an_answer(engine):
     conversation = Conversation((Turn("user", "xyzzy"),))
     options = ({}, {"presence_penalty": -2.0}, {"frequency_penalty": 0.5}, {"frequency_penalty": 2.0})
-    texts = [(await read(engine.full(conversation, None, replace(GREEDY, **one)))).text for one in options]
+    texts = [(await read(engine.full(conversation, None, replace(GREEDY, **one), TENANT))).text for one in options]
     assert len(set(texts)) == len(options), texts
 
 
@@ -210,8 +205,8 @@ async def test_a_prompt_beyond_the_model_is_refused(engine, context_of):
     context, words = await context_of(31), "red " * 2048
     for answer in (
         engine.answer(context, about(words), GREEDY),
-        engine.full(about(words), picture(31), GREEDY),
-        engine.full(Conversation((Turn("user", words),)), None, GREEDY),
+        engine.full(about(words), picture(31), GREEDY, TENANT),
+        engine.full(Conversation((Turn("user", words),)), None, GREEDY, TENANT),
     ):
         with pytest.raises(PromptTooLongError, match="this model takes 2048") as caught:
             await anext(answer)
@@ -221,22 +216,22 @@ async def test_a_prompt_beyond_the_model_is_refused(engine, context_of):
 
 async def test_an_answer_is_shortened_to_the_room_that_is_left(engine):
     conversation = Conversation((Turn("user", "red " * 2038),))
-    prompt = (await anext(engine.full(conversation, None, Sampling(100)))).prompt_tokens
+    prompt = (await anext(engine.full(conversation, None, Sampling(100), TENANT))).prompt_tokens
     assert 2040 <= prompt < 2048
-    answer = await read(engine.full(conversation, None, Sampling(100)))
+    answer = await read(engine.full(conversation, None, Sampling(100), TENANT))
     assert len(answer.pieces) <= 2048 - prompt
 
 
 async def test_a_full_queue_refuses_every_kind_of_pass(loaded, context_of):
     context = await context_of(31)
-    engine = TransformersEngine(loaded, max_running=1, max_queue=1)
+    engine = TransformersEngine(loaded, check_model(loaded, PROMPT), max_running=1, max_queue=1)
     try:
-        first = engine.full(about(QUESTIONS[2]), picture(31), Sampling(200))
+        first = engine.full(about(QUESTIONS[2]), picture(31), Sampling(200), TENANT)
         await anext(first)
         for work in (
             read(engine.answer(context, about(QUESTIONS[0]), GREEDY)),
-            read(engine.full(about(QUESTIONS[0]), picture(31), GREEDY)),
-            engine.describe(picture(31), PLAN),
+            read(engine.full(about(QUESTIONS[0]), picture(31), GREEDY, TENANT)),
+            engine.describe(picture(31), PLAN, TENANT),
         ):
             with pytest.raises(OverloadedError):
                 await work
@@ -247,6 +242,6 @@ async def test_a_full_queue_refuses_every_kind_of_pass(loaded, context_of):
 
 async def test_facts_name_the_model(engine, loaded):
     facts = engine.facts
-    assert (facts.num_layers, facts.max_tokens, facts.precision) == (8, 2048, "float32")
+    assert (facts.num_layers, facts.max_tokens) == (8, 2048)
     assert facts.fingerprint == loaded.fingerprint
     assert len(facts.fingerprint) == len(facts.template_digest) == 64

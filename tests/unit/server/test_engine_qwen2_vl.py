@@ -17,10 +17,10 @@ from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.engines.transformers.loading import load_model
 from lookonce_server.engines.transformers.runner import ModelRunner
+from lookonce_server.engines.transformers.selfcheck import check_model
 from lookonce_server.errors import InvalidImageError, InvalidRequestError
-from lookonce_server.sessions import ImageBytes
 
-from .samples import GREEDY, PLAN, PROMPT, about, encoded, picture, read
+from .samples import GREEDY, PLAN, PROMPT, TENANT, about, encoded, picture, read
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +43,7 @@ def loaded(folder):
 
 @pytest.fixture(scope="module")
 def engine(loaded):
-    engine = TransformersEngine(loaded, max_running=4)
+    engine = TransformersEngine(loaded, check_model(loaded, PROMPT), max_running=4)
     yield engine
     asyncio.run(engine.close())
 
@@ -58,7 +58,7 @@ def context_of(bench_with):
     """The context of a picture, made by the engine itself."""
 
     async def make(image: Image.Image, plan=QUARTER):
-        return await bench_with(MemoryStore(), plan).sessions.create(ImageBytes(encoded(image, "PNG"), "image"))
+        return await bench_with(MemoryStore(), plan).create(encoded(image, "PNG"))
 
     return make
 
@@ -81,7 +81,7 @@ async def test_with_everything_kept_an_answer_is_the_full_passs_token_for_token(
     context = await context_of(sized(size), EVERYTHING)
     assert context.tokens == context.full_tokens
     turns = (Turn("user", PROMPT, has_image=True), Turn("assistant", ""), Turn("user", question))
-    full = await read(engine.full(Conversation(turns), sized(size), GREEDY))
+    full = await read(engine.full(Conversation(turns), sized(size), GREEDY, TENANT))
     found = await read(engine.answer(context, about(question), GREEDY))
     assert found.pieces == full.pieces
     assert found.started.prompt_tokens == full.started.prompt_tokens
@@ -90,7 +90,7 @@ async def test_with_everything_kept_an_answer_is_the_full_passs_token_for_token(
 async def test_answers_hang_on_the_picture_its_shape_and_the_question(engine):
     """What the other tests compare is not one answer to everything."""
     pictures = [*map(sized, SIZES), sized((112, 112), seed=12)]
-    answers = [(await read(engine.full(about(q), p, GREEDY))).text for p in pictures for q in QUESTIONS]
+    answers = [(await read(engine.full(about(q), p, GREEDY, TENANT))).text for p in pictures for q in QUESTIONS]
     assert len(set(answers)) == len(answers)
 
 
@@ -103,14 +103,15 @@ async def test_answers_hang_on_what_is_kept(engine, context_of):
 
 @pytest.mark.parametrize(("size", "grid"), SIZES.items())
 async def test_a_description_has_a_score_for_every_token_of_the_grid(engine, size, grid):
-    description = await engine.describe(sized(size), QUARTER)
+    description = await engine.describe(sized(size), QUARTER, TENANT)
     assert description.grid == grid
     assert description.scores.shape == (grid[0] * grid[1],)
     assert (description.scores > 0).all()
     kept = -(-grid[0] * grid[1] // 4)
     assert description.kept.shape == (1, kept)
     assert description.keys.shape == description.values.shape
-    assert description.keys.shape[2] == description.prompt_tokens - grid[0] * grid[1] + kept
+    stored = description.prompt_tokens - description.shared_tokens - grid[0] * grid[1] + kept
+    assert description.keys.shape[2] == stored
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -138,9 +139,9 @@ async def test_passes_that_take_turns_give_what_each_gives_alone(engine, context
 
     def passes():
         return [
-            *[read(engine.full(about(QUESTIONS[0]), sized(size), GREEDY)) for size in SIZES],
+            *[read(engine.full(about(QUESTIONS[0]), sized(size), GREEDY, TENANT)) for size in SIZES],
             *[read(engine.answer(context, about(QUESTIONS[1]), GREEDY)) for context in contexts],
-            read(engine.full(HELLO, None, GREEDY)),
+            read(engine.full(HELLO, None, GREEDY, TENANT)),
         ]
 
     alone = [await work for work in passes()]
@@ -151,10 +152,10 @@ async def test_without_an_image_no_image_is_encoded(engine, loaded):
     calls = []
     handle = loaded.model.model.visual.register_forward_hook(lambda *_: calls.append(1))
     try:
-        answer = await read(engine.full(HELLO, None, GREEDY))
+        answer = await read(engine.full(HELLO, None, GREEDY, TENANT))
         assert answer.started.prompt_tokens == answer.started.computed_tokens > 0
         assert not calls
-        await read(engine.full(about(QUESTIONS[0]), sized((112, 112)), GREEDY))
+        await read(engine.full(about(QUESTIONS[0]), sized((112, 112)), GREEDY, TENANT))
         assert calls
     finally:
         handle.remove()
@@ -190,7 +191,7 @@ def test_the_context_and_what_follows_it_are_the_whole_conversation(prompts):
 async def test_text_that_stands_for_an_image_or_a_video_is_refused(engine, context_of, stand_in):
     question = about(f"What is {stand_in}?")
     for answer in (
-        engine.full(question, sized((112, 112)), GREEDY),
+        engine.full(question, sized((112, 112)), GREEDY, TENANT),
         engine.answer(await context_of(sized((112, 112))), question, GREEDY),
     ):
         with pytest.raises(InvalidRequestError, match=r"'<\|(image|video)_pad\|>', which stands for") as caught:
@@ -201,6 +202,6 @@ async def test_text_that_stands_for_an_image_or_a_video_is_refused(engine, conte
 async def test_a_picture_that_the_processor_does_not_take_is_an_invalid_image(engine):
     thin = Image.new("RGB", (2, 500))
     with pytest.raises(InvalidImageError, match="aspect ratio"):
-        await read(engine.full(about(QUESTIONS[0]), thin, GREEDY))
+        await read(engine.full(about(QUESTIONS[0]), thin, GREEDY, TENANT))
     with pytest.raises(InvalidImageError, match="aspect ratio"):
-        await engine.describe(thin, QUARTER)
+        await engine.describe(thin, QUARTER, TENANT)

@@ -67,7 +67,7 @@ async def test_each_error_has_its_status_and_shape(call, error, status, kind, pa
     found = reply.json()["error"]
     assert "why" in found.pop("message")
     assert found == {"type": kind, "param": param, "code": code}
-    assert reply.headers.get("retry-after") == ("1" if status == 429 else None)
+    assert reply.headers.get("retry-after") == ("1" if status in (429, 503) else None)
 
 
 async def test_an_unknown_error_is_logged_and_tells_nothing(call, caplog):

@@ -13,7 +13,7 @@ from lookonce_server.settings import Settings
 from .samples import png
 
 pytestmark = pytest.mark.anyio
-UNITS = ("_seconds", "_bytes", "_ratio", "_per_second", "_depth")
+UNITS = ("_open", "_seconds", "_bytes", "_ratio", "_per_second", "_depth")
 
 
 @pytest.fixture(scope="module")

@@ -4,19 +4,17 @@ import asyncio
 import contextlib
 import socket
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
 from lookonce_cache import MemoryStore, StoreUnavailableError, digest, open_store
-from lookonce_server import sessions
+from lookonce_server import contexts, sessions
+from lookonce_server.contexts import ImageBytes, context_identity
 from lookonce_server.engines.base import Sampling
 from lookonce_server.errors import ContextNotFoundError, EngineError, InvalidImageError
 from lookonce_server.images import ImageLimits
-from lookonce_server.metrics import Metrics
-from lookonce_server.sessions import ImageBytes, Sessions
 
-from .samples import GREEDY, PLAN, about, encoded, picture, png, read
+from .samples import GREEDY, PLAN, TENANT, about, encoded, picture, png, read
 
 pytestmark = pytest.mark.anyio
 QUESTION = "How many objects are there?"
@@ -42,18 +40,19 @@ async def test_a_new_image_is_a_miss_and_the_next_question_a_hit(bench):
 
 
 async def test_a_question_without_an_image_looks_nothing_up(bench):
-    session = await bench.sessions.ask(about("Hello"), None, GREEDY)
+    session = await bench.sessions.ask(about("Hello"), None, GREEDY, tenant=TENANT)
     answer = await read(*session.answers)
     assert session.lookup == ("none", None, None, None)
     assert answer.finish_reason
-    assert await bench.store.list() == ()
+    assert await bench.listed() == ()
 
 
 @pytest.mark.parametrize("on_miss", ["compress", "full"])
 async def test_several_answers_stand_on_one_lookup(bench, monkeypatch, on_miss):
     decoded = []
     decode_image = sessions.decode_image
-    monkeypatch.setattr(sessions, "decode_image", lambda *args: decoded.append(1) or decode_image(*args))
+    for module in (sessions, contexts):
+        monkeypatch.setattr(module, "decode_image", lambda *args: decoded.append(1) or decode_image(*args))
     miss = await bench.ask_often(png(42), QUESTION, 3, on_miss)
     await bench.settle()
     hit = await bench.ask_often(png(42), QUESTION, 3, on_miss)
@@ -82,7 +81,7 @@ async def test_on_miss_compress_answers_from_the_context_it_makes(bench):
     assert asked.lookup.cache == "miss"
     assert asked.lookup.context is not None
     assert asked.started.computed_tokens < 196
-    assert await bench.store.info(asked.lookup.context_id)
+    assert await bench.contexts.info(TENANT, asked.lookup.context_id)
     hit = await bench.ask(png(1), QUESTION, on_miss="compress")
     assert (hit.lookup.cache, hit.pieces) == ("hit", asked.pieces)
 
@@ -93,8 +92,8 @@ async def test_fifty_questions_about_one_new_image_cause_one_describe_pass(bench
     await bench.settle()
     assert bench.counted("describes_total", result="done") == 1
     assert len({answer.text for answer in asked}) == 1
-    assert {answer.lookup.context_id for answer in asked} == {bench.sessions.context_id(png(2))}
-    assert len(await bench.store.list()) == 1
+    assert {answer.lookup.context_id for answer in asked} == {bench.context_id(png(2))}
+    assert len(await bench.listed()) == 1
 
 
 async def test_a_question_about_an_image_that_is_being_described_waits_and_is_a_hit(bench):
@@ -105,8 +104,7 @@ async def test_a_question_about_an_image_that_is_being_described_waits_and_is_a_
 
 
 async def test_contexts_made_ahead_and_questions_share_one_describe_pass(bench):
-    image = ImageBytes(png(3), "image_url")
-    contexts = await asyncio.gather(*(bench.sessions.create(image) for _ in range(10)), bench.sessions.create(image))
+    contexts = await asyncio.gather(*(bench.create(png(3)) for _ in range(10)))
     await bench.ask(png(3), QUESTION)
     assert len({context.id for context in contexts}) == 1
     assert bench.counted("describes_total", result="done") == 1
@@ -114,7 +112,7 @@ async def test_contexts_made_ahead_and_questions_share_one_describe_pass(bench):
 
 async def test_one_who_leaves_does_not_take_the_describe_pass_along(bench):
     waiting = [asyncio.create_task(bench.ask(png(4), QUESTION, on_miss="compress")) for _ in range(2)]
-    while not bench.sessions._describing:  # noqa: ASYNC110 - it tells no event
+    while not bench.contexts.maker._making:  # noqa: ASYNC110 - it tells no event
         await asyncio.sleep(0.001)
     waiting[0].cancel()
     assert (await waiting[1]).finish_reason
@@ -126,9 +124,9 @@ async def test_different_images_get_their_own_contexts(bench):
     seeds = range(40, 46)
     asked = await asyncio.gather(*(bench.ask(png(s), "Find the object.", on_miss="compress") for s in seeds))
     for seed, answer in zip(seeds, asked, strict=True):
-        context = await bench.sessions.get(bench.sessions.context_id(png(seed)))
-        assert context.image_digest == digest(png(seed))
-        assert answer.lookup.context.image_digest == digest(png(seed))
+        found = await bench.contexts.get(TENANT, bench.context_id(png(seed)))
+        assert found.context.identity.image_digest == digest(png(seed))
+        assert answer.lookup.context.identity.image_digest == digest(png(seed))
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
@@ -144,8 +142,8 @@ async def test_a_store_that_fails_is_a_miss_and_costs_no_answer(bench, bench_wit
     await store.close()
     assert (full.lookup.cache, full.pieces) == ("miss", expected.pieces)
     assert (compressed.lookup.cache, compressed.lookup.context is None) == ("miss", False)
-    assert broken.counted("store_errors_total", operation="get") == 2
-    assert broken.counted("store_errors_total", operation="put") == 2
+    assert broken.counted("context_lookups_total", result="unavailable", tier="redis") == 2
+    assert broken.counted("describes_total", result="done") == 2
 
 
 async def test_a_context_asked_for_by_name_is_no_miss_when_the_store_fails(bench_with, dead_redis):
@@ -159,10 +157,9 @@ async def test_a_context_too_large_for_the_store_still_answers(bench_with):
     bench = bench_with(MemoryStore(max_bytes=100))
     asked = await bench.ask(png(5), QUESTION, on_miss="compress")
     assert asked.finish_reason
-    assert bench.counted("store_errors_total", operation="put") == 1
-    assert await bench.store.list() == ()
+    assert await bench.listed() == ()
     with pytest.raises(StoreUnavailableError, match="no room"):
-        await bench.sessions.prepare(ImageBytes(png(5), "image_url"))
+        await bench.contexts.prepare(TENANT, ImageBytes(png(5), "image_url"))
 
 
 async def test_a_describe_pass_that_fails_leaves_the_full_answer_intact(bench, bench_with):
@@ -173,7 +170,7 @@ async def test_a_describe_pass_that_fails_leaves_the_full_answer_intact(bench, b
         await broken.settle()
     assert asked.pieces == expected.pieces
     assert broken.counted("describes_total", result="failed") == 1
-    assert await broken.store.list() == ()
+    assert await broken.listed() == ()
     assert (await broken.ask(png(6), QUESTION)).lookup.cache == "miss"
     with contextlib.suppress(EngineError):
         await broken.settle()
@@ -197,8 +194,8 @@ async def test_an_image_over_the_limit_is_refused(bench_with):
 
 async def test_close_abandons_what_runs_behind(bench):
     await bench.ask(png(7), QUESTION)
-    tasks = list(bench.sessions._describing.values())
-    await bench.sessions.close()
+    tasks = list(bench.contexts.maker._making.values())
+    await bench.contexts.close()
     assert all(task.done() for task in tasks)
 
 
@@ -206,17 +203,9 @@ async def test_close_abandons_what_runs_behind(bench):
 
 
 def test_the_id_changes_with_everything_that_the_context_depends_on(engine):
-    def context_id(data: bytes = png(1), facts=(), plan=()) -> str:
-        stand_in = SimpleNamespace(facts=replace(engine.facts, **dict(facts)))
-        sessions = Sessions(
-            stand_in,
-            MemoryStore(),
-            plan=replace(PLAN, **dict(plan)),
-            limits=ImageLimits(),
-            on_miss="full",
-            metrics=Metrics(),
-        )
-        return sessions.context_id(data)
+    def context_id(data: bytes = png(1), facts=(), plan=(), tenant=TENANT, precision="native") -> str:
+        facts, plan = replace(engine.facts, **dict(facts)), replace(PLAN, **dict(plan))
+        return context_identity(tenant, data, facts, plan, precision).key().id
 
     ids = [
         context_id(),
@@ -224,7 +213,8 @@ def test_the_id_changes_with_everything_that_the_context_depends_on(engine):
         context_id(png(1) + b"\0"),
         context_id(facts={"fingerprint": "0" * 64}),
         context_id(facts={"template_digest": "0" * 64}),
-        context_id(facts={"precision": "bfloat16"}),
+        context_id(precision="int8"),
+        context_id(tenant="another"),
         context_id(plan={"retention": 0.050001}),
         context_id(plan={"selection": "uniform"}),
         context_id(plan={"rows": "query"}),
@@ -248,21 +238,23 @@ async def test_the_same_picture_in_other_bytes_is_another_image(bench):
 
 async def test_a_context_of_another_model_is_not_found(bench):
     asked = await bench.ask(png(9), QUESTION, on_miss="compress")
-    await bench.store.put(replace(asked.lookup.context, model_fingerprint="0" * 64))
-    with pytest.raises(ContextNotFoundError, match="made by another model"):
-        await bench.sessions.get(asked.lookup.context_id)
+    mine = asked.lookup.context
+    theirs = replace(mine, identity=replace(mine.identity, model_fingerprint="0" * 64))
+    await bench.store.put(theirs)
+    for gone in (bench.contexts.get, bench.contexts.info):
+        with pytest.raises(ContextNotFoundError, match="made by another model"):
+            await gone(TENANT, theirs.id)
     with pytest.raises(ContextNotFoundError):
-        await bench.ask(asked.lookup.context_id, QUESTION)
-    again = await bench.ask(png(9), QUESTION)
-    assert again.lookup.cache == "miss"
+        await bench.ask(theirs.id, QUESTION)
+    assert [info.key for info in (await bench.contexts.list(TENANT, 10)).infos] == [mine.key]
 
 
 async def test_a_deleted_context_is_gone(bench):
     asked = await bench.ask(png(9), QUESTION, on_miss="compress")
     context_id = asked.lookup.context_id
-    assert (await bench.sessions.info(context_id)).id == context_id
-    assert [info.id for info in await bench.sessions.list(10)] == [context_id]
-    await bench.sessions.delete(context_id)
-    for gone in (bench.sessions.get, bench.sessions.info, bench.sessions.delete):
+    assert (await bench.contexts.info(TENANT, context_id)).key.id == context_id
+    assert [info.key.id for info in (await bench.contexts.list(TENANT, 10)).infos] == [context_id]
+    await bench.contexts.delete(TENANT, context_id)
+    for gone in (bench.contexts.get, bench.contexts.info, bench.contexts.delete):
         with pytest.raises(ContextNotFoundError, match=context_id):
-            await gone(context_id)
+            await gone(TENANT, context_id)

@@ -14,6 +14,7 @@ from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import Answer, DescribePlan, Description, ModelFacts, Piece, Sampling, Started
 from lookonce_server.engines.detokenizing import TextStream, end_ids, token_text
 from lookonce_server.engines.prompts import Prompt, PromptRenderer
+from lookonce_server.engines.shared import SharedTokens
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
 from lookonce_server.engines.transformers.runner import ModelRunner, State, stacked
 from lookonce_server.engines.transformers.sampling import Sampler
@@ -27,12 +28,16 @@ class TransformersEngine:
 
     Args:
         loaded: the model.
+        shared: its tokens before an image.
         max_running: passes in work at once.
         max_queue: passes that wait or run before more are refused.
     """
 
-    def __init__(self, loaded: LoadedModel, *, max_running: int = 8, max_queue: int = 256) -> None:
+    def __init__(
+        self, loaded: LoadedModel, shared: SharedTokens, *, max_running: int = 8, max_queue: int = 256
+    ) -> None:
         self._runner = ModelRunner(loaded.model)
+        self._shared = shared
         self._prompts = PromptRenderer(loaded.processor, loaded.model.config)
         self._end_ids = end_ids(loaded.model.generation_config, loaded.processor.tokenizer)
         self.facts = ModelFacts(
@@ -40,7 +45,6 @@ class TransformersEngine:
             template_digest=digest(str(loaded.processor.chat_template).encode()),
             num_layers=self._runner.num_layers,
             max_tokens=self._runner.max_tokens,
-            precision=str(loaded.model.dtype).removeprefix("torch."),
         )
         self.registry: CollectorRegistry | None = None
         self._worker = Worker(max_running=max_running, max_queue=max_queue)
@@ -55,8 +59,8 @@ class TransformersEngine:
             ModelRefusedError: it cannot; the message says why.
         """
         loaded = await asyncio.to_thread(load_model, name, dtype=dtype, device=device)
-        await asyncio.to_thread(check_model, loaded, describe_prompt)
-        return cls(loaded, max_running=max_running, max_queue=max_queue)
+        shared = await asyncio.to_thread(check_model, loaded, describe_prompt)
+        return cls(loaded, shared, max_running=max_running, max_queue=max_queue)
 
     @property
     def queue_depth(self) -> int:
@@ -76,15 +80,15 @@ class TransformersEngine:
         """Stop the worker."""
         await asyncio.to_thread(self._worker.close)
 
-    def full(self, conversation: Conversation, image: Image.Image | None, sampling: Sampling) -> Answer:
-        """See `Engine.full`."""
+    def full(self, conversation: Conversation, image: Image.Image | None, sampling: Sampling, tenant: str) -> Answer:
+        """See `Engine.full`. Nothing is kept between passes, whosever they are."""
         return self._worker.run(self._full(conversation, image, sampling))
 
     def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
         """See `Engine.answer`."""
         return self._worker.run(self._answer(context, conversation, sampling))
 
-    async def describe(self, image: Image.Image, plan: DescribePlan) -> Description:
+    async def describe(self, image: Image.Image, plan: DescribePlan, tenant: str) -> Description:
         """See `Engine.describe`."""
         async for event in self._worker.run(self._describe(image, plan), background=True):
             if event is not None:
@@ -102,13 +106,14 @@ class TransformersEngine:
     def _answer(
         self, context: CompressedContext, conversation: Conversation, sampling: Sampling
     ) -> Iterator[Started | Piece]:
-        ids = self._prompts.continuation(context.describe_prompt, conversation)
+        ids = self._prompts.continuation(context.identity.describe_prompt, conversation)
         computed = ids.shape[1]
         sampling = self.facts.fit(context.tokens + computed, sampling)
         full_tokens = self._prompts.full_tokens(conversation, context.image_tokens)
         yield Started(context.tokens + computed, computed, full_tokens)
-        cache = self._runner.cache_of(context.keys, context.values)
-        yield from self._decode(self._runner.extend(cache, context.next_position, ids), sampling)
+        whole = self._shared.before(context)
+        cache = self._runner.cache_of(whole.keys, whole.values)
+        yield from self._decode(self._runner.extend(cache, whole.tokens, ids), sampling)
 
     def _decode(self, state: State, sampling: Sampling) -> Iterator[Piece]:
         sampler = Sampler(sampling)
@@ -173,10 +178,13 @@ class TransformersEngine:
             inv_freq=self._runner.inv_freq,
             next_position=next_position,
         )
+        shared = int(prompt.image_columns[0])
         return Description(
             text=text.strip(),
-            keys=packed.keys.cpu().contiguous(),
-            values=packed.values.cpu().contiguous(),
+            keys=packed.keys[:, :, shared:].cpu().contiguous(),
+            values=packed.values[:, :, shared:].cpu().contiguous(),
+            shared_tokens=shared,
+            moved_by=packed.moved_by,
             kept=kept.to(torch.int32).cpu(),
             scores=scores.values.mean(dim=0),
             grid=prompt.grid,

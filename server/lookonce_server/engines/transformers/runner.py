@@ -12,6 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from lookonce_pruning import find_inv_freq
 from lookonce_server.engines.prompts import Prompt
+from lookonce_server.engines.shared import SharedTokens
 
 
 class State(NamedTuple):
@@ -69,6 +70,13 @@ class ModelRunner:
         for layer in range(self.num_layers):
             cache.update(self._placed(keys[layer])[None], self._placed(values[layer])[None], layer)
         return cache
+
+    def shared(self, before_image: Prompt) -> SharedTokens:
+        """Keys and values of the tokens before an image, on the model's device; there may be none."""
+        count = before_image.tokens
+        if not count:  # of no tokens there is no pass: take the shape from one
+            before_image = before_image._replace(inputs={"input_ids": torch.zeros((1, 1), dtype=torch.int64)})
+        return SharedTokens(*stacked(self.prefill(before_image).cache, count), self.inv_freq)
 
     def _placed(self, tensor: Tensor) -> Tensor:
         dtype = self.model.dtype if tensor.is_floating_point() else tensor.dtype

@@ -2,7 +2,8 @@
 
 What re-prompting stands on is tried on the model itself with a picture of noise:
 
-- with everything kept, a question answered from the context gives the logits of the full pass;
+- with everything kept, a question answered from the context gives the logits of the full pass, even though the tokens
+  before the image were computed without it;
 - with half of the image tokens dropped, packed positions give the logits of the original positions with their gaps;
 - attention can be recorded in every layer, and is plainly causal;
 - rotated keys are those that the model computes at the other position, in every layer.
@@ -16,6 +17,7 @@ from torch import Tensor
 from lookonce_pruning import AttentionRecorder, PruningError, check_rotation, compress
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import Prompt, PromptRenderer
+from lookonce_server.engines.shared import SharedTokens
 from lookonce_server.engines.transformers.loading import LoadedModel
 from lookonce_server.engines.transformers.runner import ModelRunner, stacked
 from lookonce_server.errors import ModelRefusedError
@@ -23,16 +25,20 @@ from lookonce_server.errors import ModelRefusedError
 _QUESTION = Conversation((Turn("user", "", has_image=True), Turn("user", "What color is it?")))
 
 
-def check_model(loaded: LoadedModel, describe_prompt: str) -> None:
-    """Raise ModelRefusedError, saying why, unless answers from a context are exact on this model."""
+def check_model(loaded: LoadedModel, describe_prompt: str) -> SharedTokens:
+    """The tokens before an image, on a model that answers from a context exactly.
+
+    Raises:
+        ModelRefusedError: it does not; the message says why.
+    """
     try:
-        _check(loaded, describe_prompt)
+        return _check(loaded, describe_prompt)
     except PruningError as error:
         raise ModelRefusedError(f"This model cannot be served by image re-prompting: {error}") from error
 
 
 @torch.inference_mode()
-def _check(loaded: LoadedModel, describe_prompt: str) -> None:
+def _check(loaded: LoadedModel, describe_prompt: str) -> SharedTokens:
     runner = ModelRunner(loaded.model)
     check_rotation(loaded.model, runner.inv_freq)
     prompts = PromptRenderer(loaded.processor, loaded.model.config)
@@ -53,6 +59,7 @@ def _check(loaded: LoadedModel, describe_prompt: str) -> None:
         state = runner.prefill(prompt)
     recorder.scores()
     keys, values = stacked(state.cache, prompt.tokens)
+    shared = runner.shared(prompts.before_image(prompt))
 
     def from_context(kept: Tensor) -> Tensor:
         packed = compress(
@@ -64,7 +71,9 @@ def _check(loaded: LoadedModel, describe_prompt: str) -> None:
             inv_freq=runner.inv_freq,
             next_position=state.next_position,
         )
-        return runner.extend(runner.cache_of(packed.keys, packed.values), packed.tokens, after).logits
+        stored_keys, stored_values = packed.keys[:, :, shared.tokens :], packed.values[:, :, shared.tokens :]
+        whole = shared.joined(stored_keys, stored_values, packed.moved_by)
+        return runner.extend(runner.cache_of(whole.keys, whole.values), whole.tokens, after).logits
 
     everything = torch.arange(len(prompt.image_columns))
     _compare(
@@ -75,6 +84,7 @@ def _check(loaded: LoadedModel, describe_prompt: str) -> None:
     gapped = runner.cache_of(keys[:, :, columns], values[:, :, columns])
     expected = runner.extend(gapped, state.next_position, after).logits
     _compare(from_context(half), expected, "with half of the image dropped, the original positions")
+    return shared
 
 
 def _joined(prompt: Prompt, after: Tensor) -> Prompt:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 import xxhash
-from torch import Tensor
 
+from lookonce_server.engines.shared import DenseContext
 from lookonce_server.engines.vllm.contract import Load
 from lookonce_server.engines.vllm.spool import Spool
 
@@ -41,24 +41,25 @@ class Contexts:
         self._secret = secrets.token_bytes(32)
 
     @asynccontextmanager
-    async def lent(self, name: str, keys: Tensor, values: Tensor) -> AsyncIterator[LentContext]:
+    async def lent(self, name: str, context: DenseContext) -> AsyncIterator[LentContext]:
         """A context that requests can start with inside the block.
 
         Args:
             name: the context's id.
-            keys, values: `[layers, kv_heads, tokens, head_dim]`, packed positions, on the CPU.
+            context: on the CPU.
         """
-        content = f"{name} {await asyncio.to_thread(_checksum, keys, values)}"
-        async with self._spool.lend(content, {"keys": keys, "values": values}) as path:
-            yield LentContext(Load(str(path), keys.shape[2]), self._salt(content))
+        content = f"{name} {await asyncio.to_thread(_checksum, context)}"
+        async with self._spool.lend(content, context._asdict()) as path:
+            yield LentContext(Load(str(path), context.tokens), self.salt(content))
 
-    def _salt(self, content: str) -> str:
+    def salt(self, content: str) -> str:
+        """What keeps the cached blocks of one content from serving another."""
         return hashlib.blake2b(content.encode(), key=self._secret, digest_size=32).hexdigest()
 
 
-def _checksum(keys: Tensor, values: Tensor) -> str:
+def _checksum(context: DenseContext) -> str:
     """Tells two makings of one context apart."""
-    total = xxhash.xxh3_128(f"{keys.dtype} {tuple(keys.shape)}".encode())
-    for tensor in (keys, values):
+    total = xxhash.xxh3_128(f"{context.keys.dtype} {tuple(context.keys.shape)}".encode())
+    for tensor in context:
         total.update(tensor.contiguous().view(torch.uint8).numpy().data)
     return total.hexdigest()

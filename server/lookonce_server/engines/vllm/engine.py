@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from PIL import Image
@@ -28,6 +28,7 @@ from lookonce_server.engines.base import (
 from lookonce_server.engines.checkpoint import find_checkpoint, fingerprint
 from lookonce_server.engines.detokenizing import TextStream, end_ids, token_text
 from lookonce_server.engines.prompts import PromptRenderer
+from lookonce_server.engines.shared import DenseContext, SharedTokens
 from lookonce_server.engines.vllm.capturing import Capturer
 from lookonce_server.engines.vllm.contexts import Contexts
 from lookonce_server.engines.vllm.contract import Compression, Job
@@ -36,6 +37,14 @@ from lookonce_server.engines.vllm.requests import BACKGROUND, Requests, sampling
 from lookonce_server.engines.vllm.selfcheck import check_model
 from lookonce_server.engines.vllm.spool import Spool
 from lookonce_server.errors import EngineError, ModelRefusedError
+
+
+class _Continued(NamedTuple):
+    """A context, and what follows it."""
+
+    ids: list[int]
+    full_tokens: int  # what the whole image would have cost
+    context: DenseContext
 
 
 class VllmEngine:
@@ -60,8 +69,9 @@ class VllmEngine:
             template_digest=digest(str(processor.chat_template).encode()),
             num_layers=model.get_total_num_hidden_layers(),
             max_tokens=model.max_model_len,
-            precision=str(dtype).removeprefix("torch."),
         )
+        self._dtype = str(dtype).removeprefix("torch.")
+        self._shared: SharedTokens | None = None  # until the self-check has found them
         self.registry: CollectorRegistry | None = REGISTRY  # where vLLM keeps its metrics
         self._requests = Requests(llm, max_queue=max_queue)
         self._spool = Spool()
@@ -114,12 +124,12 @@ class VllmEngine:
 
     async def check(self, describe_prompt: str) -> None:
         """Raise ModelRefusedError, saying why, unless answers from a context are exact; see `selfcheck`."""
-        await check_model(
+        self._shared = await check_model(
             self._capturer,
             self._contexts,
             self._prompts,
             self._config,
-            precision=self.facts.precision,
+            dtype=self._dtype,
             describe_prompt=describe_prompt,
         )
 
@@ -141,10 +151,13 @@ class VllmEngine:
         await self._requests.close()
         self._spool.close()
 
-    async def full(self, conversation: Conversation, image: Image.Image | None, sampling: Sampling) -> Answer:
+    async def full(
+        self, conversation: Conversation, image: Image.Image | None, sampling: Sampling, tenant: str
+    ) -> Answer:
         """See `Engine.full`."""
         with self._requests.admitted():
-            prompt = await asyncio.to_thread(self._full_prompt, conversation, image)
+            ids = await asyncio.to_thread(self._prompts.full_ids, conversation)
+            prompt = await asyncio.to_thread(self._prompt, ids, image, tenant)
 
             def started(output: RequestOutput) -> Started:
                 tokens = len(output.prompt_token_ids or ())
@@ -158,25 +171,26 @@ class VllmEngine:
     async def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
         """See `Engine.answer`."""
         with self._requests.admitted():
-            ids, full_tokens = await asyncio.to_thread(self._continued, context, conversation)
+            ids, full_tokens, whole = await asyncio.to_thread(self._continued, context, conversation)
             total = context.tokens + len(ids)
             self.facts.fit(total, sampling)
             started = Started(total, len(ids), full_tokens)
             async with (
-                self._contexts.lent(context.id, context.keys, context.values) as lent,
+                self._contexts.lent(context.id, whole) as lent,
                 aclosing(self._answered(lent.prompt(ids), sampling, Job(lent.load), lambda _: started)) as events,
             ):
                 async for event in events:
                     yield event
 
-    async def describe(self, image: Image.Image, plan: DescribePlan) -> Description:
+    async def describe(self, image: Image.Image, plan: DescribePlan, tenant: str) -> Description:
         """See `Engine.describe`.
 
         The description is generated like any answer. Then one more prefill, of the prompt with the description, is
         captured: in it, every row that scores is a prompt row, which vLLM computes in the same way on every platform.
         """
         with self._requests.admitted():
-            prompt = await asyncio.to_thread(self._describe_prompt, plan.prompt, image)
+            asked = await asyncio.to_thread(self._prompts.describe_ids, plan.prompt)
+            prompt = await asyncio.to_thread(self._prompt, asked, image, tenant)
             said, text = await self._said(prompt, Sampling(plan.max_tokens))
             fed = said[:-1]  # the last token was generated, but never run through the model
             found, ids = await self._capturer.capture(
@@ -185,10 +199,13 @@ class VllmEngine:
                 compression=Compression(plan.rows, plan.window, plan.selection, plan.retention),
             )
         rows, columns = found["grid"].tolist()
+        shared = int(found["shared_tokens"])
         return Description(
             text=text.strip(),
-            keys=found["keys"],
-            values=found["values"],
+            keys=found["keys"][:, :, shared:].contiguous(),
+            values=found["values"][:, :, shared:].contiguous(),
+            shared_tokens=shared,
+            moved_by=int(found["moved_by"]),
             kept=found["kept"],
             scores=found["scores"],
             grid=(rows, columns),
@@ -234,19 +251,23 @@ class VllmEngine:
             raise EngineError("vLLM described the image with nothing.")
         return said, "".join(pieces)
 
-    def _full_prompt(self, conversation: Conversation, image: Image.Image | None) -> dict[str, Any]:
-        prompt: dict[str, Any] = {"prompt_token_ids": self._prompts.full_ids(conversation)}
+    def _prompt(self, ids: list[int], image: Image.Image | None, tenant: str) -> dict[str, Any]:
+        """A prompt whose cached blocks, pixels and encoded image serve this tenant alone.
+
+        One tenant could else tell from an answer's speed what another has asked about.
+        """
+        prompt: dict[str, Any] = {"prompt_token_ids": ids, "cache_salt": self._contexts.salt(f"tenant {tenant}")}
         if image is not None:
+            pixels = digest(f"{image.mode} {image.size} ".encode() + image.tobytes())
             prompt["multi_modal_data"] = {"image": image}
+            prompt["multi_modal_uuids"] = {"image": [self._contexts.salt(f"image {tenant} {pixels}")]}
         return prompt
 
-    def _describe_prompt(self, text: str, image: Image.Image) -> dict[str, Any]:
-        return {"prompt_token_ids": self._prompts.describe_ids(text), "multi_modal_data": {"image": image}}
-
-    def _continued(self, context: CompressedContext, conversation: Conversation) -> tuple[list[int], int]:
-        """What follows a context, and how many tokens the whole image would have cost."""
-        ids: list[int] = self._prompts.continuation(context.describe_prompt, conversation)[0].tolist()
-        return ids, self._prompts.full_tokens(conversation, context.image_tokens)
+    def _continued(self, context: CompressedContext, conversation: Conversation) -> _Continued:
+        assert self._shared is not None
+        ids: list[int] = self._prompts.continuation(context.identity.describe_prompt, conversation)[0].tolist()
+        full_tokens = self._prompts.full_tokens(conversation, context.image_tokens)
+        return _Continued(ids, full_tokens, self._shared.before(context))
 
 
 def _tier(output: RequestOutput) -> str | None:

@@ -98,7 +98,7 @@ class Recorder:
 
     def result(self, step: CaptureStep) -> dict[str, Tensor]:
         """What was captured of a prompt, on the CPU: keys, values, and with a compression kept
-        indices, scores and grid.
+        indices, scores, grid, the number of tokens before the image, and by how much the keys were moved.
 
         Raises:
             CaptureError: rows or layers are missing.
@@ -124,6 +124,8 @@ class Recorder:
             kept=kept.to(torch.int32),
             scores=scores.values.mean(dim=0),
             grid=torch.tensor(scores.grid),
+            shared_tokens=image[:1],
+            moved_by=torch.tensor([packed.moved_by]),
         )
 
     def _packed(self, step: CaptureStep, keys: Tensor, values: Tensor, image: Tensor, kept: Tensor) -> PackedContext:

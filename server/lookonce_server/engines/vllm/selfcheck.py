@@ -4,7 +4,8 @@ What re-prompting stands on is tried on the model itself, by captured prefills:
 
 - rotated keys are those that the model computes at the other position, in every layer. A prompt of one token repeated
   shows it: all its positions have the same hidden states, so that keys differ by their rotation alone;
-- with everything kept, what follows a context is computed as in the full pass: the values of every layer agree.
+- with everything kept, what follows a context is computed as in the full pass, even though the tokens before the image
+  were computed without it: the values of every layer agree.
 """
 
 from typing import Any
@@ -16,7 +17,8 @@ from torch import Tensor
 from lookonce_pruning import PruningError, inv_freq_of_config, rotate_keys
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import PromptRenderer
-from lookonce_server.engines.vllm.capturing import Capturer
+from lookonce_server.engines.shared import SharedTokens
+from lookonce_server.engines.vllm.capturing import Captured, Capturer
 from lookonce_server.engines.vllm.contexts import Contexts
 from lookonce_server.engines.vllm.contract import Compression
 from lookonce_server.errors import EngineError, ModelRefusedError
@@ -32,14 +34,19 @@ async def check_model(
     prompts: PromptRenderer,
     config: Any,
     *,
-    precision: str,
+    dtype: str,
     describe_prompt: str,
-) -> None:
-    """Raise ModelRefusedError, saying why, unless answers from a context are exact on this model."""
+) -> SharedTokens:
+    """The tokens before an image, on a model that answers from a context exactly.
+
+    Raises:
+        ModelRefusedError: it does not; the message says why.
+    """
     try:
         prompts.check_template(describe_prompt)
-        await _check_rotation(capturer, inv_freq_of_config(config.get_text_config()), _TOLERANCES[precision])
-        await _check_context(capturer, contexts, prompts, describe_prompt, _TOLERANCES[precision])
+        inv_freq = inv_freq_of_config(config.get_text_config())
+        await _check_rotation(capturer, inv_freq, _TOLERANCES[dtype])
+        return await _check_context(capturer, contexts, prompts, describe_prompt, inv_freq, _TOLERANCES[dtype])
     except (PruningError, EngineError) as error:
         raise ModelRefusedError(f"This model cannot be served by image re-prompting: {error}") from error
 
@@ -59,16 +66,24 @@ async def _check_rotation(capturer: Capturer, inv_freq: Tensor, tolerance: float
 
 
 async def _check_context(
-    capturer: Capturer, contexts: Contexts, prompts: PromptRenderer, describe_prompt: str, tolerance: float
-) -> None:
+    capturer: Capturer,
+    contexts: Contexts,
+    prompts: PromptRenderer,
+    describe_prompt: str,
+    inv_freq: Tensor,
+    tolerance: float,
+) -> SharedTokens:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8))
     ids = prompts.describe_ids(describe_prompt)
     pixels = {"multi_modal_data": {"image": image}}
     after: list[int] = prompts.continuation(describe_prompt, _QUESTION)[0].tolist()
     everything = Compression("query", (0, 1), "uniform", 1.0)
-    context = (await capturer.capture({"prompt_token_ids": ids, **pixels}, compression=everything)).tensors
+    found = await capturer.capture({"prompt_token_ids": ids, **pixels}, compression=everything)
+    shared = await _shared(capturer, found, inv_freq)
+    stored_keys, stored_values = (found.tensors[name][:, :, shared.tokens :] for name in ("keys", "values"))
+    whole = shared.joined(stored_keys, stored_values, int(found.tensors["moved_by"]))
     full = await capturer.capture({"prompt_token_ids": ids + after, **pixels})
-    async with contexts.lent("self-check", context["keys"], context["values"]) as lent:
+    async with contexts.lent("self-check", whole) as lent:
         found = await capturer.capture(lent.prompt(after), load=lent.load)
     expected = full.tensors["values"][:, :, -len(after) :]
     error = _distance(found.tensors["values"], expected)
@@ -77,6 +92,16 @@ async def _check_context(
             "This model cannot be served by image re-prompting: with everything kept, what follows a context differs"
             f" from the full pass by {error:.1%} of the values' length (accepted: {tolerance:.1%})."
         )
+    return shared
+
+
+async def _shared(capturer: Capturer, described: Captured, inv_freq: Tensor) -> SharedTokens:
+    """The tokens before the image of a describe pass, computed without it; there may be none."""
+    count = int(described.tensors["shared_tokens"])
+    if not count:
+        return SharedTokens(described.tensors["keys"][:, :, :0], described.tensors["values"][:, :, :0], inv_freq)
+    found = await capturer.capture({"prompt_token_ids": described.prompt_ids[:count]})
+    return SharedTokens(found.tensors["keys"], found.tensors["values"], inv_freq)
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:

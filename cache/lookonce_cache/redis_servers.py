@@ -1,0 +1,51 @@
+"""Which server a command goes to. A single server gets them all; for a cluster see redis_cluster.py."""
+
+from typing import Any, Protocol
+
+from lookonce_cache.errors import StoreUnavailableError
+from lookonce_cache.observer import Observer
+from lookonce_cache.redis_node import Command, Node
+from lookonce_cache.redis_options import RedisOptions
+
+
+class Servers(Protocol):
+    """One Redis server, or a cluster of them."""
+
+    async def send(self, *commands: Command) -> list[Any]:
+        """The replies; see `Node.send`. Commands to one node are one round trip and run there in the order given.
+
+        Raises:
+            StoreUnavailableError: a node that was needed is unavailable; the other commands may have been carried out.
+        """
+
+    def unavailable(self, error: Exception) -> StoreUnavailableError:
+        """See `Node.unavailable`."""
+
+    async def ping(self) -> None:
+        """Return if every node works, and raise StoreUnavailableError if one does not, given up before or not."""
+
+    async def close(self) -> None:
+        """Close all connections."""
+
+
+class OneServer:
+    """See `Servers`."""
+
+    def __init__(self, options: RedisOptions, observer: Observer) -> None:
+        self._node = Node(options.addresses[0], options, observer)
+
+    async def send(self, *commands: Command) -> list[Any]:
+        """See `Servers.send`."""
+        return await self._node.send(commands)
+
+    def unavailable(self, error: Exception) -> StoreUnavailableError:
+        """See `Servers.unavailable`."""
+        return self._node.unavailable(error)
+
+    async def ping(self) -> None:
+        """See `Servers.ping`."""
+        await self._node.ping()
+
+    async def close(self) -> None:
+        """See `Servers.close`."""
+        await self._node.close()

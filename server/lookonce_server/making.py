@@ -1,0 +1,163 @@
+"""Single flight: one describe pass an image, in this process and among all servers that share the store.
+
+In this process a task for each image that is being described; among processes a lease in the store. A lease saves work
+and guards nothing else: where the store cannot be asked, or its holder dies and it runs out, the pass is made again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from lookonce_cache import CacheError, CompressedContext, ContextKey, Lease, LeaseLostError, Store
+from lookonce_server.errors import InvalidRequestError, OverloadedError, ServerError
+from lookonce_server.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 10.0  # how long a dead holder keeps others from describing
+PATIENCE_SECONDS = 60.0  # for a describe pass elsewhere; then it is made here too
+_POLL_SECONDS = (0.02, 0.5)  # between looks at a lease: the first, and the longest
+
+Make = Callable[[], Awaitable[CompressedContext]]
+
+
+class Maker:
+    """Makes contexts, each once.
+
+    Args:
+        store: keeps them, and the leases.
+        metrics: what is counted.
+    """
+
+    def __init__(self, store: Store, metrics: Metrics) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._making: dict[ContextKey, asyncio.Task[CompressedContext]] = {}
+
+    async def until_made(self, key: ContextKey) -> bool:
+        """Wait while the context is being made, here or elsewhere; whether there was something to wait for.
+
+        Its work is paid for already. False means that at this very moment nobody in this process makes it: until the
+        caller awaits anything, it may be the one who does.
+        """
+        if key not in self._making and await self._until_made_elsewhere(key):
+            return True
+        making = self._making.get(key)
+        if making is None:
+            return False
+        self._metrics.waits.labels("process").inc()
+        await asyncio.wait((making,))
+        return True
+
+    def make(
+        self, key: ContextKey, make: Make, *, after: asyncio.Event | None = None
+    ) -> asyncio.Task[CompressedContext]:
+        """The one task in this process that makes a context.
+
+        Args:
+            key: of the context.
+            make: makes it, if nobody else does.
+            after: the task waits for this before it does anything.
+        """
+        task = self._making.get(key)
+        if task is None:
+            task = asyncio.create_task(self._run(key, make, after))
+            self._making[key] = task
+            task.add_done_callback(lambda done: self._ended(key, done))
+        return task
+
+    async def close(self) -> None:
+        """Abandon what is being made."""
+        tasks = list(self._making.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ended(self, key: ContextKey, task: asyncio.Task[CompressedContext]) -> None:
+        del self._making[key]
+        if not task.cancelled():
+            task.exception()  # counted where it happened: it must not be reported as never retrieved
+
+    async def _run(self, key: ContextKey, make: Make, after: asyncio.Event | None) -> CompressedContext:
+        if after is not None:
+            await after.wait()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            lease, elsewhere = await self._lease(key)
+            if not elsewhere or time.monotonic() > deadline:
+                break
+            await self._until_made_elsewhere(key)
+            with contextlib.suppress(CacheError):
+                if found := await self._store.get(key):
+                    return found.context
+        async with self._held(lease):
+            return await self._made(key, make, lease)
+
+    async def _made(self, key: ContextKey, make: Make, lease: Lease | None) -> CompressedContext:
+        started = time.monotonic()
+        try:
+            context = await make()
+        except InvalidRequestError:  # it is the image that cannot be used
+            raise
+        except Exception as error:
+            self._metrics.describes.labels("refused" if isinstance(error, OverloadedError) else "failed").inc()
+            unexpected = not isinstance(error, (ServerError, CacheError))
+            _log.warning("describe pass of %s: %s", key.id[:12], error, exc_info=unexpected)
+            raise
+        # One that cannot be stored still answers those who wait for it.
+        try:
+            await self._store.put(context, lease)
+        except LeaseLostError as error:
+            _log.warning("not stored: %s", error)
+        except CacheError as error:
+            _log.warning("store put: %s", error)
+        self._metrics.describes.labels("done").inc()
+        self._metrics.describe_seconds.observe(time.monotonic() - started)
+        self._metrics.context_bytes.observe(context.nbytes)
+        return context
+
+    async def _lease(self, key: ContextKey) -> tuple[Lease | None, bool]:
+        """A lease, if it can be had; and whether somebody else has it."""
+        try:
+            lease = await self._store.lease(key, LEASE_SECONDS)
+        except CacheError:
+            return None, False
+        return lease, lease is None
+
+    @contextlib.asynccontextmanager
+    async def _held(self, lease: Lease | None) -> AsyncIterator[None]:
+        """Keeps a lease alive within the block, and ends it."""
+        if lease is None:
+            yield
+            return
+        renewing = asyncio.create_task(self._renew(lease))
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            with contextlib.suppress(CacheError):
+                await self._store.release(lease)
+
+    async def _renew(self, lease: Lease) -> None:
+        holds = True
+        while holds:
+            await asyncio.sleep(LEASE_SECONDS / 3)
+            with contextlib.suppress(CacheError):
+                holds = await self._store.renew(lease, LEASE_SECONDS)
+
+    async def _until_made_elsewhere(self, key: ContextKey) -> bool:
+        """Wait while another process has the lease; whether one had it."""
+        pause, longest = _POLL_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        waited = False
+        with contextlib.suppress(CacheError):
+            while await self._store.state(key) == "leased" and time.monotonic() < deadline:
+                if not waited:
+                    self._metrics.waits.labels("replica").inc()
+                waited = True
+                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads the looks of many servers
+                pause = min(longest, pause * 2)
+        return waited
