@@ -14,6 +14,7 @@ from lookonce_cache.errors import ContextFormatError, ContextTooLargeError, Leas
 from lookonce_cache.header import MAX_HEAD_BYTES, Head, decode_head
 from lookonce_cache.keys import ContextKey, check_tenant
 from lookonce_cache.observer import Observer, observed
+from lookonce_cache.redis_cluster import Cluster
 from lookonce_cache.redis_index import Member, RedisIndex, lease_key, value_key
 from lookonce_cache.redis_node import Command
 from lookonce_cache.redis_options import parse_redis_url
@@ -52,7 +53,7 @@ class RedisStore:
         self.observer = observer or Observer()
         self._ttl_ms = None if ttl is None else max(1, round(ttl * 1000))
         self._max_bytes = options.max_context_bytes
-        self._servers: Servers = OneServer(options, self.observer)
+        self._servers: Servers = (Cluster if options.cluster else OneServer)(options, self.observer)
 
     @observed
     async def get(self, key: ContextKey) -> Found | None:
