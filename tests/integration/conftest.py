@@ -1,14 +1,18 @@
 """Real servers for the integration tests."""
 
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 
 import openai
 import pytest
+
+from lookonce_cache import open_store
 
 from .network import Certificate, Network, make_certificate
 from .redis_cluster import RedisCluster
 from .redis_server import RedisServer, find_redis_server
 from .server_process import ENGINES, LookonceServer
+from .stores import KINDS, url_of
 
 
 def pytest_report_header() -> str:
@@ -61,6 +65,26 @@ def tls_port(shared_redis_server: RedisServer, certificate: Certificate) -> Iter
     """Where the Redis of `redis_server` is reached by TLS."""
     with Network(shared_redis_server.port, certificate=certificate) as network:
         yield network.port
+
+
+@pytest.fixture(params=KINDS)
+async def opening(request, monkeypatch):
+    """A function that opens the store under test with given options; what it opened is closed at the end."""
+    monkeypatch.setattr("lookonce_cache.redis_store.INDEX_SECONDS", 60)
+    url = url_of(request.param, request.getfixturevalue)
+    async with AsyncExitStack() as stack:
+
+        def open_(**options):
+            store = open_store(url, **options)
+            stack.push_async_callback(store.close)
+            return store
+
+        yield open_
+
+
+@pytest.fixture
+async def store(opening):
+    return opening(ttl=60)
 
 
 @pytest.fixture(scope="module", params=ENGINES)
