@@ -11,7 +11,7 @@ from redis.exceptions import ReadOnlyError, ResponseError
 
 from lookonce_cache.context import CompressedContext
 from lookonce_cache.errors import ContextFormatError, ContextTooLargeError, LeaseLostError, StoreUnavailableError
-from lookonce_cache.header import MAX_HEAD_BYTES, Head, decode_head
+from lookonce_cache.header import DIGEST_BYTES, MAX_HEAD_BYTES, Head, decode_head
 from lookonce_cache.keys import ContextKey, check_tenant
 from lookonce_cache.observer import Observer, observed
 from lookonce_cache.redis_cluster import Cluster
@@ -26,6 +26,7 @@ from lookonce_cache.wire import decode, encode
 INDEX_SECONDS = 1.0  # that a put may spend on the index
 HEADS = 64  # read in one round trip, 64 KiB each at most
 SIZES = 1000  # read in one round trip
+FORGOTTEN_SECONDS = 60.0  # after which a value is dropped that came, but whose lease could not be looked at
 
 
 class RedisStore:
@@ -82,7 +83,7 @@ class RedisStore:
         if lease is None:
             expiry = () if self._ttl_ms is None else ("PX", self._ttl_ms)
             self._checked(*await self._servers.send(("SET", value_key(context.key), value, *expiry)))
-        elif not await self._put_under(lease, context.key, value):
+        elif lease.key != context.key or not await self._put_under(lease, context.key, value):
             raise LeaseLostError(f"the lease on context {context.id} does not hold any more")
         self.observer.transferred(self.tier, "written", len(value))
         await self._update_index(context.key, "add")
@@ -195,9 +196,11 @@ class RedisStore:
         return self._checked(reply)
 
     async def _put_under(self, lease: Lease, key: ContextKey, value: bytes) -> bool:
+        new = f"{lease_key(key)}:{lease.token}"
         ttl = "" if self._ttl_ms is None else self._ttl_ms
-        keys = [value_key(key), lease_key(lease.key)]
-        return lease.key == key and bool(await self._run(PUT_UNDER_LEASE, keys, lease.token, value, ttl))
+        setting: Command = ("SET", new, value, "PX", round(1000 * FORGOTTEN_SECONDS))
+        keys, arguments = [value_key(key), lease_key(key), new], [lease.token, ttl, value[-DIGEST_BYTES:]]
+        return bool(self._checked(await run(self._servers, PUT_UNDER_LEASE, keys, arguments, first=setting)))
 
     async def _update_index(self, key: ContextKey, change: str) -> None:
         index = RedisIndex(self._servers, key.tenant)
