@@ -1,11 +1,11 @@
 """Contexts in this process's memory: the embedded default, and the hot tier before a shared store."""
 
+import re
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import dropwhile, islice
 
 import torch
 
@@ -24,6 +24,7 @@ class _Entry:
     context: CompressedContext
     kept_at: float  # unix time in seconds
     expires_at: float  # in time.monotonic's seconds; infinite for never
+    use: int  # number of its last use, counted over all contexts from 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class MemoryStore:
         # Least recently used first. All contexts share one TTL, so this is also the order in which they expire.
         self._entries: OrderedDict[ContextKey, _Entry] = OrderedDict()
         self._leases: dict[ContextKey, _Leased] = {}
+        self._uses = 0
 
     @observed
     async def get(self, key: ContextKey) -> Found | None:
@@ -82,7 +84,7 @@ class MemoryStore:
         self._drop(context.key)
         while self.used_bytes + context.nbytes > self.max_bytes:
             self._drop(next(iter(self._entries)))
-        self._entries[context.key] = _Entry(_owning_its_memory(context), time.time(), self._expiry())
+        self._entries[context.key] = _Entry(_owning_its_memory(context), time.time(), self._expiry(), self._next_use())
         self._hold(context.nbytes)
         self.observer.transferred(self.tier, "written", context.nbytes)
 
@@ -107,12 +109,11 @@ class MemoryStore:
 
     @observed
     async def list(self, tenant: str, *, limit: int = 100, after: str | None = None) -> Page:
-        """See `Store.list`. The most recently used come first."""
-        entries = self._of_tenant(tenant)
-        known = any(entry.context.id == after for entry in entries)
-        left = list(dropwhile(lambda entry: entry.context.id != after, entries))[1:] if known else entries
-        shown = list(islice(left, max(0, min(limit, MAX_LISTED))))
-        more = shown[-1].context.id if shown and len(shown) < len(left) else None
+        """See `Store.list`. The most recently used come first; what is used between two pages is not on the second."""
+        before = int(after) if after and re.fullmatch("[0-9]{1,18}", after) else 0
+        left = [entry for entry in self._of_tenant(tenant) if entry.use < before or not 0 < before <= self._uses]
+        shown = left[: max(0, min(limit, MAX_LISTED))]
+        more = str(shown[-1].use) if shown and len(shown) < len(left) else None
         return Page(tuple(map(self._describe, shown)), more)
 
     @observed
@@ -167,7 +168,7 @@ class MemoryStore:
         self._drop_expired()
         entry = self._entries.get(key)
         if entry is not None:
-            self._entries[key] = replace(entry, expires_at=self._expiry())
+            self._entries[key] = replace(entry, expires_at=self._expiry(), use=self._next_use())
             self._entries.move_to_end(key)
         return entry
 
@@ -179,6 +180,10 @@ class MemoryStore:
         self._drop_expired()
         leased = self._leases.get(lease.key)
         return leased is not None and leased.token == lease.token
+
+    def _next_use(self) -> int:
+        self._uses += 1
+        return self._uses
 
     def _expiry(self) -> float:
         return float("inf") if self._ttl is None else time.monotonic() + self._ttl

@@ -10,7 +10,7 @@ from lookonce_cache.keys import ContextKey
 from lookonce_cache.redis_scripts import REMOVE_UNCHANGED, run
 from lookonce_cache.redis_servers import Servers, checked
 
-CLEANED = 16  # members looked at after each put
+SAMPLED = 16  # members looked at after each put: of all, one in so many names a context that is gone, at most
 PREFIX = "lookonce:1:"
 
 _CURSOR = re.compile(r"([0-9.e+-]{1,32}):([0-9a-f]{64})")
@@ -20,7 +20,7 @@ class Member(NamedTuple):
     """A context in the index."""
 
     key: ContextKey
-    score: float  # unix time in seconds when it was put, or last seen alive by the cleaning
+    score: float  # unix time in seconds when it was put
 
     @property
     def cursor(self) -> str:
@@ -54,10 +54,12 @@ class RedisIndex:
 
     async def add(self, key: ContextKey) -> None:
         """Name a context that has been put, and clean a little."""
-        _, oldest = await self._send(
-            ("ZADD", self._key, time.time(), key.id), ("ZRANGE", self._key, 0, CLEANED - 1, "WITHSCORES")
+        _, sample = await self._send(
+            ("ZADD", self._key, time.time(), key.id), ("ZRANDMEMBER", self._key, SAMPLED, "WITHSCORES")
         )
-        await self._clean(self._members(oldest))
+        members = self._members(sample)
+        alive = await self._servers.send(*(("EXISTS", value_key(member.key)) for member in members))
+        await self.drop_dead([member for member, count in zip(members, alive, strict=True) if count == 0])
 
     async def drop(self, key: ContextKey) -> None:
         """Do not name the context any more."""
@@ -70,35 +72,32 @@ class RedisIndex:
             checked(self._servers, await run(self._servers, REMOVE_UNCHANGED, [self._key], arguments))
 
     async def newest_first(self, after: str | None, batch: int) -> AsyncGenerator[Sequence[Member], None]:
-        """All members in batches; those after a cursor where one is given and is one."""
-        cursor = _parse_cursor(after)
-        highest = "+inf" if cursor is None else repr(cursor[0])
-        for offset in range(0, 2**62, batch):
-            command = ("ZREVRANGEBYSCORE", self._key, highest, "-inf", "WITHSCORES", "LIMIT", offset, batch)
-            (reply,) = await self._send(command)
-            members = self._members(reply)
-            yield [member for member in members if cursor is None or (member.score, member.key.id) < cursor]
-            if len(members) < batch:
-                break
+        """All members in batches; those after a cursor where one is given and is one.
 
-    async def _clean(self, oldest: Sequence[Member]) -> None:
-        """Drops those of the oldest that are gone, and moves the others to the end of the queue."""
-        alive = await self._servers.send(*(("EXISTS", value_key(member.key)) for member in oldest))
-        await self.drop_dead([member for member, count in zip(oldest, alive, strict=True) if count == 0])
-        seen = [part for member, count in zip(oldest, alive, strict=True) if count == 1 for part in _seen(member)]
-        if seen:
-            # XX: not one that was deleted meanwhile. GT: not before a put that was meanwhile.
-            await self._send(("ZADD", self._key, "XX", "GT", *seen))
+        Each batch goes on from the last member of the one before, not from its number, so that what is put or dropped
+        meanwhile hides none.
+        """
+        cursor = _parse_cursor(after)
+        while True:
+            highest = "+inf" if cursor is None else repr(cursor[0])
+            command = ("ZREVRANGEBYSCORE", self._key, highest, "-inf", "WITHSCORES", "LIMIT", 0, batch)
+            (reply,) = await self._send(command)
+            members = [
+                member for member in self._members(reply) if cursor is None or (member.score, member.key.id) < cursor
+            ]
+            if members:
+                yield members
+                cursor = (members[-1].score, members[-1].key.id)
+            if len(reply) < batch:
+                return
+            if not members:
+                batch *= 2  # more than a batch were put at one time
 
     def _members(self, reply: Any) -> list[Member]:
         return [Member(ContextKey(self._tenant, id_.decode()), score) for id_, score in reply]
 
     async def _send(self, *commands: Any) -> list[Any]:
         return [checked(self._servers, reply) for reply in await self._servers.send(*commands)]
-
-
-def _seen(member: Member) -> tuple[float, str]:
-    return time.time(), member.key.id
 
 
 def _parse_cursor(text: str | None) -> tuple[float, str] | None:

@@ -1,12 +1,18 @@
 """Real servers for the integration tests."""
 
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 
 import openai
 import pytest
 
+from lookonce_cache import open_store
+
+from .network import Certificate, Network, make_certificate
+from .redis_cluster import RedisCluster
 from .redis_server import RedisServer, find_redis_server
 from .server_process import ENGINES, LookonceServer
+from .stores import KINDS, url_of
 
 
 def pytest_report_header() -> str:
@@ -34,6 +40,51 @@ def redis_server(shared_redis_server: RedisServer) -> RedisServer:
     shared_redis_server.start()
     shared_redis_server.flush()
     return shared_redis_server
+
+
+@pytest.fixture(scope="session")
+def shared_redis_cluster() -> Iterator[RedisCluster]:
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster(shared_redis_cluster: RedisCluster) -> RedisCluster:
+    """A running, empty Cluster of three masters, for tests that leave it running."""
+    shared_redis_cluster.flush()
+    return shared_redis_cluster
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("tls"), "server")
+
+
+@pytest.fixture(scope="session")
+def tls_port(shared_redis_server: RedisServer, certificate: Certificate) -> Iterator[int]:
+    """Where the Redis of `redis_server` is reached by TLS."""
+    with Network(shared_redis_server.port, certificate=certificate) as network:
+        yield network.port
+
+
+@pytest.fixture(params=KINDS)
+async def opening(request, monkeypatch):
+    """A function that opens the store under test with given options; what it opened is closed at the end."""
+    monkeypatch.setattr("lookonce_cache.redis_store.INDEX_SECONDS", 60)
+    url = url_of(request.param, request.getfixturevalue)
+    async with AsyncExitStack() as stack:
+
+        def open_(**options):
+            store = open_store(url, **options)
+            stack.push_async_callback(store.close)
+            return store
+
+        yield open_
+
+
+@pytest.fixture
+async def store(opening):
+    return opening(ttl=60)
 
 
 @pytest.fixture(scope="module", params=ENGINES)

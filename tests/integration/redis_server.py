@@ -3,14 +3,16 @@
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 import redis
 
@@ -45,11 +47,19 @@ class RedisServer:
         password: required from clients, and part of `url`; None for none.
         persistent: keep an append-only file, so that data survive `kill` and `restart`.
         arguments: more of redis-server's own arguments.
+        port: to listen on; a free one by default.
     """
 
-    def __init__(self, *, password: str | None = None, persistent: bool = False, arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        password: str | None = None,
+        persistent: bool = False,
+        arguments: Sequence[str] = (),
+        port: int | None = None,
+    ) -> None:
         self.binary, self.origin = find_redis_server()
-        self.port = _free_port()
+        self.port = port or free_port()
         credentials = f":{password}@" if password else ""
         self.url = f"redis://{credentials}127.0.0.1:{self.port}/0"
         self._arguments = [
@@ -101,6 +111,34 @@ class RedisServer:
         self.kill()
         self.start()
 
+    def stop(self) -> None:
+        """Stops the server's process as an overloaded machine would: connections stay, and nothing answers."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Lets a stopped server go on; nothing if it was not stopped."""
+        if self._process:
+            self._process.send_signal(signal.SIGCONT)
+
+    def configure(self, **settings: str) -> None:
+        """CONFIG SET, with underscores for dashes."""
+        with self.client() as client:
+            for name, value in settings.items():
+                client.config_set(name.replace("_", "-"), value)
+
+    def add_user(self, name: str, password: str, *rules: str) -> str:
+        """Adds a user with exactly these rules, or changes it; the URL to connect as that user."""
+        with self.client() as client:
+            client.execute_command("ACL", "SETUSER", name, "reset", "on", f">{password}", *rules)
+        return f"redis://{quote(name)}:{quote(password)}@127.0.0.1:{self.port}/0"
+
+    def replicate(self, master: "RedisServer") -> None:
+        """Makes this server the master's replica, and returns once it has the master's data."""
+        with self.client() as client:
+            client.replicaof("127.0.0.1", str(master.port))
+            wait_until(lambda: client.info("replication")["master_link_status"] == "up", "it became a replica")
+
     def client(self) -> redis.Redis:
         """A plain redis-py client, to be used in a `with` block."""
         return redis.Redis.from_url(self.url, protocol=2, socket_timeout=5, socket_connect_timeout=1)
@@ -127,7 +165,17 @@ class RedisServer:
         return Path(self._folder.name) / "redis.log"
 
 
-def _free_port() -> int:
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Polls until the condition holds, and fails after `START_SECONDS`."""
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{START_SECONDS:.0f} s and still not: {what}")
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

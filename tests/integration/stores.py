@@ -1,0 +1,111 @@
+"""What the tests of stores share."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from tests.unit.cache.samples import context_key, make_context
+
+from lookonce_cache import Observer
+
+from .redis_server import RedisServer
+
+# A busy machine is no failure, where a failure is not what is tested. Connecting is what takes long there.
+PATIENTLY = "?max_connections=8&timeout=60&socket_timeout=60&socket_connect_timeout=60"
+
+# All that a store may do; docs/redis.md has it too.
+ACL_RULES = (
+    "~lookonce:1:*",
+    *"+get +getex +set +getrange +strlen +exists +pexpire +pttl +unlink +del".split(),
+    *"+zadd +zrem +zscore +zrandmember +zrevrangebyscore +evalsha +eval +ping".split(),
+)
+
+
+class Listener(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, str, float]] = []  # store, operation, outcome, seconds
+        self.transfers: list[tuple[str, str, int]] = []
+        self.damage: list[tuple[str, str]] = []
+        self.breakers: list[bool] = []
+
+    def operation(self, store, operation, outcome, seconds):
+        self.calls.append((store, operation, outcome, seconds))
+
+    def transferred(self, store, direction, nbytes):
+        self.transfers.append((store, direction, nbytes))
+
+    def damaged(self, store, reason):
+        self.damage.append((store, reason))
+
+    def breaker(self, store, node, is_open):
+        self.breakers.append(is_open)
+
+    def outcomes(self, store: str, operation: str | None = None) -> list[tuple[str, str]]:
+        """Operation and outcome of each call of one tier."""
+        return [call[1:3] for call in self.calls if call[0] == store and operation in (None, call[1])]
+
+    def seconds(self, outcome: str) -> list[float]:
+        """How long each call with that outcome took."""
+        return [call[3] for call in self.calls if call[2] == outcome]
+
+
+async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 20) -> None:
+    """Polls until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, "it never came true"
+        await asyncio.sleep(0.02)
+
+
+def acl_url(server: RedisServer) -> str:
+    """As a user who may do what a store needs, and nothing else."""
+    return server.add_user("lookonce", "s3cret", *ACL_RULES)
+
+
+KINDS = ["memory", "TCP", "unix socket", "TLS", "ACL user", "cluster", "tiered", "tiered cluster"]
+
+
+def url_of(kind, fixture):
+    """Of the store of a kind; `fixture` gets a fixture by its name."""
+    if kind == "memory":
+        return "memory://"
+    if "cluster" in kind:
+        url = fixture("redis_cluster").url
+    elif kind == "ACL user":
+        url = acl_url(fixture("redis_server"))
+    else:
+        url = fixture("redis_server").socket_url if kind == "unix socket" else fixture("redis_server").url
+    if kind == "TLS":
+        return f"rediss://127.0.0.1:{fixture('tls_port')}/0{PATIENTLY}&ssl_ca_certs={fixture('certificate').path}"
+    return url + PATIENTLY + ("&hot_bytes=64MiB" if "tiered" in kind else "")
+
+
+async def listed(store, tenant="acme", **options):
+    """The ids on every page, in order."""
+    ids, after = [], None
+    while True:
+        page = await store.list(tenant, after=after, **options)
+        ids += [info.key.id for info in page.infos]
+        if page.next is None:
+            return ids
+        after = page.next
+
+
+async def put_all(store, names):
+    await asyncio.gather(*(store.put(make_context(name)) for name in names))
+    return sorted(context_key(name).id for name in names)
+
+
+async def everything(store, key):
+    """What the store tells about a key and its tenant, without a moment in time."""
+    info = await store.info(key)
+    return (
+        await store.get(key) is not None,
+        await store.touch(key),
+        info and info.description,
+        await store.state(key),
+        await listed(store, key.tenant),
+        (await store.stats(key.tenant)).contexts,
+    )
