@@ -195,6 +195,23 @@ def test_lying_identities_are_refused(header, message):
     assert len(str(error)) < 1000
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"created_at": float("nan")},
+        {"created_at": float("inf")},
+        {"description": "x" * 24_577},
+        {"full_tokens": -1},
+        {"shared_tokens": 2**63},
+        {"moved_by": "0"},
+    ],
+)
+def test_a_head_is_judged_without_the_tensors(changes):
+    """Stores list contexts by their heads alone, and answer with what those say."""
+    with pytest.raises(ContextFormatError, match=next(iter(changes))):
+        decode_head(sealed(with_fields(**changes), TENSORS)[: -len(TENSORS)], KEY)
+
+
 @pytest.mark.parametrize("nested", [b"\x91", b"\x81\xa1a"])
 @pytest.mark.parametrize("depth", [900, 1015, 1100])
 def test_deep_nesting_is_refused(nested, depth):
