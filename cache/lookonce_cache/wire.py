@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from lookonce_cache.context import CompressedContext
 from lookonce_cache.errors import ContextFormatError, InvalidContextError

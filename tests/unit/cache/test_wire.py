@@ -116,14 +116,11 @@ def test_tensors_are_aligned_in_the_value(precision):
     assert all(spec.start % ALIGNMENT == 0 for spec in decode_head(encode(context), context.key).tensors.values())
 
 
-def test_nothing_is_copied_and_the_bytes_live_as_long_as_the_tensors():
+def test_tensors_lie_in_the_bytes_and_keep_them_alive():
     keys = torch.randn(2, 3, 4096, 64)
     made = make_context(keys=keys, values=keys, full_tokens=5000)
-    data, key = encode(made), made.key
-    tracemalloc.start()
-    context = decode(data, key)
-    assert tracemalloc.get_traced_memory()[1] < len(data) / 10
-    tracemalloc.stop()
+    data = encode(made)
+    context = decode(data, made.key)
     first = np.frombuffer(data, dtype=np.uint8).ctypes.data
     assert first < context.keys.parts[0].data_ptr() < context.values.parts[0].data_ptr() < first + len(data)
     codes = context.keys.parts[0]
@@ -226,14 +223,14 @@ def large_context():
     return make_context(keys=torch.zeros(2, 4, 1000, 512), values=torch.zeros(2, 4, 1000, 512), full_tokens=2000)
 
 
-def test_an_honest_value_allocates_its_own_size_once():
+def test_an_honest_value_is_not_copied():
     context = large_context()
     data = encode(context)
-    with memory_limit(int(1.5 * len(data))):
+    with memory_limit(len(data) // 2):
         assert decode(data, context.key).nbytes == context.nbytes
 
 
-def test_a_damaged_value_is_found_before_it_is_copied():
+def test_a_damaged_value_allocates_nothing():
     context = large_context()
     data = bytearray(encode(context))
     data[-100] ^= 1
