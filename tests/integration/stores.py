@@ -17,7 +17,7 @@ PATIENTLY = "?max_connections=8&timeout=60&socket_timeout=60&socket_connect_time
 ACL_RULES = (
     "~lookonce:1:*",
     *"+get +getex +set +getrange +strlen +exists +pexpire +pttl +unlink +del".split(),
-    *"+zadd +zrem +zscore +zrandmember +zrevrangebyscore +evalsha +eval +ping".split(),
+    *"+rename +persist +zadd +zrem +zscore +zrandmember +zrevrangebyscore +evalsha +eval +ping".split(),
 )
 
 
