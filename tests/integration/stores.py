@@ -59,9 +59,9 @@ async def eventually(condition: Callable[[], Awaitable[object]], seconds: float 
         await asyncio.sleep(0.02)
 
 
-def acl_url(server: RedisServer) -> str:
+def acl_url(server: RedisServer, *more: str) -> str:
     """As a user who may do what a store needs, and nothing else."""
-    return server.add_user("lookonce", "s3cret", *ACL_RULES)
+    return server.add_user("lookonce", "s3cret", *ACL_RULES, *more)
 
 
 KINDS = ["memory", "TCP", "unix socket", "TLS", "ACL user", "cluster", "tiered", "tiered cluster"]
