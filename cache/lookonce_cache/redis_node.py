@@ -72,9 +72,11 @@ class Node:
         """Asks the server even if it was given up, and uses it again if it answers.
 
         Raises:
-            StoreUnavailableError: see `send`.
+            StoreUnavailableError: see `send`; or it answers with an error.
         """
-        await self._send([("PING",)], asyncio.Semaphore())
+        (reply,) = await self._send([("PING",)], asyncio.Semaphore())
+        if isinstance(reply, ResponseError):  # to connecting, maybe
+            raise self.unavailable(reply)
         self.breaker.close()
 
     async def ask(self, *command: str) -> Any:

@@ -37,6 +37,7 @@ def shared_redis_server() -> Iterator[RedisServer]:
 @pytest.fixture
 def redis_server(shared_redis_server: RedisServer) -> RedisServer:
     """A running, empty Redis, whatever the test before has done to it."""
+    shared_redis_server.go_on()
     shared_redis_server.start()
     shared_redis_server.flush()
     return shared_redis_server

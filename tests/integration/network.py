@@ -42,8 +42,7 @@ class Network:
         bytes_per_second: of replies, on each connection; None for no limit.
         latency: seconds that each piece of a reply comes late.
         is_black_hole: nothing arrives any more, in either direction, and no connection is closed.
-        cut_after: the next reply that brings this many bytes to the client, counted from when this was set, is cut
-            off there with its connection, and this becomes None; None for no cut.
+        cuts: how many connections are still to be cut midway; see `cut_midway`.
         connections: how many were made so far.
     """
 
@@ -51,7 +50,8 @@ class Network:
         self.bytes_per_second: int | None = None
         self.latency = 0.0
         self.is_black_hole = False
-        self.cut_after: int | None = None
+        self.cuts = 0
+        self._cut_after = self._until_cut = 0
         self.connections = 0
         self._target = target
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if certificate else None
@@ -78,6 +78,16 @@ class Network:
     def cut(self) -> None:
         """Cuts every open connection."""
         self._run(self._cut())
+
+    def cut_midway(self, after: int, cuts: int = 1) -> None:
+        """Cuts a connection once this many bytes of replies have come to the client, on whatever connections.
+
+        Args:
+            after: how many bytes still get through.
+            cuts: how often, each time after so many bytes more.
+        """
+        self._cut_after = self._until_cut = after
+        self.cuts = cuts
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=20)
@@ -123,11 +133,12 @@ class Network:
         while data := await server.read(CHUNK):
             await asyncio.sleep(self.latency + (len(data) / self.bytes_per_second if self.bytes_per_second else 0))
             await self._light()
-            if self.cut_after is not None:
-                self.cut_after -= len(data)
-                if self.cut_after < 0:
-                    to_client.write(data[: self.cut_after])
-                    self.cut_after = None
+            if self.cuts:
+                self._until_cut -= len(data)
+                if self._until_cut < 0:
+                    to_client.write(data[: self._until_cut])
+                    self._until_cut = self._cut_after
+                    self.cuts -= 1
                     return
             to_client.write(data)
             await to_client.drain()

@@ -135,6 +135,7 @@ class RedisServer:
 
     def replicate(self, master: "RedisServer") -> None:
         """Makes this server the master's replica, and returns once it has the master's data."""
+        master.configure(repl_diskless_sync_delay="0")
         with self.client() as client:
             client.replicaof("127.0.0.1", str(master.port))
             wait_until(lambda: client.info("replication")["master_link_status"] == "up", "it became a replica")

@@ -13,11 +13,11 @@ from .redis_server import RedisServer
 # A busy machine is no failure, where a failure is not what is tested. Connecting is what takes long there.
 PATIENTLY = "?max_connections=8&timeout=60&socket_timeout=60&socket_connect_timeout=60"
 
-# All that a store may do; docs/redis.md has it too.
+# All that a store needs; docs/redis.md says the same.
 ACL_RULES = (
     "~lookonce:1:*",
     *"+get +getex +set +getrange +strlen +exists +pexpire +pttl +unlink +del".split(),
-    *"+zadd +zrem +zscore +zrandmember +zrevrangebyscore +evalsha +eval +ping".split(),
+    *"+rename +persist +zadd +zrem +zscore +zrandmember +zrevrangebyscore +evalsha +eval +ping".split(),
 )
 
 
@@ -59,9 +59,9 @@ async def eventually(condition: Callable[[], Awaitable[object]], seconds: float 
         await asyncio.sleep(0.02)
 
 
-def acl_url(server: RedisServer) -> str:
+def acl_url(server: RedisServer, *more: str) -> str:
     """As a user who may do what a store needs, and nothing else."""
-    return server.add_user("lookonce", "s3cret", *ACL_RULES)
+    return server.add_user("lookonce", "s3cret", *ACL_RULES, *more)
 
 
 KINDS = ["memory", "TCP", "unix socket", "TLS", "ACL user", "cluster", "tiered", "tiered cluster"]

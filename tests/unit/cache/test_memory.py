@@ -1,0 +1,83 @@
+"""What only the memory store promises; what all do is in tests/integration/test_stores.py."""
+
+import asyncio
+import time
+
+import pytest
+import torch
+
+from lookonce_cache import ContextTooLargeError, MemoryStore
+
+from .samples import assert_same, context_key, make_context
+
+pytestmark = pytest.mark.anyio
+
+SIZE = make_context().nbytes
+
+
+async def test_it_drops_the_least_recently_used():
+    store = MemoryStore(max_bytes=3 * SIZE)
+    for name in "abc":
+        await store.put(make_context(name))
+    await store.get(context_key("a"))
+    await store.info(context_key("b"))
+    await store.state(context_key("b"))
+    await store.list("acme")
+    await store.put(make_context("d"))
+    assert [info.key for info in (await store.list("acme")).infos] == [context_key(name) for name in "dac"]
+    assert store.used_bytes == 3 * SIZE
+
+
+async def test_tenants_share_the_budget():
+    store = MemoryStore(max_bytes=2 * SIZE)
+    for tenant in "abc":
+        await store.put(make_context(tenant=tenant))
+    assert [(await store.stats(tenant)).contexts for tenant in "abc"] == [0, 1, 1]
+    assert (await store.stats("b")).bytes == SIZE
+
+
+async def test_it_accounts_exactly():
+    store = MemoryStore(max_bytes=3 * SIZE)
+    await store.put(make_context("a"))
+    await store.put(make_context("a"))
+    assert store.used_bytes == SIZE
+    cells = 12 + SIZE // 4
+    await store.put(make_context("a", scores=torch.rand(cells), grid=(1, cells)))
+    assert store.used_bytes == 2 * SIZE
+    await store.put(make_context("b"))
+    await store.delete(context_key("a"))
+    assert store.used_bytes == SIZE
+    await store.close()
+    assert store.used_bytes == 0
+
+
+async def test_it_refuses_what_exceeds_the_budget_and_keeps_the_rest():
+    store = MemoryStore(max_bytes=SIZE)
+    await store.put(make_context("a"))
+    lease = await store.lease(context_key("a"), 60)
+    keys = torch.zeros(2, 3, 8, 4)
+    for under in (None, lease):
+        with pytest.raises(ContextTooLargeError, match=f"exceeds max_bytes={SIZE}"):
+            await store.put(make_context("a", keys=keys, values=keys), under)
+    assert_same((await store.get(context_key("a"))).context, make_context("a"))
+    assert await store.renew(lease, 60)
+
+
+async def test_it_frees_what_expired():
+    store = MemoryStore(max_bytes=10 * SIZE, ttl=0.05)
+    await store.put(make_context("a"))
+    await store.lease(context_key("b"), 0.05)
+    deadline = time.monotonic() + 20
+    while store.used_bytes or store._leases:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+        await store.list("nobody")
+
+
+async def test_it_does_not_hold_what_a_view_was_cut_from():
+    whole = torch.randn(2, 3, 7000, 4)
+    store = MemoryStore(max_bytes=SIZE)
+    await store.put(make_context(keys=whole[:, :, :7], values=whole[:, :, 7:14]))
+    held = (await store.get(context_key())).context.keys.dense()
+    assert held.untyped_storage().nbytes() == held.nbytes
+    assert torch.equal(held, whole[:, :, :7])
