@@ -5,11 +5,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import dropwhile, islice
 
 import torch
 
 from lookonce_cache.context import CompressedContext
+from lookonce_cache.cursor import Cursor, parse_cursor
 from lookonce_cache.errors import ContextTooLargeError, LeaseLostError
 from lookonce_cache.keys import ContextKey
 from lookonce_cache.observer import Observer, observed
@@ -24,6 +24,11 @@ class _Entry:
     context: CompressedContext
     kept_at: float  # unix time in seconds
     expires_at: float  # in time.monotonic's seconds; infinite for never
+
+    @property
+    def cursor(self) -> Cursor:
+        """Its place in lists, which use does not change."""
+        return Cursor(self.kept_at, self.context.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +112,12 @@ class MemoryStore:
 
     @observed
     async def list(self, tenant: str, *, limit: int = 100, after: str | None = None) -> Page:
-        """See `Store.list`. The most recently used come first."""
-        entries = self._of_tenant(tenant)
-        known = any(entry.context.id == after for entry in entries)
-        left = list(dropwhile(lambda entry: entry.context.id != after, entries))[1:] if known else entries
-        shown = list(islice(left, max(0, min(limit, MAX_LISTED))))
-        more = shown[-1].context.id if shown and len(shown) < len(left) else None
+        """See `Store.list`. Those put last come first."""
+        cursor = parse_cursor(after)
+        entries = [entry for entry in self._of_tenant(tenant) if cursor is None or entry.cursor < cursor]
+        entries.sort(key=lambda entry: entry.cursor, reverse=True)
+        shown = entries[: max(0, min(limit, MAX_LISTED))]
+        more = str(shown[-1].cursor) if shown and len(shown) < len(entries) else None
         return Page(tuple(map(self._describe, shown)), more)
 
     @observed
@@ -173,7 +178,7 @@ class MemoryStore:
 
     def _of_tenant(self, tenant: str) -> Sequence[_Entry]:
         self._drop_expired()
-        return [entry for key, entry in reversed(self._entries.items()) if key.tenant == tenant]
+        return [entry for key, entry in self._entries.items() if key.tenant == tenant]
 
     def _holds(self, lease: Lease) -> bool:
         self._drop_expired()

@@ -1,21 +1,18 @@
 """Which contexts a tenant has: a sorted set beside them, since finding keys by pattern walks the whole database."""
 
-import math
-import re
 import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
+from lookonce_cache.cursor import Cursor, parse_cursor
 from lookonce_cache.keys import ContextKey
 from lookonce_cache.redis_scripts import REMOVE_UNCHANGED, run
 from lookonce_cache.redis_servers import Servers
 
 CLEANED = 16  # members looked at after each put
 PREFIX = "lookonce:1:"
-
-_CURSOR = re.compile(r"([0-9.e+-]{1,32}):([0-9a-f]{64})")
 
 
 class Member(NamedTuple):
@@ -27,7 +24,7 @@ class Member(NamedTuple):
     @property
     def cursor(self) -> str:
         """Its place, for a list that goes on after it."""
-        return f"{self.score!r}:{self.key.id}"
+        return str(Cursor(self.score, self.key.id))
 
 
 def value_key(key: ContextKey) -> str:
@@ -75,8 +72,8 @@ class RedisIndex:
 
     async def newest_first(self, after: str | None, batch: int) -> AsyncGenerator[Sequence[Member], None]:
         """All members in batches; those after a cursor where one is given and is one."""
-        cursor = _parse_cursor(after)
-        highest = "+inf" if cursor is None else repr(cursor[0])
+        cursor = parse_cursor(after)
+        highest = "+inf" if cursor is None else repr(cursor.time)
         for offset in range(0, 2**62, batch):
             command = ("ZREVRANGEBYSCORE", self._key, highest, "-inf", "WITHSCORES", "LIMIT", offset, batch)
             (reply,) = await self._send(command)
@@ -107,12 +104,3 @@ class RedisIndex:
 
 def _seen(member: Member) -> tuple[float, str]:
     return time.time(), member.key.id
-
-
-def _parse_cursor(text: str | None) -> tuple[float, str] | None:
-    match = _CURSOR.fullmatch(text or "")
-    try:
-        score = float(match[1]) if match else math.nan
-    except ValueError:
-        return None
-    return (score, match[2]) if match and math.isfinite(score) else None
