@@ -36,7 +36,7 @@ class OneServer:
 
     async def send(self, *commands: Command) -> list[Any]:
         """See `Servers.send`."""
-        return await self._node.send(commands)
+        return await self._node.send(commands) if commands else []
 
     def unavailable(self, error: Exception) -> StoreUnavailableError:
         """See `Servers.unavailable`."""
