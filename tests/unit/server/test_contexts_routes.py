@@ -87,6 +87,7 @@ async def test_a_context_tells_its_facts_the_same_everywhere(client, made):
     (listed,) = [other for other in (await page(client))["data"] if other["id"] == one["id"]]
     for other in (shown, listed):
         assert {**other, "expires_at": 0} == {**one, "expires_at": 0}
+    assert (one["selection"], one["retention"]) == ("coverage", 0.05)
     assert (one["precision"], one["image_tokens"], one["kept_tokens"]) == ("int8", 196, 10)
 
 
