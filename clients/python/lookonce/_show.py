@@ -55,8 +55,9 @@ def totals(stats: ContextStats, now: float) -> str:
     facts = [("contexts", str(stats.contexts)), ("size", f"{size(stats.bytes)} ({stats.bytes} bytes)")]
     if stats.oldest is not None and stats.newest is not None:
         facts += [("oldest", f"{span(now - stats.oldest)} ago"), ("newest", f"{span(now - stats.newest)} ago")]
-    rate = "" if stats.hit_rate is None else f" ({stats.hit_rate:.1%} hits)"
-    return _aligned([*facts, ("lookups", f"{stats.hits} hits, {stats.misses} misses{rate}, since the server started")])
+    rate = "" if stats.hit_rate is None else f" ({stats.hit_rate:.1%})"
+    hits = f"{stats.hits} of {stats.hits + stats.misses} lookups{rate} since the server started"
+    return _aligned([*facts, ("hits", hits)])
 
 
 def size(count: int) -> str:

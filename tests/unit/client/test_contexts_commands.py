@@ -121,7 +121,7 @@ def test_stats(run):
     code, out, _ = run("stats")
     assert code == 0
     assert out.startswith("contexts  2\nsize      3.0 MiB (3145728 bytes)\noldest    ")
-    assert out.endswith("lookups   3 hits, 1 misses (75.0% hits), since the server started\n")
+    assert out.endswith("hits      3 of 4 lookups (75.0%) since the server started\n")
     assert json.loads(run("stats", "--json")[1])["hit_rate"] == 0.75
 
 
@@ -130,7 +130,7 @@ def test_stats_of_nothing():
     assert said.splitlines() == [
         "contexts  0",
         "size      0 B (0 bytes)",
-        "lookups   0 hits, 0 misses, since the server started",
+        "hits      0 of 0 lookups since the server started",
     ]
 
 
