@@ -9,6 +9,7 @@ from lookonce_server.api import errors
 from lookonce_server.api.schemas import ChatRequest
 from lookonce_server.errors import (
     ContextNotFoundError,
+    ContextNotKeptError,
     EngineError,
     InvalidImageError,
     InvalidRequestError,
