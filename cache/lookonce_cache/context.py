@@ -113,7 +113,7 @@ class CompressedContext:
         for name, dtype, dimensions in (("kept_indices", torch.int32, 2), ("scores", torch.float32, 1)):
             tensor = getattr(self, name)
             is_like = isinstance(tensor, torch.Tensor) and tensor.dtype == dtype and tensor.ndim == dimensions
-            require(is_like, f"{name} must be a {dtype} tensor with {dimensions} dimensions, not {tensor!r}")
+            require(is_like, f"{name} must be a {dtype} tensor with {dimensions} dimensions, not {_kind(tensor)}")
             require(tensor.device.type == "cpu", f"{name} must be on the CPU, not on {tensor.device}")
         is_pair = isinstance(self.grid, tuple) and len(self.grid) == 2 and all(map(_is_dimension, self.grid))
         require(is_pair, f"grid must be two positive ints, not {self.grid!r}")
@@ -143,6 +143,11 @@ class CompressedContext:
             self.tokens <= self.full_tokens,
             f"{self.tokens} tokens cannot be what is left of full_tokens={self.full_tokens}",
         )
+
+
+def _kind(given: object) -> str:
+    """What something is. Never its numbers: printing those of a good tensor took far longer than all checks."""
+    return f"{given.dtype} {tuple(given.shape)}" if isinstance(given, torch.Tensor) else type(given).__name__
 
 
 def _is_dimension(number: object) -> bool:
