@@ -92,21 +92,23 @@ class Asker:
 
     def run(self) -> None:
         """Ask until the load is to end."""
-        requests: dict[Kind, Callable[[Known], Asked]] = {
+        with self._client:
+            while not self._shared.stop.is_set():
+                (kind,) = self._random.choices(KINDS, WEIGHTS)
+                self.request(kind if self._shared.known else "new image")
+
+    def request(self, kind: Kind) -> None:
+        """Send one request, about any image that fits, and count what comes of it."""
+        send: dict[Kind, Callable[[Known], Asked]] = {
+            "new image": self._introduce,
             "known, pixels": self._by_pixels,
             "known, by id": self._by_id,
             "list": self._list,
             "delete": self._delete,
         }
-        with self._client:
-            while not self._shared.stop.is_set():
-                (kind,) = self._random.choices(KINDS, WEIGHTS)
-                if kind == "new image" or not self._shared.known:
-                    self._request("new image", self._new(), self._introduce)
-                else:
-                    self._request(kind, self._any_known(), requests[kind])
+        self._count(kind, self._new() if kind == "new image" else self._any_known(), send[kind])
 
-    def _request(self, kind: Kind, image: Known, send: Callable[[Known], Asked]) -> None:
+    def _count(self, kind: Kind, image: Known, send: Callable[[Known], Asked]) -> None:
         started = time.monotonic()
         try:
             asked, unexplained = send(image), False
@@ -170,6 +172,7 @@ class Asker:
         right = image.picture.answers[question]
         if answer.hit:
             image.last_hit = time.monotonic()
-        is_right = right.is_met_by(answer)
-        said = f"{question!r}, from {answer.context_tokens} tokens of context: {answer.text!r}; right is {right}"
+        is_same_image = image.context_id in ("", answer.context_id)
+        is_right = right.is_met_by(answer) and is_same_image
+        said = f"{question!r} of {image.context_id!r}: {answer}; right is {right}"
         return answer, Asked("right", answer.hit) if is_right else Asked("wrong", answer.hit, detail=said)
