@@ -1,7 +1,8 @@
 """One Redis server: connections, deadline, retries and breaker."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
@@ -18,8 +19,9 @@ from lookonce_cache.redis_options import Address, RedisOptions
 RETRIES = 3  # of a lost connection, within about a second
 BACKOFF = ExponentialWithJitterBackoff(base=0.1, cap=0.5)
 NOT_WORTH_RETRYING = (AuthenticationError, BusyLoadingError)
-PROBE_SECONDS = 1.0
-READ_SIZE = 256 * 1024  # what asyncio takes from a socket at most; redis-py's 32 KiB cost an eighth more time at 36 MB
+READ_SIZE = (
+    256 * 1024
+)  # what asyncio takes from a socket at most: megabytes come in fewer pieces than by redis-py's 32 KiB
 
 # A command and its arguments. The key is the argument after the name, or after the number of keys.
 Command = tuple[str | bytes | int | float, ...]
@@ -36,11 +38,16 @@ class Node:
         address: where it listens.
         options: how to talk to it.
         observer: told when the breaker opens and closes.
+        probe: raises unless the node works; None to see whether it answers.
     """
 
-    def __init__(self, address: Address, options: RedisOptions, observer: Observer) -> None:
+    def __init__(
+        self, address: Address, options: RedisOptions, observer: Observer, probe: "Probe | None" = None
+    ) -> None:
         self.address = address
-        self.breaker = Breaker(self.probe, lambda is_open: observer.breaker("redis", str(address), is_open))
+        self.breaker = Breaker(
+            lambda: (probe or _ping)(self), lambda is_open: observer.breaker("redis", str(address), is_open)
+        )
         self._options = options
         self._location = str(address) if options.cluster else options.location
         self._redis = _connect(address, options)
@@ -70,14 +77,13 @@ class Node:
         await self._send([("PING",)], asyncio.Semaphore())
         self.breaker.close()
 
-    async def probe(self) -> None:
-        """Raises whatever it is unless the server answers within `PROBE_SECONDS`."""
-        async with asyncio.timeout(PROBE_SECONDS):
-            await self._attempt([("PING",)])
-
     async def ask(self, *command: str) -> Any:
-        """The reply to a command about the server itself, past the breaker. Raises what redis-py raises."""
-        async with asyncio.timeout(PROBE_SECONDS):
+        """The reply to a command about the server itself, past the breaker, in the time that connecting may take.
+
+        Raises:
+            RedisError, OSError: what redis-py raised, or Redis replied.
+        """
+        async with asyncio.timeout(self._options.socket_connect_timeout):
             (reply,) = await self._attempt([command])
         if isinstance(reply, ResponseError):
             raise reply
@@ -93,12 +99,14 @@ class Node:
     async def rest(self) -> None:
         """Nobody is sent here for now: no probes, and no idle connections."""
         self.breaker.close()
-        await self._redis.connection_pool.disconnect(inuse_connections=False)
+        with suppress(RedisError, OSError):  # a connection that TLS cannot say goodbye on
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
 
     async def close(self) -> None:
         """The node is not used after it."""
         await self.breaker.stop()
-        await self._redis.aclose()
+        with suppress(RedisError, OSError):
+            await self._redis.aclose()
 
     async def _send(self, commands: Sequence[Command], room: asyncio.Semaphore, *, asking: bool = False) -> list[Any]:
         try:
@@ -144,6 +152,18 @@ class Node:
                 pipeline.execute_command(*command)
             replies: list[Any] = await pipeline.execute(raise_on_error=False)
         return replies[1::2] if asking else replies
+
+
+Probe = Callable[[Node], Awaitable[None]]
+
+
+async def _ping(node: Node) -> None:
+    try:
+        await node.ask("PING")
+    except ClusterDownError:
+        raise
+    except ResponseError:
+        return  # such as that this user may not PING: it answers
 
 
 def _connect(address: Address, options: RedisOptions) -> Redis:

@@ -4,8 +4,9 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
+from lookonce_cache.redis_node import Command
 from lookonce_cache.redis_servers import Servers
 
 
@@ -18,15 +19,20 @@ class Script:
 
 
 # A put or lease that is sent again, because its reply was lost with the connection, finds its own work and succeeds.
+
+# The new value comes by SET, beside the old one, and is only renamed here: as an argument Lua would copy it twice, and
+# hold Redis ten times longer. KEYS: value, lease, new value. ARGV: token of the lease, TTL in ms or "", and the new
+# value's last bytes, its checksum, to know it again.
 PUT_UNDER_LEASE = Script("""
-local value, lease, token, ttl = KEYS[1], KEYS[2], ARGV[1], ARGV[3]
+local value, lease, new, token, ttl, digest = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3]
 if redis.call('GET', lease) == token then
-    if ttl == '' then redis.call('SET', value, ARGV[2]) else redis.call('SET', value, ARGV[2], 'PX', ttl) end
+    redis.call('RENAME', new, value)
+    if ttl == '' then redis.call('PERSIST', value) else redis.call('PEXPIRE', value, ttl) end
     redis.call('DEL', lease)
     return 1
 end
-local digest = redis.pcall('GETRANGE', value, -16, -1)
-return digest == string.sub(ARGV[2], -16) and 1 or 0
+redis.call('UNLINK', new)
+return redis.pcall('GETRANGE', value, -#digest, -1) == digest and 1 or 0
 """)
 
 TAKE_LEASE = Script("""
@@ -52,10 +58,29 @@ end
 """)
 
 
-async def run(servers: Servers, script: Script, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> Any:
-    """The script's reply, or the ResponseError in its place. Redis is sent the text only where it does not know it."""
+async def run(
+    servers: Servers,
+    script: Script,
+    keys: Sequence[str],
+    arguments: Sequence[str | bytes | int],
+    *,
+    first: Command | None = None,
+) -> Any:
+    """The script's reply, or the ResponseError in its place. Redis is sent the text only where it does not know it.
+
+    Args:
+        servers: where.
+        script: what.
+        keys: in one slot.
+        arguments: the script's.
+        first: a command sent before the script, in the same round trip; its error stands in the script's reply's place.
+    """
     rest = (len(keys), *keys, *arguments)
-    (reply,) = await servers.send(("EVALSHA", script.digest, *rest))
+    commands = [] if first is None else [first]
+    *before, reply = await servers.send(*commands, ("EVALSHA", script.digest, *rest))
+    for error in before:
+        if isinstance(error, ResponseError):
+            return error
     if isinstance(reply, NoScriptError):
         (reply,) = await servers.send(("EVAL", script.text, *rest))
     return reply

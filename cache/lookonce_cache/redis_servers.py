@@ -2,6 +2,8 @@
 
 from typing import Any, Protocol
 
+from redis.exceptions import ResponseError
+
 from lookonce_cache.errors import StoreUnavailableError
 from lookonce_cache.observer import Observer
 from lookonce_cache.redis_node import Command, Node
@@ -28,6 +30,22 @@ class Servers(Protocol):
         """Close all connections."""
 
 
+class WrongTypeError(StoreUnavailableError):
+    """A key holds something else than the command is for."""
+
+
+def checked(servers: Servers, reply: Any) -> Any:
+    """The reply.
+
+    Raises:
+        WrongTypeError, StoreUnavailableError: it is an error.
+    """
+    if not isinstance(reply, ResponseError):
+        return reply
+    failure = servers.unavailable(reply)
+    raise WrongTypeError(str(failure)) if str(reply).startswith("WRONGTYPE") else failure
+
+
 class OneServer:
     """See `Servers`."""
 
@@ -36,7 +54,7 @@ class OneServer:
 
     async def send(self, *commands: Command) -> list[Any]:
         """See `Servers.send`."""
-        return await self._node.send(commands)
+        return await self._node.send(commands) if commands else []
 
     def unavailable(self, error: Exception) -> StoreUnavailableError:
         """See `Servers.unavailable`."""
