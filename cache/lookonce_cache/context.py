@@ -165,10 +165,5 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-def _kind(given: object) -> str:
-    """What something is. Never its numbers: printing those of a good tensor took far longer than all checks."""
-    return f"{given.dtype} {tuple(given.shape)}" if isinstance(given, torch.Tensor) else type(given).__name__
-
-
 def _is_dimension(number: object) -> bool:
     return type(number) is int and 0 < number <= MAX_DIMENSION
