@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import gc
 import json
+import os
 import platform
 import random
 from collections.abc import Sequence
@@ -97,7 +98,7 @@ def summary(block: Block) -> str:
 def report(blocks: Sequence[Block]) -> dict[str, Any]:
     """All figures."""
     return {
-        "machine": {"processor": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()},
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "rows": [row(block, cell) for block in blocks for cell in block.cells],
     }
 

@@ -64,7 +64,7 @@ def recorded(url: str, pictures: int, questions: int) -> list[Picture]:
     Args:
         url: of a server.
         pictures: how many.
-        questions: about each; the first is to describe it, which tells pictures apart best.
+        questions: about each, the first to describe it; `alike` tells how well they tell pictures apart.
 
     Raises:
         SystemExit: an answer did not come the way it was asked for.
