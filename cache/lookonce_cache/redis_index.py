@@ -6,11 +6,9 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
 
-from redis.exceptions import ResponseError
-
 from lookonce_cache.keys import ContextKey
 from lookonce_cache.redis_scripts import REMOVE_UNCHANGED, run
-from lookonce_cache.redis_servers import Servers
+from lookonce_cache.redis_servers import Servers, checked
 
 SAMPLED = 16  # members looked at after each put: of all, one in so many names a context that is gone, at most
 PREFIX = "lookonce:1:"
@@ -71,9 +69,7 @@ class RedisIndex:
         """Do not name these any more, unless one has been put again since."""
         if dead:
             arguments = [part for member in dead for part in (repr(member.score), member.key.id)]
-            reply = await run(self._servers, REMOVE_UNCHANGED, [self._key], arguments)
-            if isinstance(reply, ResponseError):
-                raise self._servers.unavailable(reply)
+            checked(self._servers, await run(self._servers, REMOVE_UNCHANGED, [self._key], arguments))
 
     async def newest_first(self, after: str | None, batch: int) -> AsyncGenerator[Sequence[Member], None]:
         """All members in batches; those after a cursor where one is given and is one.
@@ -101,11 +97,7 @@ class RedisIndex:
         return [Member(ContextKey(self._tenant, id_.decode()), score) for id_, score in reply]
 
     async def _send(self, *commands: Any) -> list[Any]:
-        replies = await self._servers.send(*commands)
-        for reply in replies:
-            if isinstance(reply, ResponseError):
-                raise self._servers.unavailable(reply)
-        return replies
+        return [checked(self._servers, reply) for reply in await self._servers.send(*commands)]
 
 
 def _parse_cursor(text: str | None) -> tuple[float, str] | None:

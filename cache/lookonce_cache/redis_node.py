@@ -19,7 +19,9 @@ from lookonce_cache.redis_options import Address, RedisOptions
 RETRIES = 3  # of a lost connection, within about a second
 BACKOFF = ExponentialWithJitterBackoff(base=0.1, cap=0.5)
 NOT_WORTH_RETRYING = (AuthenticationError, BusyLoadingError)
-READ_SIZE = 256 * 1024  # what asyncio takes from a socket at most; redis-py's 32 KiB cost an eighth more time at 36 MB
+READ_SIZE = (
+    256 * 1024
+)  # what asyncio takes from a socket at most: megabytes come in fewer pieces than by redis-py's 32 KiB
 
 # A command and its arguments. The key is the argument after the name, or after the number of keys.
 Command = tuple[str | bytes | int | float, ...]

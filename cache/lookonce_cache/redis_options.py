@@ -127,7 +127,7 @@ def _unix_address(host: str, path: str) -> Address:
 
 
 def _address(text: str) -> Address:
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^:\[\]]*)(?::([0-9]{1,5}))?", text)
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^:,\[\]]*)(?::([0-9]{1,5}))?", text)
     port = int(match[2] or DEFAULT_PORT) if match else 0
     if not match or not 0 < port < 2**16:
         # Not quoted: without an "@", what was meant as a password lands here.

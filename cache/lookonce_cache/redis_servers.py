@@ -2,6 +2,8 @@
 
 from typing import Any, Protocol
 
+from redis.exceptions import ResponseError
+
 from lookonce_cache.errors import StoreUnavailableError
 from lookonce_cache.observer import Observer
 from lookonce_cache.redis_node import Command, Node
@@ -26,6 +28,22 @@ class Servers(Protocol):
 
     async def close(self) -> None:
         """Close all connections."""
+
+
+class WrongTypeError(StoreUnavailableError):
+    """A key holds something else than the command is for."""
+
+
+def checked(servers: Servers, reply: Any) -> Any:
+    """The reply.
+
+    Raises:
+        WrongTypeError, StoreUnavailableError: it is an error.
+    """
+    if not isinstance(reply, ResponseError):
+        return reply
+    failure = servers.unavailable(reply)
+    raise WrongTypeError(str(failure)) if str(reply).startswith("WRONGTYPE") else failure
 
 
 class OneServer:

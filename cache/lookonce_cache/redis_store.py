@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
@@ -11,15 +10,16 @@ from redis.exceptions import ReadOnlyError, ResponseError
 
 from lookonce_cache.context import CompressedContext
 from lookonce_cache.errors import ContextFormatError, ContextTooLargeError, LeaseLostError, StoreUnavailableError
-from lookonce_cache.header import DIGEST_BYTES, MAX_HEAD_BYTES, Head, decode_head
+from lookonce_cache.header import DIGEST_BYTES
 from lookonce_cache.keys import ContextKey, check_tenant
 from lookonce_cache.observer import Observer, observed
 from lookonce_cache.redis_cluster import Cluster
 from lookonce_cache.redis_index import Member, RedisIndex, lease_key, value_key
+from lookonce_cache.redis_infos import Damage, read_infos
 from lookonce_cache.redis_node import Command
 from lookonce_cache.redis_options import parse_redis_url
 from lookonce_cache.redis_scripts import PUT_UNDER_LEASE, RELEASE_LEASE, RENEW_LEASE, TAKE_LEASE, Script, run
-from lookonce_cache.redis_servers import OneServer, Servers
+from lookonce_cache.redis_servers import OneServer, Servers, WrongTypeError, checked
 from lookonce_cache.store import MAX_LISTED, ContextInfo, Found, Lease, Page, State, StoreStats
 from lookonce_cache.wire import decode, encode
 
@@ -183,7 +183,7 @@ class RedisStore:
         command = plain if self._ttl_ms is None else ("GETEX", value_key(key), "PX", self._ttl_ms)
         try:
             value: bytes | None = await self._write_or_read(command, plain)
-        except _WrongTypeError:
+        except WrongTypeError:
             self.observer.damaged(self.tier, "foreign")
             return None
         return value
@@ -210,58 +210,19 @@ class RedisStore:
         except (StoreUnavailableError, TimeoutError):
             pass  # the value is what counts; the context is missing from lists until it is put again
 
-    async def _infos(self, keys: Sequence[ContextKey]) -> Sequence[ContextInfo | str | None]:
-        """Of each key what its value's head says, None where there is no value, or what is wrong with it."""
-        commands: list[Command] = []
-        for key in keys:
-            commands += [("GETRANGE", value_key(key), 0, MAX_HEAD_BYTES - 1), ("PTTL", value_key(key))]
-        replies = await self._servers.send(*commands)
-        return list(map(self._info, keys, replies[::2], replies[1::2]))
-
-    def _info(self, key: ContextKey, first_bytes: Any, ttl_ms: Any) -> ContextInfo | str | None:
-        try:
-            head = decode_head(self._checked(first_bytes), key) if first_bytes else None
-        except ContextFormatError as error:
-            self.observer.damaged(self.tier, error.reason)
-            return error.reason
-        except _WrongTypeError:
-            self.observer.damaged(self.tier, "foreign")
-            return "foreign"
-        ttl_ms = self._checked(ttl_ms)
-        return None if head is None else _describe(key, head, None if ttl_ms < 0 else time.time() + ttl_ms / 1000)
+    async def _infos(self, keys: Sequence[ContextKey]) -> Sequence[ContextInfo | Damage | None]:
+        infos = await read_infos(self._servers, keys)
+        for info in infos:
+            if isinstance(info, Damage):
+                self.observer.damaged(self.tier, info.reason)
+        return infos
 
     async def _run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
         return self._checked(await run(self._servers, script, keys, arguments))
 
     def _checked(self, reply: Any) -> Any:
-        if isinstance(reply, ResponseError):
-            if str(reply).startswith("WRONGTYPE"):
-                raise _WrongTypeError(str(self._servers.unavailable(reply)))
-            raise self._servers.unavailable(reply)
-        return reply
-
-
-class _WrongTypeError(StoreUnavailableError):
-    """The key holds something else than a string."""
+        return checked(self._servers, reply)
 
 
 def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
-
-
-def _describe(key: ContextKey, head: Head, expires_at: float | None) -> ContextInfo:
-    facts, identity = head.facts, head.identity
-    return ContextInfo(
-        key=key,
-        model_fingerprint=identity.model_fingerprint,
-        description=facts["description"],
-        image_tokens=head.tensors["scores"].shape[0],
-        kept_tokens=head.tensors["kept_indices"].shape[-1],
-        tokens=facts["shared_tokens"] + head.shape[2],
-        bytes=sum(tensor.nbytes for tensor in head.tensors.values()),
-        created_at=facts["created_at"],
-        expires_at=expires_at,
-        retention=identity.retention,
-        selection=identity.selection,
-        precision=identity.precision,
-    )
