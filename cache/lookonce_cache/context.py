@@ -10,6 +10,7 @@ from lookonce_cache.precision import StoredTensor
 
 MAX_DIMENSION = 2**31 - 1
 MAX_DESCRIPTION_BYTES = 24 * 1024  # in UTF-8
+FACTS = ("shared_tokens", "moved_by", "full_tokens", "grid", "description", "created_at")  # that `check_facts` takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,13 +55,17 @@ class CompressedContext:
     key: ContextKey = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        is_identity = isinstance(self.identity, ContextIdentity)
+        require(is_identity, f"identity must be a ContextIdentity, not {_kind(self.identity)}")
         object.__setattr__(self, "key", self.identity.key())
-        check_text("description", self.description, MAX_DESCRIPTION_BYTES)
-        require(is_seconds(self.created_at), f"created_at must be unix seconds as a float, not {self.created_at!r}")
+        check_facts(**{name: getattr(self, name) for name in FACTS})
         self._check_stored()
         self._check_image()
         self._check_kept()
-        self._check_positions()
+        require(
+            self.tokens <= self.full_tokens,
+            f"{self.tokens} tokens cannot be what is left of full_tokens={self.full_tokens}",
+        )
 
     @property
     def id(self) -> str:
@@ -95,8 +100,8 @@ class CompressedContext:
     def _check_stored(self) -> None:
         for role in ("keys", "values"):
             tensor = getattr(self, role)
-            is_stored = isinstance(tensor, StoredTensor) and tensor.role == role
-            require(is_stored, f"{role} must be a StoredTensor of {role}, not {tensor!r}")
+            require(isinstance(tensor, StoredTensor), f"{role} must be a StoredTensor, not {_kind(tensor)}")
+            require(tensor.role == role, f"{role} must be stored as {role}, not as {tensor.role}")
             precision = self.identity.precision
             require(
                 tensor.precision == precision,
@@ -113,10 +118,8 @@ class CompressedContext:
         for name, dtype, dimensions in (("kept_indices", torch.int32, 2), ("scores", torch.float32, 1)):
             tensor = getattr(self, name)
             is_like = isinstance(tensor, torch.Tensor) and tensor.dtype == dtype and tensor.ndim == dimensions
-            require(is_like, f"{name} must be a {dtype} tensor with {dimensions} dimensions, not {tensor!r}")
+            require(is_like, f"{name} must be a {dtype} tensor with {dimensions} dimensions, not {_kind(tensor)}")
             require(tensor.device.type == "cpu", f"{name} must be on the CPU, not on {tensor.device}")
-        is_pair = isinstance(self.grid, tuple) and len(self.grid) == 2 and all(map(_is_dimension, self.grid))
-        require(is_pair, f"grid must be two positive ints, not {self.grid!r}")
         require(
             math.prod(self.grid) == self.image_tokens,
             f"grid {self.grid} does not have a cell for each of {self.image_tokens} scores",
@@ -133,16 +136,33 @@ class CompressedContext:
             ascending = (self.kept_indices[:, 1:] > self.kept_indices[:, :-1]).all()
             require(ascending, "kept_indices must be strictly ascending in each row")
 
-    def _check_positions(self) -> None:
-        require(_is_dimension(self.full_tokens), f"full_tokens must be a positive int, not {self.full_tokens!r}")
-        is_count = type(self.shared_tokens) is int and 0 <= self.shared_tokens <= MAX_DIMENSION
-        require(is_count, f"shared_tokens must be an int from 0 on, not {self.shared_tokens!r}")
-        is_shift = type(self.moved_by) is int and abs(self.moved_by) <= MAX_DIMENSION
-        require(is_shift, f"moved_by must be an int, not {self.moved_by!r}")
-        require(
-            self.tokens <= self.full_tokens,
-            f"{self.tokens} tokens cannot be what is left of full_tokens={self.full_tokens}",
-        )
+
+def check_facts(
+    *,
+    shared_tokens: object,
+    moved_by: object,
+    full_tokens: object,
+    grid: object,
+    description: object,
+    created_at: object,
+) -> None:
+    """Raise InvalidContextError unless each of these fields is right by itself; see `CompressedContext`."""
+    is_count = type(shared_tokens) is int and 0 <= shared_tokens <= MAX_DIMENSION
+    require(is_count, "shared_tokens must be an int from 0 on", shared_tokens)
+    is_shift = type(moved_by) is int and abs(moved_by) <= MAX_DIMENSION
+    require(is_shift, f"moved_by must be an int, at most {MAX_DIMENSION} either way", moved_by)
+    require(_is_dimension(full_tokens), "full_tokens must be a positive int", full_tokens)
+    is_pair = isinstance(grid, tuple) and len(grid) == 2 and all(map(_is_dimension, grid))
+    require(is_pair, "grid must be two positive ints", grid)
+    check_text("description", description, MAX_DESCRIPTION_BYTES)
+    require(is_seconds(created_at), "created_at must be unix seconds, a float", created_at)
+
+
+def _kind(value: object) -> str:
+    """What it is, for an error's message. A tensor's elements are left out: printing them takes milliseconds."""
+    if isinstance(value, torch.Tensor):
+        return f"a {value.dtype} tensor with {value.ndim} dimensions"
+    return type(value).__name__
 
 
 def _is_dimension(number: object) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+import reprlib
 from dataclasses import asdict, dataclass, fields
 
 import msgpack
@@ -17,6 +18,8 @@ TEXT_LIMITS = {"model_fingerprint": 512, "describe_prompt": 24 * 1024, "selectio
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 2, 100, 100
 
 
 def digest(data: bytes) -> str:
@@ -32,7 +35,7 @@ def check_tenant(name: str) -> str:
     """
     if not isinstance(name, str) or not _TENANT.fullmatch(name):
         raise InvalidContextError(
-            f"tenant: {name!r}; accepted: 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first"
+            f"tenant: {brief(name)}; accepted: 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first"
         )
     return name
 
@@ -54,7 +57,7 @@ class ContextKey:
 
     def __post_init__(self) -> None:
         check_tenant(self.tenant)
-        require(is_digest(self.id), f"id must be 64 lowercase hex digits, not {self.id!r}")
+        require(is_digest(self.id), "id must be 64 lowercase hex digits", self.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,19 +95,22 @@ class ContextIdentity:
         check_tenant(self.tenant)
         for name in ("image_digest", "template_digest"):
             text = getattr(self, name)
-            require(is_digest(text), f"{name} must be 64 lowercase hex digits, not {text!r}")
+            require(is_digest(text), f"{name} must be 64 lowercase hex digits", text)
         for name, limit in TEXT_LIMITS.items():
             check_text(name, getattr(self, name), limit)
         is_share = isinstance(self.retention, float) and 0 <= self.retention <= 1
-        require(is_share, f"retention must be a float between 0 and 1, not {self.retention!r}")
+        require(is_share, "retention must be a float between 0 and 1", self.retention)
+        object.__setattr__(self, "retention", abs(self.retention))  # -0.0 equals 0.0 and would have another key
         is_range = isinstance(self.window, tuple) and [type(layer) for layer in self.window] == [int, int]
         require(
             is_range and 0 <= self.window[0] < self.window[1] < 2**31,
-            f"window must be two ints, 0 <= first < end, not {self.window!r}",
+            "window must be two ints, 0 <= first < end",
+            self.window,
         )
-        require(self.precision in PRECISIONS, f"precision: {self.precision!r}; accepted: {', '.join(PRECISIONS)}")
+        is_known = isinstance(self.precision, str) and self.precision in PRECISIONS
+        require(is_known, f"precision must be one of {', '.join(PRECISIONS)}", self.precision)
         is_version = type(self.format_version) is int and 0 < self.format_version < 2**32
-        require(is_version, f"format_version must be a positive int, not {self.format_version!r}")
+        require(is_version, "format_version must be a positive int", self.format_version)
 
     def as_dict(self) -> dict[str, object]:
         """The fields, as the header of the wire format has them."""
@@ -130,10 +136,15 @@ def is_seconds(time: object) -> bool:
     return isinstance(time, float) and math.isfinite(time) and time >= 0
 
 
-def require(condition: object, message: str) -> None:
-    """Raise InvalidContextError with the message unless the condition holds."""
+def brief(value: object) -> str:
+    """The value for an error's message: short, and safe to make, since it may be a hostile header's."""
+    return _BRIEF.repr(value)
+
+
+def require(condition: object, message: str, *found: object) -> None:
+    """Raise InvalidContextError unless the condition holds, with the message and what was found instead."""
     if not condition:
-        raise InvalidContextError(message)
+        raise InvalidContextError(message + "".join(f", not {brief(value)}" for value in found))
 
 
 def check_text(name: str, text: object, limit: int) -> None:

@@ -1,6 +1,5 @@
 """Contexts in this process's memory: the embedded default, and the hot tier before a shared store."""
 
-import re
 import secrets
 import time
 from collections import OrderedDict
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from lookonce_cache.context import CompressedContext
+from lookonce_cache.cursor import Cursor, parse_cursor
 from lookonce_cache.errors import ContextTooLargeError, LeaseLostError
 from lookonce_cache.keys import ContextKey
 from lookonce_cache.observer import Observer, observed
@@ -24,7 +24,11 @@ class _Entry:
     context: CompressedContext
     kept_at: float  # unix time in seconds
     expires_at: float  # in time.monotonic's seconds; infinite for never
-    use: int  # number of its last use, counted over all contexts from 1
+
+    @property
+    def cursor(self) -> Cursor:
+        """Its place in lists, which use does not change."""
+        return Cursor(self.kept_at, self.context.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,6 @@ class MemoryStore:
         # Least recently used first. All contexts share one TTL, so this is also the order in which they expire.
         self._entries: OrderedDict[ContextKey, _Entry] = OrderedDict()
         self._leases: dict[ContextKey, _Leased] = {}
-        self._uses = 0
 
     @observed
     async def get(self, key: ContextKey) -> Found | None:
@@ -84,7 +87,7 @@ class MemoryStore:
         self._drop(context.key)
         while self.used_bytes + context.nbytes > self.max_bytes:
             self._drop(next(iter(self._entries)))
-        self._entries[context.key] = _Entry(_owning_its_memory(context), time.time(), self._expiry(), self._next_use())
+        self._entries[context.key] = _Entry(_owning_its_memory(context), time.time(), self._expiry())
         self._hold(context.nbytes)
         self.observer.transferred(self.tier, "written", context.nbytes)
 
@@ -109,11 +112,12 @@ class MemoryStore:
 
     @observed
     async def list(self, tenant: str, *, limit: int = 100, after: str | None = None) -> Page:
-        """See `Store.list`. The most recently used come first; what is used between two pages is not on the second."""
-        before = int(after) if after and re.fullmatch("[0-9]{1,18}", after) else 0
-        left = [entry for entry in self._of_tenant(tenant) if entry.use < before or not 0 < before <= self._uses]
-        shown = left[: max(0, min(limit, MAX_LISTED))]
-        more = str(shown[-1].use) if shown and len(shown) < len(left) else None
+        """See `Store.list`. Those put last come first."""
+        cursor = parse_cursor(after)
+        entries = [entry for entry in self._of_tenant(tenant) if cursor is None or entry.cursor < cursor]
+        entries.sort(key=lambda entry: entry.cursor, reverse=True)
+        shown = entries[: max(0, min(limit, MAX_LISTED))]
+        more = str(shown[-1].cursor) if shown and len(shown) < len(entries) else None
         return Page(tuple(map(self._describe, shown)), more)
 
     @observed
@@ -168,22 +172,18 @@ class MemoryStore:
         self._drop_expired()
         entry = self._entries.get(key)
         if entry is not None:
-            self._entries[key] = replace(entry, expires_at=self._expiry(), use=self._next_use())
+            self._entries[key] = replace(entry, expires_at=self._expiry())
             self._entries.move_to_end(key)
         return entry
 
     def _of_tenant(self, tenant: str) -> Sequence[_Entry]:
         self._drop_expired()
-        return [entry for key, entry in reversed(self._entries.items()) if key.tenant == tenant]
+        return [entry for key, entry in self._entries.items() if key.tenant == tenant]
 
     def _holds(self, lease: Lease) -> bool:
         self._drop_expired()
         leased = self._leases.get(lease.key)
         return leased is not None and leased.token == lease.token
-
-    def _next_use(self) -> int:
-        self._uses += 1
-        return self._uses
 
     def _expiry(self) -> float:
         return float("inf") if self._ttl is None else time.monotonic() + self._ttl

@@ -1,19 +1,16 @@
 """Which contexts a tenant has: a sorted set beside them, since finding keys by pattern walks the whole database."""
 
-import math
-import re
 import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
 
+from lookonce_cache.cursor import Cursor, parse_cursor
 from lookonce_cache.keys import ContextKey
 from lookonce_cache.redis_scripts import REMOVE_UNCHANGED, run
 from lookonce_cache.redis_servers import Servers, checked
 
 SAMPLED = 16  # members looked at after each put: of all, one in so many names a context that is gone, at most
 PREFIX = "lookonce:1:"
-
-_CURSOR = re.compile(r"([0-9.e+-]{1,32}):([0-9a-f]{64})")
 
 
 class Member(NamedTuple):
@@ -23,9 +20,9 @@ class Member(NamedTuple):
     score: float  # unix time in seconds when it was put
 
     @property
-    def cursor(self) -> str:
+    def cursor(self) -> Cursor:
         """Its place, for a list that goes on after it."""
-        return f"{self.score!r}:{self.key.id}"
+        return Cursor(self.score, self.key.id)
 
 
 def value_key(key: ContextKey) -> str:
@@ -77,17 +74,15 @@ class RedisIndex:
         Each batch goes on from the last member of the one before, not from its number, so that what is put or dropped
         meanwhile hides none.
         """
-        cursor = _parse_cursor(after)
+        cursor = parse_cursor(after)
         while True:
-            highest = "+inf" if cursor is None else repr(cursor[0])
+            highest = "+inf" if cursor is None else repr(cursor.time)
             command = ("ZREVRANGEBYSCORE", self._key, highest, "-inf", "WITHSCORES", "LIMIT", 0, batch)
             (reply,) = await self._send(command)
-            members = [
-                member for member in self._members(reply) if cursor is None or (member.score, member.key.id) < cursor
-            ]
+            members = [member for member in self._members(reply) if cursor is None or member.cursor < cursor]
             if members:
                 yield members
-                cursor = (members[-1].score, members[-1].key.id)
+                cursor = members[-1].cursor
             if len(reply) < batch:
                 return
             if not members:
@@ -98,12 +93,3 @@ class RedisIndex:
 
     async def _send(self, *commands: Any) -> list[Any]:
         return [checked(self._servers, reply) for reply in await self._servers.send(*commands)]
-
-
-def _parse_cursor(text: str | None) -> tuple[float, str] | None:
-    match = _CURSOR.fullmatch(text or "")
-    try:
-        score = float(match[1]) if match else math.nan
-    except ValueError:
-        return None
-    return (score, match[2]) if match and math.isfinite(score) else None

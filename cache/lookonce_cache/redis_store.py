@@ -125,7 +125,7 @@ class RedisStore:
                 shown += [(member, info) for member, info in read if isinstance(info, ContextInfo)]
                 if len(shown) > limit:
                     break
-        more = shown[limit - 1][0].cursor if len(shown) > limit > 0 else None
+        more = str(shown[limit - 1][0].cursor) if len(shown) > limit > 0 else None
         return Page(tuple(info for _, info in shown[:limit]), more)
 
     @observed

@@ -154,11 +154,11 @@ class Rotated:
 class AlongDirection:
     """`Rotated`, after each token's share of one direction common to all tokens was taken out.
 
-    Keys have channels of large, nearly constant magnitude (Liu et al., KIVI, arXiv 2402.02750, section 3.2), up to tens
+    Keys have channels of large, nearly constant magnitude (Liu et al., KIVI, arXiv 2402.02750, section 3), up to tens
     of times the rest where a model adds a bias to its keys. A scale and a zero for each channel, as KIVI has them, cost
     more than they save in a context of a few dozen tokens. The mean key's direction needs a byte a channel, and each
-    token's coefficient one more; a coefficient each, and not a mean taken off all, because the first token's key is
-    unlike the others'. What is left has few outliers.
+    token's coefficient one more; a coefficient each, and not a mean taken off all, because single keys, a prompt's
+    first above all, are unlike the others. What is left has few outliers.
 
     Args:
         bits: of a code, 8 or 4.

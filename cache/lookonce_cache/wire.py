@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from lookonce_cache.context import CompressedContext
 from lookonce_cache.errors import ContextFormatError, InvalidContextError
@@ -25,18 +27,19 @@ def encode(context: CompressedContext) -> bytes:
 def decode(data: bytes | bytearray | memoryview, expected: ContextKey) -> CompressedContext:
     """The context in `data`, which must be the one of the `expected` key.
 
-    The tensors are views of one buffer: of `data` itself if it is writable, else of one copy (torch has no read-only
-    tensors). Nothing is allocated by what the header claims before the claim was compared with the bytes that are here.
+    The tensors are views of `data`, which they keep alive; nothing is copied. Nothing is allocated by what the header
+    claims before the claim was compared with the bytes that are here.
 
     Raises:
         ContextFormatError: the value is truncated, damaged, hostile, of another format version, or of another context.
             No other error is raised, whatever the bytes.
     """
-    view = memoryview(data)
+    view = memoryview(data).cast("B")
     head = decode_head(view, expected)
     _verify_body(view, head)
-    buffer = memoryview(bytearray(view)) if view.readonly else view
-    tensors = {name: _tensor(buffer, spec) for name, spec in head.tensors.items()}
+    # By DLPack, which torch takes read-only memory from: it has no read-only tensors, and warns of them elsewhere.
+    whole = from_dlpack(np.frombuffer(view, dtype=np.uint8))
+    tensors = {name: _tensor(whole, spec) for name, spec in head.tensors.items()}
     try:
         return CompressedContext(
             identity=head.identity,
@@ -76,8 +79,5 @@ def _raw_bytes(tensor: torch.Tensor) -> memoryview:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _tensor(buffer: memoryview, spec: TensorSpec) -> torch.Tensor:
-    if spec.nbytes == 0:
-        return torch.empty(spec.shape, dtype=spec.dtype)  # frombuffer refuses to read nothing
-    count = spec.nbytes // spec.dtype.itemsize
-    return torch.frombuffer(buffer, dtype=spec.dtype, count=count, offset=spec.start).reshape(spec.shape)
+def _tensor(whole: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+    return whole[spec.start : spec.end].view(spec.dtype).view(spec.shape)

@@ -74,15 +74,15 @@ async def bench_model(path: str, dtype: torch.dtype, redis: Store, rounds: int, 
         async def full() -> Answer:
             return engine.full(_QUESTION, picture, sampling, DEFAULT_TENANT)
 
-        def serving(store: Store, retention: float) -> Serving:
+        def serving(store: Store, retention: float, precision: str = _SETTINGS.precision) -> Serving:
             layers = engine.facts.num_layers
             plan = plan_of(_SETTINGS, layers, retention=retention, max_tokens=_DESCRIBE_TOKENS)
-            return Serving.of(engine, store, plan, _SETTINGS.precision)
+            return Serving.of(engine, store, plan, precision)
 
         kept = _SETTINGS.retention
         ways = [
             Way("full pass", full, 0),
-            await later_questions("full KV, memory", serving(memory, 1.0), image, sampling),
+            await later_questions("full KV, memory", serving(memory, 1.0, "native"), image, sampling),
             await later_questions("compressed, memory", serving(memory, kept), image, sampling),
             await later_questions("compressed, Redis", serving(redis, kept), image, sampling),
         ]

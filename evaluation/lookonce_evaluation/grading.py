@@ -5,6 +5,8 @@ exactly when, with that answer fed in, every one of its tokens is the most likel
 and answer grades it, and all questions of an image share a batch. A test holds this to the engine's own answers.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -13,6 +15,13 @@ from lookonce_scenes.questions import Question
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.transformers.runner import ModelRunner
+
+
+class Graded(NamedTuple):
+    """What a model made of some questions."""
+
+    right: list[bool]  # whether each was answered exactly
+    first: Tensor  # [questions, vocabulary], the logits of each answer's first token
 
 
 class Grader:
@@ -37,8 +46,8 @@ class Grader:
 
     def grade(
         self, keys: Tensor, values: Tensor, next_position: int, prompts: list[list[int]], questions: list[Question]
-    ) -> list[bool]:
-        """Whether each question is answered right on top of keys and values `[layers, kv_heads, tokens, head_dim]`.
+    ) -> Graded:
+        """How each question is answered on top of keys and values `[layers, kv_heads, tokens, head_dim]`.
 
         Args:
             keys: after RoPE.
@@ -52,15 +61,17 @@ class Grader:
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         for i, (prompt, answer) in enumerate(rows):
             ids[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-        predicted = self._predict(keys, values, next_position, ids)
-        return [
-            predicted[i, len(prompt) - 1 : len(prompt) - 1 + len(answer)].tolist() == answer
+        logits = self._logits(keys, values, next_position, ids)
+        said = [
+            logits[i, len(prompt) - 1 : len(prompt) - 1 + len(answer)].argmax(-1).tolist()
             for i, (prompt, answer) in enumerate(rows)
         ]
+        right = [tokens == answer for tokens, (_, answer) in zip(said, rows, strict=True)]
+        return Graded(right, torch.stack([logits[i, len(prompt) - 1] for i, (prompt, _) in enumerate(rows)]))
 
     @torch.inference_mode()
-    def _predict(self, keys: Tensor, values: Tensor, next_position: int, ids: Tensor) -> Tensor:
-        """The most likely next token at every place, `[questions, width]`.
+    def _logits(self, keys: Tensor, values: Tensor, next_position: int, ids: Tensor) -> Tensor:
+        """The next token's logits at every place, `[questions, width, vocabulary]`.
 
         Padding is at the end, where nobody looks back.
         """
@@ -70,8 +81,8 @@ class Grader:
             cache.update(keys[layer].expand(count, -1, -1, -1), values[layer].expand(count, -1, -1, -1), layer)
         positions = torch.arange(next_position, next_position + width).expand(count, -1)
         output = self._runner.model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
-        predicted: Tensor = output.logits.argmax(-1)
-        return predicted
+        logits: Tensor = output.logits
+        return logits
 
     def _answer(self, question: Question) -> list[int]:
         tokenizer = self._prompts.tokenizer

@@ -6,10 +6,7 @@ that any selection has. Random and uniform stand beside attention always, for at
 better.
 """
 
-import argparse
-import json
 from collections import defaultdict
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -17,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from lookonce_evaluation.commands import parse_arguments, write_rows
 from lookonce_evaluation.dataset import Case, held_out
 from lookonce_evaluation.describing import Described, describe
-from lookonce_evaluation.grading import Grader
+from lookonce_evaluation.grading import Graded, Grader
 from lookonce_pruning import ImageScores, get_selection, kept_count, parse_window
-from lookonce_scenes import CHECKPOINT
 from lookonce_scenes.questions import CATEGORIES
 from lookonce_scenes.tokenizer import GRID, PATCH_SIZE
 from lookonce_scenes.world import Scene
@@ -128,7 +125,7 @@ class Evaluation:
         state = self.runner.prefill(asked)
         keys, values = stacked(state.cache, end)
         texts = [self._after_image(q.text) for q in case.questions]
-        return self.grader.grade(keys, values, end, texts, case.questions), keys
+        return self.grader.grade(keys, values, end, texts, case.questions).right, keys
 
     def _after_image(self, question: str) -> list[int]:
         ids = self.prompts.full_ids(Conversation((Turn("user", question, has_image=True),)))
@@ -137,8 +134,12 @@ class Evaluation:
     def from_context(self, case: Case, described: Described, kept: Tensor) -> tuple[list[bool], Tensor]:
         """Grades of the questions asked of a context."""
         packed = described.packed(kept, self.runner.inv_freq)
+        return self.ask(case, packed.keys, packed.values).right, packed.keys
+
+    def ask(self, case: Case, keys: Tensor, values: Tensor) -> Graded:
+        """How the questions are answered on a packed context's keys and values."""
         texts = [self.grader.after_context(q) for q in case.questions]
-        return self.grader.grade(packed.keys, packed.values, packed.tokens, texts, case.questions), packed.keys
+        return self.grader.grade(keys, values, keys.shape[2], texts, case.questions)
 
 
 def evaluate(evaluation: Evaluation, cases: list[Case], window: range, progress: bool = True) -> list[Row]:
@@ -179,18 +180,13 @@ def markdown(rows: list[Row]) -> str:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m lookonce_evaluation.retention", description=__doc__)
-    parser.add_argument("--model", default=str(CHECKPOINT), help="checkpoint folder [the bundled one]")
-    parser.add_argument("--images", type=int, default=500, help="held-out scenes [%(default)s]")
-    parser.add_argument("--json", type=Path, help="also write the rows there")
-    arguments = parser.parse_args()
+    arguments = parse_arguments("retention", __doc__, images=500)
     settings = Settings()
     evaluation = Evaluation(arguments.model, settings)
     window = parse_window(settings.window, evaluation.runner.num_layers)
     rows = evaluate(evaluation, held_out(arguments.images), window)
     print(markdown(rows))
-    if arguments.json:
-        arguments.json.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
+    write_rows(rows, arguments.json)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from lookonce_server.errors import AccessConfigError, InvalidKeyError
 
 _PREFIX = "lo-"
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
+_SECRET = re.compile(rf"{_PREFIX}[A-Za-z0-9_-]{{43}}|[0-9a-fA-F]{{64}}")  # what looks like a key, or like a hash
 _BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
 
 
@@ -35,24 +36,22 @@ class Access:
         """Read a TOML file with a table `tenants`: a list of "sha256:..." for each.
 
         Raises:
-            AccessConfigError: it cannot be read, or says something else; what it says is not quoted.
+            AccessConfigError: it cannot be read, or says something else; no message contains a key or a hash.
         """
         if path is None:
             return cls({})
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise AccessConfigError(f"--api-keys {path}: {error}") from None
+            raise _wrong(path, str(error)) from None
         tenants = content.get("tenants")
         if content.keys() != {"tenants"} or not isinstance(tenants, dict) or not tenants:
-            raise AccessConfigError(f"--api-keys {path}: expected one table, [tenants], with a list of hashes a tenant")
+            raise _wrong(path, "expected one table, [tenants], with a list of hashes a tenant")
         found: dict[str, str] = {}
         for tenant, hashes in tenants.items():
             for value in _hashes(path, tenant, hashes):
                 if found.setdefault(value, tenant) != tenant:
-                    raise AccessConfigError(
-                        f"--api-keys {path}: tenants {found[value]} and {tenant} have a key in common"
-                    )
+                    raise _wrong(path, f"tenants {found[value]} and {tenant} have a key in common")
         return cls(found)
 
     def tenant(self, authorization: str | None) -> str:
@@ -93,15 +92,18 @@ def _hashes(path: Path, tenant: str, hashes: object) -> list[str]:
     try:
         check_tenant(tenant)
     except InvalidContextError as error:
-        raise AccessConfigError(f"--api-keys {path}: {error}") from None
+        raise _wrong(path, str(error)) from None
     matches = [_HASH.fullmatch(value) if isinstance(value, str) else None for value in _listed(hashes)]
     if not matches or None in matches:
-        raise AccessConfigError(
-            f"--api-keys {path}: tenant {tenant}: expected a list of 'sha256:' with 64 hex digits each, as"
-            " `lookonce new-key` prints them"
-        )
+        expected = "a list of 'sha256:' with 64 hex digits each, as `lookonce new-key` prints them"
+        raise _wrong(path, f"tenant {tenant}: expected {expected}")
     return [match[1] for match in matches if match]
 
 
 def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else []
+
+
+def _wrong(path: Path, what: str) -> AccessConfigError:
+    """The error; a key or a hash in it, from a table the wrong way round perhaps, is masked."""
+    return AccessConfigError(f"--api-keys {path}: {_SECRET.sub('***', what)}")

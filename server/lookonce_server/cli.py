@@ -1,4 +1,4 @@
-"""`lookonce serve`."""
+"""`lookonce serve`, and `lookonce new-key`."""
 
 import argparse
 import asyncio
@@ -25,6 +25,16 @@ lookonce serves {model!r} at {url}. Try, in another terminal:
 or point any OpenAI client at it:
 
   client = openai.OpenAI(base_url="{url}/v1", api_key="any")
+"""
+
+_NEW_KEY = """
+The key, for the client; it is kept nowhere else:
+
+  {key}
+
+Its line in the file of --api-keys, below [tenants]; a tenant's further keys go into the same list:
+
+  "{tenant}" = ["sha256:{hash}"]
 """
 
 
@@ -86,8 +96,7 @@ def new_key(arguments: list[str]) -> int:
     except InvalidContextError as error:
         parser.error(str(error))
     key = access.new_key()
-    print(f"key, for the client:  {key}")  # noqa: T201 - for people
-    print(f'line, for [tenants]:  "{tenant}" = ["sha256:{access.key_hash(key)}"]')  # noqa: T201 - for people
+    print(_NEW_KEY.format(key=key, tenant=tenant, hash=access.key_hash(key)))  # noqa: T201 - for people
     return 0
 
 

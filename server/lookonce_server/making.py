@@ -11,7 +11,15 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from lookonce_cache import CacheError, CompressedContext, ContextKey, Lease, LeaseLostError, Store
+from lookonce_cache import (
+    CacheError,
+    CompressedContext,
+    ContextKey,
+    Lease,
+    LeaseLostError,
+    Store,
+    StoreUnavailableError,
+)
 from lookonce_server.errors import InvalidRequestError, OverloadedError, ServerError
 from lookonce_server.metrics import Metrics
 
@@ -60,7 +68,10 @@ class Maker:
         Args:
             key: of the context.
             make: makes it, if nobody else does.
-            after: the task waits for this before it does anything.
+            after: for a context that nobody waits for: the task waits for this before it does anything, and gives up
+                where the store cannot be asked, since it would not keep the context either.
+
+        The task's errors are those of `make`, and StoreUnavailableError where it gave up.
         """
         task = self._making.get(key)
         if task is None:
@@ -84,17 +95,33 @@ class Maker:
     async def _run(self, key: ContextKey, make: Make, after: asyncio.Event | None) -> CompressedContext:
         if after is not None:
             await after.wait()
+        async with self._held(await self._turn(key, give_up=after is not None)) as lease:
+            found = await self._kept(key)  # by somebody who was quicker
+            return found or await self._made(key, make, lease)
+
+    async def _turn(self, key: ContextKey, *, give_up: bool) -> Lease | None:
+        """Wait until nobody else makes the context; the lease, None where the store cannot be asked for one."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            lease, elsewhere = await self._lease(key)
-            if not elsewhere or time.monotonic() > deadline:
-                break
+            try:
+                lease = await self._store.lease(key, LEASE_SECONDS)
+            except StoreUnavailableError:
+                if give_up:
+                    raise
+                return None
+            if lease is not None or time.monotonic() > deadline:
+                return lease
             await self._until_made_elsewhere(key)
-            with contextlib.suppress(CacheError):
-                if found := await self._store.get(key):
-                    return found.context
-        async with self._held(lease):
-            return await self._made(key, make, lease)
+            if await self._kept(key):
+                return None
+
+    async def _kept(self, key: ContextKey) -> CompressedContext | None:
+        """The context, if the store has it by now."""
+        with contextlib.suppress(CacheError):
+            if await self._store.state(key) == "kept":
+                found = await self._store.get(key)
+                return found.context if found else None
+        return None
 
     async def _made(self, key: ContextKey, make: Make, lease: Lease | None) -> CompressedContext:
         started = time.monotonic()
@@ -119,23 +146,15 @@ class Maker:
         self._metrics.context_bytes.observe(context.nbytes)
         return context
 
-    async def _lease(self, key: ContextKey) -> tuple[Lease | None, bool]:
-        """A lease, if it can be had; and whether somebody else has it."""
-        try:
-            lease = await self._store.lease(key, LEASE_SECONDS)
-        except CacheError:
-            return None, False
-        return lease, lease is None
-
     @contextlib.asynccontextmanager
-    async def _held(self, lease: Lease | None) -> AsyncIterator[None]:
+    async def _held(self, lease: Lease | None) -> AsyncIterator[Lease | None]:
         """Keeps a lease alive within the block, and ends it."""
         if lease is None:
-            yield
+            yield None
             return
         renewing = asyncio.create_task(self._renew(lease))
         try:
-            yield
+            yield lease
         finally:
             renewing.cancel()
             with contextlib.suppress(CacheError):

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from lookonce_cache import CompressedContext, ContextIdentity, Found
+from lookonce_cache import CompressedContext, ContextIdentity, Found, StoreUnavailableError
 from lookonce_server.answers import begun
 from lookonce_server.contexts import Contexts, ImageBytes
 from lookonce_server.conversation import Conversation
@@ -114,7 +114,7 @@ class Sessions:
                 return await self._hit(found, question)
             return await self._full(identity, image, question)
         if (on_miss or self._on_miss) == "compress":
-            with suppress(EngineError):
+            with suppress(EngineError, StoreUnavailableError):
                 # Shielded: others may wait for the same pass, and the next question wants its context.
                 context = await asyncio.shield(self._contexts.make(identity, image))
                 return await self._answered(context, "miss", None, question)

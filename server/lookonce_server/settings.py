@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     ttl: Annotated[float, Field(gt=0, description="seconds a context lives after its last use")] = 7 * 24 * 3600.0
     precision: Annotated[
         str, Field(description=f"in which contexts are stored, smallest last: {', '.join(PRECISIONS)}")
-    ] = "native"
+    ] = "int8"
     api_keys: Annotated[
         Path | None, Field(description="TOML file of API keys and their tenants; default: anybody may ask")
     ] = None

@@ -115,6 +115,19 @@ def test_the_command_prepares(command, picture):
     assert "hit (memory)" in command("ask", f"lookonce:{made['id']}", FIND)
 
 
+def test_the_command_lists_shows_and_removes(command, picture):
+    made = [json.loads(command("prepare", picture(seed), "--json"))["id"] for seed in (311, 312, 313)]
+    listed = [json.loads(line)["id"] for line in command("contexts", "ls", "--json").splitlines()]
+    assert listed[:3] == made[::-1]
+    assert made[2] in command("contexts", "ls", "--limit", "1")
+    assert "10 of 196 image tokens" in command("contexts", "show", made[0])
+    before = json.loads(command("contexts", "stats", "--json"))
+    assert command("contexts", "rm", *made[:2]) == f"removed {made[0]}\nremoved {made[1]}\n"
+    assert json.loads(command("contexts", "stats", "--json"))["contexts"] == before["contexts"] - 2
+    assert command("contexts", "rm", made[0], made[2], status=1) == f"lookonce: there is no context {made[0]}\n"
+    assert "expired, was deleted" in command("contexts", "show", made[2], status=1)
+
+
 def test_the_command_tells_what_is_wrong_in_one_line(command, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")

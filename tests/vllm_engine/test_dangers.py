@@ -9,12 +9,12 @@ import torch
 
 from lookonce_cache import MemoryStore
 from lookonce_scenes import CHECKPOINT
+from lookonce_server.contexts import ImageBytes
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.vllm import contexts, options
 from lookonce_server.engines.vllm.contract import Job
 from lookonce_server.engines.vllm.requests import sampling_params
 from lookonce_server.errors import ContextLostError, EngineError
-from lookonce_server.sessions import ImageBytes
 
 from ..unit.server.samples import GREEDY, PLAN, TENANT, Bench, about, picture, png, read
 from .engines import answered, context_of, fully, start
@@ -205,7 +205,7 @@ async def test_of_several_answers_none_is_from_a_lost_context(engine, losing, lo
             yield event
 
     monkeypatch.setattr(engine, "answer", losing_one)
-    session = await bench.sessions.ask(about(QUESTION), ImageBytes(png(64), "image"), GREEDY, n=3)
+    session = await bench.sessions.ask(about(QUESTION), ImageBytes(png(64), "image"), GREEDY, tenant=TENANT, n=3)
     whole = (await fully(engine, picture(64), QUESTION)).text
     assert session.lookup.cache == "miss"
     assert [(await read(one)).text for one in session.answers] == [whole] * 3

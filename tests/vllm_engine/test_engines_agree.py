@@ -5,9 +5,10 @@ import asyncio
 import pytest
 import torch
 
+from lookonce_cache import PRECISIONS
 from lookonce_server.conversation import Conversation, Turn
 
-from ..unit.server.samples import PROMPT, picture
+from ..unit.server.samples import GREEDY, PLAN, PROMPT, about, picture, read
 from .engines import answered, context_of, fully
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +33,7 @@ async def test_scores_and_kept_tokens_are_the_same(engine, reference, rows, sele
         assert torch.equal(made.kept_indices, expected.kept_indices)
         torch.testing.assert_close(made.keys.dense(), expected.keys.dense(), atol=1e-4, rtol=0)
         torch.testing.assert_close(made.values.dense(), expected.values.dense(), atol=1e-4, rtol=0)
-        for name in ("grid", "full_tokens", "image_tokens", "tokens", "next_position"):
+        for name in ("grid", "full_tokens", "image_tokens", "tokens", "shared_tokens", "moved_by"):
             assert getattr(made, name) == getattr(expected, name)
 
 
@@ -75,7 +76,7 @@ async def test_passes_of_all_kinds_in_one_batch_do_not_disturb_each_other(engine
 
     def work():
         for i, (image, context) in enumerate(zip(pictures, contexts, strict=True)):
-            yield context_of(engine, image, retention=context.retention)
+            yield context_of(engine, image, retention=context.identity.retention)
             for question in QUESTIONS:
                 yield answered(engine, context, question)
             yield fully(engine, image, QUESTIONS[i % 4])
@@ -89,3 +90,31 @@ async def test_passes_of_all_kinds_in_one_batch_do_not_disturb_each_other(engine
             assert torch.equal(one.kept_indices, other.kept_indices)
             torch.testing.assert_close(one.keys.dense(), other.keys.dense(), atol=1e-4, rtol=0)
             assert one.description == other.description
+
+
+async def test_what_vllm_keeps_of_one_tenants_passes_does_not_serve_anothers(engine):
+    """Else an answer's speed would tell what somebody else has asked about."""
+
+    async def computed(tenant: str) -> int:
+        return (await read(engine.full(about(QUESTIONS[0]), picture(38), GREEDY, tenant))).started.computed_tokens
+
+    first = await computed("acme")
+    assert await computed("acme") < first
+    assert await computed("other") == first
+    await engine.describe(picture(38), PLAN, "third")
+    assert await computed("fourth") == first
+
+
+async def test_pixels_and_encoded_images_are_kept_by_tenant(engine):
+    ids = [7]
+    names = [engine._prompt(ids, picture(seed), tenant)["multi_modal_uuids"] for seed in (38, 39) for tenant in "ab"]
+    assert len({str(name) for name in names}) == 4
+    assert engine._prompt(ids, picture(38), "a")["multi_modal_uuids"] == names[0]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+async def test_a_context_in_any_precision_is_answered_alike(engine, reference, precision):
+    context = await context_of(reference, picture(31), retention=0.3, precision=precision)
+    for question in QUESTIONS:
+        found, expected = [await answered(e, context, question) for e in (engine, reference)]
+        assert (found.text, found.started) == (expected.text, expected.started)

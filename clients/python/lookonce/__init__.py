@@ -20,7 +20,7 @@ from ._exceptions import (
 from ._images import ImageSource
 from ._session import ImageSession
 from ._stream import AnswerStream
-from ._types import Answer, AskOptions, Context
+from ._types import Answer, AskOptions, Context, ContextStats
 
 __version__ = _version("lookonce")
 
@@ -36,6 +36,7 @@ __all__ = [
     "BadRequestError",
     "Context",
     "ContextNotFoundError",
+    "ContextStats",
     "ImageSession",
     "ImageSource",
     "ImageSourceError",

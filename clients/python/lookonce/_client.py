@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from types import TracebackType
 
 from . import _protocol
@@ -9,9 +11,10 @@ from ._exceptions import APIResponseError
 from ._images import ImageSource, context_id, reference
 from ._session import ImageSession
 from ._transport import Transport
-from ._types import Context
+from ._types import Context, ContextStats
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
+PAGE = 100  # contexts fetched at a time
 DEFAULT_TIMEOUT = 600.0  # seconds; a large image on a CPU takes its time
 
 
@@ -62,10 +65,25 @@ class Lookonce:
         """One context, by its id; raises ContextNotFoundError."""
         return _protocol.read_context(self._transport.send(_protocol.get_context(context_id(id))))
 
-    def list_contexts(self) -> list[Context]:
-        """The contexts the server keeps for the caller."""
-        reply = self._transport.send(_protocol.list_contexts())
-        return [_protocol.read_context(item) for item in _protocol.read_list(reply)]
+    def list_contexts(self, *, limit: int | None = None) -> Iterator[Context]:
+        """The contexts the server keeps for the caller, those stored last first; pages are fetched as they are needed.
+
+        Args:
+            limit: how many at most; None for all.
+        """
+        left = sys.maxsize if limit is None else limit
+        after = None
+        while left > 0:
+            reply = self._transport.send(_protocol.list_contexts(min(left, PAGE), after))
+            page = _protocol.read_page(reply)
+            yield from page.contexts[:left]
+            left, after = left - len(page.contexts), page.next
+            if after is None:
+                return
+
+    def context_stats(self) -> ContextStats:
+        """What the contexts amount to that the server keeps for the caller."""
+        return _protocol.read_stats(self._transport.send(_protocol.context_stats()))
 
     def delete_context(self, id: str) -> None:  # noqa: A002 - the API's own word
         """Remove a context, by its id; raises ContextNotFoundError."""

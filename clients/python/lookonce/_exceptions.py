@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,6 +58,7 @@ class APIStatusError(LookonceError):
         type: the server's class of error, e.g. `invalid_request_error`.
         param: the request's field at fault, where there is one.
         code: the machine-readable name of the error, e.g. `context_not_found`.
+        retry_after: seconds after which the server wants to be asked again, where it said so (429, 503).
         request_id: the server's name for the request, where it gave one.
         response: the HTTP response; `response.request` is what was asked.
     """
@@ -67,6 +69,7 @@ class APIStatusError(LookonceError):
         self.type: str | None = error.get("type")
         self.param: str | None = error.get("param")
         self.code: str | None = error.get("code")
+        self.retry_after = _seconds(response.headers.get("retry-after", ""))
         self.request_id: str | None = response.headers.get("x-request-id")
         self.response = response
         super().__init__(self.message)
@@ -134,3 +137,8 @@ def _error_object(response: httpx2.Response) -> Mapping[str, Any]:
         return error
     start = " ".join(response.text.split())[:200]
     return {"message": f"{response.status_code} {response.reason_phrase} from {response.url}: {start or 'empty body'}"}
+
+
+def _seconds(header: str) -> int | None:
+    """What a Retry-After header says, unless it is a date: a lookonce server sends none."""
+    return int(header) if re.fullmatch(r"[0-9]{1,9}", header) else None

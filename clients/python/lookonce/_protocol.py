@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ._exceptions import APIResponseError
 from ._images import CONTEXT_SCHEME
-from ._types import Answer, AskOptions, Context
+from ._types import Answer, AskOptions, Context, ContextStats
 
 _DONE = "[DONE]"
 
@@ -23,6 +23,14 @@ class Request(NamedTuple):
     method: str
     path: str  # below the base URL
     body: Mapping[str, Any] | None = None  # sent as JSON
+    query: Mapping[str, str | int] | None = None
+
+
+class Page(NamedTuple):
+    """Some of the caller's contexts."""
+
+    contexts: list[Context]
+    next: str | None  # what `list_contexts` takes as `after` to go on; None at the end
 
 
 def ask(model: str, image_url: str, question: str, options: AskOptions, *, stream: bool = False) -> Request:
@@ -46,9 +54,15 @@ def prepare_context(image_url: str) -> Request:
     return Request("POST", "/v1/contexts", {"image_url": image_url})
 
 
-def list_contexts() -> Request:
-    """All contexts of the caller."""
-    return Request("GET", "/v1/contexts")
+def list_contexts(limit: int, after: str | None = None) -> Request:
+    """A page of the caller's contexts, at most `limit` of them; the first, or the one after a page's `next`."""
+    query: dict[str, str | int] = {"limit": limit}
+    return Request("GET", "/v1/contexts", query=query if after is None else {**query, "after": after})
+
+
+def context_stats() -> Request:
+    """What the caller's contexts amount to."""
+    return Request("GET", "/v1/contexts/stats")
 
 
 def get_context(context_id: str) -> Request:
@@ -80,6 +94,23 @@ def read_context(body: Any) -> Context:
         return Context(**{field.name: body[field.name] for field in fields(Context)})
     except (KeyError, TypeError) as error:
         raise _not_ours("a context", error) from error
+
+
+def read_page(body: Any) -> Page:
+    """Read a page of contexts."""
+    contexts = [read_context(item) for item in read_list(body)]
+    try:
+        return Page(contexts, body["next"])
+    except KeyError as error:
+        raise _not_ours("a page of contexts", error) from error
+
+
+def read_stats(body: Any) -> ContextStats:
+    """Read what contexts amount to."""
+    try:
+        return ContextStats(**{field.name: body[field.name] for field in fields(ContextStats)})
+    except (KeyError, TypeError) as error:
+        raise _not_ours("the contexts' stats", error) from error
 
 
 def read_list(body: Any) -> list[Any]:

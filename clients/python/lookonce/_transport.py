@@ -29,7 +29,7 @@ class Transport:
     def send(self, request: Request) -> Any:
         """Send a request and return the JSON of its reply."""
         with connection_errors():
-            response = self._client.request(request.method, request.path, json=request.body)
+            response = self._client.request(request.method, request.path, params=request.query, json=request.body)
         if response.is_error:
             raise status_error(response)
         return json_body(response)

@@ -48,6 +48,7 @@ class Context:
         bytes: its size in the store.
         retention: the share of image tokens kept, 0.05 for 5%.
         selection: the method that chose them.
+        precision: in which its keys and values are stored, e.g. `native` or `int8`.
         created_at: seconds since 1970, UTC.
         expires_at: likewise; None when it never does.
     """
@@ -60,8 +61,32 @@ class Context:
     bytes: int
     retention: float
     selection: str
+    precision: str
     created_at: float
     expires_at: float | None
+
+
+@dataclass(frozen=True)
+class ContextStats:
+    """What the caller's contexts amount to.
+
+    Attributes:
+        contexts: how many there are.
+        bytes: what they take in the store.
+        oldest: when the oldest was stored, seconds since 1970, UTC; None where there is none.
+        newest: likewise.
+        hits: lookups since the server started that found a context; of several servers, those of the one that answered.
+        misses: those that found none.
+        hit_rate: hits as a share of both, 0 to 1; None before the first lookup.
+    """
+
+    contexts: int
+    bytes: int
+    oldest: float | None
+    newest: float | None
+    hits: int
+    misses: int
+    hit_rate: float | None
 
 
 class AskOptions(TypedDict, total=False):

@@ -175,7 +175,11 @@ async def make_ways(
     image = png(1, side)
     layers = engine.facts.num_layers
     plans = [plan_of(settings, layers, retention=share, max_tokens=said) for share in (settings.retention, 1.0)]
-    contexts = [await Serving.of(engine, memory, plan, settings.precision).create(image) for plan in plans]
+    precisions = (settings.precision, "native")
+    contexts = [
+        await Serving.of(engine, memory, plan, precision).create(image)
+        for plan, precision in zip(plans, precisions, strict=True)
+    ]
     (compressed, everything), (plan, whole) = contexts, plans
     ways: list[Way] = [
         EveryTime(FULL, nothing_cached, side),

@@ -14,6 +14,7 @@ from lookonce_server.access import Access
 from lookonce_server.api import chat, errors, operations
 from lookonce_server.api import contexts as context_routes
 from lookonce_server.api.body_limit import BodyLimit
+from lookonce_server.api.gate import Gate
 from lookonce_server.api.state import AppState
 from lookonce_server.contexts import Contexts
 from lookonce_server.engines.base import DescribePlan, Engine
@@ -68,6 +69,7 @@ def _app(state: AppState) -> FastAPI:
     app.state.parts = state
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=state.settings.max_image_bytes * 4 // 3 + 1024 * 1024)
+    app.add_middleware(Gate, access=state.access)  # the last one added is the first one asked
     for routes in (chat.router, context_routes.router, operations.router):
         app.include_router(routes)
     return app

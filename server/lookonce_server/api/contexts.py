@@ -84,7 +84,7 @@ def _shown(info: ContextInfo) -> dict[str, Any]:
         "tokens": info.tokens,
         "bytes": info.bytes,
         "retention": info.retention,
-        "selection": info.selection,
+        "selection": info.selection.partition("/")[0],  # the method alone, without what else decides its result
         "precision": info.precision,
     }
 

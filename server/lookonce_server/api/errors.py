@@ -65,6 +65,11 @@ def body_of(error: Exception) -> dict[str, Any]:
     return _body(message, mapping.type, getattr(error, "param", None), code)
 
 
+def response_to(error: Exception) -> JSONResponse:
+    """The response to an error of ours."""
+    return JSONResponse(body_of(error), status_of(error), _headers(error))
+
+
 def _mapping(error: Exception) -> _Mapping:
     return next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), _INTERNAL)
 
@@ -81,7 +86,7 @@ def _headers(error: Exception) -> dict[str, str]:
 
 
 async def _known(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse(body_of(error), status_of(error), _headers(error))
+    return response_to(error)
 
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:

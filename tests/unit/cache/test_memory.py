@@ -24,7 +24,7 @@ async def test_it_drops_the_least_recently_used():
     await store.state(context_key("b"))
     await store.list("acme")
     await store.put(make_context("d"))
-    assert [info.key for info in (await store.list("acme")).infos] == [context_key(name) for name in "dac"]
+    assert {info.key for info in (await store.list("acme")).infos} == {context_key(name) for name in "dac"}
     assert store.used_bytes == 3 * SIZE
 
 
@@ -81,3 +81,21 @@ async def test_it_does_not_hold_what_a_view_was_cut_from():
     held = (await store.get(context_key())).context.keys.dense()
     assert held.untyped_storage().nbytes() == held.nbytes
     assert torch.equal(held, whole[:, :, :7])
+
+
+async def test_using_or_deleting_what_a_page_showed_shows_nothing_twice(monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1_700_000_000.0)  # a clock too coarse to tell them apart
+    store = MemoryStore()
+    for name in range(9):
+        await store.put(make_context(name))
+    shown, after = [], None
+    while True:
+        page = await store.list("acme", limit=2, after=after)
+        shown += [info.key for info in page.infos]
+        for info in page.infos:
+            await store.get(info.key)
+        await store.delete(page.infos[-1].key)
+        after = page.next
+        if after is None:
+            break
+    assert sorted(shown) == sorted(map(context_key, range(9)))

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -21,8 +22,19 @@ CONTEXT = {
     "bytes": 4096,
     "retention": 0.05,
     "selection": "attention",
+    "precision": "int8",
     "created_at": 1_700_000_000,
     "expires_at": None,
+}
+STATS = {
+    "object": "context.stats",
+    "contexts": 2,
+    "bytes": 3 * 1024**2,
+    "oldest": 1_700_000_000,
+    "newest": 1_700_000_060,
+    "hits": 3,
+    "misses": 1,
+    "hit_rate": 0.75,
 }
 USAGE = {"prompt_tokens": 30, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 20}}
 
@@ -38,6 +50,8 @@ class FakeServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, str, dict]] = []
         self.headers: list[dict[str, str]] = []
         self.refuse: tuple[int, bytes] | None = None
+        self.hidden: set[str] = set()  # ids that pages leave out, as a server does with those of other models
+        self.retry_after: str | None = None
         self.stream_events: list[str] | None = None
 
     @property
@@ -104,14 +118,25 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "POST":
             self.server.contexts.add(CONTEXT_ID)
             return self.reply_json(200, CONTEXT)
-        if self.path == "/v1/contexts":
-            return self.reply_json(200, {"object": "list", "data": [CONTEXT for _ in self.server.contexts]})
-        if not self.server.contexts:
+        url = urlsplit(self.path)
+        if url.path == "/v1/contexts":
+            return self.page(**dict(parse_qsl(url.query)))
+        if url.path == "/v1/contexts/stats":
+            return self.reply_json(200, STATS)
+        context_id = url.path.rpartition("/")[2]
+        if context_id not in self.server.contexts:
             return self.not_found()
         if self.command == "DELETE":
-            self.server.contexts.clear()
-            return self.reply_json(200, {"id": CONTEXT_ID, "object": "context.deleted", "deleted": True})
-        return self.reply_json(200, CONTEXT)
+            self.server.contexts.remove(context_id)
+            return self.reply_json(200, {"id": context_id, "object": "context.deleted", "deleted": True})
+        return self.reply_json(200, CONTEXT | {"id": context_id})
+
+    def page(self, limit: str = "100", after: str = "") -> None:
+        left = [context_id for context_id in sorted(self.server.contexts) if f"after {context_id}" > after]
+        shown = left[: int(limit)]
+        more = f"after {shown[-1]}" if len(shown) < len(left) else None
+        data = [CONTEXT | {"id": context_id} for context_id in shown if context_id not in self.server.hidden]
+        self.reply_json(200, {"object": "list", "data": data, "has_more": more is not None, "next": more})
 
     def not_found(self) -> None:
         error = {"message": "no such context", "type": "invalid_request_error", "param": None}
@@ -125,6 +150,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("content-type", kind)
         self.send_header("content-length", str(len(body)))
         self.send_header("x-request-id", "req-1")
+        if self.server.retry_after:
+            self.send_header("retry-after", self.server.retry_after)
         self.end_headers()
         self.wfile.write(body)
 

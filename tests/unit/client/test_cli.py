@@ -51,11 +51,20 @@ def test_the_key_comes_from_the_environment(server, image, monkeypatch):
     assert server.headers[-1]["authorization"] == "Bearer secret"
 
 
+@pytest.mark.parametrize("arguments", [["ask", "{image}", "what?"], ["contexts", "ls"], ["contexts", "stats"]])
+def test_a_key_on_the_command_line_comes_first(server, image, monkeypatch, arguments):
+    monkeypatch.setenv("LOOKONCE_API_KEY", "other")
+    words = [word.format(image=image) for word in arguments]
+    assert cli.main([*words, "--api-key", "secret", "--server", server.url]) == 0
+    assert {sent.get("authorization") for sent in server.headers} == {"Bearer secret"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["ask", "no.png", "what?"], "lookonce: cannot read the image 'no.png': No such file or directory\n"),
         (["prepare", "lookonce:x"], "lookonce: not a context id: 'lookonce:x'; 64 hex digits are expected\n"),
+        (["contexts", "show", "ab12"], "lookonce: not a context id: 'ab12'; 64 hex digits are expected\n"),
         (["prepare", "x", "--server", "nowhere"], "lookonce: base_url is 'nowhere'; http://host:port or https://"),
     ],
 )
@@ -101,7 +110,7 @@ def test_help_lists_every_command_and_imports_nothing_heavy():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.endswith("heavy: []\n")
-    assert all(f"\n    {command} " in run.stdout for command in ("ask", "prepare", "serve"))
+    assert all(f"\n    {command} " in run.stdout for command in ("ask", "prepare", "contexts", "serve"))
 
 
 def test_the_package_runs_as_a_module():

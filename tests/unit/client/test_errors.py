@@ -35,6 +35,32 @@ def test_each_status_has_its_error(server, client, status, code, kind):
     assert (raised.value.type, raised.value.request_id) == ("some_error", "req-1")
 
 
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [(None, None), ("7", 7), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-1", None), ("9" * 5000, None)],
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_when_to_ask_again_is_told(server, client, status, header, seconds):
+    server.refuse, server.retry_after = (status, b"{}"), header
+    with pytest.raises(lookonce.APIStatusError) as raised:
+        client.models()
+    assert raised.value.retry_after == seconds
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"data": []}', b'{"data": [{"id": "a"}], "next": null}', b"[]"])
+def test_a_page_of_another_server_is_refused(server, client, body):
+    server.refuse = 200, body
+    with pytest.raises(lookonce.APIResponseError, match="lookonce server"):
+        list(client.list_contexts())
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b'{"contexts": 1}'])
+def test_stats_of_another_server_are_refused(server, client, body):
+    server.refuse = 200, body
+    with pytest.raises(lookonce.APIResponseError, match="stats of a lookonce server"):
+        client.context_stats()
+
+
 def test_an_error_page_without_an_error_object_is_quoted(server, client, png):
     server.refuse = 502, b"<h1>Bad\n Gateway</h1>"
     with pytest.raises(lookonce.ServerError, match=r"502 Bad Gateway from http://.*/v1/models: <h1>Bad Gateway</h1>"):

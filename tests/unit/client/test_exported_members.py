@@ -28,6 +28,7 @@ def test_the_exports_are_these():
         "BadRequestError",
         "Context",
         "ContextNotFoundError",
+        "ContextStats",
         "ImageSession",
         "ImageSource",
         "ImageSourceError",

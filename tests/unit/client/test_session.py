@@ -1,10 +1,16 @@
 """Pixels are sent until the context is known, and again when the server lost it."""
 
 import base64
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from lookonce import Answer, Context, ContextNotFoundError
+from lookonce import Answer, Context, ContextNotFoundError, ContextStats
+
+
+def ids(count: int) -> list[str]:
+    """Context ids, in the order in which they are listed."""
+    return [f"{i:064x}" for i in range(count)]
 
 
 def test_pixels_first_then_only_the_context(server, client, png, context_id):
@@ -75,12 +81,48 @@ def test_an_unknown_option_is_named(client, png):
 def test_contexts_are_listed_read_and_deleted(client, png, context_id):
     made = client.create_context(png)
     assert isinstance(made, Context)
-    assert (made.id, made.kept_tokens, made.expires_at) == (context_id, 4, None)
-    assert client.list_contexts() == [client.get_context(f"lookonce:{context_id}")] == [made]
+    assert (made.id, made.kept_tokens, made.precision, made.expires_at) == (context_id, 4, "int8", None)
+    assert list(client.list_contexts()) == [client.get_context(f"lookonce:{context_id}")] == [made]
     client.delete_context(context_id)
-    assert client.list_contexts() == []
+    assert list(client.list_contexts()) == []
     with pytest.raises(ContextNotFoundError):
         client.get_context(context_id)
+
+
+def test_pages_are_fetched_as_they_are_needed(server, client):
+    server.contexts |= set(ids(250))
+    listed = client.list_contexts()
+    assert server.requests == []
+    assert next(listed).id == ids(250)[0]
+    assert len(server.requests) == 1
+    assert [context.id for context in listed] == ids(250)[1:]
+    queries = [parse_qs(urlsplit(path).query) for _, path, _ in server.requests]
+    assert queries == [
+        {"limit": ["100"]},
+        {"limit": ["100"], "after": [f"after {ids(250)[99]}"]},
+        {"limit": ["100"], "after": [f"after {ids(250)[199]}"]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limit", "asked_for"), [(0, []), (3, ["3"]), (100, ["100"]), (120, ["100", "20"]), (999, ["100", "100"])]
+)
+def test_a_limit_is_of_contexts_not_of_pages(server, client, limit, asked_for):
+    server.contexts |= set(ids(150))
+    assert [context.id for context in client.list_contexts(limit=limit)] == ids(150)[:limit]
+    assert [parse_qs(urlsplit(path).query)["limit"][0] for _, path, _ in server.requests] == asked_for
+
+
+def test_a_page_may_be_empty_and_not_the_last(server, client):
+    server.contexts |= set(ids(3))
+    server.hidden = set(ids(2))
+    assert [context.id for context in client.list_contexts(limit=1)] == ids(3)[2:]
+    assert len(server.requests) == 3
+
+
+def test_what_the_contexts_amount_to(client):
+    stats = client.context_stats()
+    assert stats == ContextStats(2, 3 * 1024**2, 1_700_000_000, 1_700_000_060, 3, 1, 0.75)
 
 
 def test_the_model_is_looked_up_once(server, client, png):

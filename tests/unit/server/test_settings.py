@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -72,6 +73,8 @@ def test_the_environment_is_read_when_asked_for_not_at_import(monkeypatch):
         ("max-image-bytes", "0"),
         ("max-queue", "0"),
         ("log-level", "loud"),
+        ("precision", "int3"),
+        ("precision", "INT8"),
     ],
 )
 def test_a_bad_value_is_named_with_its_setting(capsys, name, value):
@@ -88,6 +91,29 @@ def test_a_bad_value_of_the_environment_is_named(capsys, monkeypatch):
 def test_an_unknown_selection_is_told_the_known_ones():
     with pytest.raises(ValidationError, match="expected one of attention"):
         Settings(selection="best")
+
+
+def test_an_unknown_precision_is_told_the_known_ones():
+    with pytest.raises(ValidationError, match="expected one of native, fp8, int8, int4"):
+        Settings(precision="int3")
+
+
+def test_precision_and_api_keys_come_from_anywhere(monkeypatch, toml):
+    assert (Settings().precision, Settings().api_keys) == ("native", None)
+    file = toml('precision = "fp8"\napi_keys = "keys.toml"\n')
+    settings = load_settings([], file)
+    assert (settings.precision, settings.api_keys) == ("fp8", Path("keys.toml"))
+    monkeypatch.setenv("LOOKONCE_API_KEYS", "other.toml")
+    settings = load_settings(["--precision", "int4"], file)
+    assert (settings.precision, settings.api_keys) == ("int4", Path("other.toml"))
+
+
+@pytest.mark.parametrize("text", [None, "", "[tenants]\n", "[tenants]\nacme = 1\n"])
+def test_a_wrong_file_of_api_keys_is_refused_in_one_line(capsys, tmp_path, text):
+    path = tmp_path / "keys.toml"
+    if text is not None:
+        path.write_text(text)
+    assert f"--api-keys {path}: " in refused(capsys, "--api-keys", str(path))
 
 
 def test_an_unknown_key_of_the_file_is_refused(capsys, toml):

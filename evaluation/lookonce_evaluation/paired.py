@@ -1,0 +1,68 @@
+"""Right and wrong answers of two ways to answer the same questions, and how sure their difference is."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lookonce_evaluation.dataset import Case
+from lookonce_scenes.questions import CATEGORIES
+
+RESAMPLES = 2000
+
+
+class Interval(NamedTuple):
+    """A difference in percentage points and its 95% interval."""
+
+    difference: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.difference:+z.2f} ({self.low:+z.2f} to {self.high:+z.2f})"
+
+
+class Outcomes:
+    """What was right, image by image. The measure is the mean over categories of the share that was right."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, list[Tensor]] = {"acc": [], "acc+": [], "open": []}
+
+    def add(self, case: Case, right: list[bool]) -> None:
+        """Take the grades of one image, in the order of `Case.questions`."""
+        counts = {kind: torch.zeros(2, len(CATEGORIES)) for kind in self._counts}  # right, asked; by category
+        grades = iter(right)
+        for column in map(CATEGORIES.index, case.pairs):
+            yes, no = next(grades), next(grades)
+            counts["acc"][:, column] = torch.tensor([yes + no, 2])
+            counts["acc+"][:, column] = torch.tensor([yes and no, 1])
+        for column in map(CATEGORIES.index, case.open):
+            counts["open"][:, column] = torch.tensor([next(grades), 1])
+        for kind, found in counts.items():
+            self._counts[kind].append(found)
+
+    def percent(self, kind: str) -> float:
+        """ACC, ACC+ or the share of exact answers: "acc", "acc+" or "open"."""
+        counts = torch.stack(self._counts[kind])
+        return float(_macro(counts, torch.ones(1, len(counts)))[0])
+
+    def change(self, base: "Outcomes", kind: str) -> Interval:
+        """The difference to another way's, with a paired bootstrap over images."""
+        ours, theirs = torch.stack(self._counts[kind]), torch.stack(base._counts[kind])
+        images = len(ours)
+        drawn = torch.randint(images, (RESAMPLES, images), generator=torch.Generator().manual_seed(0))
+        times = torch.zeros(RESAMPLES, images).scatter_add_(1, drawn, torch.ones(RESAMPLES, images))
+        differences = _macro(ours, times) - _macro(theirs, times)
+        low, high = torch.quantile(differences, torch.tensor([0.025, 0.975])).tolist()
+        return Interval(self.percent(kind) - base.percent(kind), low, high)
+
+
+def _macro(counts: Tensor, times: Tensor) -> Tensor:
+    """Percent right, mean over the categories asked, `[draws]`.
+
+    Args:
+        counts: `[images, 2, categories]`, right and asked.
+        times: `[draws, images]`, how often each image is in a draw.
+    """
+    right, asked = (times @ counts[:, i] for i in (0, 1))
+    return 100 * (right / asked).nanmean(-1)

@@ -1,0 +1,161 @@
+"""Bytes of a context of published models, by arithmetic: `python -m lookonce_evaluation.sizes`.
+
+Each size is that of the value in the store: header, checksums, padding, kept indices and scores with the keys and
+values. It is asked of the wire format itself, about a context whose tensors take no memory.
+"""
+
+import argparse
+import asyncio
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from lookonce_cache import CompressedContext, ContextIdentity, StoredTensor, digest
+from lookonce_cache.header import encode_head
+from lookonce_cache.precision import Role, parts_of
+from lookonce_evaluation import sizes_measured
+from lookonce_evaluation.benching import header, line
+from lookonce_pruning import kept_count
+
+RETENTION = 0.05
+TARGETS = {"native": 10, "int8": 25, "int4": 50}
+"""How many times smaller than the image's whole keys and values a context is to be at least, by precision."""
+DTYPE = torch.bfloat16
+DESCRIPTION = 400  # bytes of text, some ninety tokens
+
+
+class Image(NamedTuple):
+    """An image as a model sees it."""
+
+    size: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A published model's numbers, from its config.json, and its chat template about "Describe the image.".
+
+    Attributes:
+        before: tokens before the image, the same in all contexts: stored once for the model.
+        after: tokens after the image, up to where the answer begins.
+    """
+
+    name: str
+    layers: int
+    kv_heads: int
+    head_dim: int
+    before: int
+    after: int
+    images: tuple[Image, ...]
+
+    def bytes_a_token(self) -> int:
+        """Bytes of a token's keys and values."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * DTYPE.itemsize
+
+
+# Template tokens are counted with the models' own vocabularies; special tokens count one each, and so do the marks
+# around the image. Sizes were chosen so that no model has to round them.
+MODELS = (
+    # llava-hf/llava-1.5-7b-hf: "USER: <image>\nDescribe the image. ASSISTANT:" with <s>, as transformers tokenises it.
+    # Every image becomes 336 x 336, 24 x 24 patches.
+    Model("LLaVA-1.5-7B", 32, 32, 128, 5, 11, (Image("any", 576),)),
+    # OpenGVLab/InternVL2-Llama3-76B: <|im_start|>system\n, its Chinese system prompt of 42 tokens, <|im_end|>
+    # <|im_start|>user\n<img> with <|begin_of_text|>; then </img>\nDescribe the image.<|im_end|><|im_start|>assistant\n.
+    # 256 tokens a tile of 448 x 448; nine tiles and the thumbnail. (Kaduri et al. count 60 query tokens, here 61.)
+    Model("InternVL2-76B", 80, 8, 128, 51, 10, (Image("448 x 448", 256), Image("1344 x 1344", 2560))),
+    # Qwen/Qwen2.5-VL-7B-Instruct: the default system turn, <|im_start|>user\n<|vision_start|>; then
+    # <|vision_end|>Describe the image.<|im_end|>\n<|im_start|>assistant\n. One token for 28 x 28 pixels.
+    Model("Qwen2.5-VL-7B", 28, 4, 128, 15, 10, (Image("448 x 448", 256), Image("1344 x 1344", 2304))),
+    # Qwen/Qwen3-VL-8B-Instruct: the same without a system turn. One token for 32 x 32 pixels.
+    Model("Qwen3-VL-8B", 36, 8, 128, 4, 10, (Image("448 x 448", 196), Image("1344 x 1344", 1764))),
+)
+
+
+class Size(NamedTuple):
+    """A context's size beside the image's whole keys and values, bytes."""
+
+    whole: int
+    context: int
+    times: float  # how often the context goes into the whole
+
+
+def size(model: Model, image: Image, precision: str, *, shared: bool) -> Size:
+    """The size of one context.
+
+    Args:
+        model: the model.
+        image: the image.
+        precision: what keys and values are stored in.
+        shared: whether the tokens before the image are stored once for the model, or in each context.
+    """
+    whole = image.tokens * model.bytes_a_token()
+    context = encode_head(_context(model, image, precision, shared))[1].total
+    return Size(whole, context, whole / context)
+
+
+def _context(model: Model, image: Image, precision: str, shared: bool) -> CompressedContext:
+    kept = kept_count(RETENTION, image.tokens)
+    tokens = kept + model.after + (0 if shared else model.before)
+    shape = (model.layers, model.kv_heads, tokens, model.head_dim)
+    nothing = digest(b"")
+    identity = ContextIdentity(
+        tenant="default",
+        model_fingerprint=nothing,
+        image_digest=nothing,
+        describe_prompt="Describe the image.",
+        template_digest=nothing,
+        retention=RETENTION,
+        selection="coverage",
+        window=(model.layers // 4, model.layers // 2),
+        precision=precision,
+    )
+    return CompressedContext(
+        identity=identity,
+        keys=_without_memory("keys", precision, shape),
+        values=_without_memory("values", precision, shape),
+        shared_tokens=model.before if shared else 0,
+        moved_by=kept - image.tokens,
+        full_tokens=model.before + image.tokens + model.after,
+        kept_indices=torch.arange(kept, dtype=torch.int32)[None],
+        scores=torch.zeros(image.tokens),
+        grid=(1, image.tokens),
+        description="x" * DESCRIPTION,
+        created_at=1.8e9,
+    )
+
+
+def _without_memory(role: Role, precision: str, shape: tuple[int, int, int, int]) -> StoredTensor:
+    parts = parts_of(role, precision, DTYPE, shape)
+    return StoredTensor(
+        role, precision, DTYPE, shape, tuple(torch.empty((), dtype=part.dtype).expand(part.shape) for part in parts)
+    )
+
+
+def markdown() -> str:
+    """The table."""
+    columns = ("model", "image", "tokens", "kept", "after", "whole image, MiB", "precision", "context, KiB", "smaller")
+    lines = [header(*columns, "target", "with the tokens before")]
+    lines += [_row(model, image, name) for model in MODELS for image in model.images for name in TARGETS]
+    return "\n".join(lines)
+
+
+def _row(model: Model, image: Image, precision: str) -> str:
+    shared, each = (size(model, image, precision, shared=shared) for shared in (True, False))
+    met = "met" if shared.times >= TARGETS[precision] else "missed"
+    numbers = [image.tokens, kept_count(RETENTION, image.tokens), model.after, f"{shared.whole / 1024**2:.1f}"]
+    sizes = [f"{shared.context / 1024:.0f}", f"{shared.times:.1f}x", f"{TARGETS[precision]}x: {met}"]
+    return line([model.name, image.size, *numbers, precision, *sizes, f"{each.times:.1f}x"])
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m lookonce_evaluation.sizes", description=__doc__)
+    parser.add_argument("--measure", action="store_true", help="make contexts too, of the scenes model and a shape")
+    print(markdown())
+    if parser.parse_args().measure:
+        print("\n" + sizes_measured.markdown(asyncio.run(sizes_measured.measured(list(TARGETS), RETENTION))))
+
+
+if __name__ == "__main__":
+    main()
