@@ -100,7 +100,8 @@ async def _known(request: Request, error: Exception) -> JSONResponse:
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return JSONResponse(body_of(error), 500)
+    # The connection is closed for it, which a client that would send its next request there must know.
+    return JSONResponse(body_of(error), 500, {"connection": "close"})
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

@@ -84,6 +84,7 @@ async def test_an_unknown_error_is_logged_and_tells_nothing(call, caplog):
         "code": "internal_error",
     }
     assert "a secret" not in reply.text
+    assert reply.headers["connection"] == "close"
     assert "a secret" in caplog.text
 
 
