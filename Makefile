@@ -15,10 +15,10 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test lint bench bench-vllm train clean
+.PHONY: help serve demo test lint bench bench-store bench-vllm soak train clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.server ## run the server with its own small model (HOST, PORT, ARGS)
 	$(BIN)/lookonce serve --host $(HOST) --port $(PORT) $(ARGS)
@@ -39,8 +39,14 @@ lint: $(VENV)/.dev ## check style, format, types and layers
 bench: $(VENV)/.dev ## measure speed and size
 	$(BIN)/python -m lookonce_evaluation.bench $(ARGS)
 
+bench-store: $(VENV)/.dev ## measure what keeping contexts costs, beside memcpy and bare Redis
+	$(BIN)/python -m lookonce_evaluation.bench_store $(ARGS)
+
 bench-vllm: $(VENV)/.dev ## measure a later question in vLLM, beside its prefix cache
 	$(BIN)/python -m lookonce_evaluation.bench_vllm $(ARGS)
+
+soak: $(VENV)/.dev ## ask for 10 minutes while Redis is killed again and again; fails on a wrong answer
+	$(BIN)/python -m lookonce_evaluation.soak $(ARGS)
 
 train: $(VENV)/.dev ## train the small model that ships
 	$(BIN)/python -m lookonce_scenes.train $(ARGS)

@@ -21,6 +21,7 @@ _SCHEMES: dict[str, dict[Role, Scheme]] = {
     "int8": {"keys": AlongDirection(8), "values": Rotated(8)},
     "int4": {"keys": AlongDirection(4), "values": Rotated(4)},
 }
+_IN_CACHE = 2**20  # bytes that are widened at once on a CPU: few enough for its cache, so many that calls cost little
 PRECISIONS = tuple(_SCHEMES)
 """From the most bytes to the fewest."""
 
@@ -91,7 +92,8 @@ class StoredTensor:
         if self.precision == "native":
             return moved[0]
         dense = torch.empty(self.shape, dtype=self.dtype, device=device)
-        at_once = 1 if dense.is_cpu else len(dense)  # what one layer takes on the way stays in a CPU's cache
+        layer = dense[0].numel() * 4  # bytes that it takes on the way, in float32
+        at_once = max(1, _IN_CACHE // layer) if dense.is_cpu else len(dense)
         scheme = _scheme(self.role, self.precision)
         with torch.no_grad():
             for layers, *parts in zip(*(torch.split(tensor, at_once) for tensor in (dense, *moved)), strict=True):

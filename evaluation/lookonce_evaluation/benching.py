@@ -1,20 +1,16 @@
 """What the benchmarks of both engines stand on: timed answers, their statistics, plans, and a real redis-server."""
 
-import asyncio
 import io
-import os
-import shutil
-import socket
 import statistics
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import NamedTuple
 
 from PIL import Image
 
-from lookonce_cache import DEFAULT_TENANT, CompressedContext, Store, StoreUnavailableError, open_store
+from lookonce_cache import DEFAULT_TENANT, CompressedContext, Store, open_store
+from lookonce_evaluation.redis_process import RedisProcess
 from lookonce_pruning import parse_window
 from lookonce_scenes.world import render, sample_scene
 from lookonce_server.contexts import Contexts, ImageBytes
@@ -132,38 +128,11 @@ class Serving(NamedTuple):
 
 
 @asynccontextmanager
-async def redis_store(url: str | None) -> AsyncIterator[Store]:
-    """The Redis at `url`, or one started for the run."""
-    if url:
-        store = open_store(url, ttl=600)
-        yield store
-        await store.close()
-        return
-    program = os.environ.get("LOOKONCE_TEST_REDIS_SERVER") or shutil.which("redis-server")
-    if program is None:
-        raise SystemExit("bench: no redis-server found; install one, or give --redis URL")
-    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        command = [program, "--port", str(port), "--save", "", "--dir", folder, "--bind", "127.0.0.1"]
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
-        store = open_store(f"redis://127.0.0.1:{port}", ttl=600)
+async def redis_store(given: str | None) -> AsyncIterator[Store]:
+    """A store in the Redis whose URL is given, or in one started for the run."""
+    with nullcontext(given) if given else RedisProcess() as server:
+        store = open_store(server if isinstance(server, str) else server.url, ttl=600)
         try:
-            await _until_up(store)
             yield store
         finally:
             await store.close()
-            process.terminate()
-            await process.wait()
-
-
-async def _until_up(store: Store) -> None:
-    for _ in range(100):
-        try:
-            await store.ping()
-        except StoreUnavailableError:
-            await asyncio.sleep(0.1)
-        else:
-            return
-    raise SystemExit("bench: the redis-server did not come up")

@@ -24,7 +24,7 @@ lookonce serves {model!r} at {url}. Try, in another terminal:
 
 or point any OpenAI client at it:
 
-  client = openai.OpenAI(base_url="{url}/v1", api_key="any")
+  client = openai.OpenAI(base_url="{url}/v1", api_key="{api_key}")
 """
 
 _NEW_KEY = """
@@ -41,15 +41,17 @@ Its line in the file of --api-keys, below [tenants]; a tenant's further keys go 
 class _Server(uvicorn.Server):
     """uvicorn, with a word on what to try next once it listens."""
 
-    def __init__(self, config: uvicorn.Config, model: str) -> None:
+    def __init__(self, config: uvicorn.Config, model: str, api_key: str) -> None:
         super().__init__(config)
         self._model = model
+        self._api_key = api_key
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
-            print(_HINT.format(model=self._model, url=f"http://{host}:{port}"), flush=True)  # noqa: T201 - for people
+            url = f"http://{host}:{port}"
+            print(_HINT.format(model=self._model, url=url, api_key=self._api_key), flush=True)  # noqa: T201 - for people
 
 
 def serve(arguments: list[str]) -> int:
@@ -103,7 +105,7 @@ def new_key(arguments: list[str]) -> int:
 async def _run(settings: Settings) -> int:
     async with running_app(settings) as app:
         config = uvicorn.Config(app, host=settings.host, port=settings.port, lifespan="off", log_config=None)
-        server = _Server(config, served_name(settings))
+        server = _Server(config, served_name(settings), "<key>" if settings.api_keys else "any")
         # uvicorn raises the signal again when it has shut down; by default that ends us before our parts are closed.
         signal.signal(signal.SIGTERM, lambda *_: None)
         try:

@@ -26,7 +26,7 @@ from lookonce_cache import (
     stored,
 )
 from lookonce_server.engines.base import DescribePlan, Description, Engine, ModelFacts
-from lookonce_server.errors import ContextNotFoundError
+from lookonce_server.errors import ContextNotFoundError, ContextNotKeptError
 from lookonce_server.images import ImageLimits, decode_image
 from lookonce_server.making import Maker
 from lookonce_server.metrics import Metrics
@@ -143,12 +143,13 @@ class Contexts:
 
         Raises:
             InvalidImageError, OverloadedError, EngineError: as the describe pass does.
-            StoreUnavailableError: the context was made, but the store does not have it.
+            ContextNotKeptError: the context was made, but the store does not have it.
+            StoreUnavailableError: the store does not answer.
         """
         context = await self.create(tenant, image)
         info = await self._store.info(context.key)
         if info is None:
-            raise StoreUnavailableError("The context was made, but the store did not keep it: it has no room for it.")
+            raise ContextNotKeptError("The context was made, but the store did not keep it: it has no room for it.")
         return info
 
     async def info(self, tenant: str, context_id: str) -> ContextInfo:

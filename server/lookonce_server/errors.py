@@ -8,6 +8,7 @@ ServerError
 ├── InvalidKeyError          the API key is missing or unknown
 ├── AccessConfigError        the file of API keys is wrong
 ├── ContextNotFoundError     no context has that id, or not any more
+├── ContextNotKeptError      a context was made, but the store did not keep it
 ├── OverloadedError          the queue is full: try again later
 ├── ModelRefusedError        the self-check failed: answers from a context would be wrong with this model
 └── EngineError              the engine failed
@@ -69,6 +70,10 @@ class ContextNotFoundError(ServerError):
             f"There is no context {context_id!r}: it expired, was deleted, or was made by another model or with other"
             " settings. Send the image again."
         )
+
+
+class ContextNotKeptError(ServerError):
+    """A context was made, but the store did not keep it: it has no room, or lost it at once."""
 
 
 class OverloadedError(ServerError):

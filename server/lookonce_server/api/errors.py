@@ -12,6 +12,7 @@ from lookonce_cache import StoreUnavailableError
 from lookonce_server.errors import (
     ContextLostError,
     ContextNotFoundError,
+    ContextNotKeptError,
     EngineError,
     InvalidKeyError,
     InvalidRequestError,
@@ -36,11 +37,17 @@ _TABLE: dict[type[Exception], _Mapping] = {
     InvalidKeyError: _Mapping(401, "invalid_request_error", "invalid_api_key"),
     OverloadedError: _Mapping(429, "rate_limit_error", "overloaded"),
     StoreUnavailableError: _Mapping(503, "server_error", "store_unavailable"),
+    ContextNotKeptError: _Mapping(503, "server_error", "context_not_kept"),
     ContextLostError: _Mapping(503, "server_error", "context_lost"),
     EngineError: _Mapping(500, "server_error", "engine_error"),
     ServerError: _Mapping(500, "server_error", None),
 }
 _INTERNAL = _Mapping(500, "server_error", "internal_error")
+# What a client is told where the error's own text is for operators: it names hosts, or is nothing that we wrote.
+_TOLD: dict[str | None, str] = {
+    "internal_error": "The server failed.",
+    "store_unavailable": "The store of contexts does not answer. Send the image itself, or try again.",
+}
 
 
 def install(app: FastAPI) -> None:
@@ -58,9 +65,9 @@ def status_of(error: Exception) -> int:
 
 
 def body_of(error: Exception) -> dict[str, Any]:
-    """An error in OpenAI's shape; one that is not ours is logged by the caller and not shown."""
+    """An error in OpenAI's shape; one whose text is not shown is logged by the caller."""
     mapping = _mapping(error)
-    message = str(error) if mapping is not _INTERNAL else "The server failed."
+    message = _TOLD.get(mapping.code, str(error))
     code = getattr(error, "code", None) or mapping.code
     return _body(message, mapping.type, getattr(error, "param", None), code)
 
@@ -81,17 +88,20 @@ def _body(message: str, kind: str, param: str | None, code: str | None) -> dict[
 def _headers(error: Exception) -> dict[str, str]:
     if isinstance(error, InvalidKeyError):
         return {"www-authenticate": "Bearer"}
-    passing = (OverloadedError, ContextLostError, StoreUnavailableError)
+    passing = (OverloadedError, ContextLostError, ContextNotKeptError, StoreUnavailableError)
     return {"retry-after": "1"} if isinstance(error, passing) else {}
 
 
 async def _known(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, StoreUnavailableError):
+        _log.warning("%s %s: %s", request.method, request.url.path, error)
     return response_to(error)
 
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return JSONResponse(body_of(error), 500)
+    # The connection is closed for it, which a client that would send its next request there must know.
+    return JSONResponse(body_of(error), 500, {"connection": "close"})
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

@@ -1,5 +1,6 @@
 """What operators and clients ask of the server itself: models, health, metrics."""
 
+import logging
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,6 +12,7 @@ from lookonce_server.api.state import AppState, Tenant, state_of
 from lookonce_server.errors import EngineError, ModelNotFoundError
 
 router = APIRouter()
+_log = logging.getLogger(__name__)
 
 
 def _model(state: AppState) -> dict[str, Any]:
@@ -54,7 +56,8 @@ async def ready(request: Request) -> JSONResponse:
     except EngineError as error:
         return JSONResponse({"status": "not ready", "engine": str(error)}, 503)
     except StoreUnavailableError as error:
-        return JSONResponse({"status": "not ready", "store": str(error)}, 503)
+        _log.warning("not ready: %s", error)
+        return JSONResponse({"status": "not ready", "store": f"{state.store.tier} does not answer"}, 503)
     return JSONResponse({"status": "ready", "model": state.served_name, "store": state.store.tier})
 
 

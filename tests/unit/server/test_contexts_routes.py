@@ -170,6 +170,7 @@ async def test_while_the_store_is_away_only_what_has_the_pixels_is_answered(clie
     for reply in replies:
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
         assert reply.json()["error"]["code"] == "store_unavailable"
+        assert "somewhere" not in reply.text
     url = f"data:image/png;base64,{base64.b64encode(png(SEEDS[0])).decode()}"
     parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What?"}]
     body = {"model": "lookonce-scenes", "messages": [{"role": "user", "content": parts}], "max_tokens": 2}

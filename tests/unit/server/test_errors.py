@@ -9,6 +9,7 @@ from lookonce_server.api import errors
 from lookonce_server.api.schemas import ChatRequest
 from lookonce_server.errors import (
     ContextNotFoundError,
+    ContextNotKeptError,
     EngineError,
     InvalidImageError,
     InvalidRequestError,
@@ -29,7 +30,8 @@ MAPPED = [
     (ModelNotFoundError("why", param="model"), 404, "invalid_request_error", "model", "model_not_found"),
     (ContextNotFoundError("why"), 404, "invalid_request_error", None, "context_not_found"),
     (OverloadedError("why"), 429, "rate_limit_error", None, "overloaded"),
-    (StoreUnavailableError("why"), 503, "server_error", None, "store_unavailable"),
+    (ContextNotKeptError("why"), 503, "server_error", None, "context_not_kept"),
+    (StoreUnavailableError("Redis at 10.0.0.1"), 503, "server_error", None, "store_unavailable"),
     (EngineError("why"), 500, "server_error", None, "engine_error"),
     (ModelRefusedError("why"), 500, "server_error", None, None),
     (ServerError("why"), 500, "server_error", None, None),
@@ -65,7 +67,9 @@ async def test_each_error_has_its_status_and_shape(call, error, status, kind, pa
     reply = await call(error, json=body())
     assert reply.status_code == status == errors.status_of(error)
     found = reply.json()["error"]
-    assert "why" in found.pop("message")
+    message = found.pop("message")
+    assert ("why" in message) != isinstance(error, StoreUnavailableError)
+    assert "10.0.0.1" not in message
     assert found == {"type": kind, "param": param, "code": code}
     assert reply.headers.get("retry-after") == ("1" if status in (429, 503) else None)
 
@@ -80,6 +84,7 @@ async def test_an_unknown_error_is_logged_and_tells_nothing(call, caplog):
         "code": "internal_error",
     }
     assert "a secret" not in reply.text
+    assert reply.headers["connection"] == "close"
     assert "a secret" in caplog.text
 
 

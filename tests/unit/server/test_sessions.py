@@ -11,7 +11,7 @@ from lookonce_cache import MemoryStore, StoreUnavailableError, digest, open_stor
 from lookonce_server import contexts, sessions
 from lookonce_server.contexts import ImageBytes, context_identity
 from lookonce_server.engines.base import Sampling
-from lookonce_server.errors import ContextNotFoundError, EngineError, InvalidImageError
+from lookonce_server.errors import ContextNotFoundError, ContextNotKeptError, EngineError, InvalidImageError
 from lookonce_server.images import ImageLimits
 
 from .samples import GREEDY, PLAN, TENANT, about, encoded, picture, png, read
@@ -158,7 +158,7 @@ async def test_a_context_too_large_for_the_store_still_answers(bench_with):
     asked = await bench.ask(png(5), QUESTION, on_miss="compress")
     assert asked.finish_reason
     assert await bench.listed() == ()
-    with pytest.raises(StoreUnavailableError, match="no room"):
+    with pytest.raises(ContextNotKeptError, match="no room"):
         await bench.contexts.prepare(TENANT, ImageBytes(png(5), "image_url"))
 
 

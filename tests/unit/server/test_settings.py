@@ -99,7 +99,7 @@ def test_an_unknown_precision_is_told_the_known_ones():
 
 
 def test_precision_and_api_keys_come_from_anywhere(monkeypatch, toml):
-    assert (Settings().precision, Settings().api_keys) == ("native", None)
+    assert (Settings().precision, Settings().api_keys) == ("int8", None)
     file = toml('precision = "fp8"\napi_keys = "keys.toml"\n')
     settings = load_settings([], file)
     assert (settings.precision, settings.api_keys) == ("fp8", Path("keys.toml"))

@@ -1,0 +1,1 @@
+"""What `lookonce_evaluation.soak` is made of: what is right, who asks, and the count."""
