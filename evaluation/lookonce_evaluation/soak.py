@@ -24,6 +24,7 @@ from lookonce_evaluation.server_process import ServerProcess
 from lookonce_evaluation.soaking.load import Asker, Calm, Shared
 from lookonce_evaluation.soaking.tally import KINDS, SHOWN, Tally, figures, table
 from lookonce_evaluation.soaking.truth import Picture, alike, recorded
+from lookonce_server.settings import Settings
 
 PICTURES, QUESTIONS = 16, 3
 NOTICED_SECONDS = 3.0  # after which servers use a store again that has come back
@@ -174,7 +175,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--away", type=float, default=4.0, help="seconds it is away, every other time [%(default)s]")
     parser.add_argument("--threads", type=int, default=4, help="that ask at once [%(default)s]")
     parser.add_argument("--hot-bytes", help="of a memory tier before Redis, as in 64MiB; default: no such tier")
-    parser.add_argument("--precision", default="native", help="in which contexts are stored [%(default)s]")
+    parser.add_argument("--precision", default=Settings().precision, help="in which contexts are stored [%(default)s]")
     parser.add_argument("--pictures", type=int, default=PICTURES, help="different ones [%(default)s]")
     parser.add_argument("--questions", type=int, default=QUESTIONS, help="about each picture [%(default)s]")
     parser.add_argument("--quick", action="store_true", help="a quarter of a minute with one restart: does it work?")
