@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 from dataclasses import replace
 
 import pytest
@@ -18,14 +17,6 @@ from .samples import GREEDY, PLAN, TENANT, about, encoded, picture, png, read
 
 pytestmark = pytest.mark.anyio
 QUESTION = "How many objects are there?"
-
-
-@pytest.fixture
-def dead_redis() -> str:
-    """The URL of a Redis that is not there: a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"redis://127.0.0.1:{probe.getsockname()[1]}/0"
 
 
 async def test_a_new_image_is_a_miss_and_the_next_question_a_hit(bench):
