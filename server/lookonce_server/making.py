@@ -21,7 +21,7 @@ from lookonce_cache import (
     Store,
     StoreUnavailableError,
 )
-from lookonce_server.errors import InvalidRequestError, OverloadedError, ServerError
+from lookonce_server.errors import EngineError, InvalidRequestError, OverloadedError, ServerError
 from lookonce_server.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -73,7 +73,8 @@ class Maker:
             after: for a context that nobody waits for: the task waits for this before it does anything, and gives up
                 where the store cannot be asked, since it would not keep the context either.
 
-        The task's errors are those of `make`, and StoreUnavailableError where it gave up.
+        The task's errors are those of `make`, EngineError in place of any that is no ServerError, and
+        StoreUnavailableError where it gave up.
         """
         task = self._making.get(key)
         if task is None:
@@ -134,9 +135,11 @@ class Maker:
             raise
         except Exception as error:
             self._metrics.describes.labels("refused" if isinstance(error, OverloadedError) else "failed").inc()
-            unexpected = not isinstance(error, (ServerError, CacheError))
-            _log.warning("describe pass of %s: %s", key.id[:12], error, exc_info=unexpected)
-            raise
+            expected = isinstance(error, ServerError)
+            _log.warning("describe pass of %s: %s", key.id[:12], error, exc_info=not expected)
+            if expected:
+                raise
+            raise EngineError(f"The describe pass failed: {type(error).__name__}.") from error
         # One that cannot be stored still answers those who wait for it.
         try:
             await self._store.put(context, lease)

@@ -143,7 +143,7 @@ async def test_what_was_deleted_while_it_was_made_does_not_come_back(make_maker,
 # --- failures ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [EngineError("no")])
+@pytest.mark.parametrize("error", [EngineError("no"), RuntimeError("no"), MemoryError()])
 async def test_a_pass_that_fails_frees_the_key(make_maker, describing, error):
     maker, key = make_maker(), describing.context.key
 
@@ -159,7 +159,7 @@ async def test_a_pass_that_fails_frees_the_key(make_maker, describing, error):
     assert await maker.make(key, describing) is describing.context
 
 
-@pytest.mark.parametrize("error", [EngineError("no")])
+@pytest.mark.parametrize("error", [EngineError("no"), RuntimeError("no")])
 async def test_a_pass_that_fails_costs_no_answer(bench, error, monkeypatch):
     expected = await bench.ask(png(61), QUESTION)
     await bench.contexts.close()
