@@ -139,8 +139,10 @@ async def test_a_store_that_fails_is_a_miss_and_costs_no_answer(bench, bench_wit
 
 async def test_a_context_asked_for_by_name_is_no_miss_when_the_store_fails(bench_with, dead_redis):
     store = open_store(dead_redis)
+    bench = bench_with(store)
     with pytest.raises(StoreUnavailableError):
-        await bench_with(store).ask("a" * 64, QUESTION)
+        await bench.ask("a" * 64, QUESTION)
+    assert bench.counted("context_lookups_total", result="unavailable", tier="redis") == 1
     await store.close()
 
 
