@@ -16,7 +16,7 @@ from lookonce_cache.memory import MemoryStore
 from lookonce_cache.observer import Observer, Outcome
 from lookonce_cache.precision import PRECISIONS, StoredTensor, stored
 from lookonce_cache.redis_store import RedisStore
-from lookonce_cache.store import ContextInfo, Found, Lease, Page, Store, StoreStats
+from lookonce_cache.store import ContextInfo, Found, Lease, Page, State, Store, StoreStats
 from lookonce_cache.urls import parse_size
 from lookonce_cache.wire import decode, encode
 
@@ -40,6 +40,7 @@ __all__ = [
     "Outcome",
     "Page",
     "RedisStore",
+    "State",
     "Store",
     "StoreConfigError",
     "StoreStats",

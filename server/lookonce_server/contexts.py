@@ -86,14 +86,12 @@ class Contexts:
         return context_identity(tenant, data, self._engine.facts, self._plan, self._precision)
 
     async def find(self, key: ContextKey) -> Found | None:
-        """The context of an image whose pixels are at hand: a store that fails is a miss, and counted."""
+        """The context of an image whose pixels are at hand: a store that fails is a miss."""
         try:
-            found = await self._look_up(key)
+            return await self._look_up(key)
         except StoreUnavailableError as error:
-            self._metrics.lookups.labels("unavailable", self._store.tier).inc()
             _log.warning("%s", error)
             return None
-        return found
 
     async def find_or_wait(self, key: ContextKey) -> Found | None:
         """The context, after a describe pass that is under way, here or elsewhere."""
@@ -179,7 +177,11 @@ class Contexts:
         await self.maker.close()
 
     async def _look_up(self, key: ContextKey) -> Found | None:
-        found = await self._store.get(key)
+        try:
+            found = await self._store.get(key)
+        except StoreUnavailableError:
+            self._metrics.lookups.labels("unavailable", self._store.tier).inc()
+            raise
         if found is not None and found.context.identity.model_fingerprint != self._engine.facts.fingerprint:
             found = None
         self._lookups[key.tenant, found is not None] += 1

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from lookonce_cache import (
     CacheError,
@@ -17,16 +17,17 @@ from lookonce_cache import (
     ContextKey,
     Lease,
     LeaseLostError,
+    State,
     Store,
     StoreUnavailableError,
 )
-from lookonce_server.errors import InvalidRequestError, OverloadedError, ServerError
+from lookonce_server.errors import EngineError, InvalidRequestError, OverloadedError, ServerError
 from lookonce_server.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 10.0  # how long a dead holder keeps others from describing
-PATIENCE_SECONDS = 60.0  # for a describe pass elsewhere; then it is made here too
+PATIENCE_SECONDS = 60.0  # for a describe pass that another question or server pays for
 _POLL_SECONDS = (0.02, 0.5)  # between looks at a lease: the first, and the longest
 
 Make = Callable[[], Awaitable[CompressedContext]]
@@ -44,20 +45,21 @@ class Maker:
         self._store = store
         self._metrics = metrics
         self._making: dict[ContextKey, asyncio.Task[CompressedContext]] = {}
+        self._watching: dict[ContextKey, asyncio.Task[State | None]] = {}
 
     async def until_made(self, key: ContextKey) -> bool:
-        """Wait while the context is being made, here or elsewhere; whether there was something to wait for.
+        """Wait while the context is being made, here or elsewhere; whether to look for it then.
 
-        Its work is paid for already. False means that at this very moment nobody in this process makes it: until the
-        caller awaits anything, it may be the one who does.
+        Its work is paid for already; patience ends all the same. False means that at this very moment nobody in this
+        process makes it: until the caller awaits anything, it may be the one who does.
         """
-        if key not in self._making and await self._until_made_elsewhere(key):
+        if key not in self._making and await self._is_kept_elsewhere(key):
             return True
         making = self._making.get(key)
         if making is None:
             return False
         self._metrics.waits.labels("process").inc()
-        await asyncio.wait((making,))
+        await asyncio.wait((making,), timeout=PATIENCE_SECONDS)
         return True
 
     def make(
@@ -71,7 +73,8 @@ class Maker:
             after: for a context that nobody waits for: the task waits for this before it does anything, and gives up
                 where the store cannot be asked, since it would not keep the context either.
 
-        The task's errors are those of `make`, and StoreUnavailableError where it gave up.
+        The task's errors are those of `make`, EngineError in place of any that is no ServerError, and
+        StoreUnavailableError where it gave up.
         """
         task = self._making.get(key)
         if task is None:
@@ -82,7 +85,7 @@ class Maker:
 
     async def close(self) -> None:
         """Abandon what is being made."""
-        tasks = list(self._making.values())
+        tasks = [*self._making.values(), *self._watching.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -102,6 +105,7 @@ class Maker:
     async def _turn(self, key: ContextKey, *, give_up: bool) -> Lease | None:
         """Wait until nobody else makes the context; the lease, None where the store cannot be asked for one."""
         deadline = time.monotonic() + PATIENCE_SECONDS
+        pauses = _pauses()
         while True:
             try:
                 lease = await self._store.lease(key, LEASE_SECONDS)
@@ -111,14 +115,14 @@ class Maker:
                 return None
             if lease is not None or time.monotonic() > deadline:
                 return lease
-            await self._until_made_elsewhere(key)
+            await asyncio.sleep(next(pauses))
             if await self._kept(key):
                 return None
 
     async def _kept(self, key: ContextKey) -> CompressedContext | None:
         """The context, if the store has it by now."""
-        with contextlib.suppress(CacheError):
-            if await self._store.state(key) == "kept":
+        if await self._state(key) == "kept":
+            with contextlib.suppress(CacheError):
                 found = await self._store.get(key)
                 return found.context if found else None
         return None
@@ -131,9 +135,11 @@ class Maker:
             raise
         except Exception as error:
             self._metrics.describes.labels("refused" if isinstance(error, OverloadedError) else "failed").inc()
-            unexpected = not isinstance(error, (ServerError, CacheError))
-            _log.warning("describe pass of %s: %s", key.id[:12], error, exc_info=unexpected)
-            raise
+            expected = isinstance(error, ServerError)
+            _log.warning("describe pass of %s: %s", key.id[:12], error, exc_info=not expected)
+            if expected:
+                raise
+            raise EngineError(f"The describe pass failed: {type(error).__name__}.") from error
         # One that cannot be stored still answers those who wait for it.
         try:
             await self._store.put(context, lease)
@@ -167,16 +173,38 @@ class Maker:
             with contextlib.suppress(CacheError):
                 holds = await self._store.renew(lease, LEASE_SECONDS)
 
-    async def _until_made_elsewhere(self, key: ContextKey) -> bool:
-        """Wait while another process has the lease; whether one had it."""
-        pause, longest = _POLL_SECONDS
+    async def _is_kept_elsewhere(self, key: ContextKey) -> bool:
+        """Wait while another process has the lease; whether the store has the context then."""
+        state = await self._state(key)
+        if state == "leased":
+            self._metrics.waits.labels("replica").inc()
+            watch = self._watching.get(key)
+            if watch is None:  # one looks for all who wait here, and all go on at the same moment
+                watch = self._watching[key] = asyncio.create_task(self._watch(key))
+                watch.add_done_callback(lambda _: self._watching.pop(key))
+            state = await asyncio.shield(watch)
+        return state == "kept"
+
+    async def _watch(self, key: ContextKey) -> State | None:
+        """How it is with a context once its lease has ended, or patience has."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        waited = False
+        pauses = _pauses()
+        state: State | None = "leased"
+        while state == "leased" and time.monotonic() < deadline:
+            await asyncio.sleep(next(pauses))
+            state = await self._state(key)
+        return state
+
+    async def _state(self, key: ContextKey) -> State | None:
+        """See `Store.state`; None where the store does not tell."""
         with contextlib.suppress(CacheError):
-            while await self._store.state(key) == "leased" and time.monotonic() < deadline:
-                if not waited:
-                    self._metrics.waits.labels("replica").inc()
-                waited = True
-                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads the looks of many servers
-                pause = min(longest, pause * 2)
-        return waited
+            return await self._store.state(key)
+        return None
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between looks at a lease, spread so that many servers do not look at once."""
+    pause, longest = _POLL_SECONDS
+    while True:
+        yield pause * random.uniform(0.5, 1)  # noqa: S311
+        pause = min(longest, pause * 2)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,10 +29,12 @@ class LookonceServer:
 
     Args:
         arguments: of `lookonce serve`, beside the port.
+        ready: what `/ready` says once it has started: 503 where it starts without its store.
     """
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, ready: int = 200) -> None:
         self._arguments = arguments
+        self._ready = ready
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -54,7 +57,7 @@ class LookonceServer:
         assert code == 0 or error is not None, said
 
     def start(self) -> None:
-        """Start it, and return once its store answers and its model passed the self-check."""
+        """Start it, and return once it listens and says what it should of its store and its model."""
         command = [sys.executable, "-m", "lookonce", "serve", "--port", "0", *self._arguments]
         self._log.write_bytes(b"")
         with self._log.open("ab") as log:
@@ -67,7 +70,7 @@ class LookonceServer:
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
         self.url = found[1]
-        while self.get("/ready").status_code != 200:
+        while self.get("/ready").status_code != self._ready:
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
 
@@ -75,6 +78,23 @@ class LookonceServer:
         """Stop it as an operator would, and start it anew; the URL changes."""
         assert self._stop() == 0, self.log()
         self.start()
+
+    def kill(self) -> None:
+        """Kill it as a crash would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def freeze(self) -> None:
+        """Stop its process in the middle of what it does: connections stay, and nothing answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let a frozen server go on; nothing if it was not frozen, or was killed."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def kill_children(self) -> None:
         """Kill the processes it has started, as the kernel does when memory runs out."""
@@ -86,21 +106,32 @@ class LookonceServer:
         """What it has written so far."""
         return self._log.read_text()
 
+    def http(self, **options: Any) -> httpx2.Client:
+        """A plain client, which asks once."""
+        return httpx2.Client(base_url=self.url, timeout=60, trust_env=False, **options)
+
     def get(self, path: str) -> httpx2.Response:
         """A plain GET."""
-        with httpx2.Client(base_url=self.url, timeout=60, trust_env=False) as client:
+        with self.http() as client:
             return client.get(path)
 
     def post(self, path: str, **options: Any) -> httpx2.Response:
         """A plain POST."""
-        with httpx2.Client(base_url=self.url, timeout=60, trust_env=False) as client:
+        with self.http() as client:
             return client.post(path, **options)
 
     def metric(self, name: str, **labels: str) -> float:
         """A metric's value, summed over the labels that are not given."""
+        return self.metrics(found=(name, labels))["found"]
+
+    def metrics(self, **wanted: tuple[str, dict[str, str]]) -> dict[str, float]:
+        """Values of several metrics at one moment, each wanted by its name and labels; see `metric`."""
         families = text_string_to_metric_families(self.get("/metrics").text)
-        samples = [s for family in families for s in family.samples if s.name == f"lookonce_{name}"]
-        return sum(s.value for s in samples if labels.items() <= s.labels.items())
+        samples = [sample for family in families for sample in family.samples]
+        return {
+            title: sum(s.value for s in samples if s.name == f"lookonce_{name}" and labels.items() <= s.labels.items())
+            for title, (name, labels) in wanted.items()
+        }
 
     def wait_for(self, name: str, value: float, seconds: float = 120, **labels: str) -> None:
         """Return once a metric has that value."""
@@ -109,19 +140,21 @@ class LookonceServer:
             assert time.monotonic() < deadline, f"lookonce_{name} {labels} is {found}, not {value}"
             time.sleep(0.05)
 
-    def openai(self, **options: Any) -> openai.OpenAI:
+    def openai(self, api_key: str = "any", **options: Any) -> openai.OpenAI:
         """OpenAI's own client, which asks once and reports what it got."""
         http = openai.DefaultHttpx2Client(trust_env=False)
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0, http_client=http, **options)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, http_client=http, **options)
 
     @property
     def _log(self) -> Path:
         return Path(self._folder.name) / "server.log"
 
     def _stop(self) -> int | None:
+        """The exit code; 0 too where it was killed, and None where it had to be now."""
         if self._process is None:
-            return None
+            return 0
         self._process.terminate()
+        self.go_on()
         try:
             return self._process.wait(120)
         except subprocess.TimeoutExpired:

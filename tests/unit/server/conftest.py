@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -54,3 +55,11 @@ def bench_with(engine):
 @pytest.fixture
 def bench(bench_with) -> Bench:
     return bench_with()
+
+
+@pytest.fixture
+def dead_redis() -> str:
+    """The URL of a Redis that is not there: a port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"redis://127.0.0.1:{probe.getsockname()[1]}/0"

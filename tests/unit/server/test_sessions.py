@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 from dataclasses import replace
 
 import pytest
@@ -18,14 +17,6 @@ from .samples import GREEDY, PLAN, TENANT, about, encoded, picture, png, read
 
 pytestmark = pytest.mark.anyio
 QUESTION = "How many objects are there?"
-
-
-@pytest.fixture
-def dead_redis() -> str:
-    """The URL of a Redis that is not there: a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"redis://127.0.0.1:{probe.getsockname()[1]}/0"
 
 
 async def test_a_new_image_is_a_miss_and_the_next_question_a_hit(bench):
@@ -148,8 +139,10 @@ async def test_a_store_that_fails_is_a_miss_and_costs_no_answer(bench, bench_wit
 
 async def test_a_context_asked_for_by_name_is_no_miss_when_the_store_fails(bench_with, dead_redis):
     store = open_store(dead_redis)
+    bench = bench_with(store)
     with pytest.raises(StoreUnavailableError):
-        await bench_with(store).ask("a" * 64, QUESTION)
+        await bench.ask("a" * 64, QUESTION)
+    assert bench.counted("context_lookups_total", result="unavailable", tier="redis") == 1
     await store.close()
 
 

@@ -1,0 +1,290 @@
+"""Single flight: who makes a context, who waits for it and how long, and what becomes of both when something fails."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from lookonce_cache import CompressedContext, ContextKey, Lease, MemoryStore, Store, StoreUnavailableError, open_store
+from lookonce_server import making
+from lookonce_server.errors import EngineError
+from lookonce_server.making import Maker
+from lookonce_server.metrics import Metrics
+
+from .samples import png, tasks_of
+
+pytestmark = pytest.mark.anyio
+QUESTION = "How many objects are there?"
+
+
+@pytest.fixture
+async def context(bench) -> CompressedContext:
+    return await bench.create(png(60))
+
+
+class Describing:
+    """A describe pass that ends when it is told to, and counts how often it was begun."""
+
+    def __init__(self, context: CompressedContext) -> None:
+        self.context = context
+        self.begun = 0
+        self.is_under_way = asyncio.Event()
+        self.may_end = asyncio.Event()
+
+    async def __call__(self) -> CompressedContext:
+        self.begun += 1
+        self.is_under_way.set()
+        await self.may_end.wait()
+        return self.context
+
+
+@pytest.fixture
+async def describing(context) -> Describing:
+    return Describing(context)
+
+
+@pytest.fixture
+async def make_maker() -> AsyncIterator[Callable[..., Maker]]:
+    """Makers, each of a process of its own as far as the store can tell."""
+    makers: list[Maker] = []
+
+    def build(store: Store | None = None) -> Maker:
+        makers.append(Maker(store or MemoryStore(), Metrics()))
+        return makers[-1]
+
+    yield build
+    for maker in makers:
+        await maker.close()
+    assert tasks_of(Maker) == []
+
+
+def counted(maker: Maker, name: str, **labels: str) -> float:
+    return maker._metrics.registry.get_sample_value(f"lookonce_{name}", labels) or 0.0
+
+
+async def waits(maker: Maker, where: str, count: int) -> None:
+    """Return once so many have begun to wait."""
+    while counted(maker, "describe_waits_total", where=where) < count:  # noqa: ASYNC110 - it tells no event
+        await asyncio.sleep(0.001)
+
+
+async def leased_elsewhere(store: Store, key: ContextKey, seconds: float = 60) -> Lease:
+    lease = await store.lease(key, seconds)
+    assert lease is not None
+    return lease
+
+
+async def all_of(work: list[Awaitable]) -> list:
+    async with asyncio.timeout(20):
+        return await asyncio.gather(*work)
+
+
+# --- one pass ---------------------------------------------------------------------------------------------------------
+
+
+async def test_all_who_want_a_context_share_one_pass(make_maker, describing):
+    maker, key = make_maker(), describing.context.key
+    tasks = {maker.make(key, describing) for _ in range(10)}
+    waiting = [asyncio.create_task(maker.until_made(key)) for _ in range(10)]
+    await waits(maker, "process", 10)
+    describing.may_end.set()
+    assert await all_of(waiting) == [True] * 10
+    assert await all_of(list(tasks)) == [describing.context]
+    assert describing.begun == 1
+    assert await maker.until_made(key)  # there is something to look for
+    assert await maker._store.get(key)
+
+
+async def test_two_processes_share_one_pass(make_maker, describing):
+    store = MemoryStore()
+    first, second = make_maker(store), make_maker(store)
+    key = describing.context.key
+    tasks = [first.make(key, describing), second.make(key, describing)]
+    await describing.is_under_way.wait()
+    waiting = asyncio.create_task(second.until_made(key))
+    await waits(second, "process", 1)
+    describing.may_end.set()
+    assert [found.id for found in await all_of(tasks)] == [key.id] * 2
+    assert await waiting
+    assert describing.begun == 1
+    assert sum(counted(maker, "describes_total", result="done") for maker in (first, second)) == 1
+
+
+async def test_a_context_that_came_before_the_turn_is_not_made_again(make_maker, describing):
+    maker = make_maker()
+    await maker._store.put(describing.context)
+    assert (await maker.make(describing.context.key, describing)).id == describing.context.id
+    assert describing.begun == 0
+
+
+async def test_the_lease_is_renewed_while_the_pass_runs(make_maker, describing, monkeypatch):
+    monkeypatch.setattr(making, "LEASE_SECONDS", 0.3)
+    maker, key = make_maker(), describing.context.key
+    task = maker.make(key, describing)
+    await describing.is_under_way.wait()
+    for _ in range(10):
+        await asyncio.sleep(0.1)
+        assert await maker._store.lease(key, 60) is None
+    describing.may_end.set()
+    await task
+    assert await maker._store.state(key) == "kept"
+
+
+async def test_what_was_deleted_while_it_was_made_does_not_come_back(make_maker, describing):
+    maker, key = make_maker(), describing.context.key
+    task = maker.make(key, describing)
+    await describing.is_under_way.wait()
+    await maker._store.delete(key)
+    describing.may_end.set()
+    assert await task is describing.context  # whoever asked before is answered
+    assert await maker._store.state(key) == "absent"
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [EngineError("no"), RuntimeError("no"), MemoryError()])
+async def test_a_pass_that_fails_frees_the_key(make_maker, describing, error):
+    maker, key = make_maker(), describing.context.key
+
+    async def fails() -> CompressedContext:
+        raise error
+
+    with pytest.raises(EngineError):  # which an answer by the full pass is the remedy for, whatever it was
+        await maker.make(key, fails)
+    assert counted(maker, "describes_total", result="failed") == 1
+    assert await maker._store.state(key) == "absent"
+    assert not await maker.until_made(key)
+    describing.may_end.set()
+    assert await maker.make(key, describing) is describing.context
+
+
+@pytest.mark.parametrize("error", [EngineError("no"), RuntimeError("no")])
+async def test_a_pass_that_fails_costs_no_answer(bench, error, monkeypatch):
+    expected = await bench.ask(png(61), QUESTION)
+    await bench.contexts.close()
+
+    async def fails(*_) -> None:
+        raise error
+
+    monkeypatch.setattr(bench.contexts, "_describe", fails)
+    asked = await all_of([bench.ask(png(61), QUESTION, on_miss=on_miss) for on_miss in ("full", "compress") * 5])
+    assert [answer.pieces for answer in asked] == [expected.pieces] * 10
+
+
+async def test_without_a_store_it_is_one_pass_a_process(make_maker, describing, dead_redis):
+    store = open_store(dead_redis)
+    maker, key = make_maker(store), describing.context.key
+    tasks = [maker.make(key, describing) for _ in range(5)]
+    describing.may_end.set()
+    assert await all_of(tasks) == [describing.context] * 5
+    assert describing.begun == 1
+    await store.close()
+
+
+async def test_without_a_store_nothing_is_made_behind(make_maker, describing, dead_redis):
+    store = open_store(dead_redis)
+    after = asyncio.Event()
+    after.set()
+    maker = make_maker(store)
+    with pytest.raises(StoreUnavailableError):
+        await maker.make(describing.context.key, describing, after=after)
+    assert describing.begun == 0
+    await store.close()
+
+
+# --- waiting for another process --------------------------------------------------------------------------------------
+
+
+async def test_questions_wait_for_a_pass_elsewhere_and_are_hits(bench, context):
+    await bench.store.delete(context.key)
+    lease = await leased_elsewhere(bench.store, context.key)
+    asked = [asyncio.create_task(bench.ask(png(60), QUESTION)) for _ in range(20)]
+    await waits(bench.contexts.maker, "replica", 20)
+    assert len(bench.contexts.maker._watching) == 1  # one looks for all
+    await bench.store.put(context, lease)
+    assert {answer.lookup.cache for answer in await all_of(asked)} == {"hit"}
+
+
+async def test_when_the_process_that_made_it_dies_one_question_takes_over_and_the_others_wait_for_it(bench, context):
+    await bench.store.delete(context.key)
+    lease = await leased_elsewhere(bench.store, context.key)
+    asked = [asyncio.create_task(bench.ask(png(60), QUESTION)) for _ in range(20)]
+    await waits(bench.contexts.maker, "replica", 20)
+    await bench.store.release(lease)  # as Redis does when nobody renews it
+    caches = [answer.lookup.cache for answer in await all_of(asked)]
+    assert sorted(caches) == ["hit"] * 19 + ["miss"]
+    assert bench.counted("describes_total", result="done") == 2  # the fixture's is the first
+
+
+async def test_patience_with_a_pass_elsewhere_ends(make_maker, describing, monkeypatch):
+    monkeypatch.setattr(making, "PATIENCE_SECONDS", 0.1)
+    maker, key = make_maker(), describing.context.key
+    await leased_elsewhere(maker._store, key)
+    assert not await maker.until_made(key)
+    describing.may_end.set()
+    assert await maker.make(key, describing) is describing.context
+    assert await maker._store.state(key) == "kept"
+
+
+async def test_patience_with_a_pass_of_this_process_ends_too(bench, monkeypatch):
+    monkeypatch.setattr(making, "PATIENCE_SECONDS", 0.1)
+    first = await bench.ask(png(62), QUESTION)
+    await bench.settle()
+    await bench.contexts.delete("default", first.lookup.context_id)
+    never = asyncio.Event()
+    bench.contexts.maker.make(bench.contexts.identity("default", png(62)).key(), never.wait)
+    async with asyncio.timeout(20):
+        assert (await bench.ask(png(62), QUESTION)).pieces == first.pieces
+    await bench.contexts.close()
+
+
+async def test_a_damaged_context_that_is_made_elsewhere_is_waited_for_in_peace(make_maker, describing):
+    class Damaged(MemoryStore):
+        asked = 0
+
+        async def get(self, key):
+            return None
+
+        async def lease(self, key, seconds):
+            self.asked += 1
+            return await super().lease(key, seconds)
+
+    store = Damaged()
+    maker, key = make_maker(store), describing.context.key
+    await store.put(describing.context)
+    lease = await leased_elsewhere(store, key)
+    task = maker.make(key, describing)
+    await asyncio.sleep(0.3)
+    assert 1 < store.asked < 20
+    describing.may_end.set()
+    await store.release(lease)
+    assert await task is describing.context
+
+
+async def test_who_leaves_leaves_the_others_waiting(make_maker, describing):
+    maker, key = make_maker(), describing.context.key
+    lease = await leased_elsewhere(maker._store, key)
+    waiting = [asyncio.create_task(maker.until_made(key)) for _ in range(3)]
+    await waits(maker, "replica", 3)
+    waiting[0].cancel()
+    await maker._store.put(describing.context, lease)
+    assert await all_of(waiting[1:]) == [True, True]
+    with pytest.raises(asyncio.CancelledError):
+        await waiting[0]
+    assert maker._watching == {}
+
+
+async def test_closing_ends_what_is_made_and_what_is_waited_for(make_maker, describing):
+    maker, key = make_maker(), describing.context.key
+    making_it = maker.make(key, describing)
+    await describing.is_under_way.wait()
+    other = make_maker(maker._store)
+    waiting = asyncio.create_task(other.until_made(key))
+    await waits(other, "replica", 1)
+    await maker.close()
+    await other.close()
+    assert making_it.cancelled()
+    assert await maker._store.state(key) == "absent"  # the lease is given back
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
