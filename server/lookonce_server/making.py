@@ -16,7 +16,6 @@ from lookonce_cache import (
     CompressedContext,
     ContextKey,
     Lease,
-    LeaseLostError,
     State,
     Store,
     StoreUnavailableError,
@@ -143,10 +142,8 @@ class Maker:
         # One that cannot be stored still answers those who wait for it.
         try:
             await self._store.put(context, lease)
-        except LeaseLostError as error:
-            _log.warning("not stored: %s", error)
         except CacheError as error:
-            _log.warning("store put: %s", error)
+            _log.warning("context %s was not stored: %s", key.id[:12], error)
         self._metrics.describes.labels("done").inc()
         self._metrics.describe_seconds.observe(time.monotonic() - started)
         self._metrics.context_bytes.observe(context.nbytes)

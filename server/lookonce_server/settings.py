@@ -104,18 +104,12 @@ class Settings(BaseSettings):
     max_queue: Annotated[int, Field(gt=0, description="passes that wait or run before requests get a 429")] = 256
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="how much is logged")] = "info"
 
-    @field_validator("selection")
+    @field_validator("selection", "precision")
     @classmethod
-    def _known_selection(cls, value: str) -> str:
-        if value not in SELECTIONS:
-            raise ValueError(f"expected one of {', '.join(sorted(SELECTIONS))}")
-        return value
-
-    @field_validator("precision")
-    @classmethod
-    def _known_precision(cls, value: str) -> str:
-        if value not in PRECISIONS:
-            raise ValueError(f"expected one of {', '.join(PRECISIONS)}")
+    def _known(cls, value: str, info: ValidationInfo) -> str:
+        known = sorted(SELECTIONS) if info.field_name == "selection" else PRECISIONS
+        if value not in known:
+            raise ValueError(f"expected one of {', '.join(known)}")
         return value
 
     @field_validator("vllm")
