@@ -54,6 +54,11 @@ class Access:
                     raise _wrong(path, f"tenants {found[value]} and {tenant} have a key in common")
         return cls(found)
 
+    @property
+    def wants_keys(self) -> bool:
+        """Whether there are any keys; without, anybody may ask."""
+        return bool(self._tenants)
+
     def tenant(self, authorization: str | None) -> str:
         """Whose request it is.
 
@@ -63,7 +68,7 @@ class Access:
         Raises:
             InvalidKeyError: keys are asked for, and this is none of them.
         """
-        if not self._tenants:
+        if not self.wants_keys:
             return DEFAULT_TENANT
         match = _BEARER.fullmatch(authorization or "")
         if match is None:

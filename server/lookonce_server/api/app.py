@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from fastapi import FastAPI
 from lookonce_cache import open_store
 from lookonce_pruning import parse_window
 from lookonce_server.access import Access
-from lookonce_server.api import chat, errors, operations
+from lookonce_server.api import chat, errors, openapi, operations
 from lookonce_server.api import contexts as context_routes
 from lookonce_server.api.body_limit import BodyLimit
 from lookonce_server.api.gate import Gate
@@ -65,13 +66,15 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
 
 
 def _app(state: AppState) -> FastAPI:
-    app = FastAPI(title="lookonce", summary="Look at an image once, ask about it as often as you like.")
+    summary = "Look at an image once, ask about it as often as you like."
+    app = FastAPI(title="lookonce", summary=summary, version=version("lookonce"))
     app.state.parts = state
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=state.settings.max_image_bytes * 4 // 3 + 1024 * 1024)
     app.add_middleware(Gate, access=state.access)  # the last one added is the first one asked
     for routes in (chat.router, context_routes.router, operations.router):
         app.include_router(routes)
+    openapi.install(app, wants_keys=state.access.wants_keys)
     return app
 
 

@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from lookonce_cache import StoreUnavailableError
 from lookonce_server.errors import (
@@ -107,7 +108,15 @@ async def _unknown(request: Request, error: Exception) -> JSONResponse:
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}."
-    return JSONResponse(_body(message, "invalid_request_error", None, None), error.status_code, error.headers)
+    headers = {"allow": _allowed(request)} if error.status_code == 405 else error.headers
+    return JSONResponse(_body(message, "invalid_request_error", None, None), error.status_code, headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of a path: of all its routes, where Starlette tells those of the first."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    first = next(route for route in routes if route.matches(request.scope)[0] != Match.NONE)
+    return ", ".join(sorted({method for r in routes if r.path == first.path for method in r.methods or ()}))
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
@@ -118,13 +127,15 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     param = _param(worst["loc"])
     given = repr(worst.get("input"))
     shown = given if len(given) <= 100 else given[:97] + "..."
-    if worst["type"] == "extra_forbidden":
+    if not param:
+        message = f"The request needs a body: {worst['msg']}."
+    elif worst["type"] == "extra_forbidden":
         message = f"{param} is not supported by this server."
     elif worst["type"] == "json_invalid":
         return JSONResponse(_body("The body is not valid JSON.", "invalid_request_error", None, None), 400)
     else:
         message = f"{param}: {worst['msg']} (given: {shown})."
-    return JSONResponse(_body(message, "invalid_request_error", param, None), 400)
+    return JSONResponse(_body(message, "invalid_request_error", param or None, None), 400)
 
 
 def _param(location: tuple[str | int, ...]) -> str:

@@ -6,6 +6,10 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from lookonce_server.options import ContextOptions
 
+# Formats of our own: they tell readers, and generators of requests, what a text has to be.
+ModelName = Annotated[str, Field(json_schema_extra={"format": "model-name"})]
+ImageUrlText = Annotated[str, Field(json_schema_extra={"format": "image-url"})]
+
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -21,7 +25,7 @@ class TextPart(_Request):
 class ImageUrl(_Request):
     """Where an image is: a base64 `data:` URL, or `lookonce:<context id>`."""
 
-    url: str
+    url: ImageUrlText
     # Every image is taken at the resolution the model's processor chooses.
     detail: Literal["auto", "low", "high"] = "auto"
 
@@ -96,7 +100,7 @@ class Extension(ContextWishes):
 class ChatRequest(_Request):
     """`POST /v1/chat/completions`. Fields with one accepted value are those whose default means "not used"."""
 
-    model: str
+    model: ModelName
     messages: Annotated[list[Message], Field(min_length=1)]
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -121,4 +125,4 @@ class ChatRequest(_Request):
 class ContextRequest(_Request):
     """`POST /v1/contexts`."""
 
-    image_url: str
+    image_url: ImageUrlText

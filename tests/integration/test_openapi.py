@@ -1,0 +1,44 @@
+"""The OpenAPI document is true: schemathesis sends what it allows, and what it forbids, to a real server."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lookonce_server.access import key_hash, new_key
+
+from .server_process import LookonceServer
+
+_FOLDER = Path(__file__).parents[1] / "openapi"
+_EXAMPLES = int(os.environ.get("LOOKONCE_TEST_OPENAPI_EXAMPLES", "20"))  # an operation and phase
+_SEED = os.environ.get("LOOKONCE_TEST_OPENAPI_SEED", "1")
+
+
+@pytest.fixture(scope="module")
+def key() -> str:
+    return new_key()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, key):
+    keys = tmp_path_factory.mktemp("keys") / "keys.toml"
+    keys.write_text(f'[tenants]\nacme = ["sha256:{key_hash(key)}"]\n')
+    with LookonceServer("--api-keys", str(keys), "--max-answer-tokens", "8") as running:
+        yield running
+
+
+def test_schemathesis_finds_nothing(server, key, tmp_path):
+    report = tmp_path / "report.json"
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(_FOLDER / "schemathesis.toml")),
+        *("run", f"{server.url}/openapi.json", "--checks", "all", "--continue-on-failure", "--no-color"),
+        *("--header", f"Authorization: Bearer {key}", "--max-examples", str(_EXAMPLES), "--seed", _SEED),
+        *("--report", "json", "--report-json-path", str(report)),
+    ]
+    environment = os.environ | {"SCHEMATHESIS_HOOKS": "tests.openapi.hooks"}
+    done = subprocess.run(command, env=environment, cwd=_FOLDER.parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr
+    assert json.loads(report.read_text())
