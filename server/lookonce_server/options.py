@@ -61,7 +61,8 @@ class ContextLimits:
     def _check_retention(self, options: ContextOptions, own: DescribePlan) -> None:
         assert options.retention is not None
         if not self.min_retention <= options.retention <= self.max_retention:
-            span = f"{self.min_retention:g} to {self.max_retention:g}, or " if self.max_retention else ""
+            least = f"at least {self.min_retention:g} and " if self.min_retention else ""
+            span = f"{least}at most {self.max_retention:g}, or " if self.max_retention else ""
             _refuse(options, "retention", f"{options.retention:g}", f"{span}the server's own {own.retention:g}")
 
     def _check_ttl(self, options: ContextOptions) -> None:
