@@ -14,7 +14,7 @@ from dataclasses import astuple
 from PIL import Image
 
 from lookonce_server.decoding.limits import ImageLimits
-from lookonce_server.decoding.worker import REPLY, REQUEST
+from lookonce_server.decoding.messages import REPLY, REQUEST
 from lookonce_server.errors import InvalidImageError
 
 _log = logging.getLogger(__name__)

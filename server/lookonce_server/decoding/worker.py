@@ -7,20 +7,13 @@ killed, has little memory, may write no files, and has none of the server's secr
 
 import os
 import resource
-import struct
 import sys
 from typing import BinaryIO
 
 from lookonce_server.decoding.decode import decode_image
 from lookonce_server.decoding.limits import ImageLimits
+from lookonce_server.decoding.messages import REPLY, REQUEST
 from lookonce_server.errors import InvalidImageError
-
-REQUEST = struct.Struct(
-    ">QQQQQ"
-)  # max_bytes, max_pixels, max_side, max_aspect; then how many bytes of the image follow
-REPLY = struct.Struct(
-    ">IIQ"
-)  # width and height, both 0 for a refusal; then how many bytes of RGB pixels or UTF-8 follow
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ def parse_network(text: str) -> Network:
         ValueError: it is none, or one of IPv4 addresses in disguise.
     """
     network = ip_network(text)
-    if any(network.version == one.version and network.overlaps(one) for one in _DISGUISES):  # type: ignore[arg-type]
+    if any(network.version == one.version and network.overlaps(one) for one in _DISGUISES):
         raise ValueError(f"{text!r} has IPv6 addresses that stand for IPv4 ones: give the IPv4 network itself")
     return network
 

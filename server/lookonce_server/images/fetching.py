@@ -37,8 +37,8 @@ class Fetcher:
     """Fetches images.
 
     Each request, redirects included, goes to a host that the policy allows. Its name is resolved once, each of its
-    addresses is checked, and the connection is made to one of these very addresses: a name that leads elsewhere a moment
-    later changes nothing. No cookies, credentials, proxies, or connections that are kept.
+    addresses is checked, and the connection is made to one of these very addresses: a name that leads elsewhere a
+    moment later changes nothing. No cookies, credentials, proxies, or connections that are kept.
 
     Args:
         policy: what may be fetched.

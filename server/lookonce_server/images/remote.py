@@ -73,10 +73,10 @@ class FetchPolicy:
             raise NotAllowedError("its scheme is not accepted")
         if url.userinfo:
             raise NotAllowedError("it has a user name or password")
-        host = normal_host(url.host)
+        host = normal_host(url.raw_host.decode("ascii"))
         if host is None:
             raise NotAllowedError("it has no proper host")
-        port = url.port or DEFAULT_PORTS[url.scheme]
+        port = DEFAULT_PORTS[url.scheme] if url.port is None else url.port
         if not any(one.matches(url.scheme, host, port) for one in self.hosts):
             raise NotAllowedError("its host or port is not one of those that the operator allows")
         return Target(url.scheme, host, port, url.raw_path.decode("ascii"))
