@@ -36,6 +36,8 @@ def as_seen(image: Image.Image) -> Image.Image:
     """
     if image.mode in _NUMBERS:
         raise InvalidImageError("The image has 32 bits a channel; up to 16 are read.")
+    if image.info.get("default_image"):  # of an animated PNG, for those who know no animations
+        image.seek(1)
     frame = _frame(image)
     _scale_key(image)
     image.load()
