@@ -122,5 +122,15 @@ class Metrics:
         self.context_bytes = Histogram(
             "lookonce_context_size_bytes", "Tensor bytes of contexts made.", buckets=_BYTES, registry=r
         )
+        self.image_decodes = Counter("lookonce_image_decodes", "Images decoded, by outcome.", ["outcome"], registry=r)
+        self.image_decode_seconds = Histogram(
+            "lookonce_image_decode_duration_seconds",
+            "Decoding an image, waiting for a process included.",
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.image_fetches = Counter(
+            "lookonce_image_fetches", "Images asked for by a remote URL, by outcome.", ["outcome"], registry=r
+        )
         self.retention = Gauge("lookonce_retention_ratio", "Share of the image tokens kept.", registry=r)
         self.queue_depth = Gauge("lookonce_queue_depth", "Passes that wait or run in the engine.", registry=r)

@@ -5,10 +5,11 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -16,10 +17,21 @@ from pydantic_settings import (
 
 from lookonce_cache import PRECISIONS
 from lookonce_pruning import SELECTIONS, RowSource
+from lookonce_server.decoding.limits import MOST_PIXELS
+from lookonce_server.images.addresses import parse_network
+from lookonce_server.images.hosts import AllowedHost
 from lookonce_server.options import ContextLimits
 
 BUNDLED = "bundled"
 _VLLM = "--vllm-"
+
+
+def _split(value: Any) -> Any:
+    return [one.strip() for one in value.split(",")] if isinstance(value, str) else value
+
+
+# Several in one setting: a list in the TOML file, and elsewhere separated by commas.
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -118,7 +130,24 @@ class Settings(BaseSettings):
     max_image_bytes: Annotated[int, Field(gt=0, description="largest image accepted, encoded, in bytes")] = (
         20 * 1024 * 1024
     )
-    max_image_pixels: Annotated[int, Field(gt=0, description="largest image accepted, in pixels")] = 40_000_000
+    max_image_pixels: Annotated[int, Field(gt=0, le=MOST_PIXELS, description="largest image accepted, in pixels")] = (
+        40_000_000
+    )
+    max_image_side: Annotated[int, Field(gt=0, description="largest width, and height, in pixels")] = 20_000
+    image_decoders: Annotated[int, Field(gt=0, description="images decoded at once, each in a process of its own")] = 2
+    image_decode_timeout: Annotated[
+        float, Field(gt=0, le=3600, description="seconds that decoding an image may take")
+    ] = 20.0
+    image_hosts: Annotated[
+        Names, Field(description="hosts that images are fetched from: 'example.com,*.cdn.example.com'; default: none")
+    ] = ()
+    image_http: Annotated[bool, Field(description="fetch images by http: too, not only by https:")] = False
+    image_networks: Annotated[
+        Names, Field(description="private networks that these hosts may be in, as in '10.1.2.0/24'; default: none")
+    ] = ()
+    image_fetch_timeout: Annotated[
+        float, Field(gt=0, le=3600, description="seconds that fetching an image may take")
+    ] = 10.0
     max_answer_tokens: Annotated[int, Field(gt=0, description="most tokens of an answer, and the default")] = 1024
     max_running: Annotated[int, Field(gt=0, description="passes in work at once (vLLM: --vllm-max-num-seqs)")] = 8
     max_queue: Annotated[int, Field(gt=0, description="passes that wait or run before requests get a 429")] = 256
@@ -130,6 +159,20 @@ class Settings(BaseSettings):
         known = sorted(SELECTIONS) if info.field_name == "selection" else PRECISIONS
         if value not in known:
             raise ValueError(f"expected one of {', '.join(known)}")
+        return value
+
+    @field_validator("image_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            AllowedHost.parse(one)
+        return value
+
+    @field_validator("image_networks")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            parse_network(one)
         return value
 
     @field_validator("vllm")

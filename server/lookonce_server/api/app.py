@@ -1,5 +1,6 @@
 """The application and its parts, made when it starts and closed when it ends."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +21,9 @@ from lookonce_server.api.state import AppState
 from lookonce_server.contexts import Contexts
 from lookonce_server.engines.base import DescribePlan, Engine
 from lookonce_server.errors import ModelRefusedError
-from lookonce_server.images import ImageLimits, Images
+from lookonce_server.images import DecodeProcesses, Fetcher, FetchPolicy, ImageLimits, Images
+from lookonce_server.images.addresses import parse_network
+from lookonce_server.images.hosts import AllowedHost
 from lookonce_server.metrics import Metrics
 from lookonce_server.sessions import Sessions
 from lookonce_server.settings import BUNDLED, Settings
@@ -40,7 +43,7 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
     access = Access.read(settings.api_keys)
     store = open_store(settings.store, ttl=settings.ttl, observer=metrics.store)
     engine = await _load_engine(settings)
-    images = Images(ImageLimits(settings.max_image_bytes, settings.max_image_pixels))
+    images = _images(settings, metrics)
     plan = _plan(settings, engine)
     contexts = Contexts(
         engine,
@@ -71,6 +74,7 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
         await contexts.close()
         await engine.close()
         await store.close()
+        await asyncio.to_thread(images.close)
 
 
 def _app(state: AppState) -> FastAPI:
@@ -143,6 +147,23 @@ def _model_path(name: str) -> str:
     from lookonce_scenes import CHECKPOINT
 
     return str(CHECKPOINT)
+
+
+def _images(settings: Settings, metrics: Metrics) -> Images:
+    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)
+    policy = FetchPolicy(
+        tuple(AllowedHost.parse(host) for host in settings.image_hosts),
+        networks=tuple(parse_network(network) for network in settings.image_networks),
+        plain_http=settings.image_http,
+        max_bytes=settings.max_image_bytes,
+        timeout=settings.image_fetch_timeout,
+    )
+    return Images(
+        limits,
+        processes=DecodeProcesses(settings.image_decoders, settings.image_decode_timeout),
+        fetcher=Fetcher(policy, metrics=metrics) if policy.hosts else None,
+        metrics=metrics,
+    )
 
 
 def _plan(settings: Settings, engine: Engine) -> DescribePlan:

@@ -13,7 +13,7 @@ from lookonce_scenes.world import Scene, render, sample_scene
 from lookonce_server.contexts import Contexts
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import DescribePlan, Engine, Piece, Sampling, Started
-from lookonce_server.images import ContextReference, ImageBytes, ImageLimits, Images
+from lookonce_server.images import ContextReference, DecodeProcesses, ImageBytes, ImageLimits, Images
 from lookonce_server.metrics import Metrics
 from lookonce_server.options import ContextOptions
 from lookonce_server.sessions import Lookup, Sessions
@@ -44,6 +44,12 @@ def encoded(image: Image.Image, form: str, **options) -> bytes:
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()
+
+
+@cache
+def decode_processes() -> DecodeProcesses:
+    """Those of all tests."""
+    return DecodeProcesses()
 
 
 def about(question: str) -> Conversation:
@@ -93,7 +99,7 @@ class Bench:
     precision: str = "native"
 
     def __post_init__(self) -> None:
-        self.images = Images(self.limits)
+        self.images = Images(self.limits, processes=decode_processes(), metrics=self.metrics)
         self.contexts = Contexts(
             self.engine,
             self.store,

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from lookonce_cache import MemoryStore, StoreUnavailableError, digest, open_store
-from lookonce_server import images
 from lookonce_server.describing import context_identity
 from lookonce_server.engines.base import Sampling
 from lookonce_server.errors import ContextNotFoundError, ContextNotKeptError, EngineError, InvalidImageError
@@ -41,8 +40,8 @@ async def test_a_question_without_an_image_looks_nothing_up(bench):
 @pytest.mark.parametrize("on_miss", ["compress", "full"])
 async def test_several_answers_stand_on_one_lookup(bench, monkeypatch, on_miss):
     decoded = []
-    decode_image = images.decode_image
-    monkeypatch.setattr(images, "decode_image", lambda *args: decoded.append(1) or decode_image(*args))
+    decode = bench.images.decode
+    monkeypatch.setattr(bench.images, "decode", lambda image: decoded.append(1) or decode(image))
     miss = await bench.ask_often(png(42), QUESTION, 3, on_miss)
     await bench.settle()
     hit = await bench.ask_often(png(42), QUESTION, 3, on_miss)

@@ -1,0 +1,49 @@
+"""A process that decodes one image after another: `python -m lookonce_server.decoding.worker`.
+
+It reads requests on its standard input and replies on its standard output until that input ends. Strangers' bytes are
+decoded in here so that a decoder that hangs, takes all memory or is broken into costs this process alone: it can be
+killed, has little memory, may write no files, and has none of the server's secrets and no other request's image.
+"""
+
+import os
+import resource
+import sys
+from typing import BinaryIO
+
+from lookonce_server.decoding.decode import decode_image
+from lookonce_server.decoding.limits import ImageLimits
+from lookonce_server.decoding.messages import REPLY, REQUEST
+from lookonce_server.errors import InvalidImageError
+
+
+def main() -> None:
+    """Decode what comes in, until nothing comes."""
+    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library may print is no reply
+    _give_up_rights()
+    while header := requests.read(REQUEST.size):
+        *limits, length = REQUEST.unpack(header)
+        _reply(replies, requests.read(length), ImageLimits(*limits))
+
+
+def _give_up_rights() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # pipes are no files
+
+
+def _reply(replies: BinaryIO, data: bytes, limits: ImageLimits) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory, resource.RLIM_INFINITY))
+    try:
+        image = decode_image(data, limits, "")
+        size, payload = image.size, image.tobytes()
+    except InvalidImageError as error:
+        size, payload = (0, 0), str(error).encode("utf-8", "replace")
+    except MemoryError:
+        size, payload = (0, 0), b"The image needs too much memory to decode."
+    replies.write(REPLY.pack(*size, len(payload)))
+    replies.write(payload)
+    replies.flush()
+
+
+if __name__ == "__main__":
+    main()

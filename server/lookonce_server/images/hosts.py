@@ -1,0 +1,77 @@
+"""Which hosts images are fetched from: a list that the operator gives."""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+import httpx2
+
+_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+# What resolvers take for an IPv4 address, however odd: 2130706433, 0x7f.1, 127.1.
+_NUMBER = re.compile(r"([0-9]+|0x[0-9a-f]*)")
+_ENTRY = re.compile(r"(?P<any>\*\.)?(?P<host>\[[^\]]*\]|[^:/@\[\]]+)(:(?P<port>[0-9]{1,5}))?")
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedHost:
+    """A host, or all hosts below it, never the host itself then.
+
+    Attributes:
+        host: normalised: see `normal_host`.
+        below: whether it stands for the hosts below it.
+        port: the only port; None for the scheme's own.
+    """
+
+    host: str
+    below: bool
+    port: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> "AllowedHost":
+        """An entry of the list: 'example.com', '*.example.com', 'example.com:8443', '10.1.2.3', '[2001:db8::1]'.
+
+        Raises:
+            ValueError: it is none.
+        """
+        entry = _ENTRY.fullmatch(text)
+        host = normal_host(entry["host"]) if entry else None
+        port = int(entry["port"]) if entry and entry["port"] else None
+        below = bool(entry and entry["any"])
+        if host is None or port == 0 or (port or 0) > 65535 or (below and _is_address(host)):
+            raise ValueError(
+                f"{text!r} is no host; expected such as 'example.com', '*.example.com' for all hosts below it,"
+                " or 'example.com:8443'"
+            )
+        return cls(host, below, port)
+
+    def matches(self, scheme: str, host: str, port: int) -> bool:
+        """Whether a URL of that scheme, host and port is allowed; the host normalised."""
+        if port != (self.port or DEFAULT_PORTS[scheme]):
+            return False
+        return host.endswith(f".{self.host}") if self.below else host == self.host
+
+
+def normal_host(text: str) -> str | None:
+    """A host in its one spelling: lower case, IDNA, no dot at the end, addresses as they are usually written.
+
+    None for what is no host, and for addresses in odd spellings, which resolvers understand all the same.
+    """
+    try:
+        host = httpx2.URL(scheme="https", host=text, path="/").raw_host.decode("ascii").lower()
+    except httpx2.InvalidURL:
+        return None
+    host = host.removesuffix(".")
+    if _is_address(host):
+        return None if "%" in host else ipaddress.ip_address(host).compressed
+    if not _NAME.fullmatch(host) or len(host) > 253 or _NUMBER.fullmatch(host.rpartition(".")[2]):
+        return None
+    return host
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
