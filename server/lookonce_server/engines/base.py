@@ -25,12 +25,14 @@ class ModelFacts:
         template_digest: digest of the chat template.
         num_layers: layers of the text model.
         max_tokens: positions the model was made for: prompt and answer together.
+        vocabulary: how many tokens it knows.
     """
 
     fingerprint: str
     template_digest: str
     num_layers: int
     max_tokens: int
+    vocabulary: int
 
     def fit(self, prompt_tokens: int, sampling: "Sampling") -> "Sampling":
         """The sampling, its answer shortened to what the model has room for after the prompt.
@@ -59,6 +61,7 @@ class Sampling:
         stop: texts that end the answer, and are not part of it.
         presence_penalty: taken off the logits of tokens that the answer has already.
         frequency_penalty: the same, times how often it has them. Neither ever looks at the prompt.
+        logit_bias: (token, bias) pairs: what is added to the logits of single tokens.
         logprobs: None: not asked for; 0: of the chosen token; k: also of the k most likely.
         json_schema: the answer is JSON that this JSON Schema, as JSON text, accepts; None: free text.
     """
@@ -70,6 +73,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
     json_schema: str | None = None
 
@@ -122,7 +126,7 @@ class Started(NamedTuple):
 class TokenLogprob(NamedTuple):
     """What the model made of a token: log-softmax, float32, of its raw logits.
 
-    That is before temperature, penalties and top_p.
+    That is before temperature, penalties, biases and top_p.
     """
 
     token: int

@@ -8,9 +8,10 @@ then the question. The description itself is dropped, so the turn is closed as i
 from typing import Any, NamedTuple
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
-from lookonce_server.conversation import Conversation
+from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.errors import InvalidImageError, InvalidRequestError, ModelRefusedError
 
 _MARK = "lookonce:description"
@@ -97,15 +98,24 @@ class PromptRenderer:
         turn = _describe_turn(describe_prompt)
         described = [*turn, {"role": "assistant", "content": [{"type": "text", "text": _MARK}]}]
         question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
-        before, mark, _ = self._render([*described, question]).partition(_MARK)
-        if not mark or before.rstrip() != self._render(turn).rstrip():
+        try:
+            before, mark, _ = self._render([*described, question]).partition(_MARK)
+            alone = self._render(turn)
+        except InvalidRequestError as error:
+            raise ModelRefusedError(str(error)) from error
+        if not mark or before.rstrip() != alone.rstrip():
             raise ModelRefusedError(
                 "The chat template renders the describe turn differently when another turn follows it, so that what"
                 " follows a context cannot be told."
             )
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
-        text: str = self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        try:
+            text: str = self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:  # what templates raise on roles that they do not have, or in another order
+            raise InvalidRequestError(
+                f"The model's chat template does not take this conversation: {error}", param="messages"
+            ) from error
         return text
 
     def _ids(self, text: str) -> list[int]:
@@ -126,13 +136,14 @@ class PromptRenderer:
 
     def _refuse_stand_ins(self, conversation: Conversation) -> None:
         """Text that names such a token would be counted as an image, or have the model look for a video."""
-        for i, turn in enumerate(conversation.turns):
-            for text, kind in self._stand_ins.items():
-                if text in turn.text:
+        said = [(i, field, text) for i, turn in enumerate(conversation.turns) for field, text in _texts(turn)]
+        for i, field, text in said:
+            for token, kind in self._stand_ins.items():
+                if token in text:
                     raise InvalidRequestError(
-                        f"The text contains {text!r}, which stands for {kind} input with this model. Remove it, and"
+                        f"The text contains {token!r}, which stands for {kind} input with this model. Remove it, and"
                         " send images as image_url parts.",
-                        param=f"messages[{i}].content",
+                        param=f"messages[{i}].{field}",
                     )
 
 
@@ -150,6 +161,11 @@ def image_grid(config: Any, count: int, grid_thw: Tensor | None) -> tuple[int, i
         return height // merge, width // merge
     side = int(count**0.5)
     return (side, side) if side * side == count else (1, count)
+
+
+def _texts(turn: Turn) -> tuple[tuple[str, str], ...]:
+    """What of a turn a template may show, by the fields of its message."""
+    return (("content", turn.before_image), ("content", turn.text), ("name", turn.name or ""))
 
 
 def _describe_turn(prompt: str) -> list[dict[str, Any]]:

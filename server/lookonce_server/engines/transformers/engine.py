@@ -45,6 +45,7 @@ class TransformersEngine:
             template_digest=digest(str(loaded.processor.chat_template).encode()),
             num_layers=self._runner.num_layers,
             max_tokens=self._runner.max_tokens,
+            vocabulary=loaded.model.config.get_text_config().vocab_size,
         )
         self.registry: CollectorRegistry | None = None
         self._worker = Worker(max_running=max_running, max_queue=max_queue)

@@ -69,6 +69,7 @@ class VllmEngine:
             template_digest=digest(str(processor.chat_template).encode()),
             num_layers=model.get_total_num_hidden_layers(),
             max_tokens=model.max_model_len,
+            vocabulary=model.get_vocab_size(),
         )
         self._dtype = str(dtype).removeprefix("torch.")
         self._shared: SharedTokens | None = None  # until the self-check has found them
