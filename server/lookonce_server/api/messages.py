@@ -63,13 +63,15 @@ class ImagePart(ChatModel):
 
 
 def kind_of(value: Any) -> str:
-    """The `type` of an object, by which unions of them are told apart."""
+    """The branch of a union that an object's `type` chooses; no field has such a name, so that errors name fields."""
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return str(kind)
+    return f"type={kind}"
 
 
 Part = Annotated[
-    Annotated[TextPart, Tag("text")] | Annotated[ImagePart, Tag("image_url")] | Annotated[RefusalPart, Tag("refusal")],
+    Annotated[TextPart, Tag("type=text")]
+    | Annotated[ImagePart, Tag("type=image_url")]
+    | Annotated[RefusalPart, Tag("type=refusal")],
     Discriminator(
         kind_of,
         custom_error_type="part_type",

@@ -81,21 +81,21 @@ def read_messages(messages: list[Message], describe_prompt: str) -> tuple[Conver
 
 
 def _check_parts(message: Message, place: str) -> None:
-    """Raise InvalidRequestError where a message has what its role does not have."""
-    if message.content is None and message.role != "assistant":
-        raise InvalidRequestError(f"{place}.content: Field required.", param=f"{place}.content")
-    if message.refusal is not None and message.role != "assistant":
-        raise InvalidRequestError("Only assistant messages may have a refusal.", param=f"{place}.refusal")
+    """Raise InvalidRequestError where a message has what its role does not have, or lacks what it needs."""
+    role = message.role
+    if message.content is None and role != "assistant":
+        raise _refused(f"{place}.content", "Field required")
+    if message.refusal is not None and role != "assistant":
+        raise _refused(f"{place}.refusal", f"only assistant messages may have one, not {role!r}")
     for i, part in enumerate(message.content if isinstance(message.content, list) else []):
-        if isinstance(part, RefusalPart) and message.role != "assistant":
-            raise InvalidRequestError(
-                f"Only assistant messages may have refusals, not {message.role!r}.", param=f"{place}.content[{i}].type"
-            )
-        if isinstance(part, ImagePart) and message.role != "user":
-            raise InvalidRequestError(
-                f"Only user messages may have images, not {message.role!r}.",
-                param=f"{place}.content[{i}].image_url.url",
-            )
+        if isinstance(part, ImagePart) and role != "user":
+            raise _refused(f"{place}.content[{i}].type", f"only user messages may have images, not {role!r}")
+        if isinstance(part, RefusalPart) and role != "assistant":
+            raise _refused(f"{place}.content[{i}].type", f"only assistant messages may have a refusal, not {role!r}")
+
+
+def _refused(param: str, why: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{param}: {why}.", param=param)
 
 
 def _images(message: Message, place: str) -> list[ImageField]:

@@ -15,22 +15,23 @@ _ANY_OBJECT = '{"type":"object"}'
 
 def _small(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema that a grammar can be made of in reasonable time."""
-    level, depth = [*schema.values()], 1
-    while level := [child for node in level for child in _children(node)]:
+    level: list[Any] = [schema]
+    depth = 0
+    while level := [node for node in level if isinstance(node, dict | list)]:
         depth += 1
         if depth > MAX_DEPTH:
             raise PydanticCustomError("schema_depth", "must be nested at most {most} levels deep", {"most": MAX_DEPTH})
-    if len(json.dumps(schema, separators=(",", ":"))) > MAX_CHARACTERS:
+        level = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
+    if len(_text(schema)) > MAX_CHARACTERS:
         raise PydanticCustomError(
             "schema_size", "must have at most {most} characters, written as JSON", {"most": MAX_CHARACTERS}
         )
     return schema
 
 
-def _children(node: Any) -> list[Any]:
-    if isinstance(node, dict):
-        return list(node.values())
-    return node if isinstance(node, list) else []
+def _text(schema: dict[str, Any]) -> str:
+    """A schema as JSON, its keys in the order they came in."""
+    return json.dumps(schema, separators=(",", ":"), allow_nan=False)
 
 
 class TextFormat(ChatModel):
@@ -70,14 +71,14 @@ class JsonSchemaFormat(ChatModel):
     json_schema: JsonSchema
 
     def json_schema_text(self) -> str | None:
-        """The schema, as JSON text with its keys in the order they came in."""
-        return json.dumps(self.json_schema.schema_, separators=(",", ":"))
+        """The schema."""
+        return _text(self.json_schema.schema_)
 
 
 ResponseFormat = Annotated[
-    Annotated[TextFormat, Tag("text")]
-    | Annotated[JsonObjectFormat, Tag("json_object")]
-    | Annotated[JsonSchemaFormat, Tag("json_schema")],
+    Annotated[TextFormat, Tag("type=text")]
+    | Annotated[JsonObjectFormat, Tag("type=json_object")]
+    | Annotated[JsonSchemaFormat, Tag("type=json_schema")],
     Discriminator(
         kind_of,
         custom_error_type="format_type",

@@ -121,7 +121,7 @@ async def test_an_unknown_error_is_logged_and_tells_nothing(call, caplog):
         ({"logit_bias": {"a": 1}}, "logit_bias.a", "should match pattern"),
         ({"logit_bias": {"7": 101}}, "logit_bias.7", "less than or equal to 100"),
         ({"metadata": {"a" * 65: "b"}}, "metadata." + "a" * 65, "at most 64 characters"),
-        ({"messages": [{"role": "user", "content": {"str": 1, "text": 2}}]}, "messages[0].content", "valid list"),
+        ({"messages": [{"role": "user", "content": {"str": 1, "text": 2}}]}, "messages[0].content", "given: {'str'"),
         ({"response_format": {"type": "xml"}}, "response_format", "'json_object' or 'json_schema'"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
