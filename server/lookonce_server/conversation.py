@@ -1,6 +1,6 @@
 """What is asked, free of any wire format: turns of text, at most one of them with an image."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
@@ -12,18 +12,33 @@ class Turn:
 
     Attributes:
         role: who speaks.
-        text: what is said.
+        text: what is said; after the image, where there is one.
         has_image: whether the conversation's image belongs to this turn.
+        before_image: what is said before it.
+        name: of the speaker, for templates that show it.
     """
 
     role: Role
     text: str
     has_image: bool = False
+    before_image: str = ""
+    name: str | None = None
+
+    @property
+    def said(self) -> str:
+        """All of its text."""
+        return "\n".join(filter(None, (self.before_image, self.text)))
+
+    def as_message(self) -> dict[str, Any]:
+        """The message as chat templates take it, its parts in their order."""
+        image = [{"type": "image"}] if self.has_image else []
+        content = [*_text(self.before_image), *image, *_text(self.text)] or [{"type": "text", "text": ""}]
+        return {"role": self.role, "content": content} | ({"name": self.name} if self.name else {})
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A chat, oldest turn first; the last one is the user's question."""
+    """A chat, oldest turn first; the last turn that is not the system's is the user's question."""
 
     turns: tuple[Turn, ...]
 
@@ -33,25 +48,26 @@ class Conversation:
         return any(turn.has_image for turn in self.turns)
 
     def as_messages(self) -> list[dict[str, Any]]:
-        """The messages as chat templates take them, an image before its turn's text."""
-        return [_message(turn) for turn in self.turns]
+        """The messages as chat templates take them."""
+        return [turn.as_message() for turn in self.turns]
 
     def after_image(self) -> list[dict[str, Any]]:
         """The messages as they follow a describe turn that already showed the image.
 
-        System text cannot stand in the middle of most templates, so it opens the first turn that follows. A turn that
-        was the image alone has been said.
+        System text cannot stand in the middle of most templates, so it opens the first turn of the user's that follows.
+        A turn that was the image alone has been said.
         """
         system = "\n".join(turn.text for turn in self.turns if turn.role == "system")
         spoken = [
-            turn for turn in self.turns if turn.role != "system" and not (turn.has_image and not turn.text.strip())
+            replace(turn, text=turn.said, before_image="", has_image=False)
+            for turn in self.turns
+            if turn.role != "system" and not (turn.has_image and not turn.said.strip())
         ]
-        messages = [_message(Turn(turn.role, turn.text)) for turn in spoken]
-        if system and messages:
-            messages[0] = _message(Turn(spoken[0].role, f"{system}\n{spoken[0].text}"))
-        return messages
+        first = next((i for i, turn in enumerate(spoken) if turn.role == "user"), None)
+        if system and first is not None:
+            spoken[first] = replace(spoken[first], text=f"{system}\n{spoken[first].text}")
+        return [turn.as_message() for turn in spoken]
 
 
-def _message(turn: Turn) -> dict[str, Any]:
-    image = [{"type": "image"}] if turn.has_image else []
-    return {"role": turn.role, "content": [*image, {"type": "text", "text": turn.text}]}
+def _text(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}] if text else []

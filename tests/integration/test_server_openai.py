@@ -278,7 +278,7 @@ PARTS = [{"type": "text", "text": "Hi"}]
         ),
         (
             {"messages": [messages("Hi", picture_url(1))[0] | {"role": "system"}, *messages("Hi", None)]},
-            "messages[0].content[1].image_url.url",
+            "messages[0].content[1].type",
         ),
         ({"messages": messages("What is <image>?", None)}, "messages[0].content"),
         ({"messages": messages("red " * 3000, None)}, "messages"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lookonce_server.api.accounts import Accounts
-from lookonce_server.engines.base import Piece
+from lookonce_server.engines.base import ModelFacts, Piece
 
 TokenText = Callable[[int], str]
 _UNLIKELY = -9999.0  # OpenAI's stand-in for minus infinity, which JSON does not have
@@ -17,16 +17,25 @@ class Completion:
 
     Args:
         model: its name in the API.
+        facts: of the model.
         accounts: of the question.
         token_text: the text of a token; None where nobody asked for log-probabilities.
+        stream_usage: whether a stream ends with the usage; its other events then say that they have none.
     """
 
-    def __init__(self, model: str, accounts: Accounts, *, token_text: TokenText | None) -> None:
-        self._model = model
+    def __init__(
+        self, model: str, facts: ModelFacts, accounts: Accounts, *, token_text: TokenText | None, stream_usage: bool
+    ) -> None:
         self._accounts = accounts
         self._token_text = token_text
-        self._id = f"chatcmpl-{uuid.uuid4().hex}"
-        self._created = int(time.time())
+        self._stream_usage = stream_usage
+        self._head = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+            "service_tier": "default",
+            "system_fingerprint": f"fp_{facts.fingerprint[:16]}",
+        }
 
     def whole(self, answers: Sequence[Sequence[Piece]]) -> dict[str, Any]:
         """All answers, each given by its pieces, in one object."""
@@ -47,7 +56,7 @@ class Completion:
     def first_chunks(self) -> Iterator[dict[str, Any]]:
         """The events that a stream begins with; the very first one tells of the lookup, as far as it is known."""
         for index in range(self._accounts.answers):
-            chunk = self._chunk(index, {"role": "assistant", "content": ""})
+            chunk = self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
             yield chunk if index else chunk | {"lookonce": self._accounts.extension()}
 
     def chunks(self, index: int, piece: Piece) -> Iterator[dict[str, Any]]:
@@ -60,9 +69,10 @@ class Completion:
                 "lookonce": self._accounts.extension(index)
             }
 
-    def usage_chunk(self) -> dict[str, Any]:
-        """The last event of a stream that was asked for usage."""
-        return self._object("chat.completion.chunk", []) | {"usage": self._usage()}
+    def last_chunks(self) -> Iterator[dict[str, Any]]:
+        """The events that a stream ends with: the usage, where it was asked for."""
+        if self._stream_usage:
+            yield self._object("chat.completion.chunk", []) | {"usage": self._usage()}
 
     def _usage(self) -> dict[str, Any]:
         """OpenAI's usage object: the prompt once, however many answers stand on it."""
@@ -71,7 +81,13 @@ class Completion:
             "prompt_tokens": prompt,
             "completion_tokens": generated,
             "total_tokens": prompt + generated,
-            "prompt_tokens_details": {"cached_tokens": self._accounts.cached_tokens},
+            "prompt_tokens_details": {"cached_tokens": self._accounts.cached_tokens, "audio_tokens": 0},
+            "completion_tokens_details": {
+                "reasoning_tokens": 0,
+                "audio_tokens": 0,
+                "accepted_prediction_tokens": 0,
+                "rejected_prediction_tokens": 0,
+            },
         }
 
     def _logprobs(self, pieces: Sequence[Piece]) -> dict[str, Any] | None:
@@ -87,15 +103,16 @@ class Completion:
     def _chunk(
         self,
         index: int,
-        delta: dict[str, str],
+        delta: dict[str, str | None],
         logprobs: dict[str, Any] | None = None,
         finish_reason: str | None = None,
     ) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return self._object("chat.completion.chunk", [choice])
+        usage = {"usage": None} if self._stream_usage else {}
+        return self._object("chat.completion.chunk", [choice]) | usage
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"id": self._id, "object": kind, "created": self._created, "model": self._model, "choices": choices}
+        return self._head | {"object": kind, "choices": choices}
 
 
 def _logprob(token_text: TokenText, token: int, logprob: float) -> dict[str, Any]:

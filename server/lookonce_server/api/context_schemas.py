@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lookonce_cache import CompressedContext, ContextInfo, Page
+from lookonce_server.api.messages import ImageUrlText
 from lookonce_server.api.schemas import ContextWishes
 from lookonce_server.contexts import TenantStats
 
@@ -14,7 +15,7 @@ class PictureRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image_url: Annotated[str, Field(description="a base64 data: URL, or one that the server may fetch")]
+    image_url: Annotated[ImageUrlText, Field(description="a base64 data: URL, or one that the server may fetch")]
 
 
 class PictureForm(BaseModel):

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from lookonce_cache import StoreUnavailableError
+from lookonce_server.api.fields import field_of, furthest, sendable, shown
 from lookonce_server.errors import (
     ContextLostError,
     ContextNotFoundError,
@@ -122,33 +123,12 @@ def _allowed(request: Request) -> str:
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     """The first thing that is wrong, with the field, the value and what is accepted."""
     assert isinstance(error, RequestValidationError)
-    # A message part may be of several kinds: the error that got furthest into the request is the one that helps.
-    _, worst = max(enumerate(error.errors()), key=lambda e: (len(e[1]["loc"]), e[0]))
-    param = _param(worst["loc"])
-    given = repr(worst.get("input"))
-    shown = given if len(given) <= 100 else given[:97] + "..."
-    if not param:
-        message = f"The request needs a body: {worst['msg']}."
-    elif worst["type"] == "extra_forbidden":
+    worst = furthest(error.errors())
+    param = field_of(worst, error.body)
+    if worst["type"] == "extra_forbidden":
         message = f"{param} is not supported by this server."
     elif worst["type"] == "json_invalid":
         return JSONResponse(_body("The body is not valid JSON.", "invalid_request_error", None, None), 400)
     else:
-        message = f"{param}: {worst['msg']} (given: {shown})."
-    return JSONResponse(_body(message, "invalid_request_error", param or None, None), 400)
-
-
-def _param(location: tuple[str | int, ...]) -> str:
-    """("body", "messages", 0, "content") as "messages[0].content"."""
-    parts = list(location[1:])  # without where it was sent: body, query or path
-    sent = [part for i, part in enumerate(parts) if not _is_branch(parts, i)]
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in sent).lstrip(".")
-
-
-def _is_branch(parts: list[str | int], i: int) -> bool:
-    """Whether a part of a location is no field but a branch of a union: "str", "list[...]", or a list item's tag."""
-    part = parts[i]
-    if isinstance(part, int):
-        return False
-    is_tag = i >= 2 and isinstance(parts[i - 1], int) and str(parts[i - 2]).startswith("list[tagged-union")
-    return is_tag or part == "str" or "[" in part
+        message = f"{param or 'The body'}: {worst['msg']} (given: {shown(worst.get('input'))})."
+    return JSONResponse(_body(sendable(message), "invalid_request_error", param, None), 400)

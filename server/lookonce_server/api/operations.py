@@ -4,12 +4,14 @@ import logging
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from lookonce_cache import StoreUnavailableError
-from lookonce_server.api.state import AppState, Tenant, state_of
-from lookonce_server.errors import EngineError, ModelNotFoundError
+from lookonce_server.api.documented import errors
+from lookonce_server.api.shapes import Health, Model, Models, NotReady, Ready
+from lookonce_server.api.state import AppState, Tenant, check_model, state_of
+from lookonce_server.errors import EngineError
 
 router = APIRouter()
 _log = logging.getLogger(__name__)
@@ -25,28 +27,27 @@ def _model(state: AppState) -> dict[str, Any]:
     }
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", response_model=Models, responses=errors())
 async def models(request: Request, tenant: Tenant) -> dict[str, Any]:
     """The one model served."""
     return {"object": "list", "data": [_model(state_of(request))]}
 
 
-@router.get("/v1/models/{name:path}")
+@router.get("/v1/models/{name:path}", response_model=Model, responses=errors(404))
 async def model(name: str, request: Request, tenant: Tenant) -> dict[str, Any]:
     """One model."""
     state = state_of(request)
-    if name != state.served_name:
-        raise ModelNotFoundError(f"The model {name!r} is not served here.", param="model")
+    check_model(name, state)
     return _model(state)
 
 
-@router.get("/health")
+@router.get("/health", response_model=Health)
 async def health() -> dict[str, str]:
     """The process is up and answers."""
     return {"status": "ok"}
 
 
-@router.get("/ready")
+@router.get("/ready", response_model=Ready, responses={503: {"description": "It cannot, for now.", "model": NotReady}})
 async def ready(request: Request) -> JSONResponse:
     """The model passed its self-check, the engine works, and the store answers."""
     state = state_of(request)
@@ -61,7 +62,7 @@ async def ready(request: Request) -> JSONResponse:
     return JSONResponse({"status": "ready", "model": state.served_name, "store": state.store.tier})
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse, responses={200: {"description": "Prometheus' text format."}})
 async def metrics(request: Request) -> Response:
     """Prometheus metrics: the server's, and the engine's own."""
     state = state_of(request)

@@ -3,74 +3,16 @@
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Field
 
+from lookonce_server.api.messages import ChatModel, Message, ModelName, Text
+from lookonce_server.api.response_format import ResponseFormat
+from lookonce_server.api.unused import Unused
 from lookonce_server.options import ContextOptions
-
-# Formats of our own: they tell readers, and generators of requests, what a text has to be.
-ModelName = Annotated[str, Field(json_schema_extra={"format": "model-name"})]
-ImageUrlText = Annotated[str, Field(json_schema_extra={"format": "image-url"})]
 
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TextPart(_Request):
-    """Text within a message."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ImageUrl(_Request):
-    """Where an image is: a base64 `data:` URL, or `lookonce:<context id>`."""
-
-    url: ImageUrlText
-    # Every image is taken at the resolution the model's processor chooses.
-    detail: Literal["auto", "low", "high"] = "auto"
-
-
-class ImagePart(_Request):
-    """An image within a message."""
-
-    type: Literal["image_url"]
-    image_url: ImageUrl
-
-
-def _part_kind(part: Any) -> str:
-    kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
-    return str(kind)
-
-
-Part = Annotated[
-    Annotated[TextPart, Tag("text")] | Annotated[ImagePart, Tag("image_url")],
-    Discriminator(
-        _part_kind,
-        custom_error_type="part_type",
-        custom_error_message="a part's type must be 'text' or 'image_url'",
-    ),
-]
-
-
-class Message(_Request):
-    """One message of the conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[Part], Field(min_length=1)]
-    name: str | None = None
-
-
-class StreamOptions(_Request):
-    """What a stream carries besides text."""
-
-    include_usage: bool = False
-
-
-class TextFormat(_Request):
-    """The only response format: free text."""
-
-    type: Literal["text"]
 
 
 class ContextWishes(_Request):
@@ -89,37 +31,89 @@ class ContextWishes(_Request):
         return ContextOptions(retention=self.retention, ttl=self.ttl, describe_prompt=self.describe_prompt, place=place)
 
 
+class StreamOptions(ChatModel):
+    """What a stream carries besides text. Nothing is added to hide the sizes of its events."""
+
+    include_usage: bool | None = None
+    include_obfuscation: Annotated[Any, Unused(False)] = None
+
+
 class Extension(ContextWishes):
     """lookonce's own options."""
 
+    model_config = ConfigDict(strict=True)
+
     on_miss: Literal["full", "compress"] | None = None
-    cache: Literal["use", "bypass"] = "use"
+    cache: Literal["use", "bypass"] | None = None
 
     def options(self, place: str = "lookonce.") -> ContextOptions:
         """See `ContextWishes.options`."""
         return replace(super().options(place), on_miss=self.on_miss, bypass=self.cache == "bypass")
 
 
-class ChatRequest(_Request):
-    """`POST /v1/chat/completions`. Fields with one accepted value are those whose default means "not used"."""
+class ChatRequest(ChatModel):
+    """`POST /v1/chat/completions`. Null is the same as leaving a field out."""
 
     model: ModelName
     messages: Annotated[list[Message], Field(min_length=1)]
-    stream: bool = False
-    stream_options: StreamOptions | None = None
+
+    # How the answer is made.
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     n: Annotated[int, Field(ge=1, le=8)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)]
+        | None
+    ) = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: (
+        Annotated[
+            dict[Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")], Annotated[float, Field(ge=-100, le=100)]],
+            Field(max_length=300),
+        ]
+        | None
+    ) = None
+    response_format: ResponseFormat | None = None
+
+    # How it is told.
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    response_format: TextFormat | None = None
+    lookonce: Extension | None = None
+
     # Labels for the caller's own bookkeeping: they change no answer.
-    user: str | None = None
-    metadata: dict[str, str] | None = None
-    lookonce: Extension = Extension()
+    user: Text | None = None
+    safety_identifier: Annotated[str, Field(max_length=128)] | None = None
+    prompt_cache_key: Text | None = None
+    metadata: (
+        Annotated[
+            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+        ]
+        | None
+    ) = None
+
+    # What is done anyway, and cannot be had otherwise.
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
+    parallel_tool_calls: bool | None = None  # there are no tools
+    reasoning_effort: Literal["none"] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    store: Annotated[Any, Unused(False)] = None
+    verbosity: Literal["medium"] | None = None
+
+    # What is not there.
+    audio: Annotated[Any, Unused()] = None
+    function_call: Annotated[Any, Unused("none")] = None
+    functions: Annotated[Any, Unused([])] = None
+    moderation: Annotated[Any, Unused()] = None
+    prediction: Annotated[Any, Unused()] = None
+    prompt_cache_options: Annotated[Any, Unused()] = None
+    prompt_cache_retention: Annotated[Any, Unused()] = None
+    tool_choice: Annotated[Any, Unused("none")] = None
+    tools: Annotated[Any, Unused([])] = None
+    web_search_options: Annotated[Any, Unused()] = None

@@ -29,6 +29,7 @@ class ModelFacts:
         max_tokens: positions the model was made for: prompt and answer together.
         stand_ins: the texts that no prompt may contain.
         framing: which part of a picture the image tokens cover; None where that cannot be told.
+        vocabulary: how many tokens it knows.
     """
 
     fingerprint: str
@@ -37,6 +38,7 @@ class ModelFacts:
     max_tokens: int
     stand_ins: StandIns
     framing: Framing | None
+    vocabulary: int
 
     def fit(self, prompt_tokens: int, sampling: "Sampling") -> "Sampling":
         """The sampling, its answer shortened to what the model has room for after the prompt.
@@ -65,6 +67,7 @@ class Sampling:
         stop: texts that end the answer, and are not part of it.
         presence_penalty: taken off the logits of tokens that the answer has already.
         frequency_penalty: the same, times how often it has them. Neither ever looks at the prompt.
+        logit_bias: (token, bias) pairs: what is added to the logits of single tokens.
         logprobs: None: not asked for; 0: of the chosen token; k: also of the k most likely.
         json_schema: the answer is JSON that this JSON Schema, as JSON text, accepts; None: free text.
     """
@@ -76,6 +79,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
     json_schema: str | None = None
 
@@ -136,7 +140,7 @@ class Started(NamedTuple):
 class TokenLogprob(NamedTuple):
     """What the model made of a token: log-softmax, float32, of its raw logits.
 
-    That is before temperature, penalties and top_p.
+    That is before temperature, penalties, biases and top_p.
     """
 
     token: int

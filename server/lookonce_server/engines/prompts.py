@@ -8,11 +8,12 @@ then the question. The description itself is dropped, so the turn is closed as i
 from typing import Any, NamedTuple
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
-from lookonce_server.conversation import Conversation
+from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.stand_ins import StandIns
-from lookonce_server.errors import InvalidImageError, ModelRefusedError
+from lookonce_server.errors import InvalidImageError, InvalidRequestError, ModelRefusedError
 
 _MARK = "lookonce:description"  # stands for the description while what follows it is looked for
 
@@ -93,15 +94,24 @@ class PromptRenderer:
         """Raise ModelRefusedError unless a later turn leaves the describe turn's own rendering as it is."""
         turn, mark = _describe_turn(describe_prompt), _mark(describe_prompt)
         question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
-        before, found, _ = self._render([*turn, _described(mark), question]).partition(mark)
-        if not found or before.rstrip() != self._render(turn).rstrip():
+        try:
+            before, found, _ = self._render([*turn, _described(mark), question]).partition(mark)
+            alone = self._render(turn)
+        except InvalidRequestError as error:
+            raise ModelRefusedError(str(error)) from error
+        if not found or before.rstrip() != alone.rstrip():
             raise ModelRefusedError(
                 "The chat template renders the describe turn differently when another turn follows it, so that what"
                 " follows a context cannot be told."
             )
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
-        text: str = self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        try:
+            text: str = self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:  # what templates raise on roles that they do not have, or in another order
+            raise InvalidRequestError(
+                f"The model's chat template does not take this conversation: {error}", param="messages"
+            ) from error
         return text
 
     def _ids(self, text: str) -> list[int]:
@@ -122,7 +132,8 @@ class PromptRenderer:
 
     def _refuse_stand_ins(self, conversation: Conversation) -> None:
         for i, turn in enumerate(conversation.turns):
-            self.stand_ins.refuse(turn.text, f"messages[{i}].content")
+            for field, text in _texts(turn):
+                self.stand_ins.refuse(text, f"messages[{i}].{field}")
 
 
 def image_grid(config: Any, count: int, grid_thw: Tensor | None) -> tuple[int, int]:
@@ -139,6 +150,11 @@ def image_grid(config: Any, count: int, grid_thw: Tensor | None) -> tuple[int, i
         return height // merge, width // merge
     side = int(count**0.5)
     return (side, side) if side * side == count else (1, count)
+
+
+def _texts(turn: Turn) -> tuple[tuple[str, str], ...]:
+    """What of a turn a template may show, by the fields of its message."""
+    return (("content", turn.before_image), ("content", turn.text), ("name", turn.name or ""))
 
 
 def _describe_turn(prompt: str) -> list[dict[str, Any]]:

@@ -3,19 +3,25 @@
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
 import torch
+from fastapi import FastAPI
 
 from lookonce_cache import MemoryStore
 from lookonce_scenes import CHECKPOINT
+from lookonce_server.access import Access
+from lookonce_server.api.app import _app
+from lookonce_server.api.state import AppState
 from lookonce_server.engines.base import DescribePlan
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
 from lookonce_server.engines.transformers.selfcheck import check_model
+from lookonce_server.settings import Settings
 
-from .samples import PLAN, PROMPT, Bench
+from .samples import ANSWER_TOKENS, PLAN, PROMPT, Bench
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +61,26 @@ def bench_with(engine):
 @pytest.fixture
 def bench(bench_with) -> Bench:
     return bench_with()
+
+
+@pytest.fixture
+def app(bench) -> FastAPI:
+    """The whole app on the shared engine; its model is called "m"."""
+    settings = Settings(max_answer_tokens=ANSWER_TOKENS)
+    return _app(
+        AppState(
+            settings=settings,
+            served_name="m",
+            engine=bench.engine,
+            store=bench.store,
+            contexts=bench.contexts,
+            sessions=bench.sessions,
+            access=Access({}),
+            images=bench.images,
+            metrics=bench.metrics,
+            started_at=time.time(),
+        )
+    )
 
 
 @pytest.fixture

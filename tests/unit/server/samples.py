@@ -19,6 +19,7 @@ from lookonce_server.options import ContextOptions
 from lookonce_server.sessions import Lookup, Sessions
 
 TENANT = DEFAULT_TENANT
+ANSWER_TOKENS = 300  # most tokens of an answer of `app`
 PROMPT = "Describe the image."
 PLAN = DescribePlan(prompt=PROMPT, max_tokens=48, rows="generated", window=(2, 6), selection="coverage", retention=0.05)
 EVERYTHING = replace(PLAN, retention=1.0)

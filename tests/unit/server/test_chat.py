@@ -2,45 +2,20 @@
 
 import asyncio
 import json
-import time
 
 import httpx2
 import pytest
 from starlette.requests import Request
 
-from lookonce_server.access import Access
 from lookonce_server.answers import Answers
-from lookonce_server.api.app import _app
 from lookonce_server.api.chat import chat
 from lookonce_server.api.schemas import ChatRequest
-from lookonce_server.api.state import AppState
-from lookonce_server.settings import Settings
 
-from .samples import TENANT, tasks_of
+from .samples import ANSWER_TOKENS, TENANT, tasks_of
 
 pytestmark = pytest.mark.anyio
 # Without the penalty's help the model ends its answers before anything can happen to them.
 ENDLESS = {"model": "m", "messages": [{"role": "user", "content": "xyzzy"}], "n": 3, "frequency_penalty": -2}
-TOKENS = 300
-
-
-@pytest.fixture
-def app(bench):
-    settings = Settings(max_answer_tokens=TOKENS)
-    return _app(
-        AppState(
-            settings=settings,
-            served_name="m",
-            engine=bench.engine,
-            store=bench.store,
-            contexts=bench.contexts,
-            sessions=bench.sessions,
-            access=Access({}),
-            images=bench.images,
-            metrics=bench.metrics,
-            started_at=time.time(),
-        )
-    )
 
 
 @pytest.fixture
@@ -82,7 +57,7 @@ async def assert_stopped(engine, steps: list[int]) -> None:
     async with asyncio.timeout(30):
         while engine.queue_depth:  # noqa: ASYNC110 - it tells no event
             await asyncio.sleep(0.001)
-    assert len(steps) < TOKENS  # of 3 * TOKENS
+    assert len(steps) < ANSWER_TOKENS  # of three times as many
 
 
 async def test_endless_answers_end_with_their_tokens(app, steps):

@@ -1,5 +1,7 @@
 """Errors to HTTP: one table, OpenAI's shape, and nothing of what is not the client's business."""
 
+import json
+
 import httpx2
 import pytest
 from fastapi import FastAPI
@@ -103,11 +105,34 @@ async def test_an_unknown_error_is_logged_and_tells_nothing(call, caplog):
         ),
         ({"stop": ["a"] * 5}, "stop", "at most 4 items"),
         ({"lookonce": {"on_miss": "x"}}, "lookonce.on_miss", "'full' or 'compress'"),
-        ({"tools": []}, "tools", "not supported by this server"),
+        ({"stop": ["a", ""]}, "stop[1]", "at least 1 character"),
+        ({"stop": 3}, "stop", "given: 3"),
+        ({"tools": [{}]}, "tools", "not supported by this server; leave it out, or send []"),
+        ({"audio": {}}, "audio", "leave it out (given: {})"),
+        ({"store": 0}, "store", "given: 0"),
+        ({"surprise": None}, "surprise", "not supported by this server"),
+        ({"\ud800": 1}, None, "The body: Input should be a valid string"),
+        ({"user": "\ud800"}, "user", "given: '\\ud800'"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content", "valid string"),
+        ({"model": "\ud800"}, "model", "given: '\\ud800'"),
+        ({"model": None}, "model", "valid string"),
+        ({"n": "1"}, "n", "valid integer"),
+        ({"n": True}, "n", "valid integer"),
+        ({"logit_bias": {"a": 1}}, "logit_bias.a", "should match pattern"),
+        ({"logit_bias": {"7": 101}}, "logit_bias.7", "less than or equal to 100"),
+        ({"metadata": {"a" * 65: "b"}}, "metadata." + "a" * 65, "at most 64 characters"),
+        ({"messages": [{"role": "user", "content": {"str": 1, "text": 2}}]}, "messages[0].content", "given: {'str'"),
+        ({"response_format": {"type": "xml"}}, "response_format", "'json_object' or 'json_schema'"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+            "response_format.json_schema.schema",
+            "required",
+        ),
     ],
 )  # fmt: skip
 async def test_a_wrong_field_is_named_as_the_client_wrote_it(call, fields, param, said):
-    reply = await call(json=body(**fields))
+    content = json.dumps(body(**fields))  # in ASCII, which may stand for what UTF-8 cannot
+    reply = await call(content=content, headers={"content-type": "application/json"})
     error = reply.json()["error"]
     assert (reply.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
     assert said in error["message"]
@@ -117,9 +142,28 @@ async def test_a_wrong_query_parameter_is_named(call):
     assert (await call(json=body(), params={"limit": "x"})).json()["error"]["param"] == "limit"
 
 
-async def test_a_long_value_is_shown_in_part(call):
-    reply = await call(json=body(temperature="x" * 100_000))
-    assert len(reply.text) < 500
+@pytest.mark.parametrize(
+    "fields",
+    [{"temperature": "x" * 100_000}, {"x" * 100_000: 1}, {"response_format": {"type": "x" * 100_000}}],
+    ids=["value", "name", "tag"],
+)
+async def test_a_long_value_is_shown_in_part(call, fields):
+    reply = await call(json=body(**fields))
+    assert len(reply.text) < 1000
+
+
+async def test_a_deep_value_is_shown_in_part(call):
+    deep = json.dumps(body(tools=0)).replace("0}", "[" * 500 + "]" * 500 + "}")
+    reply = await call(content=deep, headers={"content-type": "application/json"})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "tools")
+
+
+@pytest.mark.parametrize("content", [b"[]", b"3", b'"text"', b"null", b""])
+async def test_a_body_that_is_no_object_is_named_as_a_whole(call, content):
+    reply = await call(content=content, headers={"content-type": "application/json"})
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"]) == (400, None)
+    assert error["message"].startswith("The body")
 
 
 async def test_a_body_that_is_no_json(call):

@@ -47,6 +47,54 @@ def test_system_text_opens_the_first_turn_that_follows(prompts):
     assert continued(prompts, *turns) == "</s><|user|>Be brief.\nBe kind.\nWhat color is it?<|assistant|>"
 
 
+def test_system_text_opens_a_turn_of_the_users(prompts):
+    turns = [
+        Turn("user", "", has_image=True),
+        Turn("assistant", "a circle"),
+        Turn("user", "Sure?"),
+        Turn("system", "Be brief."),
+    ]
+    assert continued(prompts, *turns) == "</s><|assistant|>a circle</s><|user|>Be brief.\nSure?<|assistant|>"
+
+
+def test_text_before_the_image_follows_it(prompts):
+    turn = Turn("user", "What is it?", has_image=True, before_image="Here is a picture.")
+    assert continued(prompts, turn) == "</s><|user|>Here is a picture.\nWhat is it?<|assistant|>"
+
+
+def test_a_full_pass_has_the_parts_in_the_order_of_the_message(prompts_with):
+    parts = (
+        "{% for part in message['content'] %}{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
+    )
+    prompts = prompts_with(LOOPS.replace("{{ BODY }}", "{{ message['name'] | default('?') }}: " + parts + ";"))
+    turns = (
+        Turn("user", "c", has_image=True, before_image="a\nb", name="ann"),
+        Turn("assistant", "d"),
+        Turn("user", "e", before_image=""),
+    )
+    rendered = prompts.tokenizer.decode(prompts.full_ids(Conversation(turns)))
+    assert rendered == "ann: a\nb<image>c;?: d;?: e;<|assistant|>"
+
+
+def test_the_bundled_template_shows_the_image_first(prompts):
+    """As the model was trained."""
+    turn = Turn("user", "b", has_image=True, before_image="a")
+    assert prompts.tokenizer.decode(prompts.full_ids(Conversation((turn,)))) == "<s><|user|><image>a\nb<|assistant|>"
+
+
+def test_what_a_template_does_not_take_is_the_requests_fault(prompts_with):
+    prompts = prompts_with("{{ raise_exception('no system here') if messages[0]['role'] == 'system' }}?")
+    system = Conversation((Turn("system", "a"), Turn("user", "b")))
+    with pytest.raises(InvalidRequestError, match="no system here") as caught:
+        prompts.full(system, None)
+    assert caught.value.param == "messages"
+
+
+def test_a_template_that_does_not_take_the_describe_turn_is_refused(prompts_with):
+    with pytest.raises(ModelRefusedError, match="no users"):
+        prompts_with("{{ raise_exception('no users') }}").check_template(PROMPT)
+
+
 def test_earlier_turns_are_kept_in_order(prompts):
     turns = [
         Turn("user", "What is it?", has_image=True),
@@ -95,6 +143,16 @@ def test_the_image_token_in_text_is_refused(prompts, place):
         with pytest.raises(InvalidRequestError, match="'<image>'") as caught:
             render(Conversation(tuple(turns)))
         assert caught.value.param == f"messages[{place}].content"
+
+
+def test_the_image_token_is_looked_for_wherever_a_template_may_show_it(prompts):
+    for turn, field in (
+        (Turn("user", "a", has_image=True, before_image="an <image>"), "content"),
+        (Turn("user", "a", name="<image>"), "name"),
+    ):
+        with pytest.raises(InvalidRequestError) as caught:
+            prompts.full(Conversation((turn,)), None)
+        assert caught.value.param == f"messages[0].{field}"
 
 
 def test_the_bundled_template_is_accepted(prompts):

@@ -58,6 +58,7 @@ class TransformersEngine:
             max_tokens=self._runner.max_tokens,
             stand_ins=self._prompts.stand_ins,
             framing=framing_of(loaded.processor),
+            vocabulary=loaded.model.config.get_text_config().vocab_size,
         )
         self.registry: CollectorRegistry | None = None
         self._worker = Worker(max_running=max_running, max_queue=max_queue)

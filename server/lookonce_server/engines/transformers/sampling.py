@@ -1,5 +1,6 @@
 """From logits to the next token."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ class Sampler:
         self._logprobs = sampling.logprobs
         self._picked: list[int] = []
         self._processors = LogitsProcessorList()
+        if sampling.logit_bias:
+            self._processors.append(_Bias(dict(sampling.logit_bias)))
         if sampling.presence_penalty or sampling.frequency_penalty:
             self._processors.append(_Penalties(sampling.presence_penalty, sampling.frequency_penalty))
         if not self._greedy:
@@ -59,6 +62,17 @@ class Sampler:
         process: Any = self._processors  # its types name legacy tensor classes
         picked = torch.tensor([self._picked], dtype=torch.long)
         return torch.as_tensor(process(picked, logits.float().cpu()[None])[0])
+
+
+class _Bias(LogitsProcessor):
+    """OpenAI's logit_bias: what is added to the logits of single tokens."""
+
+    def __init__(self, bias: Mapping[int, float]) -> None:
+        self._tokens = torch.tensor(list(bias))
+        self._bias = torch.tensor(list(bias.values()))
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        return scores.index_add(1, self._tokens, self._bias[None])
 
 
 class _Penalties(LogitsProcessor):

@@ -74,6 +74,7 @@ class VllmEngine:
             max_tokens=model.max_model_len,
             stand_ins=self._prompts.stand_ins,
             framing=None if _processor_options(llm) else framing_of(processor),
+            vocabulary=model.get_vocab_size(),
         )
         self._dtype = str(dtype).removeprefix("torch.")
         self._shared: SharedTokens | None = None  # until the self-check has found them

@@ -124,6 +124,7 @@ def sampling_params(
         seed=sampling.seed,
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
+        logit_bias=dict(sampling.logit_bias) or None,
         logprobs=sampling.logprobs,
         ignore_eos=True,
         stop_token_ids=sorted(end_ids),

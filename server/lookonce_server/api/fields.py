@@ -1,0 +1,60 @@
+"""Naming a request's fields and values in errors, as the client wrote them."""
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_LONGEST_NAME = 200
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 80
+
+
+def shown(value: Any) -> str:
+    """A value, in part where it is long or deep."""
+    text = _short.repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def furthest(errors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The validation error that got furthest into the request.
+
+    A value may be of several kinds, and an error that is not about the kind is the one that helps.
+    """
+    return max(errors, key=lambda error: (len(error["loc"]), not error["type"].endswith("_type")))
+
+
+def field_of(error: Mapping[str, Any], body: Any) -> str | None:
+    """The field that a validation error is about: ("body", "messages", 0, "content", "str") as "messages[0].content".
+
+    A location also names the branches of unions that were tried. They are no part of the body, and are left out.
+
+    Args:
+        error: pydantic's; its location begins with where the value was sent: "body", "query" or "path".
+        body: of the request, as it was read.
+
+    Returns:
+        None where the error is about the body as a whole.
+    """
+    place, *parts = error["loc"]
+    if place == "body" and isinstance(body, dict | list):
+        parts = _within(body, parts, missing=error["type"] == "missing")
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+    return sendable(name)[:_LONGEST_NAME] or None
+
+
+def sendable(text: str) -> str:
+    """The same text without halves of characters, which JSON may contain and UTF-8 may not."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _within(body: Any, parts: list[str | int], *, missing: bool) -> list[str | int]:
+    """Those parts of a location that lead into the body, and the last one where that is what is missing."""
+    found: list[str | int] = []
+    for i, part in enumerate(parts):
+        there = part in body if isinstance(body, dict) else isinstance(body, list) and part in range(len(body))
+        if there:
+            body = body[part]
+        if there or (missing and i == len(parts) - 1):
+            found.append(part)
+    return found

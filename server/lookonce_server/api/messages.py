@@ -1,0 +1,103 @@
+"""The messages of a chat request, as OpenAI's clients send them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from lookonce_server.api.unused import Unused
+
+# JSON may contain halves of characters, which are no text. pydantic looks at that where a string has a constraint.
+Text = Annotated[str, Field(min_length=0)]
+# Formats of our own: they tell readers, and generators of requests, what a text has to be.
+ModelName = Annotated[Text, Field(json_schema_extra={"format": "model-name"})]
+ImageUrlText = Annotated[Text, Field(json_schema_extra={"format": "image-url"})]
+
+
+class ChatModel(BaseModel):
+    """What a chat request is made of: JSON of exactly these types, and nothing unknown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class TextPart(ChatModel):
+    """Text within a message."""
+
+    type: Literal["text"]
+    text: Text
+    prompt_cache_breakpoint: Annotated[Any, Unused()] = None
+
+    @property
+    def said(self) -> str:
+        """Its text."""
+        return self.text
+
+
+class RefusalPart(ChatModel):
+    """What the assistant said instead of an answer."""
+
+    type: Literal["refusal"]
+    refusal: Text
+
+    @property
+    def said(self) -> str:
+        """Its text."""
+        return self.refusal
+
+
+class ImageUrl(ChatModel):
+    """Where an image is: a base64 `data:` URL, or `lookonce:<context id>`."""
+
+    url: ImageUrlText
+    # Every image is taken at the resolution the model's processor chooses.
+    detail: Literal["auto", "low", "high", "original"] | None = None
+
+
+class ImagePart(ChatModel):
+    """An image within a message."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+    prompt_cache_breakpoint: Annotated[Any, Unused()] = None
+
+    @property
+    def said(self) -> str:
+        """Its text: none."""
+        return ""
+
+
+def kind_of(value: Any) -> str:
+    """The branch of a union that an object's `type` chooses; no field has such a name, so that errors name fields."""
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"type={kind}"
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("type=text")]
+    | Annotated[ImagePart, Tag("type=image_url")]
+    | Annotated[RefusalPart, Tag("type=refusal")],
+    Discriminator(
+        kind_of,
+        custom_error_type="part_type",
+        custom_error_message="a part's type must be 'text' or 'image_url', or in an assistant's message 'refusal'",
+    ),
+]
+
+
+class Message(ChatModel):
+    """One message of the conversation. Which role may have what, `parsing` checks."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | Annotated[list[Part], Field(min_length=1)] | None = None
+    name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    refusal: Text | None = None
+    # What an answer of OpenAI's brings along when it is sent back as history.
+    audio: Annotated[Any, Unused()] = None
+    annotations: Annotated[Any, Unused([])] = None
+    function_call: Annotated[Any, Unused()] = None
+    tool_calls: Annotated[Any, Unused([])] = None
+
+    @property
+    def parts(self) -> list[TextPart | ImagePart | RefusalPart]:
+        """The content as parts; a refusal beside it is its last one."""
+        content = [TextPart(type="text", text=self.content)] if isinstance(self.content, str) else self.content or []
+        return [*content, *([RefusalPart(type="refusal", refusal=self.refusal)] if self.refusal else [])]

@@ -1,0 +1,87 @@
+"""What shape an answer must have, as OpenAI's clients ask for it."""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
+
+from lookonce_server.api.messages import ChatModel, Text, kind_of
+
+MAX_CHARACTERS = 65_536
+MAX_DEPTH = 32
+_ANY_OBJECT = '{"type":"object"}'
+
+
+def _small(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that a grammar can be made of in reasonable time."""
+    level: list[Any] = [schema]
+    depth = 0
+    while level := [node for node in level if isinstance(node, dict | list)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise PydanticCustomError("schema_depth", "must be nested at most {most} levels deep", {"most": MAX_DEPTH})
+        level = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
+    if len(_text(schema)) > MAX_CHARACTERS:
+        raise PydanticCustomError(
+            "schema_size", "must have at most {most} characters, written as JSON", {"most": MAX_CHARACTERS}
+        )
+    return schema
+
+
+def _text(schema: dict[str, Any]) -> str:
+    """A schema as JSON, its keys in the order they came in."""
+    return json.dumps(schema, separators=(",", ":"), allow_nan=False)
+
+
+class TextFormat(ChatModel):
+    """Free text."""
+
+    type: Literal["text"]
+
+    def json_schema_text(self) -> str | None:
+        """None: anything goes."""
+        return None
+
+
+class JsonObjectFormat(ChatModel):
+    """Some JSON object."""
+
+    type: Literal["json_object"]
+
+    def json_schema_text(self) -> str | None:
+        """The JSON Schema of every object."""
+        return _ANY_OBJECT
+
+
+class JsonSchema(ChatModel):
+    """A JSON Schema; the answer follows it exactly, whatever `strict` says. Name and description are labels."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: Text | None = None
+    # The trailing underscore: pydantic has a method of that name.
+    schema_: Annotated[dict[str, Any], Field(alias="schema"), AfterValidator(_small)]
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(ChatModel):
+    """JSON that a schema accepts."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+    def json_schema_text(self) -> str | None:
+        """The schema."""
+        return _text(self.json_schema.schema_)
+
+
+ResponseFormat = Annotated[
+    Annotated[TextFormat, Tag("type=text")]
+    | Annotated[JsonObjectFormat, Tag("type=json_object")]
+    | Annotated[JsonSchemaFormat, Tag("type=json_schema")],
+    Discriminator(
+        kind_of,
+        custom_error_type="format_type",
+        custom_error_message="a format's type must be 'text', 'json_object' or 'json_schema'",
+    ),
+]
