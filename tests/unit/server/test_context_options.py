@@ -8,7 +8,6 @@ import pytest
 
 from lookonce_cache import MemoryStore
 from lookonce_server.contexts import Prepared
-from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.errors import InvalidRequestError, PromptTooLongError
 from lookonce_server.images import ContextReference, ImageBytes
 from lookonce_server.options import NO_OPTIONS, ContextLimits, ContextOptions
@@ -71,16 +70,6 @@ async def test_no_answer_comes_from_a_context_made_otherwise(bench, bench_with, 
     assert again.lookup.context.kept_tokens == theirs.lookup.context.kept_tokens
 
 
-async def test_an_answer_after_another_prompt_is_that_of_the_whole_image(bench_with):
-    """With everything kept nothing may differ from the full pass: the continuation is that of this prompt."""
-    bench = bench_with(plan=replace(PLAN, retention=1.0))
-    for prompt in (OTHER_PROMPT, "lookonce:description lookonce:description'"):
-        answer = await ask(bench, png(71), on_miss="compress", describe_prompt=prompt)
-        assert answer.lookup.context.identity.describe_prompt == prompt
-        whole = await ask(bench, png(71), bypass=True)
-        assert answer.text == whole.text
-
-
 async def test_the_servers_own_settings_may_be_named(bench):
     usual = await ask(bench, png(72), on_miss="compress")
     named = await ask(bench, png(72), retention=PLAN.retention, describe_prompt=PLAN.prompt)
@@ -113,7 +102,7 @@ async def test_each_of_many_concurrent_wishes_is_met_by_its_own_pass(bench):
         (
             {"describe_prompt": "x" * 1001},
             {},
-            "describe_prompt: 1001 characters; accepted here: at most 1000 characters.",
+            "describe_prompt: 1001 characters; accepted here: at most 1000 characters",
         ),
         (
             {"describe_prompt": "x"},
@@ -268,10 +257,3 @@ async def test_a_pass_that_fails_names_the_field_of_each_who_waited(bench):
         return caught.value.param
 
     assert await asyncio.gather(failing("image"), failing("image_url")) == ["image", "image_url"]
-
-
-def test_the_mark_is_never_in_the_prompt(loaded):
-    prompts = PromptRenderer(loaded.processor, loaded.model.config)
-    usual = prompts.continuation(PLAN.prompt, about(QUESTION))
-    for prompt in ("lookonce:description", "lookonce:description' lookonce:description''"):
-        assert prompts.continuation(prompt, about(QUESTION)).tolist() == usual.tolist()
