@@ -46,7 +46,7 @@ def _opened(data: bytes, name: str) -> Image.Image:
     if name == "HEIF":
         import pillow_heif
 
-        pillow_heif.register_heif_opener(thumbnails=False)
+        pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
     return Image.open(io.BytesIO(data), formats=(name,))
 
 

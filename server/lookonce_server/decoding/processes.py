@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 # All that a process needs of the environment, which has secrets too.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 
+_MOST_TEXT = 4096  # bytes, of a refusal
+
 
 class DecodeTimeoutError(InvalidImageError):
     """Decoding took too long, and was ended."""
@@ -63,8 +65,8 @@ class DecodeProcesses:
         try:
             decoded = process.decode(data, limits, self._timeout, param)
         except (DecodeTimeoutError, DecodeCrashError) as error:
-            _log.warning("%s (%d bytes)", error, len(data))
             process.end()
+            _log.warning("%s (%d bytes; exit code %s)", error, len(data), process.exit_code)
             raise
         self._idle.append(process)
         if isinstance(decoded, str):
@@ -74,7 +76,7 @@ class DecodeProcesses:
     def _take(self) -> "_Process":
         while self._idle:
             process = self._idle.pop()
-            if process.is_alive():
+            if process.exit_code is None:
                 return process
             process.end()
         return _Process()
@@ -93,8 +95,9 @@ class _Process:
         )
         self.end = weakref.finalize(self, _end, self._popen)
 
-    def is_alive(self) -> bool:
-        return self._popen.poll() is None
+    @property
+    def exit_code(self) -> int | None:
+        return self._popen.poll()
 
     def decode(self, data: bytes, limits: ImageLimits, timeout: float, param: str) -> Image.Image | str:
         """The picture, or why it is refused. After any error the process is of no use."""
@@ -125,7 +128,7 @@ class _Process:
             raise EOFError
         width, height, length = REPLY.unpack(header)
         # The process has met strangers' bytes: what it says is checked.
-        if length > 3 * limits.max_pixels or (width and length != 3 * width * height):
+        if width * height > limits.max_pixels or length != (3 * width * height or min(length, _MOST_TEXT)):
             raise EOFError
         payload = replies.read(length)
         if len(payload) < length:

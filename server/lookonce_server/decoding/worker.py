@@ -10,6 +10,8 @@ import resource
 import sys
 from typing import BinaryIO
 
+from PIL import AvifImagePlugin
+
 from lookonce_server.decoding.decode import decode_image
 from lookonce_server.decoding.limits import ImageLimits
 from lookonce_server.decoding.messages import REPLY, REQUEST
@@ -19,16 +21,19 @@ from lookonce_server.errors import InvalidImageError
 def main() -> None:
     """Decode what comes in, until nothing comes."""
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    _restrain()
     os.dup2(2, 1)  # what a library may print is no reply
-    _give_up_rights()
     while header := requests.read(REQUEST.size):
         *limits, length = REQUEST.unpack(header)
         _reply(replies, requests.read(length), ImageLimits(*limits))
 
 
-def _give_up_rights() -> None:
+def _restrain() -> None:
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # one for each core of a large machine would need much address space
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # pipes are no files
+    # From here on decoders would fill the server's log with what they think of strangers' files.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _reply(replies: BinaryIO, data: bytes, limits: ImageLimits) -> None:

@@ -177,7 +177,7 @@ class Fetcher:
         limit = self._policy.max_bytes
         too_large = _FetchError("it is too large", told=f": it is larger than the limit of {limit} bytes")
         length = response.headers.get("content-length", "")
-        if length.isdecimal() and int(length[:20]) > limit:
+        if length.isdecimal() and int(length) > limit:
             raise too_large
         data = bytearray()
         async for piece in response.aiter_raw():
