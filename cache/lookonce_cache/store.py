@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from lookonce_cache.context import CompressedContext
 from lookonce_cache.keys import ContextKey
+from lookonce_cache.records import Records
 
 MAX_LISTED = 1000
 
@@ -80,9 +81,11 @@ class Store(Protocol):
 
     Attributes:
         tier: the store's name in metrics: "memory" or "redis"; of a tiered store, the last tier's.
+        records: kept in the same place as the contexts, and closed with it; of a tiered store, the last tier's.
     """
 
     tier: str
+    records: Records
 
     async def get(self, key: ContextKey, *, ttl: float | None = None) -> Found | None:
         """The context, or None. Counts as use."""
