@@ -81,11 +81,13 @@ class Store(Protocol):
 
     Attributes:
         tier: the store's name in metrics: "memory" or "redis"; of a tiered store, the last tier's.
-        records: kept in the same place as the contexts, and closed with it; of a tiered store, the last tier's.
     """
 
     tier: str
-    records: Records
+
+    @property
+    def records(self) -> Records:
+        """Kept in the same place as the contexts, and closed with them; of a tiered store, in the last tier."""
 
     async def get(self, key: ContextKey, *, ttl: float | None = None) -> Found | None:
         """The context, or None. Counts as use."""

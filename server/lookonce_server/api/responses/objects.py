@@ -1,0 +1,161 @@
+"""What is answered, in OpenAI's shape. The same models document it, and are what is kept of a response."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
+from pydantic import model_validator as validator
+from pydantic_core import PydanticCustomError
+
+Status = Literal["in_progress", "completed", "incomplete", "failed"]
+
+
+class Shown(BaseModel):
+    """A part of an answer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def shown(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class TextFormat(Shown):
+    """What the answer's text is: anything, JSON, or JSON that a schema accepts."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")] | None = None
+    schema_: Annotated[dict[str, JsonValue] | None, Field(alias="schema")] = None
+    description: str | None = None
+    strict: bool | None = None
+
+    @validator(mode="after")
+    def _has_its_fields(self) -> Self:
+        given = {field for field in ("name", "schema_", "description", "strict") if getattr(self, field) is not None}
+        if self.type == "json_schema" and not {"name", "schema_"} <= given:
+            raise PydanticCustomError("format", "type 'json_schema' needs a name and a schema")
+        if self.type != "json_schema" and given:
+            raise PydanticCustomError("format", "only type 'json_schema' has other fields")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _given_alone(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+
+class TextConfig(Shown):
+    """The answer's text."""
+
+    format: TextFormat = TextFormat()
+    verbosity: Literal["medium"] | None = "medium"
+
+
+class OutputText(Shown):
+    """The answer."""
+
+    type: Literal["output_text"] = "output_text"
+    text: str = ""
+    annotations: list[JsonValue] = []
+    logprobs: list[dict[str, JsonValue]] = []
+
+
+class OutputMessage(Shown):
+    """The message that the answer is."""
+
+    id: str
+    type: Literal["message"] = "message"
+    role: Literal["assistant"] = "assistant"
+    status: Literal["in_progress", "completed", "incomplete"] = "in_progress"
+    content: list[OutputText] = []
+
+
+class InputTokensDetails(Shown):
+    """Of the prompt's tokens."""
+
+    cached_tokens: int  # that nobody computed for this answer
+    cache_write_tokens: Literal[0] = 0
+
+
+class OutputTokensDetails(Shown):
+    """Of the answer's tokens."""
+
+    reasoning_tokens: Literal[0] = 0
+
+
+class Usage(Shown):
+    """What the answer took."""
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails = OutputTokensDetails()
+    total_tokens: int
+
+
+class IncompleteDetails(Shown):
+    """Why an answer ended early."""
+
+    reason: Literal["max_output_tokens"] = "max_output_tokens"
+
+
+class Failure(Shown):
+    """Why there is no answer."""
+
+    code: Literal["server_error", "rate_limit_exceeded"]
+    message: str
+
+
+class ResponseObject(Shown):
+    """A response, with what it was asked."""
+
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    completed_at: int | None = None
+    status: Status = "in_progress"
+    error: Failure | None = None
+    incomplete_details: IncompleteDetails | None = None
+    model: str
+    output: list[OutputMessage] = []
+    usage: Usage | None = None
+    previous_response_id: str | None
+    store: bool
+    instructions: str | None
+    max_output_tokens: int | None
+    temperature: float
+    top_p: float
+    top_logprobs: int
+    text: TextConfig
+    truncation: Literal["disabled"] = "disabled"
+    background: Literal[False] = False
+    service_tier: Literal["default"] = "default"
+    tools: list[JsonValue] = []
+    tool_choice: Literal["auto", "none"]
+    parallel_tool_calls: bool
+    metadata: dict[str, str]
+    user: str | None
+    safety_identifier: str | None
+    prompt_cache_key: str | None
+    lookonce: dict[str, JsonValue] = {}
+
+    @property
+    def answer(self) -> str:
+        """The answer's text."""
+        return "".join(part.text for message in self.output for part in message.content)
+
+
+class Deleted(Shown):
+    """What is said of a response that was deleted."""
+
+    id: str
+    object: Literal["response"] = "response"
+    deleted: Literal[True] = True
+
+
+class ItemList(Shown):
+    """A page of the messages that a response answered."""
+
+    object: Literal["list"] = "list"
+    data: list[dict[str, JsonValue]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
