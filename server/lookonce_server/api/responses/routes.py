@@ -106,9 +106,9 @@ class _Asking:
         chat, items, self._places = as_chat(body, previous)
         if draft.store:
             keeping.check_size(draft, items)
+        image = await image_of(body, previous, state.images)
         question = parse_chat(chat, state.settings.max_answer_tokens)
         sampling = replace(question.sampling, json_schema=json_schema_of(body))
-        image = await image_of(body, previous, state.images)
         session = await state.sessions.ask(question.conversation, image, sampling, tenant=self._tenant, options=options)
         kept_image = await image_to_keep(image, session.lookup, bypass=options.bypass, previous=previous)
 
