@@ -7,6 +7,7 @@ import time
 from typing import get_type_hints
 
 import httpx2
+import openai
 import pytest
 from openai.types.responses import Response, ResponseItem, ResponseStreamEvent
 from openai.types.responses.response_create_params import (
@@ -617,6 +618,14 @@ async def test_a_stream_that_fails_ends_with_the_failed_response_and_the_error(c
     await assert_stopped(bench.engine)
     assert bench.store.records.used_bytes == 0
     assert bench.counted("requests_total", cache="none", status="500") == 1
+
+
+async def test_openais_client_raises_what_fails_halfway(client, failing):
+    async with openai.AsyncOpenAI(base_url="http://test/v1", api_key="any", http_client=client) as speaking:
+        stream = await speaking.responses.create(model="m", input=LONG, stream=True)
+        with pytest.raises(openai.APIError) as caught:
+            [event async for event in stream]
+    assert (caught.value.code, caught.value.body["type"]) == ("engine_error", "server_error")
 
 
 async def test_one_that_is_not_streamed_fails_as_a_whole(client, bench, failing):
