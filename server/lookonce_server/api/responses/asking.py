@@ -9,6 +9,7 @@ from typing import NamedTuple
 from lookonce_cache import digest
 from lookonce_server.api.parsing import ImageField
 from lookonce_server.api.responses.kept import KeptImage, KeptItem, KeptResponse
+from lookonce_server.api.responses.objects import FreeText, JsonSchema
 from lookonce_server.api.responses.request import InputImage, ResponseRequest
 from lookonce_server.api.schemas import ChatRequest, ImagePart, ImageUrl, Message, TextPart
 from lookonce_server.errors import ImageNotKeptError, InvalidRequestError
@@ -80,9 +81,9 @@ def as_chat(request: ResponseRequest, previous: KeptResponse | None) -> AsChat:
 def json_schema_of(request: ResponseRequest) -> str | None:
     """The JSON Schema that the answer must fit, as JSON text; None for free text."""
     wanted = request.text.format
-    if wanted.type == "text":
+    if isinstance(wanted, FreeText):
         return None
-    return json.dumps(wanted.schema_ if wanted.type == "json_schema" else {"type": "object"})
+    return json.dumps(wanted.schema_ if isinstance(wanted, JsonSchema) else {"type": "object"})
 
 
 async def image_of(request: ResponseRequest, previous: KeptResponse | None, images: Images) -> ImageSource | None:

@@ -1,10 +1,8 @@
 """What is answered, in OpenAI's shape. The same models document it, and are what is kept of a response."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
-from pydantic import model_validator as validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
@@ -19,33 +17,49 @@ class Shown(BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
 
-class TextFormat(Shown):
-    """What the answer's text is: anything, JSON, or JSON that a schema accepts."""
+class FreeText(Shown):
+    """Any text."""
 
-    type: Literal["text", "json_object", "json_schema"] = "text"
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")] | None = None
-    schema_: Annotated[dict[str, JsonValue] | None, Field(alias="schema")] = None
+    type: Literal["text"] = "text"
+
+
+class JsonObject(Shown):
+    """A JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchema(Shown):
+    """JSON that a schema accepts; `strict` or not, it always does."""
+
+    type: Literal["json_schema"]
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    schema_: Annotated[dict[str, JsonValue], Field(alias="schema")]
     description: str | None = None
     strict: bool | None = None
 
-    @validator(mode="after")
-    def _has_its_fields(self) -> Self:
-        given = {field for field in ("name", "schema_", "description", "strict") if getattr(self, field) is not None}
-        if self.type == "json_schema" and not {"name", "schema_"} <= given:
-            raise PydanticCustomError("format", "type 'json_schema' needs a name and a schema")
-        if self.type != "json_schema" and given:
-            raise PydanticCustomError("format", "only type 'json_schema' has other fields")
-        return self
 
-    @model_serializer(mode="wrap")
-    def _given_alone(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if value is not None}
+def _format_kind(wanted: Any) -> str:
+    return f"[{wanted.get('type') if isinstance(wanted, dict) else getattr(wanted, 'type', None)}]"
+
+
+# The tags' brackets tell them from fields, where an error names its place.
+TextFormat = Annotated[
+    Annotated[FreeText, Tag("[text]")]
+    | Annotated[JsonObject, Tag("[json_object]")]
+    | Annotated[JsonSchema, Tag("[json_schema]")],
+    Discriminator(
+        _format_kind,
+        custom_error_type="format_type",
+        custom_error_message="a format's type must be 'text', 'json_object' or 'json_schema'",
+    ),
+]
 
 
 class TextConfig(Shown):
     """The answer's text."""
 
-    format: TextFormat = TextFormat()
+    format: TextFormat = FreeText()
     verbosity: Literal["medium"] | None = "medium"
 
 
