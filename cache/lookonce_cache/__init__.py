@@ -7,6 +7,7 @@ from lookonce_cache.errors import (
     ContextTooLargeError,
     InvalidContextError,
     LeaseLostError,
+    RecordTooLargeError,
     StoreConfigError,
     StoreUnavailableError,
 )
@@ -15,6 +16,7 @@ from lookonce_cache.keys import DEFAULT_TENANT, FORMAT_VERSION, ContextIdentity,
 from lookonce_cache.memory import MemoryStore
 from lookonce_cache.observer import Observer, Outcome
 from lookonce_cache.precision import PRECISIONS, StoredTensor, stored
+from lookonce_cache.records import MAX_RECORD_BYTES, RecordKey, Records
 from lookonce_cache.redis_store import RedisStore
 from lookonce_cache.store import ContextInfo, Found, Lease, Page, State, Store, StoreStats
 from lookonce_cache.urls import parse_size
@@ -23,6 +25,7 @@ from lookonce_cache.wire import decode, encode
 __all__ = [
     "DEFAULT_TENANT",
     "FORMAT_VERSION",
+    "MAX_RECORD_BYTES",
     "PRECISIONS",
     "CacheError",
     "CompressedContext",
@@ -39,6 +42,9 @@ __all__ = [
     "Observer",
     "Outcome",
     "Page",
+    "RecordKey",
+    "RecordTooLargeError",
+    "Records",
     "RedisStore",
     "State",
     "Store",

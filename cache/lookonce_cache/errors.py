@@ -3,6 +3,7 @@
     CacheError
     ├── InvalidContextError      (also a ValueError) a context whose parts contradict each other
     ├── ContextTooLargeError     a context that the store could never hold
+    ├── RecordTooLargeError      a record that no store takes
     ├── LeaseLostError           a context was made under a lease that no longer holds
     ├── ContextFormatError       bytes that are not a whole, undamaged context of this format
     ├── StoreConfigError         (also a ValueError) a bad store URL or option
@@ -22,6 +23,10 @@ class InvalidContextError(CacheError, ValueError):
 
 class ContextTooLargeError(CacheError):
     """A context is larger than the store's whole budget, or than the backend's largest value."""
+
+
+class RecordTooLargeError(CacheError):
+    """A record is larger than any may be."""
 
 
 class LeaseLostError(CacheError):

@@ -15,6 +15,7 @@ from lookonce_cache.errors import ContextTooLargeError, LeaseLostError
 from lookonce_cache.keys import ContextKey
 from lookonce_cache.observer import Observer, observed
 from lookonce_cache.precision import StoredTensor
+from lookonce_cache.records import MemoryRecords
 from lookonce_cache.store import MAX_LISTED, ContextInfo, Found, Lease, Page, State, StoreStats
 
 DEFAULT_MAX_BYTES = 2 * 1024**3
@@ -57,6 +58,7 @@ class MemoryStore:
         self.max_bytes = max_bytes
         self.used_bytes = 0
         self.observer = observer or Observer()
+        self.records = MemoryRecords(ttl=ttl, observer=self.observer)
         self._ttl = ttl
         # Least recently used first.
         self._entries: OrderedDict[ContextKey, _Entry] = OrderedDict()
@@ -176,6 +178,7 @@ class MemoryStore:
         """See `Store.close`."""
         self._entries.clear()
         self._leases.clear()
+        self.records.clear()
         self._hold(-self.used_bytes)
 
     def _use(self, key: ContextKey, ttl: float | None) -> _Entry | None:

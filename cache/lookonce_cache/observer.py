@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
-from lookonce_cache.errors import ContextTooLargeError, LeaseLostError, StoreUnavailableError
+from lookonce_cache.errors import ContextTooLargeError, LeaseLostError, RecordTooLargeError, StoreUnavailableError
 
 Outcome = Literal["ok", "miss", "refused", "error"]
 
@@ -17,12 +17,12 @@ class Observer:
     """Is told what stores do; this one ignores it all. Methods run in the event loop, so they must be quick."""
 
     def operation(self, store: str, operation: str, outcome: Outcome, seconds: float) -> None:
-        """One call of a `Store` method has ended.
+        """One call of a `Store` method, or of one of its `Records`, has ended.
 
         Args:
             store: the store's tier.
             operation: the method's name.
-            outcome: "ok"; "miss" where there was nothing; "refused" where the store cannot take a context, or a lease
+            outcome: "ok"; "miss" where there was nothing; "refused" where the store cannot take a value, or a lease
                 did not hold; "error" where the store could not be reached.
             seconds: how long it took, encoding and decoding included.
         """
@@ -34,7 +34,10 @@ class Observer:
         """A store in this process's memory now holds so many bytes of tensors."""
 
     def damaged(self, store: str, reason: str) -> None:
-        """A value was met that is no context, or not the one asked for; see `ContextFormatError.reason`."""
+        """A value was met that is no context, or not the one asked for; see `ContextFormatError.reason`.
+
+        A damaged record has the reason "record".
+        """
 
     def breaker(self, store: str, node: str, is_open: bool) -> None:
         """A node of the store was given up for a while, or is used again."""
@@ -65,7 +68,7 @@ def observed(
 
         try:
             result = await method(self, *args, **kwargs)
-        except (ContextTooLargeError, LeaseLostError):
+        except (ContextTooLargeError, LeaseLostError, RecordTooLargeError):
             report("refused")
             raise
         except StoreUnavailableError:
@@ -78,4 +81,4 @@ def observed(
     return reporting
 
 
-_MAY_FIND_NOTHING = {"get", "peek", "info", "lease"}
+_MAY_FIND_NOTHING = {"get", "peek", "info", "lease", "read"}

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from redis.exceptions import ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError
 
 from lookonce_cache.errors import StoreUnavailableError
 from lookonce_cache.observer import Observer
@@ -44,6 +44,18 @@ def checked(servers: Servers, reply: Any) -> Any:
         return reply
     failure = servers.unavailable(reply)
     raise WrongTypeError(str(failure)) if str(reply).startswith("WRONGTYPE") else failure
+
+
+async def write_or_read(servers: Servers, command: Command, reading: Command) -> Any:
+    """The reply, on a read-only replica that of the reading command: reads go on, and expiry is not put off.
+
+    Raises:
+        WrongTypeError, StoreUnavailableError: as `checked` and `Servers.send` do.
+    """
+    (reply,) = await servers.send(command)
+    if isinstance(reply, ReadOnlyError):
+        (reply,) = await servers.send(reading)
+    return checked(servers, reply)
 
 
 class OneServer:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import ResponseError
 
 from lookonce_cache.context import CompressedContext
 from lookonce_cache.errors import ContextFormatError, ContextTooLargeError, LeaseLostError, StoreUnavailableError
@@ -18,8 +18,9 @@ from lookonce_cache.redis_index import Member, RedisIndex, lease_key, value_key
 from lookonce_cache.redis_infos import Damage, read_infos
 from lookonce_cache.redis_node import Command
 from lookonce_cache.redis_options import parse_redis_url
+from lookonce_cache.redis_records import RedisRecords
 from lookonce_cache.redis_scripts import PUT_UNDER_LEASE, RELEASE_LEASE, RENEW_LEASE, TAKE_LEASE, Script, run
-from lookonce_cache.redis_servers import OneServer, Servers, WrongTypeError, checked
+from lookonce_cache.redis_servers import OneServer, Servers, WrongTypeError, checked, write_or_read
 from lookonce_cache.store import MAX_LISTED, ContextInfo, Found, Lease, Page, State, StoreStats
 from lookonce_cache.wire import decode, encode
 
@@ -55,6 +56,7 @@ class RedisStore:
         self._ttl = ttl
         self._max_bytes = options.max_context_bytes
         self._servers: Servers = (Cluster if options.cluster else OneServer)(options, self.observer)
+        self.records = RedisRecords(self._servers, ttl=ttl, observer=self.observer)
 
     @observed
     async def get(self, key: ContextKey, *, ttl: float | None = None) -> Found | None:
@@ -91,7 +93,7 @@ class RedisStore:
         """See `Store.touch`."""
         exists, expiry = ("EXISTS", value_key(key)), self._expiry(ttl)
         command = exists if expiry is None else ("PEXPIRE", value_key(key), expiry)
-        return bool(await self._write_or_read(command, exists))
+        return bool(await write_or_read(self._servers, command, exists))
 
     @observed
     async def delete(self, key: ContextKey) -> bool:
@@ -186,7 +188,7 @@ class RedisStore:
         plain = ("GET", value_key(key))
         command = plain if expiry is None else ("GETEX", value_key(key), "PX", expiry)
         try:
-            value: bytes | None = await self._write_or_read(command, plain)
+            value: bytes | None = await write_or_read(self._servers, command, plain)
             if value is None:
                 return None
             context = await asyncio.to_thread(decode, value, key)
@@ -198,13 +200,6 @@ class RedisStore:
             self.observer.transferred(self.tier, "read", len(value))
             return context
         return None
-
-    async def _write_or_read(self, command: Command, reading: Command) -> Any:
-        """The reply, on a read-only replica that of the reading command: reads go on, and expiry is not put off."""
-        (reply,) = await self._servers.send(command)
-        if isinstance(reply, ReadOnlyError):
-            (reply,) = await self._servers.send(reading)
-        return self._checked(reply)
 
     async def _put_under(self, lease: Lease, key: ContextKey, value: bytes, expiry: int | None) -> bool:
         new = f"{lease_key(key)}:{lease.token}"

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from lookonce_cache.context import CompressedContext
 from lookonce_cache.keys import ContextKey
+from lookonce_cache.records import Records
 
 MAX_LISTED = 1000
 
@@ -83,6 +84,10 @@ class Store(Protocol):
     """
 
     tier: str
+
+    @property
+    def records(self) -> Records:
+        """Kept in the same place as the contexts, and closed with them; of a tiered store, in the last tier."""
 
     async def get(self, key: ContextKey, *, ttl: float | None = None) -> Found | None:
         """The context, or None. Counts as use."""

@@ -30,6 +30,7 @@ class TieredStore:
 
     def __init__(self, hot: MemoryStore, shared: Store) -> None:
         self.tier = shared.tier
+        self.records = shared.records
         self._hot = hot
         self._shared = shared
         self._loads: dict[ContextKey, asyncio.Task[Found | None]] = {}

@@ -8,6 +8,8 @@ ServerError
 ├── InvalidKeyError          the API key is missing or unknown
 ├── AccessConfigError        the file of API keys is wrong
 ├── ContextNotFoundError     no context has that id, or not any more
+│   └── ImageNotKeptError    a conversation goes on whose image was never kept
+├── ResponseNotFoundError    no response has that id, or not any more
 ├── ContextNotKeptError      a context was made, but the store did not keep it
 ├── OverloadedError          the queue is full: try again later
 ├── ModelRefusedError        the self-check failed: answers from a context would be wrong with this model
@@ -70,6 +72,34 @@ class ContextNotFoundError(ServerError):
             f"There is no context {context_id!r}: it expired, was deleted, or was made by another model or with other"
             " settings. Send the image again."
         )
+
+
+class ImageNotKeptError(ContextNotFoundError):
+    """A conversation goes on, and no context of its image was ever made."""
+
+    def __init__(self, response_id: str) -> None:
+        ServerError.__init__(
+            self,
+            f"No context of the image of response {response_id!r} was made, since it was asked with cache 'bypass'."
+            " Send the image again.",
+        )
+
+
+class ResponseNotFoundError(ServerError):
+    """No response has the id that was asked for.
+
+    Attributes:
+        param: the request's field it came in, or None where it is the request's path.
+        code: of OpenAI's errors.
+    """
+
+    def __init__(self, response_id: str, *, param: str | None = None) -> None:
+        super().__init__(
+            f"There is no response {response_id[:80]!r}: it expired, was deleted, or was not kept: it was asked with"
+            " store=false, or did not end well."
+        )
+        self.param = param
+        self.code = "response_not_found" if param is None else "previous_response_not_found"
 
 
 class ContextNotKeptError(ServerError):

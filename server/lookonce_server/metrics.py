@@ -75,16 +75,20 @@ class Metrics:
         r = self.registry
         self.requests = Counter(
             "lookonce_requests",
-            "Chat requests by outcome of the lookup and HTTP status.",
+            "Questions, chats and responses alike, by outcome of the lookup and HTTP status.",
             ["cache", "status"],
             registry=r,
         )
         self.request_seconds = Histogram(
-            "lookonce_request_duration_seconds", "Chat requests, whole.", ["cache"], buckets=_SECONDS, registry=r
+            "lookonce_request_duration_seconds",
+            "Questions, to the end of their answers.",
+            ["cache"],
+            buckets=_SECONDS,
+            registry=r,
         )
         self.first_token_seconds = Histogram(
             "lookonce_time_to_first_token_seconds",
-            "Chat requests, to the first token.",
+            "Questions, to the first token.",
             ["cache"],
             buckets=_SECONDS,
             registry=r,

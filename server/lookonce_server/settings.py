@@ -83,6 +83,9 @@ class Settings(BaseSettings):
         ),
     ] = "memory://?max_bytes=2GiB"
     ttl: Annotated[float, Field(gt=0, description="seconds a context lives after its last use")] = 7 * 24 * 3600.0
+    store_responses: Annotated[
+        bool, Field(description="keep /v1/responses' questions and answers in the store, for previous_response_id")
+    ] = True
     precision: Annotated[
         str, Field(description=f"in which contexts are stored, smallest last: {', '.join(PRECISIONS)}")
     ] = "int8"

@@ -38,7 +38,8 @@ def test_schemathesis_finds_nothing(server, key, tmp_path):
         *("--header", f"Authorization: Bearer {key}", "--max-examples", str(_EXAMPLES), "--seed", _SEED),
         *("--report", "json", "--report-json-path", str(report)),
     ]
-    environment = os.environ | {"SCHEMATHESIS_HOOKS": "tests.openapi.hooks"}
-    done = subprocess.run(command, env=environment, cwd=_FOLDER.parents[1], capture_output=True, text=True)
+    paths = os.pathsep.join(filter(None, (str(_FOLDER.parents[1]), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"SCHEMATHESIS_HOOKS": "tests.openapi.hooks", "PYTHONPATH": paths}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr
     assert json.loads(report.read_text())

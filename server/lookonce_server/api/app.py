@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from lookonce_cache import open_store
 from lookonce_pruning import parse_window
 from lookonce_server.access import Access
-from lookonce_server.api import chat, context_views, errors, openapi, operations
+from lookonce_server.api import chat, context_views, errors, openapi, operations, responses
 from lookonce_server.api import contexts as context_routes
 from lookonce_server.api.body_limit import BodyLimit
 from lookonce_server.api.gate import Gate
@@ -84,7 +84,7 @@ def _app(state: AppState) -> FastAPI:
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=state.settings.max_image_bytes * 4 // 3 + 1024 * 1024)
     app.add_middleware(Gate, access=state.access)  # the last one added is the first one asked
-    for routes in (chat.router, context_routes.router, context_views.router, operations.router):
+    for routes in (chat.router, responses.router, context_routes.router, context_views.router, operations.router):
         app.include_router(routes)
     openapi.install(app, wants_keys=state.access.wants_keys)
     return app

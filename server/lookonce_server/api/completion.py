@@ -2,14 +2,12 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lookonce_server.api.accounts import Accounts
+from lookonce_server.api.logprobs import TokenText, logprob_entries
 from lookonce_server.engines.base import ModelFacts, Piece
-
-TokenText = Callable[[int], str]
-_UNLIKELY = -9999.0  # OpenAI's stand-in for minus infinity, which JSON does not have
 
 
 class Completion:
@@ -94,11 +92,7 @@ class Completion:
         """OpenAI's object of the pieces' tokens; None where nobody asked for it."""
         if self._token_text is None:
             return None
-        content = []
-        for token, logprob, top in (piece.logprob for piece in pieces if piece.logprob):
-            likeliest = [_logprob(self._token_text, *one) for one in top]
-            content.append(_logprob(self._token_text, token, logprob) | {"top_logprobs": likeliest})
-        return {"content": content, "refusal": None}
+        return {"content": logprob_entries(pieces, self._token_text), "refusal": None}
 
     def _chunk(
         self,
@@ -113,10 +107,3 @@ class Completion:
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return self._head | {"object": kind, "choices": choices}
-
-
-def _logprob(token_text: TokenText, token: int, logprob: float) -> dict[str, Any]:
-    """A token's entry. Of a part of a character the text does not tell which bytes it is: OpenAI allows null there."""
-    text = token_text(token)
-    encoded = None if "\ufffd" in text else list(text.encode())
-    return {"token": text, "logprob": max(logprob, _UNLIKELY), "bytes": encoded}

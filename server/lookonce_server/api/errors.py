@@ -20,6 +20,7 @@ from lookonce_server.errors import (
     InvalidRequestError,
     ModelNotFoundError,
     OverloadedError,
+    ResponseNotFoundError,
     ServerError,
 )
 
@@ -36,6 +37,7 @@ _TABLE: dict[type[Exception], _Mapping] = {
     ModelNotFoundError: _Mapping(404, "invalid_request_error", "model_not_found"),
     InvalidRequestError: _Mapping(400, "invalid_request_error", None),
     ContextNotFoundError: _Mapping(404, "invalid_request_error", "context_not_found"),
+    ResponseNotFoundError: _Mapping(404, "invalid_request_error", "response_not_found"),
     InvalidKeyError: _Mapping(401, "invalid_request_error", "invalid_api_key"),
     OverloadedError: _Mapping(429, "rate_limit_error", "overloaded"),
     StoreUnavailableError: _Mapping(503, "server_error", "store_unavailable"),

@@ -10,7 +10,7 @@ from lookonce_server.api.messages import ChatModel, Text, kind_of
 
 MAX_CHARACTERS = 65_536
 MAX_DEPTH = 32
-_ANY_OBJECT = '{"type":"object"}'
+ANY_OBJECT = '{"type":"object"}'
 
 
 def _small(schema: dict[str, Any]) -> dict[str, Any]:
@@ -22,16 +22,21 @@ def _small(schema: dict[str, Any]) -> dict[str, Any]:
         if depth > MAX_DEPTH:
             raise PydanticCustomError("schema_depth", "must be nested at most {most} levels deep", {"most": MAX_DEPTH})
         level = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
-    if len(_text(schema)) > MAX_CHARACTERS:
+    if len(schema_text(schema)) > MAX_CHARACTERS:
         raise PydanticCustomError(
             "schema_size", "must have at most {most} characters, written as JSON", {"most": MAX_CHARACTERS}
         )
     return schema
 
 
-def _text(schema: dict[str, Any]) -> str:
+def schema_text(schema: dict[str, Any]) -> str:
     """A schema as JSON, its keys in the order they came in."""
     return json.dumps(schema, separators=(",", ":"), allow_nan=False)
+
+
+# The name of what a schema describes, and the schema itself.
+FormatName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+SmallSchema = Annotated[dict[str, Any], AfterValidator(_small)]
 
 
 class TextFormat(ChatModel):
@@ -51,16 +56,16 @@ class JsonObjectFormat(ChatModel):
 
     def json_schema_text(self) -> str | None:
         """The JSON Schema of every object."""
-        return _ANY_OBJECT
+        return ANY_OBJECT
 
 
 class JsonSchema(ChatModel):
     """A JSON Schema; the answer follows it exactly, whatever `strict` says. Name and description are labels."""
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: FormatName
     description: Text | None = None
     # The trailing underscore: pydantic has a method of that name.
-    schema_: Annotated[dict[str, Any], Field(alias="schema"), AfterValidator(_small)]
+    schema_: Annotated[SmallSchema, Field(alias="schema")]
     strict: bool | None = None
 
 
@@ -72,7 +77,7 @@ class JsonSchemaFormat(ChatModel):
 
     def json_schema_text(self) -> str | None:
         """The schema."""
-        return _text(self.json_schema.schema_)
+        return schema_text(self.json_schema.schema_)
 
 
 ResponseFormat = Annotated[

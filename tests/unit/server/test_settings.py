@@ -108,6 +108,13 @@ def test_a_bad_value_of_the_environment_is_named(capsys, monkeypatch):
     assert "--retention: " in refused(capsys)
 
 
+def test_responses_are_kept_unless_told_otherwise(monkeypatch):
+    assert load_settings([]).store_responses
+    assert not load_settings(["--no-store-responses"]).store_responses
+    monkeypatch.setenv("LOOKONCE_STORE_RESPONSES", "false")
+    assert not load_settings([]).store_responses
+
+
 def test_an_unknown_selection_is_told_the_known_ones():
     with pytest.raises(ValidationError, match="expected one of attention"):
         Settings(selection="best")
