@@ -29,12 +29,6 @@ Retention = Annotated[
 Width = Annotated[int | None, Query(ge=16, le=2048, description="of the picture, in pixels")]
 
 
-class PNGResponse(Response):
-    """A picture."""
-
-    media_type = "image/png"
-
-
 _SCHEMA = {"schema": {"type": "string", "format": "binary"}}
 _PNG: dict[int | str, dict[str, Any]] = {200: {"description": "The picture.", "content": {"image/png": _SCHEMA}}}
 
@@ -47,18 +41,18 @@ async def tokens(context_id: str, request: Request, tenant: Tenant, retention: R
     return ContextTokens.of(context, kept, retention or context.identity.retention)
 
 
-@router.get("/heatmap.png", response_class=PNGResponse, responses={**_PNG, **errors(400, 404, 503)})
+@router.get("/heatmap.png", response_class=Response, responses={**_PNG, **errors(400, 404, 503)})
 async def heatmap(
     context_id: str, request: Request, tenant: Tenant, retention: Retention = None, width: Width = None
 ) -> Response:
     """The same as a picture, of the tokens' grid alone."""
     context = await state_of(request).contexts.peek(tenant, context_id)
-    return PNGResponse(await asyncio.to_thread(_grid, context, retention, width))
+    return Response(await asyncio.to_thread(_grid, context, retention, width), media_type="image/png")
 
 
 @router.post(
     "/heatmap.png",
-    response_class=PNGResponse,
+    response_class=Response,
     responses={**_PNG, **errors(400, 404, 503)},
     openapi_extra=documented_body(PictureForm, PictureRequest),
 )
@@ -77,7 +71,7 @@ async def heatmap_over(
         shown = width or min(max(picture.width, _WIDTHS[0]), _WIDTHS[1])
         return draw_over(picture, _token_map(context, retention), framing.area(*picture.size), shown)
 
-    return PNGResponse(await asyncio.to_thread(draw))
+    return Response(await asyncio.to_thread(draw), media_type="image/png")
 
 
 def _grid(context: CompressedContext, retention: float | None, width: int | None) -> bytes:

@@ -21,10 +21,15 @@ from lookonce_server.api.streaming import DONE, EventStream, event
 from lookonce_server.contexts import Prepared
 
 router = APIRouter(prefix="/v1/contexts")
+_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string", "contentMediaType": "application/json"}},
+}
 _CREATED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The context, or with `stream` the events of its making.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"itemSchema": _EVENT}},
     }
 }
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lookonce_server.api.app import running_app
+from lookonce_server.api.bodies import FORM
 from lookonce_server.settings import Settings
 
 from .samples import png
@@ -130,6 +131,21 @@ async def test_other_bodies_are_refused(client, kind):
     headers = {} if kind is None else {"content-type": kind}
     error = error_of(await client.post("/v1/contexts", content=b"image=x", headers=headers))
     assert error["param"] == "content-type"
+
+
+async def test_openapi_tells_of_both_ways_and_of_what_comes_back(client):
+    schema = (await client.get("/openapi.json")).json()
+    create = schema["paths"]["/v1/contexts"]["post"]
+    json_, form = (create["requestBody"]["content"][kind]["schema"] for kind in ("application/json", FORM))
+    wishes = {"retention", "ttl", "describe_prompt", "stream"}
+    assert (set(json_["properties"]), json_["required"]) == (wishes | {"image_url"}, ["image_url"])
+    assert (set(form["properties"]), form["required"]) == (wishes | {"image"}, ["image"])
+    assert not any(part["additionalProperties"] for part in (json_, form))
+    assert create["responses"]["200"]["content"].keys() == {"application/json", "text/event-stream"}
+    for method in ("get", "post"):
+        drawing = schema["paths"]["/v1/contexts/{context_id}/heatmap.png"][method]["responses"]
+        assert drawing["200"]["content"].keys() == {"image/png"}
+        assert drawing["400"]["content"].keys() == {"application/json"}
 
 
 # --- forms ------------------------------------------------------------------------------------------------------------
