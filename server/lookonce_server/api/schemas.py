@@ -4,7 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from lookonce_server.decoding import FORMATS
 from lookonce_server.options import ContextOptions
+
+
+_IMAGE_URL = (
+    f"a base64 `data:` URL ({', '.join(FORMATS)}), `lookonce:<context id>`, or the URL of an image at a host that this"
+    " server's operator allows"
+)
 
 
 class _Request(BaseModel):
@@ -19,9 +26,9 @@ class TextPart(_Request):
 
 
 class ImageUrl(_Request):
-    """Where an image is: a base64 `data:` URL, or `lookonce:<context id>`."""
+    """Where an image is."""
 
-    url: str
+    url: Annotated[str, Field(description=_IMAGE_URL)]
     # Every image is taken at the resolution the model's processor chooses.
     detail: Literal["auto", "low", "high"] = "auto"
 
@@ -121,4 +128,4 @@ class ChatRequest(_Request):
 class ContextRequest(_Request):
     """`POST /v1/contexts`."""
 
-    image_url: str
+    image_url: Annotated[str, Field(description=_IMAGE_URL)]
