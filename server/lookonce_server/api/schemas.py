@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from lookonce_server.decoding import FORMATS
 from lookonce_server.options import ContextOptions
 
-
 _IMAGE_URL = (
     f"a base64 `data:` URL ({', '.join(FORMATS)}), `lookonce:<context id>`, or the URL of an image at a host that this"
     " server's operator allows"
