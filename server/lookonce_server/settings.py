@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     image_decoders: Annotated[int, Field(gt=0, description="images decoded at once, each in a process of its own")] = 2
     image_decode_timeout: Annotated[
         float, Field(gt=0, le=3600, description="seconds that decoding an image may take")
-    ] = 20.0
+    ] = 30.0
     image_hosts: Annotated[
         Names, Field(description="hosts that images are fetched from: 'example.com,*.cdn.example.com'; default: none")
     ] = ()

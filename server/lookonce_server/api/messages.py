@@ -5,12 +5,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from lookonce_server.api.unused import Unused
+from lookonce_server.decoding import FORMATS
 
 # JSON may contain halves of characters, which are no text. pydantic looks at that where a string has a constraint.
 Text = Annotated[str, Field(min_length=0)]
 # Formats of our own: they tell readers, and generators of requests, what a text has to be.
 ModelName = Annotated[Text, Field(json_schema_extra={"format": "model-name"})]
-ImageUrlText = Annotated[Text, Field(json_schema_extra={"format": "image-url"})]
+ImageUrlText = Annotated[
+    Text,
+    Field(
+        description=f"a base64 `data:` URL ({', '.join(FORMATS)}), `lookonce:<context id>`, or the URL of an image at a"
+        " host that this server's operator allows",
+        json_schema_extra={"format": "image-url"},
+    ),
+]
 
 
 class ChatModel(BaseModel):
@@ -45,7 +53,7 @@ class RefusalPart(ChatModel):
 
 
 class ImageUrl(ChatModel):
-    """Where an image is: a base64 `data:` URL, or `lookonce:<context id>`."""
+    """Where an image is."""
 
     url: ImageUrlText
     # Every image is taken at the resolution the model's processor chooses.

@@ -40,7 +40,7 @@ class DecodeProcesses:
         timeout: seconds that decoding one may take, waiting not included.
     """
 
-    def __init__(self, count: int = 2, timeout: float = 20.0) -> None:
+    def __init__(self, count: int = 2, timeout: float = 30.0) -> None:
         self._timeout = timeout
         self._idle: list[_Process] = []
         self._threads = ThreadPoolExecutor(count, "decode")  # one for each process at work: they wait for its replies

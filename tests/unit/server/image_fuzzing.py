@@ -10,6 +10,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from PIL import Image
 
@@ -43,6 +44,8 @@ def samples() -> list[bytes]:
     found += [encoded(noise, "JPEG", progressive=True), encoded(noise, "WEBP", lossless=True), encoded(noise, "GIF")]
     found += [gif((8, 8), (2, 2, 4, 4), bytes(16), transparent=0), gif_frames(9), run_length_bmp(9, 5)]
     found += [png(2, 8, 2, b"abcdef", extra=chunk(b"tRNS", b"\0\1\0\2\0\3") + chunk(b"zTXt", b"a\0\0x\x9c"))]
+    if "HEIF" in FORMATS:
+        found.append((Path(__file__).parent / "turned.heic").read_bytes())
     return found
 
 

@@ -1,6 +1,7 @@
 """Decoding gives what a person would see: each picture here looks the same in Chromium, where that reads the format."""
 
 import struct
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -60,6 +61,19 @@ def test_both_byte_orders_of_tiff_are_read(order):
     start = b"II*\0" if order == "<" else b"MM\0*"
     data = start + struct.pack(f"{order}IH", 8, len(entries)) + packed + bytes(4) + bytes([0, 255])
     assert row(data) == [BLACK, WHITE]
+
+
+def test_a_telephones_photograph_is_read_where_the_extra_is_installed():
+    """64 x 32 pixels, the upper half red, which the file says to turn right."""
+    data = (Path(__file__).parent / "turned.heic").read_bytes()
+    if "HEIF" in FORMATS:
+        image = seen(data)
+        assert image.size == (32, 64)
+        assert is_close(image.getpixel((28, 5)), RED)
+        assert is_close(image.getpixel((3, 60)), BLUE)
+    else:
+        with pytest.raises(InvalidImageError, match="no image of a known format"):
+            seen(data)
 
 
 # --- upright ----------------------------------------------------------------------------------------------------------

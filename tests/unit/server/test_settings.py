@@ -77,6 +77,16 @@ def test_the_environment_is_read_when_asked_for_not_at_import(monkeypatch):
         ("max-ttl", "-1"),
         ("max-describe-prompt", "6001"),
         ("max-image-bytes", "0"),
+        ("max-image-pixels", "178956971"),
+        ("max-image-side", "0"),
+        ("image-decoders", "0"),
+        ("image-decode-timeout", "0"),
+        ("image-decode-timeout", "inf"),
+        ("image-fetch-timeout", "nan"),
+        ("image-hosts", "https://example.com"),
+        ("image-hosts", "example.com,*"),
+        ("image-networks", "10.0.0.1/24"),
+        ("image-networks", "::ffff:10.0.0.0/104"),
         ("max-queue", "0"),
         ("log-level", "loud"),
         ("precision", "int3"),
@@ -133,6 +143,19 @@ def test_precision_and_api_keys_come_from_anywhere(monkeypatch, toml):
     monkeypatch.setenv("LOOKONCE_API_KEYS", "other.toml")
     settings = load_settings(["--precision", "int4"], file)
     assert (settings.precision, settings.api_keys) == ("int4", Path("other.toml"))
+
+
+def test_several_hosts_are_a_list_in_the_file_and_separated_by_commas_elsewhere(monkeypatch, toml):
+    assert (Settings().image_hosts, Settings().image_networks) == ((), ())
+    file = toml('image_hosts = ["example.com", "*.example.com"]\nimage_networks = ["10.1.2.0/24"]\n')
+    settings = load_settings([], file)
+    assert (settings.image_hosts, settings.image_networks) == (("example.com", "*.example.com"), ("10.1.2.0/24",))
+    monkeypatch.setenv("LOOKONCE_IMAGE_HOSTS", "a.example, b.example:8443")
+    assert load_settings([], file).image_hosts == ("a.example", "b.example:8443")
+    flags = ["--image-hosts", "c.example,[2001:db8::1]", "--image-networks=10.0.0.0/8,fd12::/16"]
+    settings = load_settings(flags, file)
+    assert settings.image_hosts == ("c.example", "[2001:db8::1]")
+    assert settings.image_networks == ("10.0.0.0/8", "fd12::/16")
 
 
 @pytest.mark.parametrize("text", [None, "", "[tenants]\n", "[tenants]\nacme = 1\n"])
