@@ -82,15 +82,3 @@ async def test_the_models(app):
     assert listed == {"object": "list", "data": [one]}
     assert_shaped(one, Model, shapes.Model)
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
-
-
-async def test_a_bias_bans_a_token_or_forces_it(app, engine):
-    async def told(**more) -> list[str]:
-        reply = await send(app, body(messages=[user("What is there?", image())], logprobs=True, **more))
-        return [entry["token"] for entry in reply.json()["choices"][0]["logprobs"]["content"]]
-
-    first, second = await told()
-    ids = {text: str(i) for i in range(engine.facts.vocabulary) if (text := engine.token_text(i)) in (first, second)}
-    assert first not in await told(logit_bias={ids[first]: -100})
-    assert (await told(logit_bias={ids[second]: 100}))[0] == second
-    assert await told(logit_bias={}) == [first, second]
