@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from lookonce_cache import open_store
 from lookonce_pruning import parse_window
 from lookonce_server.access import Access
-from lookonce_server.api import chat, errors, operations
+from lookonce_server.api import chat, documented, errors, operations
 from lookonce_server.api import contexts as context_routes
 from lookonce_server.api.body_limit import BodyLimit
 from lookonce_server.api.gate import Gate
@@ -72,6 +72,7 @@ def _app(state: AppState) -> FastAPI:
     app.add_middleware(Gate, access=state.access)  # the last one added is the first one asked
     for routes in (chat.router, context_routes.router, operations.router):
         app.include_router(routes)
+    documented.install(app)
     return app
 
 

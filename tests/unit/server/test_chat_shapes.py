@@ -82,3 +82,14 @@ async def test_the_models(app):
     assert listed == {"object": "list", "data": [one]}
     assert_shaped(one, Model, shapes.Model)
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_openapi_tells_what_is_sent(app):
+    told = app.openapi()
+    chat = told["paths"]["/v1/chat/completions"]["post"]["responses"]
+    assert set(chat["200"]["content"]) == {"application/json", "text/event-stream"}
+    assert {"400", "404", "503"} < set(chat)
+    for operations in told["paths"].values():
+        for operation in operations.values():
+            assert "422" not in operation["responses"]
+    assert "HTTPValidationError" not in json.dumps(told)
