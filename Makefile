@@ -1,6 +1,8 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTHON ?= python3
+# Other people's clients, which want other versions of what the server's own tests use.
+CLIENTS := $(VENV)/clients
 PIP     = $(BIN)/python -m pip install --quiet
 TORCH  := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 # An index to take torch from instead of pip's own, e.g. PyTorch's CPU wheels: see CONTRIBUTING.md.
@@ -26,9 +28,10 @@ serve: $(VENV)/.server ## run the server with its own small model (HOST, PORT, A
 demo: $(VENV)/.server ## ask about a drawn scene and see what is saved
 	$(BIN)/python -m lookonce_server.demo $(ARGS)
 
-test: $(VENV)/.dev ## run the tests; finds a redis-server, or installs one into the environment
+test: $(VENV)/.dev $(CLIENTS)/.installed ## run the tests; finds a redis-server, or installs one into the environment
 	@redis=$$(PYTHON=$(BIN)/python deploy/redis-server.sh) && set -x && \
-	LOOKONCE_TEST_REDIS_SERVER=$$redis $(BIN)/python -m pytest $(ARGS)
+	LOOKONCE_TEST_REDIS_SERVER=$$redis LOOKONCE_TEST_CLIENTS_PYTHON=$(abspath $(CLIENTS))/bin/python \
+		$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev ## check style, format, types and layers
 	$(BIN)/ruff check .
@@ -64,6 +67,11 @@ $(TORCH_STAMP):
 
 $(VENV)/.server: $(TORCH_STAMP) pyproject.toml
 	$(PIP) --editable '.[server]'
+	@touch $@
+
+$(CLIENTS)/.installed: tests/clients/requirements.txt $(TORCH_STAMP)
+	$(PYTHON) -m venv --clear $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --no-compile --requirement $<
 	@touch $@
 
 $(VENV)/.dev: $(TORCH_STAMP) pyproject.toml

@@ -27,8 +27,8 @@ class Completion:
         self._accounts = accounts
         self._token_text = token_text
         self._stream_usage = stream_usage
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._head = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": model,
             "service_tier": "default",
@@ -106,4 +106,4 @@ class Completion:
         return self._object("chat.completion.chunk", [choice]) | usage
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return self._head | {"object": kind, "choices": choices}
+        return {"id": self._id, "object": kind, **self._head, "choices": choices}

@@ -84,13 +84,12 @@ async def test_the_models(app):
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
 
 
-async def test_a_bias_bans_a_token_or_forces_it(app, engine):
-    async def told(**more) -> list[str]:
-        reply = await send(app, body(messages=[user("What is there?", image())], logprobs=True, **more))
-        return [entry["token"] for entry in reply.json()["choices"][0]["logprobs"]["content"]]
-
-    first, second = await told()
-    ids = {text: str(i) for i in range(engine.facts.vocabulary) if (text := engine.token_text(i)) in (first, second)}
-    assert first not in await told(logit_bias={ids[first]: -100})
-    assert (await told(logit_bias={ids[second]: 100}))[0] == second
-    assert await told(logit_bias={}) == [first, second]
+async def test_openapi_tells_what_is_sent(app):
+    told = app.openapi()
+    chat = told["paths"]["/v1/chat/completions"]["post"]["responses"]
+    assert set(chat["200"]["content"]) == {"application/json", "text/event-stream"}
+    assert {"400", "404", "503"} < set(chat)
+    for operations in told["paths"].values():
+        for operation in operations.values():
+            assert "422" not in operation["responses"]
+    assert "HTTPValidationError" not in json.dumps(told)

@@ -106,6 +106,11 @@ def test_earlier_turns_are_kept_in_order(prompts):
     )
 
 
+def test_turns_before_the_images_follow_it(prompts):
+    turns = [Turn("user", "Hi"), Turn("assistant", "Hello"), Turn("user", "What is it?", has_image=True)]
+    assert continued(prompts, *turns) == ("</s><|user|>Hi<|assistant|>Hello</s><|user|>What is it?<|assistant|>")
+
+
 def test_a_turn_that_was_the_image_alone_has_been_said(prompts):
     turns = [Turn("user", " ", has_image=True), Turn("user", "What color is it?")]
     assert continued(prompts, *turns) == "</s><|user|>What color is it?<|assistant|>"

@@ -1,0 +1,49 @@
+"""LiteLLM's completion and acompletion."""
+
+import asyncio
+from typing import Any
+
+import litellm
+from asked import asked, error_of, tell
+
+
+def text_of(chunk: Any) -> str:
+    return chunk.choices[0].delta.content or ""
+
+
+async def main() -> None:
+    given = asked()
+    server: dict[str, Any] = {
+        "model": f"openai/{given.model}",
+        "api_base": given.base_url,
+        "api_key": "any",
+        "max_tokens": 24,
+        "max_retries": 0,
+    }
+    text = [{"role": "user", "content": given.text}]
+    image = {"type": "image_url", "image_url": {"url": given.url}}
+    about = [{"role": "user", "content": [{"type": "text", "text": given.question}, image]}]
+    whole = litellm.completion(messages=text, **server)
+    streamed = [text_of(chunk) for chunk in litellm.completion(messages=text, stream=True, **server)]
+    later = await litellm.acompletion(messages=text, **server)
+    chunks = await litellm.acompletion(messages=text, stream=True, **server)
+    later_streamed = [text_of(chunk) async for chunk in chunks]
+    first = litellm.completion(messages=about, **server)
+    again = "".join(text_of(chunk) for chunk in litellm.completion(messages=about, stream=True, **server))
+    try:
+        litellm.completion(messages=text, temperature=3, **server)
+    except litellm.BadRequestError as error:
+        refused = error_of(error)
+    tell(
+        whole=whole.choices[0].message.content,
+        usage=whole.usage.completion_tokens,
+        streamed=streamed,
+        later=later.choices[0].message.content,
+        later_streamed=later_streamed,
+        first=first.choices[0].message.content,
+        again=again,
+        refused=refused,
+    )
+
+
+asyncio.run(main())

@@ -1,0 +1,152 @@
+"""Clients that people have, each in its own process, against a real server.
+
+Their environment is its own, since they want other versions of the openai package than the server's tests: `make test`
+makes it, and names its interpreter in LOOKONCE_TEST_CLIENTS_PYTHON.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from ..integration.pictures import data_url, find_question, messages, picture_url, png
+from ..integration.server_process import MODEL, LookonceServer, environment
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent.parent / "docs"
+PAGE = (DOCS / "clients.md").read_text()
+DOCUMENTED_URL = "http://127.0.0.1:8000"
+TEXT = "Find the red object."
+# What each client's error class for a 400 is called, and the field that its script spoils.
+REFUSALS = {
+    "langchain": ("OpenAIInvalidRequestError", "tools"),
+    "llamaindex": ("BadRequestError", "temperature"),
+    "litellm": ("BadRequestError", "temperature"),
+    "llm": ("BadRequestError", "logit_bias.99999"),
+}
+SEEDS = {client: 141 + i for i, client in enumerate(REFUSALS)}
+
+
+@pytest.fixture(scope="session")
+def clients_python() -> str:
+    """The interpreter that has the clients."""
+    path = os.environ.get("LOOKONCE_TEST_CLIENTS_PYTHON")
+    if not path:
+        pytest.skip("LOOKONCE_TEST_CLIENTS_PYTHON names no interpreter that has tests/clients/requirements.txt")
+    return path
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LookonceServer]:
+    with LookonceServer() as running:
+        yield running
+
+
+class Folder(NamedTuple):
+    """Where a client runs: with a picture, the settings of `llm`, and nothing of whoever runs the tests."""
+
+    path: Path
+    url: str
+
+    def run(self, *command: str, **more: str) -> str:
+        """What a command prints; it must succeed."""
+        env = {k: v for k, v in environment().items() if k != "PYTHONPATH"} | {
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LLM_USER_PATH": str(self.path),
+            **more,
+        }
+        done = subprocess.run(command, cwd=self.path, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def documented(self, client: str, language: str) -> str:
+        """The page's snippet for a client, for this server."""
+        section = PAGE.split(f"\n## {client}\n")[1].split("\n## ")[0]
+        (snippet,) = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+        return snippet.replace(DOCUMENTED_URL, self.url)
+
+
+@pytest.fixture
+def folder(tmp_path, server) -> Folder:
+    found = Folder(tmp_path, server.url)
+    shutil.copy(DOCS / "images" / "scene.png", tmp_path / "picture.png")
+    (tmp_path / "extra-openai-models.yaml").write_text(found.documented("llm", "yaml"))
+    return found
+
+
+def answer(server: LookonceServer, question: str, image: str | None) -> Any:
+    """What OpenAI's own client gets."""
+    with server.openai() as client:
+        return client.chat.completions.create(model=MODEL, messages=messages(question, image), max_tokens=24)
+
+
+def text_of(completion: Any) -> str:
+    return completion.choices[0].message.content
+
+
+@pytest.mark.parametrize("client", REFUSALS)
+def test_a_client_gets_what_openais_gets(clients_python, server, folder, client):
+    seed = SEEDS[client]
+    (folder.path / "picture.png").write_bytes(png(seed))
+    question = find_question(seed)
+    before = server.metrics(miss=("requests_total", {"cache": "miss"}), hit=("requests_total", {"cache": "hit"}))
+    script = str(HERE / f"{client}_client.py")
+    told = json.loads(
+        folder.run(clients_python, script, f"{server.url}/v1", MODEL, "picture.png", TEXT, question).splitlines()[-1]
+    )
+    after = server.metrics(miss=("requests_total", {"cache": "miss"}), hit=("requests_total", {"cache": "hit"}))
+    assert {name: after[name] - before[name] for name in after} == {"miss": 1, "hit": 1}
+
+    plain = answer(server, TEXT, None)
+    assert told["whole"] == told["later"] == "".join(told["streamed"]) == "".join(told["later_streamed"])
+    assert (told["whole"], told["usage"]) == (text_of(plain), plain.usage.completion_tokens)
+    hit = answer(server, question, picture_url(seed))
+    assert hit.lookonce["cache"] == "hit"
+    assert told["again"] == text_of(hit)
+    with server.openai() as forgetting:
+        forgetting.delete(f"/contexts/{hit.lookonce['context_id']}", cast_to=object)
+    assert told["first"] == text_of(answer(server, question, picture_url(seed)))
+
+    kind, field = REFUSALS[client]
+    assert (told["refused"]["kind"], told["refused"]["status"]) == (kind, 400)
+    assert field in told["refused"]["message"]
+
+
+# --- the page's own snippets ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def expected(server, folder) -> Iterator[list[str]]:
+    """What a snippet must print: the answers of a miss and a hit; the picture is new to the server again."""
+    url = data_url((folder.path / "picture.png").read_bytes())
+    asked = [answer(server, question, url) for question in ("How many objects are there?", "What is at the top left?")]
+    assert [one.lookonce["cache"] for one in asked] == ["miss", "hit"]
+
+    def forget() -> None:
+        with server.openai() as client:
+            client.delete(f"/contexts/{asked[0].lookonce['context_id']}", cast_to=object)
+
+    forget()
+    yield [text_of(one) for one in asked]
+    forget()
+
+
+@pytest.mark.parametrize("client", ["openai", "LangChain", "LlamaIndex", "LiteLLM", "llm"])
+def test_the_pages_snippets_run(clients_python, folder, expected, client):
+    assert folder.run(clients_python, "-c", folder.documented(client, "python")).splitlines() == expected
+
+
+def test_openais_snippet_runs_with_the_newest_openai(folder, expected):
+    assert folder.run(sys.executable, "-c", folder.documented("openai", "python")).splitlines() == expected
+
+
+def test_the_commands_of_llm_run(clients_python, folder, expected):
+    path = f"{Path(clients_python).parent}:{os.environ['PATH']}"
+    assert folder.run("sh", "-ec", folder.documented("llm", "sh"), PATH=path).splitlines() == expected
