@@ -14,7 +14,6 @@ from lookonce_server.api.errors import status_of
 from lookonce_server.api.state import AppState
 from lookonce_server.api.streaming import ClientGoneError, EventStream, unless_disconnected
 from lookonce_server.engines.base import Piece
-from lookonce_server.errors import ModelNotFoundError
 from lookonce_server.sessions import Session
 
 Pieces = AsyncIterator[tuple[int, Piece]]
@@ -73,12 +72,6 @@ async def answered(request: Request, state: AppState, asking: Awaitable[Asked], 
         raise
     state.metrics.requests.labels(cache, "200").inc()
     return response
-
-
-def check_model(name: str, state: AppState) -> None:
-    """Raise ModelNotFoundError unless it is the model that is served."""
-    if name != state.served_name:
-        raise ModelNotFoundError(f"The model {name!r} is not served here; {state.served_name!r} is.", param="model")
 
 
 def _stream(reply: Reply, accounts: Accounts, answers: Answers, state: AppState) -> EventStream:

@@ -7,11 +7,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from lookonce_server.api.accounts import Accounts
-from lookonce_server.api.answering import Asked, Pieces, answered, check_model
+from lookonce_server.api.answering import Asked, Pieces, answered
 from lookonce_server.api.completion import Completion
 from lookonce_server.api.parsing import parse_chat
 from lookonce_server.api.schemas import ChatRequest
-from lookonce_server.api.state import AppState, Tenant, state_of
+from lookonce_server.api.state import AppState, Tenant, check_model, state_of
 from lookonce_server.api.streaming import DONE, event
 from lookonce_server.engines.base import Piece
 from lookonce_server.errors import InvalidRequestError

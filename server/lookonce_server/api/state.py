@@ -9,6 +9,7 @@ from lookonce_cache import Store
 from lookonce_server.access import Access
 from lookonce_server.contexts import Contexts
 from lookonce_server.engines.base import Engine
+from lookonce_server.errors import ModelNotFoundError
 from lookonce_server.images import Images
 from lookonce_server.metrics import Metrics
 from lookonce_server.sessions import Sessions
@@ -35,6 +36,12 @@ def state_of(request: Request) -> AppState:
     """The parts that serve a request."""
     state: AppState = request.app.state.parts
     return state
+
+
+def check_model(name: str, state: AppState) -> None:
+    """Raise ModelNotFoundError unless that is the model served."""
+    if name != state.served_name:
+        raise ModelNotFoundError(f"The model {name!r} is not served here; {state.served_name!r} is.", param="model")
 
 
 def tenant_of(request: Request) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from lookonce_server.api.answering import Asked, answered, check_model
+from lookonce_server.api.answering import Asked, answered
 from lookonce_server.api.documented import errors
 from lookonce_server.api.parsing import parse_chat
 from lookonce_server.api.responses import kept as keeping
@@ -15,7 +15,7 @@ from lookonce_server.api.responses.kept import KeptResponse
 from lookonce_server.api.responses.objects import Deleted, ItemList, ResponseObject
 from lookonce_server.api.responses.reply import ResponseReply, draft_of
 from lookonce_server.api.responses.request import ResponseRequest
-from lookonce_server.api.state import AppState, Tenant, state_of
+from lookonce_server.api.state import AppState, Tenant, check_model, state_of
 from lookonce_server.errors import InvalidRequestError
 
 router = APIRouter(prefix="/v1/responses")
