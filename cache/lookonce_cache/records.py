@@ -40,8 +40,9 @@ class RecordKey:
 class Records(Protocol):
     """Keeps records for `ttl` seconds after they were last written or read, or shorter when room is needed.
 
-    A write may give another `ttl` for itself, in seconds; the next read decides anew. A record is opaque bytes, at most `MAX_RECORD_BYTES`. A value
-    that is damaged, or was not written under this key, is no record: it is reported to the observer.
+    A write may give another `ttl` for itself, in seconds; the next read decides anew. A record is opaque bytes, at most
+    `MAX_RECORD_BYTES`. A value that is damaged, or was not written under this key, is no record: it is reported to the
+    observer.
 
     Every method may raise StoreUnavailableError.
     """
