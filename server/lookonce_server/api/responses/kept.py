@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lookonce_cache import MAX_RECORD_BYTES, CacheError, RecordKey, Records
 from lookonce_server.api.responses.objects import ResponseObject
-from lookonce_server.api.responses.request import Item
+from lookonce_server.api.responses.request import Item, parts_of
 from lookonce_server.errors import InvalidRequestError, ResponseNotFoundError
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class KeptItem(_Kept):
     @classmethod
     def of(cls, item: Item) -> "KeptItem":
         """What is kept of a message."""
-        parts = [KeptPart(type=part.type, text=getattr(part, "text", "")) for part in item.parts]
+        parts = [KeptPart(type=part.type, text=getattr(part, "text", "")) for part in parts_of(item)]
         return cls(id=item_id(), role=item.role, parts=parts)
 
     def without_image(self) -> "KeptItem":
