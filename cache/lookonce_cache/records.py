@@ -40,14 +40,15 @@ class RecordKey:
 class Records(Protocol):
     """Keeps records for `ttl` seconds after they were last written or read, or shorter when room is needed.
 
-    A use may give another `ttl` for itself, in seconds. A record is opaque bytes, at most `MAX_RECORD_BYTES`. A value
-    that is damaged, or was not written under this key, is no record: it is reported to the observer.
+    A write may give another `ttl` for itself, in seconds; the next read decides anew. A record is opaque bytes, at most
+    `MAX_RECORD_BYTES`. A value that is damaged, or was not written under this key, is no record: it is reported to the
+    observer.
 
     Every method may raise StoreUnavailableError.
     """
 
-    async def read(self, key: RecordKey, *, ttl: float | None = None) -> bytes | None:
-        """The record, or None."""
+    async def read(self, key: RecordKey) -> bytes | None:
+        """The record, or None. Renews it."""
 
     async def write(self, key: RecordKey, value: bytes, *, ttl: float | None = None) -> None:
         """Keep a record, in place of one with the same key.
@@ -110,12 +111,12 @@ class MemoryRecords:
         self._entries: OrderedDict[RecordKey, _Entry] = OrderedDict()  # least recently used first
 
     @observed
-    async def read(self, key: RecordKey, *, ttl: float | None = None) -> bytes | None:
+    async def read(self, key: RecordKey) -> bytes | None:
         """See `Records.read`."""
         entry = self._take(key)
         if entry is None:
             return None
-        self._keep(key, entry.value, ttl)
+        self._keep(key, entry.value, self._ttl)
         return entry.value
 
     @observed
@@ -124,7 +125,7 @@ class MemoryRecords:
         if len(value) > MAX_RECORD_BYTES:
             raise RecordTooLargeError(f"a record of {len(value)} bytes exceeds the limit of {MAX_RECORD_BYTES}")
         self._take(key)
-        self._keep(key, value, ttl)
+        self._keep(key, value, self._ttl if ttl is None else ttl)
         while self.used_bytes > self._max_bytes:
             self._drop_first()
 
@@ -139,8 +140,7 @@ class MemoryRecords:
         self.used_bytes = 0
 
     def _keep(self, key: RecordKey, value: bytes, ttl: float | None) -> None:
-        seconds = self._ttl if ttl is None else ttl
-        self._entries[key] = _Entry(value, math.inf if seconds is None else time.monotonic() + seconds)
+        self._entries[key] = _Entry(value, math.inf if ttl is None else time.monotonic() + ttl)
         self.used_bytes += self._entries[key].bytes
 
     def _take(self, key: RecordKey) -> _Entry | None:

@@ -84,7 +84,7 @@ async def test_reads_put_expiry_off(monkeypatch):
     for _ in range(3):
         now += 9
         assert await records.read(KEY) == b"x"
-    await records.read(KEY, ttl=20)
+    await records.write(KEY, b"x", ttl=20)
     now += 19
     assert await records.read(KEY) == b"x"
     now += 10

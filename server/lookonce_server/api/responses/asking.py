@@ -11,7 +11,7 @@ from lookonce_server.api.parsing import ImageField
 from lookonce_server.api.response_format import ANY_OBJECT, schema_text
 from lookonce_server.api.responses.kept import KeptImage, KeptItem, KeptResponse
 from lookonce_server.api.responses.objects import FreeText, JsonSchema
-from lookonce_server.api.responses.request import InputImage, ResponseRequest
+from lookonce_server.api.responses.request import InputImage, ResponseRequest, parts_of
 from lookonce_server.api.schemas import ChatRequest
 from lookonce_server.errors import ImageNotKeptError, InvalidRequestError
 from lookonce_server.images import ContextReference, ImageBytes, Images, ImageSource
@@ -146,7 +146,7 @@ def _sent_images(request: ResponseRequest) -> list[ImageField]:
     return [
         ImageField(part.image_url, f"input[{i}].content[{j}].image_url")
         for i, item in enumerate(request.items)
-        for j, part in enumerate(item.parts)
+        for j, part in enumerate(parts_of(item))
         if isinstance(part, InputImage)
     ]
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lookonce_cache import MAX_RECORD_BYTES, CacheError, RecordKey, Records
 from lookonce_server.api.responses.objects import ResponseObject
-from lookonce_server.api.responses.request import Item
+from lookonce_server.api.responses.request import Item, parts_of
 from lookonce_server.errors import InvalidRequestError, ResponseNotFoundError
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class KeptItem(_Kept):
     @classmethod
     def of(cls, item: Item) -> "KeptItem":
         """What is kept of a message."""
-        parts = [KeptPart(type=part.type, text=getattr(part, "text", "")) for part in item.parts]
+        parts = [KeptPart(type=part.type, text=getattr(part, "text", "")) for part in parts_of(item)]
         return cls(id=item_id(), role=item.role, parts=parts)
 
     def without_image(self) -> "KeptItem":
@@ -105,9 +105,7 @@ def item_id() -> str:
     return f"msg_{secrets.token_hex(24)}"
 
 
-async def find(
-    records: Records, tenant: str, response: str, *, param: str | None, ttl: float | None = None
-) -> KeptResponse:
+async def find(records: Records, tenant: str, response: str, *, param: str | None) -> KeptResponse:
     """The response with that id. Counts as use.
 
     Args:
@@ -115,14 +113,13 @@ async def find(
         tenant: whose it must be.
         response: its id.
         param: the request's field it came in, if it is one.
-        ttl: seconds for which this use renews it; None for the server's.
 
     Raises:
         ResponseNotFoundError: there is none, it is another tenant's, or what is kept is none.
         StoreUnavailableError: the store does not answer.
     """
     key = _key(tenant, response)
-    value = await records.read(key, ttl=ttl) if key else None
+    value = await records.read(key) if key else None
     try:
         found = KeptResponse.model_validate_json(value, by_alias=True) if value is not None else None
     except ValidationError as error:  # another release's, with the same seal

@@ -20,7 +20,7 @@ class Shown(BaseModel):
 class FreeText(Shown):
     """Any text."""
 
-    type: Literal["text"] = "text"
+    type: Literal["text"]
 
 
 class JsonObject(Shown):
@@ -59,7 +59,7 @@ TextFormat = Annotated[
 class TextConfig(Shown):
     """The answer's text."""
 
-    format: TextFormat = FreeText()
+    format: TextFormat = FreeText(type="text")
     verbosity: Literal["medium"] | None = "medium"
 
 

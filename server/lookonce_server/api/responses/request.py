@@ -1,6 +1,6 @@
 """`POST /v1/responses`, as OpenAI's clients send it. A field that is not honoured is refused by name."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
@@ -40,54 +40,93 @@ class InputImage(_Strict):
     file_id: None = None  # the server keeps no files
 
 
+def _given(value: Any, field: str) -> Any:
+    return value.get(field) if isinstance(value, dict) else getattr(value, field, None)
+
+
 def _part_kind(part: Any) -> str:
-    return str(part.get("type") if isinstance(part, dict) else getattr(part, "type", None))
+    return f"[{_given(part, 'type')}]"
 
 
-Part = Annotated[
-    Annotated[InputText, Tag("input_text")]
-    | Annotated[OutputText, Tag("output_text")]
-    | Annotated[InputImage, Tag("input_image")],
+# The brackets of tags tell them from fields, where an error names its place.
+_Text = Annotated[InputText, Tag("[input_text]")]
+UserPart = Annotated[
+    _Text | Annotated[InputImage, Tag("[input_image]")],
     Discriminator(
         _part_kind,
         custom_error_type="part_type",
-        custom_error_message="a part's type must be 'input_text', 'input_image' or, of an assistant, 'output_text'",
+        custom_error_message="a user's part must have the type 'input_text' or 'input_image'",
+    ),
+]
+AssistantPart = Annotated[
+    _Text | Annotated[OutputText, Tag("[output_text]")],
+    Discriminator(
+        _part_kind,
+        custom_error_type="part_type",
+        custom_error_message="an assistant's part must have the type 'output_text' or 'input_text'",
     ),
 ]
 
 
-class Item(_Strict):
-    """A message of the conversation, one of the user's or one that the model gave before."""
+def _a_text(part: Any) -> Any:
+    if _given(part, "type") != "input_text":
+        raise PydanticCustomError("part_type", "a system message's part must have the type 'input_text'")
+    return part
 
+
+class _Message(_Strict):
     type: Literal["message"] = "message"
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[Part], Field(min_length=1)]
     # What a message that came from a response says of itself: taken, and changes nothing.
     id: str | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
     phase: Literal["commentary", "final_answer"] | None = None
 
-    @property
-    def parts(self) -> list[InputText | OutputText | InputImage]:
-        """Its content, a text alone as one part."""
-        if isinstance(self.content, str):
-            return [InputText(type="input_text", text=self.content)]
-        return list(self.content)
 
-    @model_validator(mode="after")
-    def _fits_its_role(self) -> Self:
-        kinds = {part.type for part in self.parts}
-        if "input_image" in kinds and self.role != "user":
-            raise PydanticCustomError("item_image", "only user messages may have images")
-        if "output_text" in kinds and self.role != "assistant":
-            raise PydanticCustomError("item_output", "only assistant messages may have output_text")
-        return self
+class SystemMessage(_Message):
+    """An instruction."""
+
+    role: Literal["system", "developer"]
+    content: str | Annotated[list[Annotated[InputText, BeforeValidator(_a_text)]], Field(min_length=1)]
 
 
-def _a_message(item: Any) -> Any:
-    if isinstance(item, dict) and item.get("type", "message") != "message":
-        raise PydanticCustomError("item_type", "an item's type must be 'message'")
-    return item
+class UserMessage(_Message):
+    """What the user asks, or has asked."""
+
+    role: Literal["user"]
+    content: str | Annotated[list[UserPart], Field(min_length=1)]
+
+
+class AssistantMessage(_Message):
+    """What the model has answered."""
+
+    role: Literal["assistant"]
+    content: str | Annotated[list[AssistantPart], Field(min_length=1)]
+
+
+def _message_kind(item: Any) -> str:
+    role = _given(item, "role")
+    is_message = _given(item, "type") in (None, "message")
+    return "other" if not is_message else "[system]" if role == "developer" else f"[{role}]"
+
+
+Item = Annotated[
+    Annotated[SystemMessage, Tag("[system]")]
+    | Annotated[UserMessage, Tag("[user]")]
+    | Annotated[AssistantMessage, Tag("[assistant]")],
+    Discriminator(
+        _message_kind,
+        custom_error_type="item_kind",
+        custom_error_message="an item must be a message: its type 'message', its role 'system', 'developer', 'user' or"
+        " 'assistant'",
+    ),
+]
+
+
+def parts_of(item: SystemMessage | UserMessage | AssistantMessage) -> list[InputText | OutputText | InputImage]:
+    """A message's content, a text alone as one part."""
+    if isinstance(item.content, str):
+        return [InputText(type="input_text", text=item.content)]
+    return list(item.content)
 
 
 class StreamOptions(_Strict):
@@ -106,7 +145,7 @@ class ResponseRequest(_Strict):
     """`POST /v1/responses`. Fields with one accepted value are those whose default means "not used"."""
 
     model: ModelName
-    input: str | Annotated[list[Annotated[Item, BeforeValidator(_a_message)]], Field(min_length=1)]
+    input: str | Annotated[list[Item], Field(min_length=1)]
     instructions: str | None = None
     previous_response_id: str | None = None
     store: bool | None = None
@@ -135,7 +174,7 @@ class ResponseRequest(_Strict):
     @property
     def items(self) -> list[Item]:
         """The input, a text alone as the user's message."""
-        return [Item(role="user", content=self.input)] if isinstance(self.input, str) else self.input
+        return [UserMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input
 
     @property
     def wants_logprobs(self) -> bool:

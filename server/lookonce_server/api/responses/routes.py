@@ -101,7 +101,6 @@ class _Asking:
                 self._tenant,
                 body.previous_response_id,
                 param="previous_response_id",
-                ttl=options.ttl,
             )
         chat, items, self._places = as_chat(body, previous)
         if draft.store:
