@@ -18,6 +18,7 @@ from pydantic_settings import (
 from lookonce_cache import PRECISIONS
 from lookonce_pruning import SELECTIONS, RowSource
 from lookonce_server.access import is_loopback
+from lookonce_server.limits import TenantLimits
 
 BUNDLED = "bundled"
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")  # as browsers write it
@@ -107,7 +108,8 @@ class Settings(BaseSettings):
         float, Field(gt=0, allow_inf_nan=False, description="seconds that a request's body may take to arrive")
     ] = 60.0
     shutdown_seconds: Annotated[
-        float, Field(ge=0, allow_inf_nan=False, description="seconds that what is under way may take when the server ends")
+        float,
+        Field(ge=0, allow_inf_nan=False, description="seconds that what is under way may take when the server ends"),
     ] = 30.0
 
     retention: Annotated[
@@ -136,9 +138,19 @@ class Settings(BaseSettings):
     max_running: Annotated[int, Field(gt=0, description="passes in work at once (vLLM: --vllm-max-num-seqs)")] = 8
     max_queue: Annotated[int, Field(gt=0, description="passes that wait or run before requests get a 429")] = 256
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="how much is logged")] = "info"
-    log_format: Annotated[
-        Literal["text", "json"], Field(description="lines for people, or one JSON object a line")
-    ] = "text"
+    log_format: Annotated[Literal["text", "json"], Field(description="lines for people, or one JSON object a line")] = (
+        "text"
+    )
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether API keys are asked for."""
+        return self.api_keys is not None or self.api_key_hashes is not None
+
+    @property
+    def tenant_limits(self) -> TenantLimits:
+        """Of tenants that have none of their own."""
+        return TenantLimits(self.max_concurrent_per_tenant, self.requests_per_minute)
 
     @property
     def max_body_bytes(self) -> int:
@@ -182,7 +194,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:
-        if not (is_loopback(self.host) or self.api_keys or self.api_key_hashes or self.allow_anyone):
+        if not (is_loopback(self.host) or self.has_keys or self.allow_anyone):
             raise ValueError(
                 f"--host {self.host} lets other machines in, and there are no API keys: give --api-keys or"
                 " --api-key-hashes (`lookonce new-key` makes one), listen on --host 127.0.0.1, or say --allow-anyone if"

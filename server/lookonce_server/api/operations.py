@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from lookonce_cache import StoreUnavailableError
 from lookonce_server.api.state import AppState, Tenant, state_of
-from lookonce_server.errors import EngineError, ModelNotFoundError
+from lookonce_server.errors import EngineError, ModelNotFoundError, ShuttingDownError
 
 router = APIRouter()
 _log = logging.getLogger(__name__)
@@ -48,11 +48,14 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready")
 async def ready(request: Request) -> JSONResponse:
-    """The model passed its self-check, the engine works, and the store answers."""
+    """The model passed its self-check, the engine works, the store answers, and the server is not about to end."""
     state = state_of(request)
     try:
+        state.phase.check()
         await state.engine.ping()
         await state.store.ping()
+    except ShuttingDownError:
+        return JSONResponse({"status": "not ready", "server": "is shutting down"}, 503)
     except EngineError as error:
         return JSONResponse({"status": "not ready", "engine": str(error)}, 503)
     except StoreUnavailableError as error:
