@@ -153,7 +153,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     # A message part may be of several kinds: the error that got furthest into the request is the one that helps.
     _, worst = max(enumerate(error.errors()), key=lambda e: (len(e[1]["loc"]), e[0]))
-    param = _param(worst["loc"])
+    param = _param(worst["loc"]) or None  # None: the body as a whole
     given = repr(worst.get("input"))
     shown = given if len(given) <= 100 else given[:97] + "..."
     if worst["type"] == "extra_forbidden":
@@ -161,7 +161,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     elif worst["type"] == "json_invalid":
         return _response(_body("The body is not valid JSON.", "invalid_request_error", None, None), 400)
     else:
-        message = f"{param}: {worst['msg']} (given: {shown})."
+        message = f"{param or 'The body'}: {worst['msg']} (given: {shown})."
     return _response(_body(message, "invalid_request_error", param, None), 400)
 
 
