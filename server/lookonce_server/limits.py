@@ -72,6 +72,31 @@ class Turnstile:
         self.lane(tenant).leave()
 
 
+class Place:
+    """One request's place; giving it back twice is no harm.
+
+    Args:
+        turnstile: that lets it in.
+        tenant: whose request it is.
+    """
+
+    def __init__(self, turnstile: Turnstile, tenant: str) -> None:
+        self._turnstile = turnstile
+        self._tenant = tenant
+        self._taken = False
+
+    def take(self) -> None:
+        """See `Turnstile.enter`."""
+        self._turnstile.enter(self._tenant)
+        self._taken = True
+
+    def give_back(self) -> None:
+        """See `Turnstile.leave`."""
+        if self._taken:
+            self._taken = False
+            self._turnstile.leave(self._tenant)
+
+
 class Lane:
     """One tenant's requests under way, and a token bucket: full after a minute's silence, a request takes one.
 

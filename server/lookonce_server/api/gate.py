@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lookonce_server.access import Access
 from lookonce_server.api.refusing import refuse
 from lookonce_server.errors import InvalidKeyError, OverloadedError, ShuttingDownError
-from lookonce_server.limits import Lane, Turnstile
+from lookonce_server.limits import Lane, Place, Turnstile
 from lookonce_server.logs import current_request
 from lookonce_server.serving import Phase
 
@@ -17,7 +17,7 @@ class Gate:
     """ASGI middleware that lets in whom `access` knows, as far as there is room. Routes outside `/v1` are open.
 
     What is behind it finds the tenant in the scope's state. A request keeps its place until its answer has ended, a
-    stream's too.
+    stream's too; it is free again before the answer's last piece goes out, for a client that asks on at once.
 
     Args:
         app: what it wraps.
@@ -46,16 +46,23 @@ class Gate:
         if facts := current_request.get():
             facts.tenant = tenant
         send = _telling(self._turnstile.lane(tenant), send)
+        place = Place(self._turnstile, tenant)
         try:
             self._phase.check()
-            self._turnstile.enter(tenant)
+            place.take()
         except (OverloadedError, ShuttingDownError) as error:
             await refuse(error, scope, receive, send)
             return
+
+        async def ending(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                place.give_back()
+            await send(message)
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, ending)
         finally:
-            self._turnstile.leave(tenant)
+            place.give_back()
 
 
 def _telling(lane: Lane, send: Send) -> Send:

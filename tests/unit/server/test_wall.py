@@ -340,3 +340,21 @@ async def test_at_the_end_nothing_new_is_taken_on(app):
     )
     assert (ready.status_code, ready.json()) == (503, {"status": "not ready", "server": "is shutting down"})
     assert health.status_code == 200
+
+
+async def test_a_place_is_free_when_the_last_piece_goes_out(app):
+    """A client that asks on at once, as soon as its answer is whole, is no second one."""
+    turnstile = next(m.kwargs["turnstile"] for m in app.user_middleware if "turnstile" in m.kwargs)
+    inside = []
+
+    async def send(message) -> None:
+        inside.append((message["type"], message.get("more_body", False), turnstile._inside))
+
+    async def receive() -> dict:
+        return {"type": "http.request"}
+
+    headers = [(b"host", b"localhost")]
+    await app(
+        {"type": "http", "method": "GET", "path": "/v1/models", "headers": headers, "query_string": b""}, receive, send
+    )
+    assert inside == [("http.response.start", False, 1), ("http.response.body", False, 0)]
