@@ -147,7 +147,7 @@ def test_who_announces_too_much_is_answered_at_once(running, length):
 
 @pytest.mark.parametrize("length", ["-1", "x", "9" * 5000, "1\r\nContent-Length: 2"])
 def test_a_length_that_is_none_is_refused_below_us(running, length):
-    assert exchange(running, head(f"Content-Length: {length}"), b"{").startswith(b"HTTP/1.1 400 ")
+    assert exchange(running, head(f"Content-Length: {length}")).startswith(b"HTTP/1.1 400 ")
 
 
 def test_no_answer_names_the_software(running):
