@@ -51,7 +51,7 @@ class BodyLimit:
         finally:
             self._held -= body.size
         if body.refused and not started:
-            await refuse_and_close(body.refused, scope, receive, send)
+            await refuse_and_close(body.refused, scope, receive, send, more_comes=not body.arrived)
 
     def refusal(self, size: int, more: int) -> ServerError | None:
         """Why a body cannot have so many more bytes than it has; None: it can."""
@@ -81,25 +81,25 @@ class _Body:
     def __init__(self, limit: BodyLimit, receive: Receive) -> None:
         self.size = 0
         self.refused: ServerError | None = None
+        self.arrived = False
         self._limit = limit
         self._receive = receive
         self._deadline = asyncio.get_running_loop().time() + limit.seconds
-        self._arrived = False
 
     async def receive(self) -> Message:
         """The next piece; after the last one, whatever comes, however late."""
-        if self._arrived:
+        if self.arrived:
             return await self._receive()
         try:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
             self._refuse(self._limit.too_slow())
+        self.arrived = not message.get("more_body", False)
         more = len(message.get("body", b""))
         self.check(more)
         self.size += more
         self._limit.hold(more)
-        self._arrived = not message.get("more_body", False)
         return message
 
     def check(self, more: int) -> None:
