@@ -6,17 +6,15 @@ by people, so there is nothing to guess.
 
 import hashlib
 import hmac
+import ipaddress
 import re
 import secrets
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 
-from lookonce_cache import DEFAULT_TENANT, InvalidContextError, check_tenant
-from lookonce_server.errors import AccessConfigError, InvalidKeyError
+from lookonce_cache import DEFAULT_TENANT
+from lookonce_server.errors import InvalidKeyError
 
 _PREFIX = "lo-"
-_HASH = re.compile(r"sha256:([0-9a-f]{64})")
 _SECRET = re.compile(rf"{_PREFIX}[A-Za-z0-9_-]{{43}}|[0-9a-fA-F]{{64}}")  # what looks like a key, or like a hash
 _BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
 
@@ -31,32 +29,9 @@ class Access:
     def __init__(self, tenants: Mapping[str, str]) -> None:
         self._tenants = dict(tenants)
 
-    @classmethod
-    def read(cls, path: Path | None) -> "Access":
-        """Read a TOML file with a table `tenants`: a list of "sha256:..." for each.
-
-        Raises:
-            AccessConfigError: it cannot be read, or says something else; no message contains a key or a hash.
-        """
-        if path is None:
-            return cls({})
-        try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise _wrong(path, str(error)) from None
-        tenants = content.get("tenants")
-        if content.keys() != {"tenants"} or not isinstance(tenants, dict) or not tenants:
-            raise _wrong(path, "expected one table, [tenants], with a list of hashes a tenant")
-        found: dict[str, str] = {}
-        for tenant, hashes in tenants.items():
-            for value in _hashes(path, tenant, hashes):
-                if found.setdefault(value, tenant) != tenant:
-                    raise _wrong(path, f"tenants {found[value]} and {tenant} have a key in common")
-        return cls(found)
-
     @property
-    def wants_keys(self) -> bool:
-        """Whether there are any keys; without, anybody may ask."""
+    def asks_for_keys(self) -> bool:
+        """Whether there are any keys."""
         return bool(self._tenants)
 
     def tenant(self, authorization: str | None) -> str:
@@ -68,7 +43,7 @@ class Access:
         Raises:
             InvalidKeyError: keys are asked for, and this is none of them.
         """
-        if not self.wants_keys:
+        if not self.asks_for_keys:
             return DEFAULT_TENANT
         match = _BEARER.fullmatch(authorization or "")
         if match is None:
@@ -93,22 +68,17 @@ def key_hash(key: str) -> str:
     return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
 
 
-def _hashes(path: Path, tenant: str, hashes: object) -> list[str]:
+def masked(text: str) -> str:
+    """A text without what looks like a key or a hash: for messages about settings that were mixed up."""
+    return _SECRET.sub("***", text)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, a name or an address without port, is this machine as only itself can reach it."""
+    name = host.lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
     try:
-        check_tenant(tenant)
-    except InvalidContextError as error:
-        raise _wrong(path, str(error)) from None
-    matches = [_HASH.fullmatch(value) if isinstance(value, str) else None for value in _listed(hashes)]
-    if not matches or None in matches:
-        expected = "a list of 'sha256:' with 64 hex digits each, as `lookonce new-key` prints them"
-        raise _wrong(path, f"tenant {tenant}: expected {expected}")
-    return [match[1] for match in matches if match]
-
-
-def _listed(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
-
-
-def _wrong(path: Path, what: str) -> AccessConfigError:
-    """The error; a key or a hash in it, from a table the wrong way round perhaps, is masked."""
-    return AccessConfigError(f"--api-keys {path}: {_SECRET.sub('***', what)}")
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

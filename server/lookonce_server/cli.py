@@ -3,17 +3,18 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
-import socket
 import sys
+from typing import NoReturn
 
-import uvicorn
 from pydantic import ValidationError
 
 from lookonce_cache import InvalidContextError, StoreConfigError, check_tenant
-from lookonce_server import access
+from lookonce_server import access, logs
 from lookonce_server.api.app import running_app, served_name
 from lookonce_server.errors import AccessConfigError, ModelRefusedError
+from lookonce_server.serving import Server
 from lookonce_server.settings import Settings, SettingsFileError, load_settings
 
 _HINT = """
@@ -35,23 +36,11 @@ The key, for the client; it is kept nowhere else:
 Its line in the file of --api-keys, below [tenants]; a tenant's further keys go into the same list:
 
   "{tenant}" = ["sha256:{hash}"]
+
+or, without a file, its entry in the environment of the server; further ones follow after a comma:
+
+  LOOKONCE_API_KEY_HASHES={tenant}=sha256:{hash}
 """
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, with a word on what to try next once it listens."""
-
-    def __init__(self, config: uvicorn.Config, model: str, api_key: str) -> None:
-        super().__init__(config)
-        self._model = model
-        self._api_key = api_key
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            url = f"http://{host}:{port}"
-            print(_HINT.format(model=self._model, url=url, api_key=self._api_key), flush=True)  # noqa: T201 - for people
 
 
 def serve(arguments: list[str]) -> int:
@@ -72,13 +61,16 @@ def serve(arguments: list[str]) -> int:
         return _fail("; ".join(_explained(e) for e in error.errors()))
     except SettingsFileError as error:
         return _fail(str(error))
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(settings.log_level, settings.log_format)
     try:
-        return asyncio.run(_run(settings))
+        code = asyncio.run(_run(settings))
     except KeyboardInterrupt:
-        return 0
+        code = 0
     except (ModelRefusedError, StoreConfigError, AccessConfigError) as error:
         return _fail(str(error))
+    if settings.engine == "transformers":
+        _end(code)
+    return code
 
 
 def new_key(arguments: list[str]) -> int:
@@ -103,9 +95,20 @@ def new_key(arguments: list[str]) -> int:
 
 
 async def _run(settings: Settings) -> int:
+    model, api_key = served_name(settings), "<key>" if settings.has_keys else "any"
+
+    def greet(url: str) -> None:
+        print(_HINT.format(model=model, url=url, api_key=api_key), flush=True)  # noqa: T201 - for people
+
     async with running_app(settings) as app:
-        config = uvicorn.Config(app, host=settings.host, port=settings.port, lifespan="off", log_config=None)
-        server = _Server(config, served_name(settings), "<key>" if settings.api_keys else "any")
+        server = Server(
+            app,
+            settings.host,
+            settings.port,
+            phase=app.state.parts.phase,
+            shutdown_seconds=settings.shutdown_seconds,
+            greet=greet,
+        )
         # uvicorn raises the signal again when it has shut down; by default that ends us before our parts are closed.
         signal.signal(signal.SIGTERM, lambda *_: None)
         try:
@@ -115,10 +118,21 @@ async def _run(settings: Settings) -> int:
     return 0
 
 
+def _end(code: int) -> NoReturn:
+    """End the process, whose parts are all closed. Python itself would first take torch apart, which takes seconds."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _explained(error: object) -> str:
     assert isinstance(error, dict)
+    what = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:  # settings that do not go together: the message names them
+        return str(what)
     name = "--" + "-".join(str(p).replace("_", "-") for p in error["loc"])
-    return f"{name}: {error['msg']} (given: {error['input']!r})"
+    return access.masked(f"{name}: {error['msg']} (given: {error['input']!r})")
 
 
 def _fail(message: str) -> int:

@@ -6,12 +6,18 @@ ServerError
 │   ├── ModelNotFoundError   another model than the one served
 │   └── PromptTooLongError   the prompt and the answer asked for do not fit the model
 ├── InvalidKeyError          the API key is missing or unknown
-├── AccessConfigError        the file of API keys is wrong
+├── ForbiddenError           the Host or the Origin of the request is not one that may ask here
+├── BodyTooLargeError        the request's body is larger than what is accepted
+├── BodyTimeoutError         the request's body did not arrive in time
+├── AccessConfigError        the API keys in the settings are wrong
 ├── ContextNotFoundError     no context has that id, or not any more
 │   └── ImageNotKeptError    a conversation goes on whose image was never kept
 ├── ResponseNotFoundError    no response has that id, or not any more
 ├── ContextNotKeptError      a context was made, but the store did not keep it
-├── OverloadedError          the queue is full: try again later
+├── OverloadedError          the server has as much to do as it takes on: try again later
+│   ├── RateLimitError       the tenant has asked as often as it may for now
+│   └── ConcurrencyLimitError  the tenant has as many requests under way as it may have at once
+├── ShuttingDownError        the server ends, and takes nothing new on
 ├── ModelRefusedError        the self-check failed: answers from a context would be wrong with this model
 └── EngineError              the engine failed
     └── ContextLostError     the context was gone when the engine wanted it; the whole image still answers
@@ -60,8 +66,28 @@ class InvalidKeyError(ServerError):
     """The API key is missing or unknown. No message contains a key."""
 
 
+class ForbiddenError(ServerError):
+    """A request that may not be made from there.
+
+    Attributes:
+        code: "host_not_allowed" or "origin_not_allowed".
+    """
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class BodyTooLargeError(ServerError):
+    """The request's body is larger than what is accepted."""
+
+
+class BodyTimeoutError(ServerError):
+    """The request's body did not arrive in time."""
+
+
 class AccessConfigError(ServerError):
-    """The file of API keys cannot be read, or is wrong."""
+    """The API keys in the settings, or in the file they name, cannot be read or are wrong."""
 
 
 class ContextNotFoundError(ServerError):
@@ -107,7 +133,29 @@ class ContextNotKeptError(ServerError):
 
 
 class OverloadedError(ServerError):
-    """The queue is full."""
+    """The server has as much to do as it takes on.
+
+    Attributes:
+        retry_after: seconds, whole ones, after which asking again may work.
+    """
+
+    retry_after = 1
+
+
+class RateLimitError(OverloadedError):
+    """The tenant has asked as often as it may for now."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ConcurrencyLimitError(OverloadedError):
+    """The tenant has as many requests under way as it may have at once."""
+
+
+class ShuttingDownError(ServerError):
+    """The server finishes what it has begun, and takes nothing new on."""
 
 
 class ModelRefusedError(ServerError):

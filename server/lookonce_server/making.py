@@ -152,7 +152,8 @@ class Maker:
         except Exception as error:
             self._metrics.describes.labels("refused" if isinstance(error, OverloadedError) else "failed").inc()
             expected = isinstance(error, ServerError)
-            _log.warning("describe pass of %s: %s", key.id[:12], error, exc_info=not expected)
+            what = error if expected else type(error).__name__  # an unknown error's text may quote what was asked
+            _log.warning("describe pass of %s: %s", key.id[:12], what, exc_info=not expected)
             if expected:
                 raise
             raise EngineError(f"The describe pass failed: {type(error).__name__}.") from error

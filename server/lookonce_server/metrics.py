@@ -79,6 +79,12 @@ class Metrics:
             ["cache", "status"],
             registry=r,
         )
+        self.refused = Counter(
+            "lookonce_requests_refused",
+            "Requests that were not let in, or not taken on, by the error's code.",
+            ["reason"],
+            registry=r,
+        )
         self.request_seconds = Histogram(
             "lookonce_request_duration_seconds",
             "Questions, to the end of their answers.",

@@ -1,11 +1,12 @@
 """The server's settings: one class for flags, environment (`LOOKONCE_...`) and a TOML file, the first winning."""
 
 import math
+import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -17,12 +18,15 @@ from pydantic_settings import (
 
 from lookonce_cache import PRECISIONS
 from lookonce_pruning import SELECTIONS, RowSource
+from lookonce_server.access import is_loopback
 from lookonce_server.decoding.limits import MOST_PIXELS
 from lookonce_server.images.addresses import parse_network
 from lookonce_server.images.hosts import AllowedHost
+from lookonce_server.limits import TenantLimits
 from lookonce_server.options import ContextLimits
 
 BUNDLED = "bundled"
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")  # as browsers write it
 _VLLM = "--vllm-"
 
 
@@ -89,9 +93,40 @@ class Settings(BaseSettings):
     precision: Annotated[
         str, Field(description=f"in which contexts are stored, smallest last: {', '.join(PRECISIONS)}")
     ] = "int8"
+
     api_keys: Annotated[
-        Path | None, Field(description="TOML file of API keys and their tenants; default: anybody may ask")
+        Path | None,
+        Field(description="TOML file of API keys, their tenants and limits; without keys only this machine may ask"),
     ] = None
+    api_key_hashes: Annotated[
+        str | None, Field(description="more keys, or without a file: 'tenant=sha256:...' entries, separated by commas")
+    ] = None
+    allow_anyone: Annotated[
+        bool, Field(description="serve whoever comes, without keys and on any host: when a proxy of yours guards it")
+    ] = False
+    allowed_origins: Annotated[
+        str | None,
+        Field(description="whose web pages may ask, beside the server's own: 'https://a.example', separated by commas"),
+    ] = None
+    max_concurrent_per_tenant: Annotated[
+        int | None, Field(ge=1, description="requests of a tenant under way at once; default: as many as it likes")
+    ] = None
+    requests_per_minute: Annotated[
+        int | None, Field(ge=1, description="requests of a tenant a minute; default: as many as it likes")
+    ] = None
+    max_requests: Annotated[
+        int, Field(ge=1, description="requests under way at once, of everybody, before more get a 429")
+    ] = 1024
+    max_held_bytes: Annotated[
+        int, Field(gt=0, description="bytes of request bodies held at once before more get a 429")
+    ] = 512 * 1024 * 1024
+    body_timeout: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="seconds that a request's body may take to arrive")
+    ] = 60.0
+    shutdown_seconds: Annotated[
+        float,
+        Field(ge=0, allow_inf_nan=False, description="seconds that what is under way may take when the server ends"),
+    ] = 30.0
 
     retention: Annotated[
         float, Field(gt=0, le=1, description="share of the image tokens kept, above 0 and at most 1")
@@ -155,6 +190,29 @@ class Settings(BaseSettings):
     max_running: Annotated[int, Field(gt=0, description="passes in work at once (vLLM: --vllm-max-num-seqs)")] = 8
     max_queue: Annotated[int, Field(gt=0, description="passes that wait or run before requests get a 429")] = 256
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="how much is logged")] = "info"
+    log_format: Annotated[Literal["text", "json"], Field(description="lines for people, or one JSON object a line")] = (
+        "text"
+    )
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether API keys are asked for."""
+        return self.api_keys is not None or self.api_key_hashes is not None
+
+    @property
+    def tenant_limits(self) -> TenantLimits:
+        """Of tenants that have none of their own."""
+        return TenantLimits(self.max_concurrent_per_tenant, self.requests_per_minute)
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest request body accepted: the largest image in base64, and room for the rest."""
+        return self.max_image_bytes * 4 // 3 + 1024 * 1024
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The allowed origins, one by one."""
+        return tuple((self.allowed_origins or "").replace(",", " ").split())
 
     @field_validator("selection", "precision")
     @classmethod
@@ -197,6 +255,29 @@ class Settings(BaseSettings):
         """What a request may ask of a context."""
         max_ttl = self.ttl if self.max_ttl is None else self.max_ttl
         return ContextLimits(self.min_retention, self.max_retention, max_ttl, self.max_describe_prompt)
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: str | None) -> str | None:
+        for origin in (value or "").replace(",", " ").split():
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin; one is written 'https://host' or 'http://host:port'")
+        return value
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if not (is_loopback(self.host) or self.has_keys or self.allow_anyone):
+            raise ValueError(
+                f"--host {self.host} lets other machines in, and there are no API keys: give --api-keys or"
+                " --api-key-hashes (`lookonce new-key` makes one), listen on --host 127.0.0.1, or say --allow-anyone if"
+                " something in front of the server decides who may ask"
+            )
+        if self.max_held_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"--max-held-bytes {self.max_held_bytes} is less than the {self.max_body_bytes} bytes that one request"
+                " may have by --max-image-bytes"
+            )
+        return self
 
     @field_validator("max_retention")
     @classmethod

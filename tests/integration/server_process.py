@@ -79,6 +79,16 @@ class LookonceServer:
         assert self._stop() == 0, self.log()
         self.start()
 
+    def begin_to_stop(self) -> None:
+        """Tell it to stop, and do not wait."""
+        assert self._process is not None
+        self._process.terminate()
+
+    def wait(self) -> int:
+        """Return its exit code once it has ended."""
+        assert self._process is not None
+        return self._process.wait(120)
+
     def kill(self) -> None:
         """Kill it as a crash would."""
         assert self._process is not None

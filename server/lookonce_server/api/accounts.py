@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lookonce_server.engines.base import Piece, Started
+from lookonce_server.logs import RequestFacts, current_request
 from lookonce_server.metrics import Metrics
 from lookonce_server.sessions import Lookup
 
@@ -36,6 +37,8 @@ class Accounts:
         self._metrics = metrics
         self._begun = begun
         self._answers = [_Answer() for _ in started]
+        self._facts = current_request.get() or RequestFacts("", "")
+        self._note()
 
     @property
     def answers(self) -> int:
@@ -68,17 +71,19 @@ class Accounts:
         now = time.monotonic()
         if all(answer.first_token is None for answer in self._answers):
             self._metrics.first_token_seconds.labels(self.lookup.cache).observe(now - self._begun)
+            self._facts.first_token_seconds = round(now - self._begun, 6)
         answer = self._answers[index]
         if answer.first_token is None:
             answer.first_token = now
         answer.last_token = now
         answer.generated += piece.tokens
+        self._facts.generated_tokens = self.generated_tokens
         answer.tier = piece.tier
 
     def done(self) -> None:
         """Count the whole: one request, and the work of all its answers."""
-        self._metrics.prompt_tokens.inc(sum(started.computed_tokens for started in self._started))
-        self._metrics.saved_tokens.inc(sum(_saved_tokens(started) for started in self._started))
+        self._metrics.prompt_tokens.inc(self._computed_tokens)
+        self._metrics.saved_tokens.inc(self._saved_tokens)
         self._metrics.generated_tokens.inc(self.generated_tokens)
         self._metrics.request_seconds.labels(self.lookup.cache).observe(time.monotonic() - self._begun)
         for answer in self._answers:
@@ -87,6 +92,22 @@ class Accounts:
                 self._metrics.tokens_per_second.observe((answer.generated - 1) / seconds)
             if tier := answer.tier or self.lookup.tier:
                 self._metrics.served.labels(tier).inc()
+
+    @property
+    def _computed_tokens(self) -> int:
+        return sum(started.computed_tokens for started in self._started)
+
+    @property
+    def _saved_tokens(self) -> int:
+        return sum(_saved_tokens(started) for started in self._started)
+
+    def _note(self) -> None:
+        """Tell the request's line in the log what is known from the beginning: a client that leaves is told of too."""
+        facts = self._facts
+        facts.cache = self.lookup.cache
+        facts.prompt_tokens = self.prompt_tokens
+        facts.computed_tokens = self._computed_tokens
+        facts.saved_tokens = self._saved_tokens
 
     def extension(self, index: int = 0) -> dict[str, Any]:
         """The `lookonce` object, of one answer where they differ."""

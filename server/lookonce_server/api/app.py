@@ -16,14 +16,18 @@ from lookonce_server.access import Access
 from lookonce_server.api import chat, context_views, errors, openapi, operations, responses
 from lookonce_server.api import contexts as context_routes
 from lookonce_server.api.body_limit import BodyLimit
+from lookonce_server.api.front import Front
 from lookonce_server.api.gate import Gate
 from lookonce_server.api.state import AppState
+from lookonce_server.api.wall import Wall
 from lookonce_server.contexts import Contexts
 from lookonce_server.engines.base import DescribePlan, Engine
 from lookonce_server.errors import ModelRefusedError
 from lookonce_server.images import DecodeProcesses, Fetcher, FetchPolicy, ImageLimits, Images
 from lookonce_server.images.addresses import parse_network
 from lookonce_server.images.hosts import AllowedHost
+from lookonce_server.keys import read_keys
+from lookonce_server.limits import Turnstile
 from lookonce_server.metrics import Metrics
 from lookonce_server.sessions import Sessions
 from lookonce_server.settings import BUNDLED, Settings
@@ -36,11 +40,11 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
     Raises:
         ModelRefusedError: the model cannot be loaded, or failed the self-check.
         StoreConfigError: the store's URL is wrong.
-        AccessConfigError: the file of API keys is wrong.
+        AccessConfigError: the API keys are wrong.
     """
     metrics = Metrics()
     metrics.retention.set(settings.retention)
-    access = Access.read(settings.api_keys)
+    keys = read_keys(settings.api_keys, settings.api_key_hashes, settings.tenant_limits)
     store = open_store(settings.store, ttl=settings.ttl, observer=metrics.store)
     engine = await _load_engine(settings)
     images = _images(settings, metrics)
@@ -64,10 +68,11 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
                 store=store,
                 contexts=contexts,
                 sessions=sessions,
-                access=access,
+                access=Access(keys.tenants),
                 images=images,
                 metrics=metrics,
                 started_at=time.time(),
+                tenant_limits=keys.limits,
             )
         )
     finally:
@@ -82,11 +87,21 @@ def _app(state: AppState) -> FastAPI:
     app = FastAPI(title="lookonce", summary=summary, version=version("lookonce"))
     app.state.parts = state
     errors.install(app)
-    app.add_middleware(BodyLimit, max_bytes=state.settings.max_image_bytes * 4 // 3 + 1024 * 1024)
-    app.add_middleware(Gate, access=state.access)  # the last one added is the first one asked
+    settings = state.settings
+    turnstile = Turnstile(settings.max_requests, settings.tenant_limits, state.tenant_limits)
+    # The last one added is the first one asked.
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=settings.max_body_bytes,
+        max_held_bytes=settings.max_held_bytes,
+        seconds=settings.body_timeout,
+    )
+    app.add_middleware(Gate, access=state.access, turnstile=turnstile, phase=state.phase)
+    app.add_middleware(Wall, any_host=state.access.asks_for_keys or settings.allow_anyone, origins=settings.origins)
+    app.add_middleware(Front, metrics=state.metrics)
     for routes in (chat.router, responses.router, context_routes.router, context_views.router, operations.router):
         app.include_router(routes)
-    openapi.install(app, wants_keys=state.access.wants_keys)
+    openapi.install(app, wants_keys=state.access.asks_for_keys)
     return app
 
 

@@ -34,5 +34,5 @@ class ErrorBody(BaseModel):
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with these statuses, beside those of every route below `/v1`."""
-    everywhere = (401, 403, 408, 413, 429, 500)
+    everywhere = (401, 403, 408, 413, 429, 500, 503)
     return {status: {"description": _WHEN[status], "model": ErrorBody} for status in sorted({*everywhere, *statuses})}

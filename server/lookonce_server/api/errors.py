@@ -1,6 +1,7 @@
 """Errors to HTTP, in one table, in OpenAI's shape."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
@@ -12,17 +13,24 @@ from starlette.routing import Match, Route
 from lookonce_cache import StoreUnavailableError
 from lookonce_server.api.fields import field_of, furthest, sendable, shown
 from lookonce_server.errors import (
+    BodyTimeoutError,
+    BodyTooLargeError,
+    ConcurrencyLimitError,
     ContextLostError,
     ContextNotFoundError,
     ContextNotKeptError,
     EngineError,
+    ForbiddenError,
     InvalidKeyError,
     InvalidRequestError,
     ModelNotFoundError,
     OverloadedError,
+    RateLimitError,
     ResponseNotFoundError,
     ServerError,
+    ShuttingDownError,
 )
+from lookonce_server.logs import current_request
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +47,13 @@ _TABLE: dict[type[Exception], _Mapping] = {
     ContextNotFoundError: _Mapping(404, "invalid_request_error", "context_not_found"),
     ResponseNotFoundError: _Mapping(404, "invalid_request_error", "response_not_found"),
     InvalidKeyError: _Mapping(401, "invalid_request_error", "invalid_api_key"),
+    ForbiddenError: _Mapping(403, "invalid_request_error", None),
+    BodyTimeoutError: _Mapping(408, "invalid_request_error", "request_timeout"),
+    BodyTooLargeError: _Mapping(413, "invalid_request_error", "request_too_large"),
     OverloadedError: _Mapping(429, "rate_limit_error", "overloaded"),
+    RateLimitError: _Mapping(429, "rate_limit_error", "rate_limit_exceeded"),
+    ConcurrencyLimitError: _Mapping(429, "rate_limit_error", "concurrency_limit_exceeded"),
+    ShuttingDownError: _Mapping(503, "server_error", "shutting_down"),
     StoreUnavailableError: _Mapping(503, "server_error", "store_unavailable"),
     ContextNotKeptError: _Mapping(503, "server_error", "context_not_kept"),
     ContextLostError: _Mapping(503, "server_error", "context_lost"),
@@ -47,6 +61,20 @@ _TABLE: dict[type[Exception], _Mapping] = {
     ServerError: _Mapping(500, "server_error", None),
 }
 _INTERNAL = _Mapping(500, "server_error", "internal_error")
+# The codes of requests that were not let in, or not taken on.
+REFUSALS = frozenset(
+    {
+        "invalid_api_key",
+        "host_not_allowed",
+        "origin_not_allowed",
+        "request_timeout",
+        "request_too_large",
+        "overloaded",
+        "rate_limit_exceeded",
+        "concurrency_limit_exceeded",
+        "shutting_down",
+    }
+)
 # What a client is told where the error's own text is for operators: it names hosts, or is nothing that we wrote.
 _TOLD: dict[str | None, str] = {
     "internal_error": "The server failed.",
@@ -60,7 +88,6 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unknown)
 
 
 def status_of(error: Exception) -> int:
@@ -78,7 +105,13 @@ def body_of(error: Exception) -> dict[str, Any]:
 
 def response_to(error: Exception) -> JSONResponse:
     """The response to an error of ours."""
-    return JSONResponse(body_of(error), status_of(error), _headers(error))
+    return _response(body_of(error), status_of(error), _headers(error))
+
+
+def unknown(request: Request, error: Exception) -> JSONResponse:
+    """The response to an error that nobody thought of; it is logged."""
+    _log.error("%s %s failed", request.method, _route(), exc_info=error)
+    return response_to(error)
 
 
 def _mapping(error: Exception) -> _Mapping:
@@ -89,30 +122,35 @@ def _body(message: str, kind: str, param: str | None, code: str | None) -> dict[
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def _response(body: dict[str, Any], status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    if facts := current_request.get():
+        facts.error = body["error"]["code"]
+    return JSONResponse(body, status, headers)
+
+
 def _headers(error: Exception) -> dict[str, str]:
     if isinstance(error, InvalidKeyError):
         return {"www-authenticate": "Bearer"}
-    passing = (OverloadedError, ContextLostError, ContextNotKeptError, StoreUnavailableError)
-    return {"retry-after": "1"} if isinstance(error, passing) else {}
+    return {"retry-after": str(getattr(error, "retry_after", 1))} if status_of(error) in (429, 503) else {}
+
+
+def _route() -> str | None:
+    """What was asked, without what the client put into it."""
+    facts = current_request.get()
+    return facts.route if facts else None
 
 
 async def _known(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, StoreUnavailableError):
-        _log.warning("%s %s: %s", request.method, request.url.path, error)
+        _log.warning("%s %s: %s", request.method, _route(), error)
     return response_to(error)
-
-
-async def _unknown(request: Request, error: Exception) -> JSONResponse:
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    # The connection is closed for it, which a client that would send its next request there must know.
-    return JSONResponse(body_of(error), 500, {"connection": "close"})
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}."
     headers = {"allow": _allowed(request)} if error.status_code == 405 else error.headers
-    return JSONResponse(_body(message, "invalid_request_error", None, None), error.status_code, headers)
+    return _response(_body(message, "invalid_request_error", None, None), error.status_code, headers)
 
 
 def _allowed(request: Request) -> str:
@@ -130,7 +168,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     if worst["type"] == "extra_forbidden":
         message = f"{param} is not supported by this server."
     elif worst["type"] == "json_invalid":
-        return JSONResponse(_body("The body is not valid JSON.", "invalid_request_error", None, None), 400)
+        return _response(_body("The body is not valid JSON.", "invalid_request_error", None, None), 400)
     else:
         message = f"{param or 'The body'}: {worst['msg']} (given: {shown(worst.get('input'))})."
-    return JSONResponse(_body(sendable(message), "invalid_request_error", param, None), 400)
+    return _response(_body(sendable(message), "invalid_request_error", param, None), 400)

@@ -11,7 +11,7 @@ from lookonce_cache import StoreUnavailableError
 from lookonce_server.api.documented import errors
 from lookonce_server.api.shapes import Health, Model, Models, NotReady, Ready
 from lookonce_server.api.state import AppState, Tenant, check_model, state_of
-from lookonce_server.errors import EngineError
+from lookonce_server.errors import EngineError, ShuttingDownError
 
 router = APIRouter()
 _log = logging.getLogger(__name__)
@@ -49,11 +49,14 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready", response_model=Ready, responses={503: {"description": "It cannot, for now.", "model": NotReady}})
 async def ready(request: Request) -> JSONResponse:
-    """The model passed its self-check, the engine works, and the store answers."""
+    """The model passed its self-check, the engine works, the store answers, and the server is not about to end."""
     state = state_of(request)
     try:
+        state.phase.check()
         await state.engine.ping()
         await state.store.ping()
+    except ShuttingDownError:
+        return JSONResponse({"status": "not ready", "server": "is shutting down"}, 503)
     except EngineError as error:
         return JSONResponse({"status": "not ready", "engine": str(error)}, 503)
     except StoreUnavailableError as error:

@@ -12,7 +12,8 @@ from lookonce_server.options import ContextOptions
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Bounded only so that texts are checked at all: JSON can escape half of a character, which no tokenizer takes.
+    model_config = ConfigDict(extra="forbid", frozen=True, str_max_length=2**31)
 
 
 class ContextWishes(_Request):

@@ -1,6 +1,7 @@
 """What the routes share, made when the app starts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -12,7 +13,9 @@ from lookonce_server.contexts import Contexts
 from lookonce_server.engines.base import Engine
 from lookonce_server.errors import ModelNotFoundError
 from lookonce_server.images import Images
+from lookonce_server.limits import TenantLimits
 from lookonce_server.metrics import Metrics
+from lookonce_server.serving import Phase
 from lookonce_server.sessions import Sessions
 from lookonce_server.settings import Settings
 
@@ -31,6 +34,8 @@ class AppState:
     images: Images
     metrics: Metrics
     started_at: float  # unix seconds
+    tenant_limits: Mapping[str, TenantLimits] = field(default_factory=dict)  # of tenants that have their own
+    phase: Phase = field(default_factory=Phase)
 
 
 def state_of(request: Request) -> AppState:

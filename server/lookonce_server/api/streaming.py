@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from lookonce_server.api.errors import body_of, status_of
 from lookonce_server.errors import ServerError
+from lookonce_server.logs import current_request
 
 DONE = "data: [DONE]\n\n"
 _log = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ class EventStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
+            if facts := current_request.get():
+                facts.status = int(self._outcome)
             await self._ended(self._outcome)
 
     async def _guarded(self, events: AsyncIterator[str]) -> AsyncIterator[str]:

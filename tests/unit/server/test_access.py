@@ -1,10 +1,11 @@
-"""Who asks: the file of API keys, the bearer token, and the gate before every route below /v1."""
+"""Who asks: API keys from a file and from a setting, the bearer token, and the gate before every route below /v1."""
 
 import base64
 import hmac
 import json
 import logging
 import re
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -16,6 +17,8 @@ from lookonce_server.access import Access, key_hash, new_key
 from lookonce_server.api.app import running_app
 from lookonce_server.cli import new_key as new_key_command
 from lookonce_server.errors import AccessConfigError, InvalidKeyError
+from lookonce_server.keys import read_keys
+from lookonce_server.limits import TenantLimits
 from lookonce_server.settings import Settings
 
 from .samples import png
@@ -40,24 +43,41 @@ def line(tenant: str, *keys: str) -> str:
     return f'"{tenant}" = {json.dumps(hashes)}\n'
 
 
+def known(path=None, hashes: str | None = None) -> Access:
+    return Access(read_keys(path, hashes, TenantLimits()).tenants)
+
+
 # ---- the file
 
 
-def test_without_a_file_all_are_the_default_tenant():
-    everybody = Access.read(None)
-    assert everybody.tenant(None) == everybody.tenant("Bearer anything") == DEFAULT_TENANT
+def test_without_keys_all_are_the_default_tenant():
+    assert not known().asks_for_keys
+    assert known().tenant(None) == known().tenant("Bearer anything") == DEFAULT_TENANT
 
 
 def test_a_key_stands_for_its_tenant(keys_file):
     second = new_key()
-    known = Access.read(keys_file("[tenants]\n" + line("acme", KEYS["acme"], second) + line("a.b-c_9", KEYS["globex"])))
-    assert known.tenant(f"Bearer {KEYS['acme']}") == known.tenant(f"Bearer {second}") == "acme"
-    assert known.tenant(f"Bearer {KEYS['globex']}") == "a.b-c_9"
+    file = keys_file("[tenants]\n" + line("acme", KEYS["acme"], second) + line("a.b-c_9", KEYS["globex"]))
+    access = known(file)
+    assert access.asks_for_keys
+    assert access.tenant(f"Bearer {KEYS['acme']}") == access.tenant(f"Bearer {second}") == "acme"
+    assert access.tenant(f"Bearer {KEYS['globex']}") == "a.b-c_9"
 
 
 def test_the_same_key_twice_for_one_tenant_is_no_harm(keys_file):
-    known = Access.read(keys_file("[tenants]\n" + line("acme", KEYS["acme"], KEYS["acme"])))
-    assert known.tenant(f"Bearer {KEYS['acme']}") == "acme"
+    file = keys_file("[tenants]\n" + line("acme", KEYS["acme"], KEYS["acme"]))
+    assert known(file, f"acme=sha256:{HASH}").tenant(f"Bearer {KEYS['acme']}") == "acme"
+
+
+def test_a_tenant_may_be_a_table_with_limits_of_its_own(keys_file):
+    file = keys_file(
+        f"[tenants]\nplain = {LISTED}\n"
+        f'[tenants.acme]\nkeys = ["sha256:{key_hash(WRONG)}"]\nmax_concurrent = 4\nrequests_per_minute = 60\n'
+        f'[tenants.globex]\nkeys = ["sha256:{key_hash(KEYS["globex"])}"]\nmax_concurrent = 5\n'
+    )
+    keys = read_keys(file, None, TenantLimits(1, 30))
+    assert set(keys.tenants.values()) == {"plain", "acme", "globex"}
+    assert keys.limits == {"acme": TenantLimits(4, 60), "globex": TenantLimits(5, 30)}  # what is missing is the default
 
 
 HASH = key_hash(KEYS["acme"])
@@ -75,7 +95,13 @@ WRONG_FILES = [
     (f'[tenants]\nacme = ["sha256:{HASH.upper()}"]\n', "tenant acme: expected a list"),
     (f'[tenants]\nacme = ["sha256:{HASH[:-1]}"]\n', "tenant acme: expected a list"),
     (f'[tenants]\nacme = ["sha256:{HASH}", "{KEYS["acme"]}"]\n', "tenant acme: expected a list"),
-    (f"[tenants.acme]\nkeys = {LISTED}\n", "tenant acme: expected a list"),
+    ("[tenants.acme]\nkeys = []\n", "tenant acme: expected a list"),
+    ("[tenants.acme]\nmax_concurrent = 3\n", "tenant acme: keys: Field required"),
+    (f"[tenants.acme]\nkeys = {LISTED}\nmax_concurrent = 0\n", "acme: max_concurrent: .* greater .*given: 0"),
+    (f"[tenants.acme]\nkeys = {LISTED}\nmax_concurrent = 1.5\n", "acme: max_concurrent: .* valid integer .*given: 1.5"),
+    (f'[tenants.acme]\nkeys = {LISTED}\nrequests_per_minute = "9"\n', "acme: requests_per_minute: .*given: '9'"),
+    (f"[tenants.acme]\nkeys = {LISTED}\nburst = 9\n", "acme: burst: .*accepted: keys, max_concurrent, requests_per_"),
+    (f'[tenants.acme]\nkeys = {LISTED}\n"{KEYS["acme"]}" = 1\n', r"tenant acme: \*\*\*: "),
     (f'[tenants]\n"" = {LISTED}\n', "tenant: ''; accepted: 1 to 64 letters"),
     (f'[tenants]\n"a/b" = {LISTED}\n', "tenant: 'a/b'; accepted: "),
     (f'[tenants]\n"-a" = {LISTED}\n', "a letter or digit first"),
@@ -94,7 +120,7 @@ WRONG_FILES = [
 def test_a_wrong_file_is_named_with_what_is_accepted_and_its_secrets_are_not(keys_file, text, said):
     path = keys_file(text)
     with pytest.raises(AccessConfigError, match=said) as raised:
-        Access.read(path)
+        known(path)
     message = str(raised.value)
     assert message.startswith(f"--api-keys {path}: ")
     assert raised.value.__cause__ is None
@@ -104,10 +130,13 @@ def test_a_wrong_file_is_named_with_what_is_accepted_and_its_secrets_are_not(key
 
 def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(AccessConfigError, match="No such file"):
-        Access.read(tmp_path / "missing.toml")
+        known(tmp_path / "missing.toml")
     (tmp_path / "latin").write_bytes(b"\xff")
     with pytest.raises(AccessConfigError, match="can't decode byte"):
-        Access.read(tmp_path / "latin")
+        known(tmp_path / "latin")
+    with pytest.raises(AccessConfigError, match=r"--api-keys \*\*\*: ") as raised:
+        known(Path(KEYS["acme"]))  # the key where its file should be
+    assert KEYS["acme"] not in str(raised.value)
 
 
 async def test_a_server_with_a_wrong_file_does_not_start(keys_file, monkeypatch):
@@ -115,6 +144,38 @@ async def test_a_server_with_a_wrong_file_does_not_start(keys_file, monkeypatch)
     with pytest.raises(AccessConfigError):
         async with running_app(Settings(api_keys=keys_file("[tenants]\n"))):
             pass
+
+
+# ---- the setting
+
+
+@pytest.mark.parametrize("between", [",", ", ", " ", "\n", ",,"])
+def test_keys_in_a_setting_stand_beside_those_of_a_file(keys_file, between):
+    entries = between.join(f"{tenant}=sha256:{key_hash(key)}" for tenant, key in KEYS.items())
+    access = known(keys_file("[tenants]\n" + line("third", WRONG)), entries)
+    assert [access.tenant(f"Bearer {key}") for key in (*KEYS.values(), WRONG)] == ["acme", "globex", "third"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "expected entries as tenant=sha256:<64 hex digits>, separated by commas"),
+        (" , ", "expected entries"),
+        ("acme", "tenant acme: expected tenant=sha256:<64 hex digits>"),
+        (f"acme={HASH}", "tenant acme: expected"),
+        (f"acme=sha256:{HASH},globex", "tenant globex: expected"),
+        (f"acme={KEYS['acme']}", "tenant acme: expected"),
+        (f"sha256:{HASH}", r"tenant: 'sha256:\*\*\*'; accepted: 1 to 64 letters"),
+        (f"a/b=sha256:{HASH}", "tenant: 'a/b'; accepted"),
+        (f"acme=sha256:{HASH},globex=sha256:{HASH}", "tenants acme and globex have a key in common"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_is_accepted_and_its_secrets_are_not(text, said):
+    with pytest.raises(AccessConfigError, match=said) as raised:
+        known(None, text)
+    assert str(raised.value).startswith("--api-key-hashes: ")
+    assert HASH not in str(raised.value)
+    assert KEYS["acme"] not in str(raised.value)
 
 
 # ---- the header
@@ -150,9 +211,9 @@ def test_every_key_is_looked_at_whichever_was_given(monkeypatch, key):
 
     compare = hmac.compare_digest
     monkeypatch.setattr(access.hmac, "compare_digest", looked)
-    known = Access({key_hash(key): tenant for tenant, key in KEYS.items()})
+    everybody = Access({key_hash(key): tenant for tenant, key in KEYS.items()})
     try:
-        known.tenant(f"Bearer {key}")
+        everybody.tenant(f"Bearer {key}")
     except InvalidKeyError:
         assert key == WRONG
     assert looks == [key_hash(key) for key in KEYS.values()]
@@ -172,9 +233,12 @@ def test_what_new_key_prints_goes_into_the_file(keys_file, capsys, tenant):
     assert new_key_command([tenant]) == 0
     said = capsys.readouterr().out
     (key,) = re.findall(r"^ +(lo-\S+)$", said, re.MULTILINE)
-    (pasted,) = re.findall(r"^.*sha256:.*$", said, re.MULTILINE)
-    assert Access.read(keys_file(f"[tenants]\n{pasted}\n")).tenant(f"Bearer {key}") == tenant
-    assert key not in pasted
+    pasted, entry = re.findall(r"^.*sha256:.*$", said, re.MULTILINE)
+    assert known(keys_file(f"[tenants]\n{pasted}\n")).tenant(f"Bearer {key}") == tenant
+    variable, _, value = entry.strip().partition("=")
+    assert variable == "LOOKONCE_API_KEY_HASHES"
+    assert known(None, value).tenant(f"Bearer {key}") == tenant
+    assert key not in pasted + entry
 
 
 @pytest.mark.parametrize("arguments", [[], [""], ["no way"], ["../x"], ["x" * 65], ["a", "b"], ["-a"], ["a\n"], ["ä"]])
@@ -200,7 +264,7 @@ async def app(tmp_path_factory):
 @pytest.fixture
 async def client(app):
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://test", timeout=60) as made:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as made:
         yield made
 
 
@@ -267,8 +331,8 @@ async def test_without_a_key_nothing_is_read_nor_done(app, client, key, caplog):
 
 
 def without_process_metrics(text: str) -> list[str]:
-    """Ours, without the store's pings, which /ready makes."""
-    return [line for line in text.splitlines() if 'operation="ping"' not in line]
+    """Ours, without the store's pings, which /ready makes, and without the refusals themselves."""
+    return [line for line in text.splitlines() if 'operation="ping"' not in line and "_requests_refused_" not in line]
 
 
 async def test_a_tenant_meets_its_own_contexts_only(client):

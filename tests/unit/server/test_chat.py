@@ -48,7 +48,7 @@ def failing(engine, steps, monkeypatch) -> None:
 
 async def post(app, **fields) -> httpx2.Response:
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    async with asyncio.timeout(60), httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with asyncio.timeout(60), httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         return await client.post("/v1/chat/completions", json=ENDLESS | fields)
 
 

@@ -22,7 +22,7 @@ async def client():
     settings = Settings(describe_tokens=24)
     async with (
         running_app(settings) as app,
-        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test", timeout=60) as made,
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost", timeout=60) as made,
     ):
         yield made
 

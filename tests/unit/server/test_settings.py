@@ -91,6 +91,18 @@ def test_the_environment_is_read_when_asked_for_not_at_import(monkeypatch):
         ("log-level", "loud"),
         ("precision", "int3"),
         ("precision", "INT8"),
+        ("max-requests", "0"),
+        ("max-held-bytes", "0"),
+        ("body-timeout", "0"),
+        ("body-timeout", "inf"),
+        ("shutdown-seconds", "-1"),
+        ("max-concurrent-per-tenant", "0"),
+        ("requests-per-minute", "1.5"),
+        ("log-format", "xml"),
+        ("allowed-origins", "*"),
+        ("allowed-origins", "app.example"),
+        ("allowed-origins", "https://app.example/"),
+        ("allowed-origins", "https://ok.example, ftp://app.example"),
     ],
 )
 def test_a_bad_value_is_named_with_its_setting(capsys, name, value):
@@ -164,6 +176,36 @@ def test_a_wrong_file_of_api_keys_is_refused_in_one_line(capsys, tmp_path, text)
     if text is not None:
         path.write_text(text)
     assert f"--api-keys {path}: " in refused(capsys, "--api-keys", str(path))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "gpu.internal"])
+def test_without_keys_only_this_machine_is_listened_to(capsys, host):
+    said = refused(capsys, "--host", host)
+    for told in (f"--host {host} ", "--api-keys", "--api-key-hashes", "--host 127.0.0.1", "--allow-anyone"):
+        assert told in said
+    for allowed in (["--allow-anyone"], ["--api-keys", "keys.toml"], ["--api-key-hashes", "a=sha256:1"]):
+        assert load_settings(["--host", host, *allowed]).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_without_keys_this_machine_is_listened_to(host):
+    assert load_settings(["--host", host]).host == host
+
+
+def test_bodies_held_must_have_room_for_one(capsys):
+    assert "--max-held-bytes 1000 is less than the 29010602 bytes" in refused(capsys, "--max-held-bytes", "1000")
+
+
+def test_a_key_in_the_wrong_place_is_not_repeated(capsys, toml):
+    key = "lo-" + "x" * 43
+    assert key not in refused(capsys, "--api-keys", key)
+    assert key not in refused(capsys, "--api-key-hashes", f"acme={key}")
+    assert key not in refused(capsys, "--config", toml(f'api_key_hashes = ["{key}"]\n'))
+
+
+def test_key_hashes_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("LOOKONCE_API_KEY_HASHES", "acme=sha256:1")
+    assert load_settings(["--host", "0.0.0.0"]).api_key_hashes == "acme=sha256:1"
 
 
 def test_an_unknown_key_of_the_file_is_refused(capsys, toml):

@@ -1,0 +1,114 @@
+"""The log's two forms, its requests' ids, and whose words never get into it."""
+
+import io
+import json
+import logging
+
+import pytest
+
+from lookonce_server import logs
+from lookonce_server.logs import RequestFacts, current_request
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """Configures logging as a server does, and returns what is written then."""
+    root = logging.getLogger()
+    names = ("", *logs._OURS, "uvicorn.error")
+    levels = {name: logging.getLogger(name).level for name in names}
+    handlers = root.handlers[:]
+    written = io.StringIO()
+
+    def start(level: str, form: str) -> io.StringIO:
+        root.handlers.clear()
+        monkeypatch.setattr("sys.stderr", written)
+        logs.configure(level, form)
+        return written
+
+    yield start
+    root.handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture
+def facts():
+    made = RequestFacts("req_1", "POST", route="/v1/x", tenant="acme", status=200, cache="hit", seconds=0.5)
+    token = current_request.set(made)
+    yield made
+    current_request.reset(token)
+
+
+OURS = logging.getLogger("lookonce_server.somewhere")
+
+
+def test_json_is_one_object_a_line(log, facts):
+    written = log("info", "json")
+    OURS.info("a\nb %s", "\N{SNOWMAN}")
+    OURS.info("request", extra={"facts": facts})
+    plain, request = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert plain.pop("time").endswith("Z")
+    assert plain == {
+        "level": "info",
+        "logger": "lookonce_server.somewhere",
+        "message": "a\nb \N{SNOWMAN}",
+        "request_id": "req_1",
+    }
+    assert (
+        request.items()
+        >= {"request_id": "req_1", "tenant": "acme", "seconds": 0.5, "first_token_seconds": None}.items()
+    )
+
+
+def test_text_has_the_facts_that_there_are(log, facts):
+    written = log("info", "text")
+    OURS.info("hello")
+    OURS.info("request", extra={"facts": facts})
+    hello, request = written.getvalue().splitlines()
+    assert hello.endswith(" INFO lookonce_server.somewhere: hello request_id=req_1")
+    assert request.endswith(
+        ": request request_id=req_1 method=POST route=/v1/x tenant=acme status=200 cache=hit seconds=0.5"
+    )
+
+
+def test_a_line_of_no_request_has_no_id(log):
+    written = log("info", "json")
+    OURS.info("hello")
+    assert "request_id" not in json.loads(written.getvalue())
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_the_level_is_of_our_own_lines_and_libraries_only_warn(log, level):
+    written = log(level, "text")
+    levels = ("debug", "info", "warning", "error")
+    for name in ("lookonce_server.x", "lookonce_cache.x", "httpx2", "PIL.TiffImagePlugin"):
+        for one in levels:
+            getattr(logging.getLogger(name), one)("%s of %s", one, name)
+    said = written.getvalue()
+    for name in ("lookonce_server.x", "lookonce_cache.x"):
+        assert [one for one in levels if f"{one} of {name}" in said] == list(levels[levels.index(level) :])
+    for name in ("httpx2", "PIL.TiffImagePlugin"):
+        assert [one for one in levels if f"{one} of {name}" in said] == ["warning", "error"]
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_errors_are_traced_and_quote_nobody(log, form):
+    """Also those that others came of, and groups."""
+    written = log("info", form)
+    quoted = "".join(["bi", "cycle"])  # so that the source lines of the trace do not have it
+    try:
+        try:
+            json.loads(quoted)
+        except ValueError as error:
+            raise ExceptionGroup(quoted, [KeyError(quoted), UnicodeDecodeError("utf-8", b"", 0, 1, quoted)]) from error
+    except ExceptionGroup:
+        OURS.exception("it failed")
+    try:
+        raise OSError("no space left")
+    except OSError:
+        OURS.exception("it failed")
+    said = written.getvalue()
+    assert quoted not in said
+    for kind in ("json.decoder.JSONDecodeError", "KeyError", "UnicodeDecodeError", "ExceptionGroup", "test_logs.py"):
+        assert kind in said
+    assert "builtins.OSError: no space left" in said
