@@ -68,8 +68,8 @@ __version__: str
 
 if not TYPE_CHECKING:  # or every name would be taken for an attribute
 
-    def __getattr__(name):
-        """`__version__`, read when it is asked for: importlib.metadata takes half as long as the rest of the package."""
+    def __getattr__(name: str) -> str:
+        """`__version__`, read when it is asked for: importlib.metadata takes half as long as all of this package."""
         if name != "__version__":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib.metadata import version

@@ -112,7 +112,7 @@ class Asker:
         started = time.monotonic()
         try:
             asked, unexplained = send(image), False
-        except lookonce.ClientError as error:
+        except lookonce.LookonceError as error:
             with_pixels = kind in ("new image", "known, pixels")
             refused = not with_pixels and getattr(error, "code", None) in REFUSALS
             unexplained = refused and self._should_be_there(kind, image, started)
