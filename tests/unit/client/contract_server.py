@@ -68,10 +68,10 @@ class ContractServer(ThreadingHTTPServer):
         retry_after: sent with every reply; None for not at all.
         stream_events: of an answer or a description, in place of its own.
         answers: by question; "red" where there is none.
-        making: ids that a delete does not find until somebody waited for their making.
+        making: a question does not make the context, as while a describe pass is under way.
         together: questions by id wait here for one another.
         most_at_once: chat requests that were under way at the same time.
-        held: when set, a stream stops after its first piece until `go_on` is set.
+        held: when set, a stream stops after its first piece, or so many events, until `go_on` is set.
     """
 
     daemon_threads = True
@@ -91,7 +91,7 @@ class ContractServer(ThreadingHTTPServer):
         self.together: threading.Barrier | None = None
         self.most_at_once = 0
         self.at_once = 0
-        self.held = False
+        self.held: bool | int = False
         self.go_on = threading.Event()
         self.lock = threading.Lock()
 
@@ -197,7 +197,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("connection", "close")
         self.end_headers()
         for place, line in enumerate(lines):
-            if self.server.held and place == pause_after:
+            if self.server.held and place == (pause_after if self.server.held is True else self.server.held):
                 self.server.go_on.wait(20)
             self.wfile.write(f"data: {line}\n\n".encode())
             self.wfile.flush()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -82,7 +81,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from .. import __version__
 
-        parser.exit(message=f"lookonce {__version__}{os.linesep}")
+        print(f"lookonce {__version__}")
+        parser.exit()
 
 
 def _common_options() -> argparse.ArgumentParser:
