@@ -1,8 +1,11 @@
 """The requests, as OpenAI's clients send them. A field that is not honoured is refused by name, never ignored."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from lookonce_server.options import ContextOptions
 
 
 class _Request(BaseModel):
@@ -66,10 +69,33 @@ class TextFormat(_Request):
     type: Literal["text"]
 
 
-class Extension(_Request):
+class ContextWishes(_Request):
+    """What a request may ask of an image's context, within the operator's limits."""
+
+    retention: Annotated[float, Field(gt=0, le=1)] | None = None
+    ttl: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    describe_prompt: Annotated[str, Field(min_length=1)] | None = None
+
+    def options(self, place: str = "") -> ContextOptions:
+        """The same, for sessions and contexts.
+
+        Args:
+            place: where in the request these stand, as in "lookonce.".
+        """
+        return ContextOptions(
+            retention=self.retention, ttl=self.ttl, describe_prompt=self.describe_prompt, place=place
+        )
+
+
+class Extension(ContextWishes):
     """lookonce's own options."""
 
     on_miss: Literal["full", "compress"] | None = None
+    cache: Literal["use", "bypass"] = "use"
+
+    def options(self, place: str = "lookonce.") -> ContextOptions:
+        """See `ContextWishes.options`."""
+        return replace(super().options(place), on_miss=self.on_miss, bypass=self.cache == "bypass")
 
 
 class ChatRequest(_Request):
@@ -94,10 +120,4 @@ class ChatRequest(_Request):
     # Labels for the caller's own bookkeeping: they change no answer.
     user: str | None = None
     metadata: dict[str, str] | None = None
-    lookonce: Extension | None = None
-
-
-class ContextRequest(_Request):
-    """`POST /v1/contexts`."""
-
-    image_url: str
+    lookonce: Extension = Extension()

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from lookonce_cache import MemoryStore, StoreUnavailableError, digest, open_store
-from lookonce_server import contexts, sessions
-from lookonce_server.contexts import ImageBytes, context_identity
+from lookonce_server import images
+from lookonce_server.describing import context_identity
 from lookonce_server.engines.base import Sampling
 from lookonce_server.errors import ContextNotFoundError, ContextNotKeptError, EngineError, InvalidImageError
-from lookonce_server.images import ImageLimits
+from lookonce_server.images import ImageBytes, ImageLimits
 
 from .samples import GREEDY, PLAN, TENANT, about, encoded, picture, png, read
 
@@ -41,9 +41,8 @@ async def test_a_question_without_an_image_looks_nothing_up(bench):
 @pytest.mark.parametrize("on_miss", ["compress", "full"])
 async def test_several_answers_stand_on_one_lookup(bench, monkeypatch, on_miss):
     decoded = []
-    decode_image = sessions.decode_image
-    for module in (sessions, contexts):
-        monkeypatch.setattr(module, "decode_image", lambda *args: decoded.append(1) or decode_image(*args))
+    decode_image = images.decode_image
+    monkeypatch.setattr(images, "decode_image", lambda *args: decoded.append(1) or decode_image(*args))
     miss = await bench.ask_often(png(42), QUESTION, 3, on_miss)
     await bench.settle()
     hit = await bench.ask_often(png(42), QUESTION, 3, on_miss)
@@ -152,7 +151,7 @@ async def test_a_context_too_large_for_the_store_still_answers(bench_with):
     assert asked.finish_reason
     assert await bench.listed() == ()
     with pytest.raises(ContextNotKeptError, match="no room"):
-        await bench.contexts.prepare(TENANT, ImageBytes(png(5), "image_url"))
+        [step async for step in bench.contexts.prepare(TENANT, ImageBytes(png(5), "image_url"))]
 
 
 async def test_a_describe_pass_that_fails_leaves_the_full_answer_intact(bench, bench_with):
@@ -187,7 +186,7 @@ async def test_an_image_over_the_limit_is_refused(bench_with):
 
 async def test_close_abandons_what_runs_behind(bench):
     await bench.ask(png(7), QUESTION)
-    tasks = list(bench.contexts.maker._making.values())
+    tasks = [making.task for making in bench.contexts.maker._making.values()]
     await bench.contexts.close()
     assert all(task.done() for task in tasks)
 
