@@ -139,7 +139,7 @@ class Described(NamedTuple):
     """What became of a request for a context."""
 
     context: Context
-    created: bool  # False where it was there already
+    created: bool  # while the request waited; False where it was there already
 
 
 class DescriptionReader(Reader[Described]):

@@ -106,7 +106,7 @@ class _OfADescription:
 
     @property
     def state(self) -> State:
-        """What the server last said it does; a description that is there already is never `describing`."""
+        """What the server last said it does: `queued`, `describing` or `completed`; `waiting` before it said anything."""
         assert isinstance(self._reader, DescriptionReader)
         return self._reader.state
 
@@ -117,7 +117,7 @@ class _OfADescription:
 
     @property
     def created(self) -> bool:
-        """Whether the context was made for this request; False where it was there already."""
+        """Whether the context was made while this request waited; False where it was there already."""
         return self._reader.result.created
 
 
