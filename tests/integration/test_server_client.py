@@ -286,7 +286,7 @@ def test_the_command_describes(command, picture, tmp_path):
     said = command("describe", picture(307), "--heatmap", str(tmp_path / "kept.png"))
     assert said.startswith(f"{made['description']}\n  was there · kept 10 of 196 image tokens")
     assert said.endswith(f"\nlookonce:{made['id']}\n")
-    assert Image.open(tmp_path / "kept.png").format == "PNG"
+    assert Image.open(io.BytesIO((tmp_path / "kept.png").read_bytes())).format == "PNG"
     assert "hit (memory)" in command("ask", f"lookonce:{made['id']}", FIND)
     (other,) = objects(command("describe", picture(307), "--json", "--retention", "0.1"))
     assert other["kept_tokens"] == 20

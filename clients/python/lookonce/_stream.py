@@ -106,7 +106,7 @@ class _OfADescription:
 
     @property
     def state(self) -> State:
-        """What the server last said it does: `queued`, `describing` or `completed`; `waiting` before it said anything."""
+        """What the server last said it does: `waiting` (nothing yet), `queued`, `describing` or `completed`."""
         assert isinstance(self._reader, DescriptionReader)
         return self._reader.state
 
