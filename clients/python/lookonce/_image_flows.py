@@ -103,9 +103,9 @@ class Image:
         reply = yield from self._of_context(lambda context_id: _protocol.get_tokens(context_id, retention))
         return _protocol.read_tokens(reply)
 
-    def heatmap(self, retention: float | None) -> Flow[bytes]:
-        """What is kept of the image, drawn; over its pixels where they are known."""
-        pixels = self.reference.pixels
+    def heatmap(self, retention: float | None, *, over_image: bool) -> Flow[bytes]:
+        """What is kept of the image, drawn; over its pixels where that is wanted and they are known."""
+        pixels = self.reference.pixels if over_image else None
         reply = yield from self._of_context(lambda context_id: _protocol.get_heatmap(context_id, retention, pixels))
         return cast(bytes, reply)
 

@@ -121,13 +121,14 @@ class ImageSession(_KnownOfAnImage):
         """How much each of the image's tokens counted, and which were kept; see `heatmap`."""
         return self._transport.run(self._image.tokens(retention))
 
-    def heatmap(self, *, retention: float | None = None) -> bytes:
-        """A PNG file of what was kept: over the image, where the session has its pixels, on the bare grid else.
+    def heatmap(self, *, retention: float | None = None, over_image: bool = True) -> bytes:
+        """A PNG file of what was kept.
 
         Args:
             retention: what would be kept at this share, and nothing is made; None for what the context keeps.
+            over_image: drawn over the image, where the session has its pixels; on the bare grid of its tokens else.
         """
-        return self._transport.run(self._image.heatmap(retention))
+        return self._transport.run(self._image.heatmap(retention, over_image=over_image))
 
     def forget(self) -> bool:
         """Delete the image's context from the server; tells whether there was one.
@@ -198,9 +199,9 @@ class AsyncImageSession(_KnownOfAnImage):
         """As `ImageSession.tokens`."""
         return await self._transport.run(self._image.tokens(retention))
 
-    async def heatmap(self, *, retention: float | None = None) -> bytes:
+    async def heatmap(self, *, retention: float | None = None, over_image: bool = True) -> bytes:
         """As `ImageSession.heatmap`."""
-        return await self._transport.run(self._image.heatmap(retention))
+        return await self._transport.run(self._image.heatmap(retention, over_image=over_image))
 
     async def forget(self) -> bool:
         """As `ImageSession.forget`."""

@@ -71,6 +71,7 @@ class ContractServer(ThreadingHTTPServer):
         making: a question does not make the context, as while a describe pass is under way.
         together: questions by id wait here for one another.
         most_at_once: chat requests that were under way at the same time.
+        is_framed: heat maps can be drawn over the image.
         held: when set, a stream stops after its first piece, or so many events, until `go_on` is set.
     """
 
@@ -91,6 +92,7 @@ class ContractServer(ThreadingHTTPServer):
         self.together: threading.Barrier | None = None
         self.most_at_once = 0
         self.at_once = 0
+        self.is_framed = True
         self.held: bool | int = False
         self.go_on = threading.Event()
         self.lock = threading.Lock()
@@ -218,6 +220,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply_json(200, {"id": context_id, "object": "context.deleted", "deleted": True})
         if part == "tokens":
             return self.reply_json(200, TOKENS | {"retention": float(query.get("retention", 0.05))})
+        if part == "heatmap.png" and self.command == "POST" and not self.server.is_framed:
+            return self.reply_json(400, {"error": {"message": "no places", "type": "invalid_request_error"}})
         if part == "heatmap.png":
             drawn_on = body.get("image_url", "").encode() or GREY
             return self.reply(200, drawn_on + query.get("retention", "0.05").encode(), "image/png")

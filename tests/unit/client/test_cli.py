@@ -11,7 +11,7 @@ import pytest
 from lookonce import cli
 from lookonce.cli import plugins
 
-from .contract_server import Failure
+from .contract_server import GREY, Failure
 
 
 @pytest.fixture
@@ -119,6 +119,14 @@ def test_describe_writes_a_heat_map(server, image, tmp_path, capsys):
     assert capsys.readouterr().err == ""
     assert cli.main(["describe", image, "--heatmap", str(tmp_path / "no" / "kept.png"), "--server", server.url]) == 1
     assert capsys.readouterr().err == f"lookonce: cannot write '{tmp_path}/no/kept.png': No such file or directory\n"
+
+
+def test_a_heat_map_without_the_image_where_the_model_has_no_places_in_it(server, image, tmp_path, capsys):
+    server.is_framed = False
+    path = tmp_path / "kept.png"
+    assert cli.main(["describe", image, "--heatmap", str(path), "--server", server.url]) == 0
+    assert path.read_bytes().startswith(GREY)
+    assert capsys.readouterr().err == "lookonce: the heat map is drawn without the image: no places\n"
 
 
 def test_an_error_while_describing(server, image, capsys):

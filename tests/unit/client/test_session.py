@@ -251,6 +251,7 @@ def test_a_heat_map_is_drawn_over_the_pixels_that_are_known(server, client, png,
     pixels = b"data:image/png;base64," + base64.b64encode(png)
     assert image.heatmap() == pixels + b"0.05"
     assert image.heatmap(retention=0.2) == pixels + b"0.2"
+    assert image.heatmap(over_image=False) == GREY + b"0.05"
     server.contexts.clear()
     assert image.heatmap() == pixels + b"0.05"
     assert client.image(f"lookonce:{context_id}").heatmap() == GREY + b"0.05"

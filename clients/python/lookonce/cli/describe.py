@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .._client import Client
-from .._exceptions import LookonceError
+from .._exceptions import BadRequestError, LookonceError
+from .._session import ImageSession
 from .._stream import DescriptionStream
 from . import show
 from .answering import image_of, print_json
@@ -27,13 +28,22 @@ def run(client: Client, options: argparse.Namespace, terminal: Terminal) -> int:
             terminal.say(terminal.dim(f"  {show.kept(description.context, created=description.created)}"))
             terminal.say(f"lookonce:{description.context.id}")
     if options.heatmap is not None:
-        _write(Path(options.heatmap), image.heatmap())
+        _write(Path(options.heatmap), _heatmap(image, terminal))
     return 0
 
 
 def _doing(description: DescriptionStream) -> str:
     """What is done before the description begins: another request may be making it, then there is none to watch."""
     return description.state if description.state != "completed" else "describing"
+
+
+def _heatmap(image: ImageSession, terminal: Terminal) -> bytes:
+    """Over the image, unless the server cannot tell where in it the model's tokens are."""
+    try:
+        return image.heatmap()
+    except BadRequestError as error:
+        terminal.complain(f"the heat map is drawn without the image: {error}")
+        return image.heatmap(over_image=False)
 
 
 def _write(path: Path, data: bytes) -> None:
