@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -70,13 +71,11 @@ class PseudoTerminal:
         while self.output.count(text) < times:
             assert self._read(deadline), f"{text!r} is not in {self.output!r}"
 
-    def interrupt_until(self, text: str, times: int = 1) -> None:
-        """Press Ctrl-C until a text was written so often: Python's readline does not notice it between two keys."""
+    def settle(self) -> None:
+        """Return once the command sleeps, and so waits for keys: Python's readline misses a Ctrl-C between two keys."""
         deadline = time.monotonic() + SECONDS
-        while self.output.count(text) < times:
-            self.type("\x03")
-            if select.select([self._ours], [], [], 1)[0]:
-                assert self._read(deadline), f"{text!r} is not in {self.output!r}"
+        while Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < deadline, "the command does not come to rest"
 
     def end(self) -> int:
         """Wait for the command's end; gives its exit code."""
