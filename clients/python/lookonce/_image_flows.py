@@ -14,8 +14,7 @@ from ._protocol import Request
 from ._saved import Tally
 from ._types import Answer, AskOptions, Context, ContextOptions, ContextTokens, ImageOptions, Turn
 
-_GONE = "context_not_found"
-_PIXELS_HELP = frozenset({_GONE, "context_lost", "store_unavailable"})
+_PIXELS_HELP = frozenset({"context_not_found", "context_lost", "store_unavailable"})
 
 
 class Reply(NamedTuple):
@@ -149,8 +148,6 @@ class Image:
         except APIStatusError as error:
             if image.pixels is None or error.code not in helped:
                 raise
-            if error.code == _GONE:
-                image.forget(context_id)
             return Reply((yield from self.server.send(request_of(image.pixels))), 0)
         return Reply(body, image.size)
 

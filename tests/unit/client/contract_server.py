@@ -3,6 +3,7 @@
 import json
 import threading
 from collections import deque
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
@@ -69,7 +70,7 @@ class ContractServer(ThreadingHTTPServer):
         stream_events: of an answer or a description, in place of its own.
         answers: by question; "red" where there is none.
         making: a question does not make the context, as while a describe pass is under way.
-        together: questions by id wait here for one another.
+        together: questions by id wait here for one another, or until its patience ends.
         most_at_once: chat requests that were under way at the same time.
         is_framed: heat maps can be drawn over the image.
         held: when set, a stream stops after its first piece, or so many events, until `go_on` is set.
@@ -161,7 +162,8 @@ class Handler(BaseHTTPRequestHandler):
             if not hit:
                 return self.not_found()
             if self.server.together:
-                self.server.together.wait(20)
+                with suppress(threading.BrokenBarrierError):
+                    self.server.together.wait()
         if not is_bypassed and not self.server.making:
             self.server.contexts.add(CONTEXT_ID)
         facts = {
