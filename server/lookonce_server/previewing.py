@@ -9,7 +9,8 @@ from lookonce_server.errors import InvalidRequestError
 
 def kept_by(context: CompressedContext) -> list[int]:
     """Indices of the image tokens kept, ascending; of those that any layer keeps, where layers differ."""
-    return torch.unique(context.kept_indices).tolist()
+    kept: list[int] = torch.unique(context.kept_indices).tolist()
+    return kept
 
 
 def would_keep(context: CompressedContext, retention: float) -> list[int]:

@@ -37,7 +37,7 @@ class Framing:
         whole_width = whole_height = max(width, height)
         if not self.pads:
             whole_width, whole_height = width, height
-        left, top = -((whole_width - width) // 2), -((whole_height - height) // 2)
+        left, top = -float((whole_width - width) // 2), -float((whole_height - height) // 2)
         if self.crop is None:
             return Area(left, top, left + whole_width, top + whole_height)
         new_width, new_height = self._resized(whole_width, whole_height)

@@ -244,7 +244,7 @@ class VllmEngine:
                         return
         raise EngineError("vLLM ended the answer early.")
 
-    async def _said(self, prompt: dict[str, Any], sampling: Sampling, heard: Heard) -> tuple[list[int], str]:
+    async def _said(self, prompt: dict[str, Any], sampling: Sampling, heard: Heard = unheard) -> tuple[list[int], str]:
         """Tokens of the description, the last one included, and their text."""
         text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
         said: list[int] = []
