@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from PIL import Image
 
-from lookonce import Answer, APIConnectionError, Lookonce
+from lookonce import Answer, APIConnectionError, Client
 from lookonce_scenes.questions import OPEN, Question, yes_no_pair
 from lookonce_scenes.world import Scene, render, sample_scene
 
@@ -34,7 +34,7 @@ def running_server() -> Iterator[str]:
         process.wait()
 
 
-def wait_until_ready(client: Lookonce, seconds: float = 120) -> None:
+def wait_until_ready(client: Client, seconds: float = 120) -> None:
     """Return once the server answers, or raise its last error."""
     deadline = time.monotonic() + seconds
     while True:
@@ -67,7 +67,7 @@ def main() -> None:
         picture.save(arguments.save)
     png = io.BytesIO()
     picture.save(png, "PNG")
-    with running_server() as url, Lookonce(url) as client:
+    with running_server() as url, Client(url, max_retries=0) as client:
         wait_until_ready(client)
         session = client.image(png.getvalue())
         _say(f"The picture: {scene.caption}\n")

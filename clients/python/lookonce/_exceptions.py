@@ -3,14 +3,16 @@
 * LookonceError
   + ImageSourceError         (also a ValueError) the image cannot be read or named
   + APIConnectionError       no answer came: refused, unreachable, cut off
-    - APITimeoutError        ... within the time allowed
+    - APITimeoutError        ... within the time allowed, though the server was reached
   + APIResponseError         an answer came that is not in the server's protocol
   + APIStatusError           the server answered with an error object
     - BadRequestError        400, 413, 415, 422
-    - AuthenticationError    401, 403
+    - AuthenticationError    401
+    - PermissionDeniedError  403
     - NotFoundError          404
       . ContextNotFoundError ... with the code `context_not_found`
-    - OverloadedError        429
+    - RateLimitError         429
+      . OverloadedError      ... with the code `overloaded`
     - ServerError            500 and above
 """
 
@@ -18,11 +20,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx2
-
-CONTEXT_NOT_FOUND = "context_not_found"
+if TYPE_CHECKING:
+    import httpx2
 
 
 class LookonceError(Exception):
@@ -42,7 +43,7 @@ class APIConnectionError(LookonceError):
 
 
 class APITimeoutError(APIConnectionError):
-    """No answer came within the time allowed."""
+    """The server was reached, and its answer did not come within the time allowed."""
 
 
 class APIResponseError(LookonceError):
@@ -80,7 +81,11 @@ class BadRequestError(APIStatusError):
 
 
 class AuthenticationError(APIStatusError):
-    """The API key is missing, wrong, or not allowed to do this."""
+    """The API key is missing or wrong."""
+
+
+class PermissionDeniedError(APIStatusError):
+    """The API key is not allowed to do this."""
 
 
 class NotFoundError(APIStatusError):
@@ -91,8 +96,12 @@ class ContextNotFoundError(NotFoundError):
     """The context expired, was evicted or deleted, or belongs to another tenant or model."""
 
 
-class OverloadedError(APIStatusError):
-    """The server has too much to do, or the caller asked too often; try again later."""
+class RateLimitError(APIStatusError):
+    """The caller asked too often, or too much at once; `retry_after` says when to ask again."""
+
+
+class OverloadedError(RateLimitError):
+    """The server has too much to do, whoever asks; try again later."""
 
 
 class ServerError(APIStatusError):
@@ -102,12 +111,16 @@ class ServerError(APIStatusError):
 _BY_STATUS: Mapping[int, type[APIStatusError]] = {
     400: BadRequestError,
     401: AuthenticationError,
-    403: AuthenticationError,
+    403: PermissionDeniedError,
     404: NotFoundError,
     413: BadRequestError,
     415: BadRequestError,
     422: BadRequestError,
-    429: OverloadedError,
+    429: RateLimitError,
+}
+_BY_CODE: Mapping[str, type[APIStatusError]] = {
+    "context_not_found": ContextNotFoundError,
+    "overloaded": OverloadedError,
 }
 
 
@@ -122,9 +135,8 @@ def stream_error(response: httpx2.Response, error: Mapping[str, Any]) -> APIStat
 
 
 def _error_class(status: int, error: Mapping[str, Any]) -> type[APIStatusError]:
-    if error.get("code") == CONTEXT_NOT_FOUND:
-        return ContextNotFoundError
-    return _BY_STATUS.get(status, ServerError if status >= 500 else APIStatusError)
+    default = _BY_STATUS.get(status, ServerError if status >= 500 else APIStatusError)
+    return _BY_CODE.get(str(error.get("code")), default)
 
 
 def _error_object(response: httpx2.Response) -> Mapping[str, Any]:

@@ -27,34 +27,29 @@ ImageSource = str | os.PathLike[str] | bytes
 
 @dataclass
 class ImageReference:
-    """One image, by its pixels, by its context, or by both; at least one of the two is known.
+    """One image, by its pixels, by its context, or by both; several threads may ask about it at once.
 
     Attributes:
         pixels: a URL that gives the pixels (`data:` or `http(s):`); None for an image known by its context alone.
-        context_id: 64 hex digits, once known.
+        context_id: 64 hex digits, once known; always known where the pixels are not.
     """
 
     pixels: str | None = None
     context_id: str | None = None
 
-    @property
-    def url(self) -> str:
-        """What the next request sends: the context where one is known, the pixels else."""
-        if self.context_id is not None:
-            return CONTEXT_SCHEME + self.context_id
-        assert self.pixels is not None
-        return self.pixels
-
     def learn(self, context_id: str | None) -> None:
         """Remember the context that an answer named."""
         self.context_id = context_id or self.context_id
 
-    def forget(self) -> bool:
-        """Drop a context that the server no longer has; True when `url` now gives the pixels instead."""
-        if self.pixels is None or self.context_id is None:
-            return False
-        self.context_id = None
-        return True
+    def forget(self, context_id: str) -> None:
+        """Drop a context that the server no longer has; another one, learnt meanwhile, stays."""
+        if self.context_id == context_id:
+            self.context_id = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that a request carries for the pixels; 0 where they are a link, or unknown."""
+        return len(self.pixels) if self.pixels and self.pixels.startswith("data:") else 0
 
 
 def reference(source: ImageSource) -> ImageReference:

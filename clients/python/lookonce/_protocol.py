@@ -1,20 +1,15 @@
-"""The server's protocol as pure functions: requests are built and replies are read here, and nothing is sent.
-
-A client, synchronous or not, is only what carries a `Request` to the server and the reply back.
-"""
+"""The server's protocol as pure functions: requests are built and replies are read here, and nothing is sent."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Literal, NamedTuple, cast
 
 from ._exceptions import APIResponseError
-from ._images import CONTEXT_SCHEME
-from ._types import Answer, AskOptions, Context, ContextStats
+from ._types import Answer, AskOptions, Context, ContextOptions, ContextStats, ContextTokens, ImageOptions, Turn
 
-_DONE = "[DONE]"
+_EXTENSION = ("on_miss", "cache", "retention", "ttl", "describe_prompt")  # of a question, in its `lookonce` object
 
 
 class Request(NamedTuple):
@@ -23,7 +18,8 @@ class Request(NamedTuple):
     method: str
     path: str  # below the base URL
     body: Mapping[str, Any] | None = None  # sent as JSON
-    query: Mapping[str, str | int] | None = None
+    query: Mapping[str, str | int | float] | None = None
+    reply: Literal["json", "bytes", "events"] = "json"  # what the server answers with
 
 
 class Page(NamedTuple):
@@ -33,30 +29,49 @@ class Page(NamedTuple):
     next: str | None  # what `list_contexts` takes as `after` to go on; None at the end
 
 
-def ask(model: str, image_url: str, question: str, options: AskOptions, *, stream: bool = False) -> Request:
-    """One question about one image; raises TypeError for an option that does not exist."""
-    unknown = sorted(options.keys() - AskOptions.__annotations__.keys())
+def check_options(options: Mapping[str, Any], known: type[Any]) -> None:
+    """Raise TypeError for an option that a TypedDict does not have."""
+    unknown = sorted(options.keys() - known.__annotations__.keys())
     if unknown:
-        raise TypeError(f"unknown option {unknown[0]!r}; known are {', '.join(AskOptions.__annotations__)}")
-    content = [{"type": "image_url", "image_url": {"url": image_url}}, {"type": "text", "text": question}]
-    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": content}], **options}
-    if "on_miss" in options:
-        body["lookonce"] = {"on_miss": body.pop("on_miss")}
+        raise TypeError(f"unknown option {unknown[0]!r}; known are {', '.join(known.__annotations__)}")
+
+
+def ask(
+    model: str,
+    image_url: str,
+    question: str,
+    options: AskOptions | ImageOptions,
+    turns: Sequence[Turn] = (),
+    *,
+    stream: bool = False,
+) -> Request:
+    """One question about one image, after the turns that came before it; the image is in the first of them."""
+    questions = [*(turn.question for turn in turns), question]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": text} for text in questions]
+    first = {"type": "text", "text": questions[0]}
+    messages[0]["content"] = [{"type": "image_url", "image_url": {"url": image_url}}, first]
+    for place, turn in enumerate(turns):
+        messages.insert(2 * place + 1, {"role": "assistant", "content": turn.answer})
+    body: dict[str, Any] = {"model": model, "messages": messages}
+    body |= {name: option for name, option in options.items() if name not in _EXTENSION}
+    if extension := {name: option for name, option in options.items() if name in _EXTENSION}:
+        body["lookonce"] = extension
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-    return Request("POST", "/v1/chat/completions", body)
+    return Request("POST", "/v1/chat/completions", body, reply="events" if stream else "json")
 
 
-def prepare_context(image_url: str) -> Request:
-    """An image's context: looked up where the URL names it, made from the pixels otherwise."""
-    if image_url.startswith(CONTEXT_SCHEME):
-        return get_context(image_url.removeprefix(CONTEXT_SCHEME))
-    return Request("POST", "/v1/contexts", {"image_url": image_url})
+def create_context(image_url: str, options: ContextOptions, *, stream: bool = False) -> Request:
+    """An image's context, made unless it is there."""
+    body: dict[str, Any] = {"image_url": image_url, **options}
+    if stream:
+        body["stream"] = True
+    return Request("POST", "/v1/contexts", body, reply="events" if stream else "json")
 
 
 def list_contexts(limit: int, after: str | None = None) -> Request:
     """A page of the caller's contexts, at most `limit` of them; the first, or the one after a page's `next`."""
-    query: dict[str, str | int] = {"limit": limit}
+    query: dict[str, str | int | float] = {"limit": limit}
     return Request("GET", "/v1/contexts", query=query if after is None else {**query, "after": after})
 
 
@@ -68,6 +83,19 @@ def context_stats() -> Request:
 def get_context(context_id: str) -> Request:
     """One context."""
     return Request("GET", f"/v1/contexts/{context_id}")
+
+
+def get_tokens(context_id: str, retention: float | None) -> Request:
+    """What a context keeps of its image, or would keep at another retention."""
+    return Request("GET", f"/v1/contexts/{context_id}/tokens", query=_retention(retention))
+
+
+def get_heatmap(context_id: str, retention: float | None, pixels: str | None) -> Request:
+    """The same as a picture: over the image's pixels where they are sent along, on the bare grid else."""
+    path, query = f"/v1/contexts/{context_id}/heatmap.png", _retention(retention)
+    if pixels is None:
+        return Request("GET", path, query=query, reply="bytes")
+    return Request("POST", path, {"image_url": pixels}, query, reply="bytes")
 
 
 def delete_context(context_id: str) -> Request:
@@ -83,9 +111,9 @@ def list_models() -> Request:
 def read_answer(body: Any, seconds: float) -> Answer:
     """Read a chat completion."""
     try:
-        return _answer(body["choices"][0]["message"]["content"], body["lookonce"], body.get("usage"), seconds)
+        return answer_of(body["choices"][0]["message"]["content"], body["lookonce"], body.get("usage"), seconds)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _not_ours("a chat completion", error) from error
+        raise not_ours("a chat completion", error) from error
 
 
 def read_context(body: Any) -> Context:
@@ -93,16 +121,32 @@ def read_context(body: Any) -> Context:
     try:
         return Context(**{field.name: body[field.name] for field in fields(Context)})
     except (KeyError, TypeError) as error:
-        raise _not_ours("a context", error) from error
+        raise not_ours("a context", error) from error
+
+
+def read_tokens(body: Any) -> ContextTokens:
+    """Read what is known of an image's tokens."""
+    try:
+        rows, columns = body["grid"]
+        return ContextTokens(
+            id=body["id"],
+            grid=(rows, columns),
+            scores=tuple(body["scores"]),
+            kept=tuple(body["kept"]),
+            retention=body["retention"],
+            selection=body["selection"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise not_ours("a context's tokens", error) from error
 
 
 def read_page(body: Any) -> Page:
     """Read a page of contexts."""
-    contexts = [read_context(item) for item in read_list(body)]
+    contexts = [read_context(item) for item in _read_list(body)]
     try:
         return Page(contexts, body["next"])
     except KeyError as error:
-        raise _not_ours("a page of contexts", error) from error
+        raise not_ours("a page of contexts", error) from error
 
 
 def read_stats(body: Any) -> ContextStats:
@@ -110,77 +154,30 @@ def read_stats(body: Any) -> ContextStats:
     try:
         return ContextStats(**{field.name: body[field.name] for field in fields(ContextStats)})
     except (KeyError, TypeError) as error:
-        raise _not_ours("the contexts' stats", error) from error
-
-
-def read_list(body: Any) -> list[Any]:
-    """Read the items of a list."""
-    try:
-        return list(body["data"])
-    except (KeyError, TypeError) as error:
-        raise _not_ours("a list", error) from error
+        raise not_ours("the contexts' stats", error) from error
 
 
 def read_model_ids(body: Any) -> list[str]:
     """Read the names of the models served."""
     try:
-        return [str(model["id"]) for model in read_list(body)]
+        return [str(model["id"]) for model in _read_list(body)]
     except (KeyError, TypeError) as error:
-        raise _not_ours("a list of models", error) from error
+        raise not_ours("a list of models", error) from error
 
 
-@dataclass
-class AnswerBuilder:
-    """Puts an answer together from the events of a stream; `done` once the stream said so."""
+def answer_of(text: str | None, facts: Mapping[str, Any], usage: Mapping[str, Any] | None, seconds: float) -> Answer:
+    """An answer from what a reply carries; raises KeyError, TypeError or AttributeError where that is not enough.
 
-    text: str = ""
-    lookonce: Mapping[str, Any] | None = None
-    usage: Mapping[str, Any] | None = None
-    done: bool = False
-
-    @property
-    def context_id(self) -> str | None:
-        """The image's context, from the first event on."""
-        return self.lookonce.get("context_id") if self.lookonce else None
-
-    def add(self, data: str) -> str:
-        """Take one event's data and return the text it adds; raises StreamedError for an event that is an error."""
-        if data == _DONE:
-            self.done = True
-            return ""
-        try:
-            chunk = json.loads(data)
-            if "error" in chunk:
-                raise StreamedError(chunk["error"])
-            self.lookonce = chunk.get("lookonce") or self.lookonce
-            self.usage = chunk.get("usage") or self.usage
-            piece = "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _not_ours("a piece of an answer", error) from error
-        self.text += piece
-        return piece
-
-    def answer(self, seconds: float) -> Answer:
-        """The whole answer; raises APIResponseError when the stream did not carry all of it."""
-        try:
-            return _answer(self.text, self.lookonce or {}, self.usage, seconds)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise _not_ours("a streamed answer", error) from error
-
-
-class StreamedError(Exception):
-    """An error object came inside a stream; the carrier of the stream turns it into an APIStatusError."""
-
-    def __init__(self, error: Mapping[str, Any]) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def _answer(text: str | None, facts: Mapping[str, Any], usage: Mapping[str, Any] | None, seconds: float) -> Answer:
+    Args:
+        text: the answer's.
+        facts: the `lookonce` object.
+        usage: OpenAI's usage object.
+        seconds: that it took.
+    """
     usage = usage or {}
     return Answer(
         text=text or "",
-        hit=facts["cache"] == "hit",
+        cache=cast(str, facts["cache"]),
         tier=facts.get("tier"),
         context_tokens=facts["context_tokens"],
         tokens_saved=facts["tokens_saved"],
@@ -192,5 +189,17 @@ def _answer(text: str | None, facts: Mapping[str, Any], usage: Mapping[str, Any]
     )
 
 
-def _not_ours(what: str, error: Exception) -> APIResponseError:
+def not_ours(what: str, error: Exception) -> APIResponseError:
+    """The error of a reply that is not in the protocol."""
     return APIResponseError(f"the reply is not {what} of a lookonce server: {type(error).__name__}: {error}")
+
+
+def _read_list(body: Any) -> list[Any]:
+    try:
+        return list(body["data"])
+    except (KeyError, TypeError) as error:
+        raise not_ours("a list", error) from error
+
+
+def _retention(retention: float | None) -> dict[str, str | int | float] | None:
+    return None if retention is None else {"retention": retention}

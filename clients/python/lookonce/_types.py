@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
+OnMiss = Literal["full", "compress"]
+Cache = Literal["use", "bypass"]
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -12,10 +15,11 @@ class Answer:
 
     Attributes:
         text: the answer.
-        hit: True when it came from the compressed context, and no pixel was looked at.
-        tier: where the context was found, `memory` or `redis`; None on a miss.
-        context_tokens: tokens of the context that the question was answered on.
-        tokens_saved: tokens that the ordinary way would have had in addition.
+        cache: `hit`: it came from the compressed context, and no pixel was looked at; `miss`: the image was new;
+            `bypass`: no context was looked for, as was asked.
+        tier: where the context was found, `memory`, `redis` or `gpu`; None unless it is a hit.
+        context_tokens: tokens of the context that the question was answered on; 0 where it was the whole image.
+        tokens_saved: prompt tokens that the ordinary way would have run in addition.
         context_id: the image's context, 64 hex digits; None where the server makes none.
         prompt_tokens: tokens of the prompt.
         cached_tokens: those of them that were not computed again.
@@ -24,7 +28,7 @@ class Answer:
     """
 
     text: str
-    hit: bool
+    cache: str
     tier: str | None
     context_tokens: int
     tokens_saved: int
@@ -33,6 +37,19 @@ class Answer:
     cached_tokens: int
     completion_tokens: int
     seconds: float
+
+    @property
+    def hit(self) -> bool:
+        """Whether it came from a context that was there."""
+        return self.cache == "hit"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question of a chat, and its answer."""
+
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,27 @@ class Context:
 
 
 @dataclass(frozen=True)
+class ContextTokens:
+    """How much each token of an image counted, and which were kept.
+
+    Attributes:
+        id: of the context, 64 hex digits.
+        grid: rows and columns of the image's tokens.
+        scores: one an image token, row by row.
+        kept: indices of those kept, ascending.
+        retention: the share of image tokens kept.
+        selection: the method that chose them.
+    """
+
+    id: str
+    grid: tuple[int, int]
+    scores: tuple[float, ...]
+    kept: tuple[int, ...]
+    retention: float
+    selection: str
+
+
+@dataclass(frozen=True)
 class ContextStats:
     """What the caller's contexts amount to.
 
@@ -89,8 +127,34 @@ class ContextStats:
     hit_rate: float | None
 
 
+class ContextOptions(TypedDict, total=False):
+    """How an image's context is made, within the limits the operator sets; what is left out is the server's default.
+
+    Attributes:
+        retention: the share of image tokens to keep, above 0, at most 1.
+        ttl: seconds that the context is kept; each use renews it for as long.
+        describe_prompt: what the model is asked when it looks at the image.
+    """
+
+    retention: float
+    ttl: float
+    describe_prompt: str
+
+
+class ImageOptions(ContextOptions, total=False):
+    """What rides on every request of an image's session.
+
+    Attributes:
+        on_miss: `full` answers at once from the whole image while the context is made; `compress` makes it first.
+        cache: `bypass` sends the pixels every time and has the whole image looked at; nothing is found or kept.
+    """
+
+    on_miss: OnMiss
+    cache: Cache
+
+
 class AskOptions(TypedDict, total=False):
-    """What `ask` and `stream` accept beside the question; what is left out is the server's default.
+    """What a question may have beside its text; what is left out is the session's, and then the server's default.
 
     Attributes:
         max_tokens: the longest answer, in tokens.
@@ -98,7 +162,9 @@ class AskOptions(TypedDict, total=False):
         top_p: sample from the likeliest tokens that make up this share, 0 to 1.
         seed: makes sampling repeatable.
         stop: text at which the answer ends.
-        on_miss: `full` answers at once from the whole image while the context is made; `compress` makes it first.
+        ttl: seconds for which this use renews the context.
+        on_miss: as in `ImageOptions`.
+        cache: as in `ImageOptions`.
     """
 
     max_tokens: int
@@ -106,4 +172,6 @@ class AskOptions(TypedDict, total=False):
     top_p: float
     seed: int
     stop: str | list[str]
-    on_miss: Literal["full", "compress"]
+    ttl: float
+    on_miss: OnMiss
+    cache: Cache

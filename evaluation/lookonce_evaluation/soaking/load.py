@@ -88,7 +88,7 @@ class Asker:
     def __init__(self, shared: Shared, seed: int) -> None:
         self._shared = shared
         self._random = random.Random(seed)
-        self._client = lookonce.Lookonce(shared.url, timeout=SECONDS)
+        self._client = lookonce.Client(shared.url, timeout=SECONDS, max_retries=0)  # each reply counts
 
     def run(self) -> None:
         """Ask until the load is to end."""
@@ -150,7 +150,7 @@ class Asker:
         return self._ask(image, f"lookonce:{image.context_id}")[1]
 
     def _list(self, image: Known) -> Asked:
-        self._client.list_contexts()
+        list(self._client.list_contexts(limit=REMEMBERED))
         return Asked("right")
 
     def _delete(self, image: Known) -> Asked:

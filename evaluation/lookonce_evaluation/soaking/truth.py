@@ -69,7 +69,7 @@ def recorded(url: str, pictures: int, questions: int) -> list[Picture]:
     Raises:
         SystemExit: an answer did not come the way it was asked for.
     """
-    with lookonce.Lookonce(url) as client:
+    with lookonce.Client(url) as client:
         return [_recorded(client, case, questions) for case in held_out(pictures, FIRST_SEED)]
 
 
@@ -88,9 +88,10 @@ def _chances(pictures: list[Picture]) -> Iterator[float]:
             yield from ((counts[getattr(right, way)] - 1) / others for right in asked if others)
 
 
-def _recorded(client: lookonce.Lookonce, case: Case, questions: int) -> Picture:
+def _recorded(client: lookonce.Client, case: Case, questions: int) -> Picture:
     open_questions = [question.text for question in case.open.values()]
-    described = client.image(png(case), prepare=True)
+    described = client.image(png(case))
+    described.prepare()
     answers = {}
     for question in [DESCRIBE_PROMPTS[1], *open_questions][:questions]:
         full = client.image(png(case)).ask(question, max_tokens=MAX_TOKENS)

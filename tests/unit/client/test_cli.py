@@ -1,5 +1,6 @@
 """The `lookonce` command."""
 
+import io
 import json
 import subprocess
 import sys
@@ -7,7 +8,10 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from lookonce import _plugins, cli
+from lookonce import cli
+from lookonce.cli import plugins
+
+from .contract_server import GREY, Failure
 
 
 @pytest.fixture
@@ -17,38 +21,139 @@ def image(tmp_path, png):
     return str(path)
 
 
+@pytest.fixture
+def typed(monkeypatch):
+    """Puts text where commands read their input, which is no terminal."""
+    return lambda text: monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+
+
+def lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
 def test_ask_prints_each_answer_and_where_it_came_from(server, image, capsys):
     assert cli.main(["ask", image, "what?", "what else?", "--server", server.url]) == 0
     out = capsys.readouterr().out
-    assert "> what?\nred\n  miss · 80 tokens in context · 0 saved · " in out
-    assert "> what else?\nred\n  hit (memory) · 20 tokens in context · 60 saved · " in out
+    assert "> what?\nred\n  miss · 0 tokens in context · 0 saved · " in out
+    assert "> what else?\nred\n  hit (memory) · 20 tokens in context · 70 saved · " in out
+    assert out.endswith("\n\n2 questions, 1 hit · saved 70 of 170 prompt tokens (41%) · 42 B of image not sent\n")
+    assert not any("stream" in body for body in server.bodies())
+
+
+def test_one_question_has_no_totals(server, image, capsys):
+    assert cli.main(["ask", image, "what?", "--server", server.url]) == 0
+    assert "question" not in capsys.readouterr().out
 
 
 def test_ask_as_json(server, image, capsys):
-    assert cli.main(["ask", image, "what?", "--prepare", "--json", "--max-tokens", "7", "--server", server.url]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert (answer["question"], answer["text"], answer["hit"]) == ("what?", "red", True)
-    assert server.requests[-1][2]["max_tokens"] == 7
+    assert cli.main(["ask", image, "what?", "and?", "--json", "--max-tokens", "7", "--server", server.url]) == 0
+    first, second, last = lines(capsys.readouterr().out)
+    assert (first["question"], first["text"], first["hit"], first["cache"]) == ("what?", "red", False, "miss")
+    assert (second["question"], second["hit"]) == ("and?", True)
+    assert (last["saved"]["questions"], last["saved"]["share"]) == (2, pytest.approx(70 / 170))
+    assert {body["max_tokens"] for body in server.bodies()} == {7}
 
 
-def test_prepare_prints_the_context(server, image, context_id, capsys):
-    assert cli.main(["prepare", image, "--server", server.url]) == 0
-    out = capsys.readouterr().out
-    assert out.startswith(
-        f"lookonce:{context_id}\na red circle\n  kept 4 of 64 image tokens (attention, retention 0.05)"
-    )
-    assert "20 tokens in context · 4096 bytes" in out
+@pytest.mark.parametrize("command", ["ask", "chat", "describe"])
+def test_options_of_the_context_are_sent(server, image, typed, command):
+    typed("what?\n")
+    words = [command, image, *(["what?"] if command == "ask" else [])]
+    chosen = ["--retention", "0.1", "--ttl", "60", "--describe-prompt", "Look."]
+    assert cli.main([*words, *chosen, "--server", server.url]) == 0
+    sent = server.requests[-1][2]
+    options = sent if command == "describe" else sent["lookonce"]
+    assert [options[name] for name in ("retention", "ttl", "describe_prompt")] == [0.1, 60, "Look."]
 
 
-def test_prepare_as_json(server, image, context_id, capsys):
-    assert cli.main(["prepare", image, "--json", "--server", server.url]) == 0
-    assert json.loads(capsys.readouterr().out)["id"] == context_id
+@pytest.mark.parametrize("command", ["ask", "chat"])
+def test_on_miss_is_sent(server, image, typed, command):
+    typed("what?\n")
+    words = [command, image, *(["what?"] if command == "ask" else [])]
+    assert cli.main([*words, "--on-miss", "compress", "--server", server.url]) == 0
+    assert server.requests[-1][2]["lookonce"] == {"on_miss": "compress"}
+
+
+def test_a_pipe_of_questions_gets_answers_only(server, image, typed, capsys):
+    server.answers = {"what?": "a\ncircle\x1b[2J"}
+    typed("what?\n\n  and?\n")
+    assert cli.main(["chat", image, "--server", server.url]) == 0
+    assert capsys.readouterr() == ("a circle [2J\nred\n", "")
+    assert [len(body["messages"]) for body in server.bodies()] == [1, 3]
+
+
+def test_a_pipe_of_questions_as_json(server, image, typed, capsys):
+    typed("what?\nand?\n")
+    assert cli.main(["chat", image, "--json", "--server", server.url]) == 0
+    *answers, last = lines(capsys.readouterr().out)
+    assert [(line["question"], line["hit"]) for line in answers] == [("what?", False), ("and?", True)]
+    assert last["saved"]["hits"] == 1
+
+
+def test_the_first_error_ends_a_pipe(server, image, typed, capsys):
+    server.refuse = 400, b'{"error": {"message": "no"}}'
+    typed("what?\nand?\n")
+    assert cli.main(["chat", image, "--server", server.url]) == 1
+    assert capsys.readouterr() == ("", "lookonce: no\n")
+    assert len(server.requests) == 1
+
+
+def test_describe_prints_the_description_and_what_was_kept(server, image, context_id, capsys):
+    assert cli.main(["describe", image, "--server", server.url]) == 0
+    kept = "kept 4 of 64 image tokens (attention, retention 0.05) · 20 tokens in context · 4.0 KiB"
+    assert capsys.readouterr() == (f"a red circle\n  made now · {kept}\nlookonce:{context_id}\n", "")
+    assert cli.main(["describe", image, "--server", server.url]) == 0
+    assert capsys.readouterr().out == f"a red circle\n  was there · {kept}\nlookonce:{context_id}\n"
+
+
+def test_describe_as_json(server, image, context_id, capsys):
+    for created in (True, False):
+        assert cli.main(["describe", image, "--json", "--server", server.url]) == 0
+        (made,) = lines(capsys.readouterr().out)
+        assert (made["id"], made["created"], made["description"]) == (context_id, created, "a red circle")
+
+
+def test_describe_writes_a_heat_map(server, image, tmp_path, capsys):
+    path = tmp_path / "kept.png"
+    assert cli.main(["describe", image, "--heatmap", str(path), "--server", server.url]) == 0
+    assert path.read_bytes().startswith(b"data:image/png;base64,")
+    assert capsys.readouterr().err == ""
+    assert cli.main(["describe", image, "--heatmap", str(tmp_path / "no" / "kept.png"), "--server", server.url]) == 1
+    assert capsys.readouterr().err == f"lookonce: cannot write '{tmp_path}/no/kept.png': No such file or directory\n"
+
+
+def test_a_heat_map_without_the_image_where_the_model_has_no_places_in_it(server, image, tmp_path, capsys):
+    server.is_framed = False
+    path = tmp_path / "kept.png"
+    assert cli.main(["describe", image, "--heatmap", str(path), "--server", server.url]) == 0
+    assert path.read_bytes().startswith(GREY)
+    assert capsys.readouterr().err == "lookonce: the heat map is drawn without the image: no places\n"
+
+
+def test_an_error_while_describing(server, image, capsys):
+    server.stream_events = ['{"type": "error", "error": {"message": "no\\u001b[2J", "code": "engine_error"}}']
+    assert cli.main(["describe", image, "--server", server.url]) == 1
+    assert capsys.readouterr().err == "lookonce: no [2J (request req-1)\n"
+
+
+def test_the_server_comes_from_the_environment_unless_an_option_names_it(server, monkeypatch, capsys):
+    monkeypatch.setenv("LOOKONCE_SERVER", server.url)
+    assert cli.main(["contexts", "stats"]) == 0
+    monkeypatch.setenv("LOOKONCE_SERVER", "nowhere")
+    assert cli.main(["contexts", "stats", "--server", server.url]) == 0
+    assert cli.main(["contexts", "stats"]) == 1
+    assert "base_url is 'nowhere'" in capsys.readouterr().err
 
 
 def test_the_key_comes_from_the_environment(server, image, monkeypatch):
     monkeypatch.setenv("LOOKONCE_API_KEY", "secret")
-    assert cli.main(["prepare", image, "--server", server.url]) == 0
+    assert cli.main(["describe", image, "--server", server.url]) == 0
     assert server.headers[-1]["authorization"] == "Bearer secret"
+
+
+def test_a_moments_trouble_is_not_noticed(server, image, capsys):
+    server.failures.extend([Failure(503), Failure(0)])
+    assert cli.main(["ask", image, "what?", "--server", server.url]) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("arguments", [["ask", "{image}", "what?"], ["contexts", "ls"], ["contexts", "stats"]])
@@ -63,9 +168,9 @@ def test_a_key_on_the_command_line_comes_first(server, image, monkeypatch, argum
     ("arguments", "message"),
     [
         (["ask", "no.png", "what?"], "lookonce: cannot read the image 'no.png': No such file or directory\n"),
-        (["prepare", "lookonce:x"], "lookonce: not a context id: 'lookonce:x'; 64 hex digits are expected\n"),
+        (["describe", "lookonce:x"], "lookonce: not a context id: 'lookonce:x'; 64 hex digits are expected\n"),
         (["contexts", "show", "ab12"], "lookonce: not a context id: 'ab12'; 64 hex digits are expected\n"),
-        (["prepare", "x", "--server", "nowhere"], "lookonce: base_url is 'nowhere'; http://host:port or https://"),
+        (["describe", "x", "--server", "nowhere"], "lookonce: base_url is 'nowhere'; http://host:port or https://"),
     ],
 )
 def test_an_error_is_one_line(arguments, message, capsys):
@@ -76,16 +181,16 @@ def test_an_error_is_one_line(arguments, message, capsys):
 
 
 def test_a_plugin_gets_its_arguments(monkeypatch):
-    plugins = {"serve": EntryPoint("serve", f"{__name__}:_exit_code", "lookonce.commands")}
+    found = {"serve": EntryPoint("serve", f"{__name__}:_exit_code", "lookonce.commands")}
     monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
-    monkeypatch.setattr(_plugins, "find", lambda: plugins)
+    monkeypatch.setattr(plugins, "find", lambda: found)
     monkeypatch.setattr(sys.modules[__name__], "_exit_code", lambda argv: len(argv), raising=False)
     assert cli.main(["serve", "--port", "1", "--help"]) == 3
 
 
 @pytest.mark.parametrize("target", ["surely_not_installed.cli:serve", "surely_not_installed:serve"])
 def test_a_plugin_whose_packages_are_missing_says_what_to_install(target, monkeypatch, capsys):
-    monkeypatch.setattr(_plugins, "find", lambda: {"serve": EntryPoint("serve", target, "lookonce.commands")})
+    monkeypatch.setattr(plugins, "find", lambda: {"serve": EntryPoint("serve", target, "lookonce.commands")})
     assert cli.main(["serve"]) == 2
     err = capsys.readouterr().err
     assert "lookonce serve needs the package 'surely_not_installed'" in err
@@ -94,7 +199,7 @@ def test_a_plugin_whose_packages_are_missing_says_what_to_install(target, monkey
 
 def test_a_fault_of_ours_is_not_taken_for_a_missing_package(monkeypatch):
     broken = EntryPoint("serve", "lookonce.no_such_module:serve", "lookonce.commands")
-    monkeypatch.setattr(_plugins, "find", lambda: {"serve": broken})
+    monkeypatch.setattr(plugins, "find", lambda: {"serve": broken})
     with pytest.raises(ModuleNotFoundError):
         cli.main(["serve"])
 
@@ -110,7 +215,7 @@ def test_help_lists_every_command_and_imports_nothing_heavy():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.endswith("heavy: []\n")
-    assert all(f"\n    {command} " in run.stdout for command in ("ask", "prepare", "contexts", "serve"))
+    assert all(f"\n    {command} " in run.stdout for command in ("ask", "chat", "describe", "contexts", "serve"))
 
 
 def test_the_package_runs_as_a_module():

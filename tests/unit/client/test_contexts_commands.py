@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
-from lookonce import Context, ContextStats, _show, cli
+from lookonce import Context, ContextStats, cli
+from lookonce.cli import show
 
 NOW = 1_700_000_000.0
 ONE = Context(
@@ -113,8 +115,8 @@ def test_ids_are_exact_and_one_that_is_none_removes_nothing(server, run, name):
 
 def test_other_failures_stop_the_removal(server, run):
     server.refuse = 503, json.dumps({"error": {"message": "the store is away"}}).encode()
-    assert run("rm", IDS[0], IDS[1]) == (1, "", "lookonce: the store is away\n")
-    assert len(server.requests) == 1
+    assert run("rm", IDS[0], IDS[1]) == (1, "", "lookonce: the store is away (request req-1)\n")
+    assert len(server.requests) == 3
 
 
 def test_stats(run):
@@ -126,7 +128,7 @@ def test_stats(run):
 
 
 def test_stats_of_nothing():
-    said = _show.totals(ContextStats(0, 0, None, None, 0, 0, None), NOW)
+    said = show.totals(ContextStats(0, 0, None, None, 0, 0, None), NOW)
     assert said.splitlines() == [
         "contexts  0",
         "size      0 B (0 bytes)",
@@ -153,14 +155,15 @@ def test_called_wrongly(arguments, capsys):
 
 
 def test_a_row():
-    row = _show.row(ONE, NOW)
+    row = show.row(ONE, NOW)
     assert row.startswith("ab" * 32 + "    3 min         6 d    29 of 576    68.8 KiB  native     A small blue")
     assert row.endswith("A small blue square at the top left, a…")
 
 
 def test_a_description_cannot_steer_the_terminal():
-    text = "red\n\x1b[2J\x9b31mstar\u202e \t\x00end"
-    assert _show.plain(text) == "red [2J 31mstar end"
+    steering = replace(ONE, description="red\n\x1b[2J\x9b31mstar\u202e \t\x00end")
+    assert show.row(steering, NOW).endswith("  red [2J 31mstar end")
+    assert "description  red [2J 31mstar end" in show.whole(steering, NOW)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +171,7 @@ def test_a_description_cannot_steer_the_terminal():
     [(-5, "0 s"), (0, "0 s"), (59.9, "59 s"), (60, "1 min"), (3599, "59 min"), (3600, "1 h"), (90_000, "1 d")],
 )
 def test_spans(seconds, said):
-    assert _show.span(seconds) == said
+    assert show.span(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -183,7 +186,7 @@ def test_spans(seconds, said):
     ],
 )
 def test_sizes(count, said):
-    assert _show.size(count) == said
+    assert show.size(count) == said
 
 
 def test_ages_are_of_now(server, run, context_id):

@@ -6,7 +6,6 @@ import socket
 import pytest
 
 import lookonce
-from lookonce import Lookonce
 
 
 @pytest.mark.parametrize(
@@ -14,13 +13,16 @@ from lookonce import Lookonce
     [
         (400, "invalid_image", lookonce.BadRequestError),
         (401, "invalid_api_key", lookonce.AuthenticationError),
-        (403, None, lookonce.AuthenticationError),
+        (403, None, lookonce.PermissionDeniedError),
         (404, "model_not_found", lookonce.NotFoundError),
         (404, "context_not_found", lookonce.ContextNotFoundError),
         (409, None, lookonce.APIStatusError),
         (413, "image_too_large", lookonce.BadRequestError),
         (422, None, lookonce.BadRequestError),
         (429, "overloaded", lookonce.OverloadedError),
+        (429, "rate_limit_exceeded", lookonce.RateLimitError),
+        (429, "concurrency_limit_exceeded", lookonce.RateLimitError),
+        (302, None, lookonce.APIStatusError),
         (500, None, lookonce.ServerError),
         (503, "not_ready", lookonce.ServerError),
     ],
@@ -74,47 +76,39 @@ def test_a_reply_of_another_server_is_refused(server, client, body):
         client.models()
 
 
-def test_a_plain_openai_answer_is_refused_by_name(server, png):
+def test_a_plain_openai_answer_is_refused_by_name(server, connect, png):
     server.refuse = 200, b'{"choices": [{"message": {"content": "red"}}]}'
-    with (
-        Lookonce(server.url, model="m") as client,
-        pytest.raises(lookonce.APIResponseError, match="KeyError: 'lookonce'"),
-    ):
-        client.image(png).ask("what?")
+    with pytest.raises(lookonce.APIResponseError, match="KeyError: 'lookonce'"):
+        connect(model="m").image(png).ask("what?")
 
 
-def test_nobody_listens(png):
+def test_nobody_listens(connect, png):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with (
-            Lookonce(url) as client,
-            pytest.raises(lookonce.APIConnectionError, match=f"no answer from {url}") as raised,
-        ):
-            client.image(png).ask("what?")
+        with pytest.raises(lookonce.APIConnectionError, match=f"no answer from {url}") as raised:
+            connect(url).image(png).ask("what?")
     assert raised.value.request.url.path == "/v1/models"
 
 
-def test_nobody_answers(png):
+def test_nobody_answers(connect):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with Lookonce(url, timeout=0.1) as client, pytest.raises(lookonce.APITimeoutError, match="no answer in time"):
-            client.models()
+        with pytest.raises(lookonce.APITimeoutError, match="no answer in time"):
+            connect(url, timeout=0.1).models()
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://", "http://[::1"])
-def test_a_bad_server_address_is_named(url):
+def test_a_bad_server_address_is_named(connect, url):
     with pytest.raises(ValueError, match="base_url is"):
-        Lookonce(url)
+        connect(url)
 
 
-def test_the_address_of_openai_clients_works_too_and_the_key_is_sent(server):
-    with Lookonce(server.url + "/v1/", api_key="secret") as client:
-        assert client.models() == ["tiny"]
+def test_the_address_of_openai_clients_works_too_and_the_key_is_sent(server, connect):
+    assert connect(server.url + "/v1/", api_key="secret").models() == ["tiny"]
     assert server.headers[-1]["authorization"] == "Bearer secret"
 
 
-def test_a_proxy_is_not_asked_for_this_machine(server, monkeypatch):
+def test_a_proxy_is_not_asked_for_this_machine(connect, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    with Lookonce(server.url) as client:
-        assert client.models() == ["tiny"]
+    assert connect().models() == ["tiny"]

@@ -39,7 +39,7 @@ def test_a_path_may_be_text_or_a_path(tmp_path, png):
 
 @pytest.mark.parametrize("url", ["data:image/png;base64,AAAA", "https://example.org/a.png"])
 def test_a_url_is_passed_on(url):
-    assert reference(url).url == url
+    assert reference(url).pixels == url
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,12 @@ RIGHT = Right(full="Two.", context="Three.")
 def answer(text: str, context_tokens: int) -> Answer:
     facts = {"tier": None, "tokens_saved": 0, "context_id": "a" * 64, "prompt_tokens": 9, "cached_tokens": 0}
     return Answer(
-        text, hit=context_tokens > 0, context_tokens=context_tokens, completion_tokens=2, seconds=0.1, **facts
+        text,
+        cache="hit" if context_tokens else "miss",
+        context_tokens=context_tokens,
+        completion_tokens=2,
+        seconds=0.1,
+        **facts,
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
-from typing import cast
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 _GROUP = "lookonce.commands"
 _OURS = ("lookonce", "lookonce_")  # this package and its siblings in the distribution
@@ -13,6 +15,8 @@ _OURS = ("lookonce", "lookonce_")  # this package and its siblings in the distri
 
 def find() -> dict[str, EntryPoint]:
     """The sub-commands installed; none of them is imported."""
+    from importlib.metadata import entry_points  # half of the time that a command of ours takes to start
+
     return {entry.name: entry for entry in entry_points(group=_GROUP)}
 
 

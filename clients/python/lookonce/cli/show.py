@@ -1,11 +1,13 @@
-"""Contexts as people read them: rows of a table, amounts with units, and text that cannot steer a terminal."""
+"""Contexts, answers and savings as people read them: tables, amounts with units, one line of facts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from ._types import Context, ContextStats
+from .._saved import Saved
+from .._types import Answer, Context, ContextStats
+from .terminal import plain
 
 _ROW = "{:64}  {:>7}  {:>10}  {:>11}  {:>10}  {:9}  {}"
 _DESCRIPTION = 40  # characters of it in a row
@@ -28,7 +30,7 @@ def row(context: Context, now: float) -> str:
         "never" if context.expires_at is None else span(context.expires_at - now),
         f"{context.kept_tokens} of {context.image_tokens}",
         size(context.bytes),
-        context.precision,
+        plain(context.precision),
         description,
     ).rstrip()
 
@@ -41,10 +43,10 @@ def whole(context: Context, now: float) -> str:
         ("made", f"{_date(context.created_at)}, {span(now - context.created_at)} ago"),
         ("expires", expires),
         ("kept", f"{context.kept_tokens} of {context.image_tokens} image tokens"),
-        ("chosen by", f"{context.selection}, retention {context.retention:g}"),
+        ("chosen by", f"{plain(context.selection)}, retention {context.retention:g}"),
         ("tokens", f"{context.tokens} in context"),
         ("size", f"{size(context.bytes)} ({context.bytes} bytes)"),
-        ("precision", context.precision),
+        ("precision", plain(context.precision)),
         ("description", plain(context.description)),
     )
     return _aligned(facts)
@@ -58,6 +60,31 @@ def totals(stats: ContextStats, now: float) -> str:
     rate = "" if stats.hit_rate is None else f" ({stats.hit_rate:.1%})"
     hits = f"{stats.hits} of {stats.hits + stats.misses} lookups{rate} since the server started"
     return _aligned([*facts, ("hits", hits)])
+
+
+def facts(answer: Answer) -> str:
+    """How an answer came about, in one line."""
+    found = f"{answer.cache} ({answer.tier})" if answer.tier else answer.cache
+    return (
+        f"{plain(found)} · {answer.context_tokens} tokens in context · {answer.tokens_saved} saved"
+        f" · {answer.seconds:.2f} s"
+    )
+
+
+def kept(context: Context, *, created: bool) -> str:
+    """What is kept of an image, in one line."""
+    return (
+        f"{'made now' if created else 'was there'} · kept {context.kept_tokens} of {context.image_tokens} image tokens"
+        f" ({plain(context.selection)}, retention {context.retention:g}) · {context.tokens} tokens in context"
+        f" · {size(context.bytes)}"
+    )
+
+
+def saved(total: Saved) -> str:
+    """What several questions saved, in one line."""
+    counts = f"{_count(total.questions, 'question')}, {_count(total.hits, 'hit')}"
+    tokens = f"{total.prompt_tokens_saved} of {total.prompt_tokens_full} prompt tokens ({total.share:.0%})"
+    return f"{counts} · saved {tokens} · {size(total.bytes_not_sent)} of image not sent"
 
 
 def size(count: int) -> str:
@@ -79,9 +106,8 @@ def span(seconds: float) -> str:
     return f"{whole_seconds // length} {unit}"
 
 
-def plain(text: str) -> str:
-    """A model's text in one line, without control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _date(seconds: float) -> str:
