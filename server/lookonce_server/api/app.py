@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from lookonce_cache import open_store
 from lookonce_pruning import parse_window
 from lookonce_server.access import Access
-from lookonce_server.api import chat, errors, operations
+from lookonce_server.api import chat, errors, operations, playground
 from lookonce_server.api import contexts as context_routes
 from lookonce_server.api.body_limit import BodyLimit
 from lookonce_server.api.gate import Gate
@@ -65,13 +65,15 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
 
 
 def _app(state: AppState) -> FastAPI:
-    app = FastAPI(title="lookonce", summary="Look at an image once, ask about it as often as you like.")
+    summary = "Look at an image once, ask about it as often as you like."
+    app = FastAPI(title="lookonce", summary=summary, docs_url=None, redoc_url=None)  # FastAPI's own pages use a CDN
     app.state.parts = state
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=state.settings.max_image_bytes * 4 // 3 + 1024 * 1024)
     app.add_middleware(Gate, access=state.access)  # the last one added is the first one asked
     for routes in (chat.router, context_routes.router, operations.router):
         app.include_router(routes)
+    playground.install(app)
     return app
 
 
