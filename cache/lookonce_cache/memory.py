@@ -1,5 +1,6 @@
 """Contexts in this process's memory: the embedded default, and the hot tier before a shared store."""
 
+import math
 import secrets
 import time
 from collections import OrderedDict
@@ -57,21 +58,23 @@ class MemoryStore:
         self.used_bytes = 0
         self.observer = observer or Observer()
         self._ttl = ttl
-        # Least recently used first. All contexts share one TTL, so this is also the order in which they expire.
+        # Least recently used first.
         self._entries: OrderedDict[ContextKey, _Entry] = OrderedDict()
         self._leases: dict[ContextKey, _Leased] = {}
+        # Nothing expires before it: until then no call has to look at every entry.
+        self._earliest_expiry = math.inf
 
     @observed
-    async def get(self, key: ContextKey) -> Found | None:
+    async def get(self, key: ContextKey, *, ttl: float | None = None) -> Found | None:
         """See `Store.get`."""
-        entry = self._use(key)
+        entry = self._use(key, ttl)
         if entry is None:
             return None
         self.observer.transferred(self.tier, "read", entry.context.nbytes)
         return Found(entry.context, self.tier)
 
     @observed
-    async def put(self, context: CompressedContext, lease: Lease | None = None) -> None:
+    async def put(self, context: CompressedContext, lease: Lease | None = None, *, ttl: float | None = None) -> None:
         """See `Store.put`.
 
         Raises:
@@ -87,14 +90,14 @@ class MemoryStore:
         self._drop(context.key)
         while self.used_bytes + context.nbytes > self.max_bytes:
             self._drop(next(iter(self._entries)))
-        self._entries[context.key] = _Entry(_owning_its_memory(context), time.time(), self._expiry())
+        self._entries[context.key] = _Entry(_owning_its_memory(context), time.time(), self._expiry(ttl))
         self._hold(context.nbytes)
         self.observer.transferred(self.tier, "written", context.nbytes)
 
     @observed
-    async def touch(self, key: ContextKey) -> bool:
+    async def touch(self, key: ContextKey, *, ttl: float | None = None) -> bool:
         """See `Store.touch`."""
-        return self._use(key) is not None
+        return self._use(key, ttl) is not None
 
     @observed
     async def delete(self, key: ContextKey) -> bool:
@@ -135,7 +138,7 @@ class MemoryStore:
         if key in self._leases:
             return None
         lease = Lease(key, secrets.token_hex(16))
-        self._leases[key] = _Leased(lease.token, time.monotonic() + seconds)
+        self._leases[key] = _Leased(lease.token, self._expiring_in(seconds))
         return lease
 
     @observed
@@ -143,7 +146,7 @@ class MemoryStore:
         """See `Store.renew`."""
         holds = self._holds(lease)
         if holds:
-            self._leases[lease.key] = _Leased(lease.token, time.monotonic() + seconds)
+            self._leases[lease.key] = _Leased(lease.token, self._expiring_in(seconds))
         return holds
 
     @observed
@@ -168,11 +171,11 @@ class MemoryStore:
         self._leases.clear()
         self._hold(-self.used_bytes)
 
-    def _use(self, key: ContextKey) -> _Entry | None:
+    def _use(self, key: ContextKey, ttl: float | None) -> _Entry | None:
         self._drop_expired()
         entry = self._entries.get(key)
         if entry is not None:
-            self._entries[key] = replace(entry, expires_at=self._expiry())
+            self._entries[key] = replace(entry, expires_at=self._expiry(ttl))
             self._entries.move_to_end(key)
         return entry
 
@@ -185,8 +188,14 @@ class MemoryStore:
         leased = self._leases.get(lease.key)
         return leased is not None and leased.token == lease.token
 
-    def _expiry(self) -> float:
-        return float("inf") if self._ttl is None else time.monotonic() + self._ttl
+    def _expiry(self, ttl: float | None) -> float:
+        seconds = self._ttl if ttl is None else ttl
+        return math.inf if seconds is None else self._expiring_in(seconds)
+
+    def _expiring_in(self, seconds: float) -> float:
+        expires_at = time.monotonic() + seconds
+        self._earliest_expiry = min(self._earliest_expiry, expires_at)
+        return expires_at
 
     def _hold(self, nbytes: int) -> None:
         self.used_bytes += nbytes
@@ -201,10 +210,15 @@ class MemoryStore:
 
     def _drop_expired(self) -> None:
         now = time.monotonic()
-        while self._entries and next(iter(self._entries.values())).expires_at <= now:
-            self._drop(next(iter(self._entries)))
-        for key in [key for key, leased in self._leases.items() if leased.expires_at <= now]:
-            del self._leases[key]
+        if now < self._earliest_expiry:
+            return
+        for key in [key for key, entry in self._entries.items() if entry.expires_at <= now]:
+            self._drop(key)
+        for leased_key in [key for key, leased in self._leases.items() if leased.expires_at <= now]:
+            del self._leases[leased_key]
+        expiries = [entry.expires_at for entry in self._entries.values()]
+        expiries += [leased.expires_at for leased in self._leases.values()]
+        self._earliest_expiry = min(expiries, default=math.inf)
 
     def _describe(self, entry: _Entry) -> ContextInfo:
         context = entry.context
@@ -217,7 +231,7 @@ class MemoryStore:
             tokens=context.tokens,
             bytes=context.nbytes,
             created_at=context.created_at,
-            expires_at=None if self._ttl is None else time.time() + entry.expires_at - time.monotonic(),
+            expires_at=None if math.isinf(entry.expires_at) else time.time() + entry.expires_at - time.monotonic(),
             retention=context.identity.retention,
             selection=context.identity.selection,
             precision=context.identity.precision,

@@ -52,14 +52,14 @@ class RedisStore:
     def __init__(self, url: str, *, ttl: float | None = None, observer: Observer | None = None) -> None:
         options = parse_redis_url(url)
         self.observer = observer or Observer()
-        self._ttl_ms = None if ttl is None else max(1, round(ttl * 1000))
+        self._ttl = ttl
         self._max_bytes = options.max_context_bytes
         self._servers: Servers = (Cluster if options.cluster else OneServer)(options, self.observer)
 
     @observed
-    async def get(self, key: ContextKey) -> Found | None:
+    async def get(self, key: ContextKey, *, ttl: float | None = None) -> Found | None:
         """See `Store.get`."""
-        value = await self._value(key)
+        value = await self._value(key, self._expiry(ttl))
         if value is None:
             return None
         try:
@@ -71,7 +71,7 @@ class RedisStore:
         return Found(context, self.tier)
 
     @observed
-    async def put(self, context: CompressedContext, lease: Lease | None = None) -> None:
+    async def put(self, context: CompressedContext, lease: Lease | None = None, *, ttl: float | None = None) -> None:
         """See `Store.put`.
 
         Raises:
@@ -80,19 +80,20 @@ class RedisStore:
         value = await asyncio.to_thread(encode, context)
         if len(value) > self._max_bytes:
             raise ContextTooLargeError(f"a context of {len(value)} bytes exceeds max_context_bytes={self._max_bytes}")
+        expiry = self._expiry(ttl)
         if lease is None:
-            expiry = () if self._ttl_ms is None else ("PX", self._ttl_ms)
-            self._checked(*await self._servers.send(("SET", value_key(context.key), value, *expiry)))
-        elif lease.key != context.key or not await self._put_under(lease, context.key, value):
+            expiring = () if expiry is None else ("PX", expiry)
+            self._checked(*await self._servers.send(("SET", value_key(context.key), value, *expiring)))
+        elif lease.key != context.key or not await self._put_under(lease, context.key, value, expiry):
             raise LeaseLostError(f"the lease on context {context.id} does not hold any more")
         self.observer.transferred(self.tier, "written", len(value))
         await self._update_index(context.key, "add")
 
     @observed
-    async def touch(self, key: ContextKey) -> bool:
+    async def touch(self, key: ContextKey, *, ttl: float | None = None) -> bool:
         """See `Store.touch`."""
-        exists = ("EXISTS", value_key(key))
-        command = exists if self._ttl_ms is None else ("PEXPIRE", value_key(key), self._ttl_ms)
+        exists, expiry = ("EXISTS", value_key(key)), self._expiry(ttl)
+        command = exists if expiry is None else ("PEXPIRE", value_key(key), expiry)
         return bool(await self._write_or_read(command, exists))
 
     @observed
@@ -178,9 +179,14 @@ class RedisStore:
         """See `Store.close`."""
         await self._servers.close()
 
-    async def _value(self, key: ContextKey) -> bytes | None:
+    def _expiry(self, ttl: float | None) -> int | None:
+        """Milliseconds a use renews a context for; None to leave eviction to Redis."""
+        seconds = self._ttl if ttl is None else ttl
+        return None if seconds is None else _ms(seconds)
+
+    async def _value(self, key: ContextKey, expiry: int | None) -> bytes | None:
         plain = ("GET", value_key(key))
-        command = plain if self._ttl_ms is None else ("GETEX", value_key(key), "PX", self._ttl_ms)
+        command = plain if expiry is None else ("GETEX", value_key(key), "PX", expiry)
         try:
             value: bytes | None = await self._write_or_read(command, plain)
         except WrongTypeError:
@@ -195,9 +201,9 @@ class RedisStore:
             (reply,) = await self._servers.send(reading)
         return self._checked(reply)
 
-    async def _put_under(self, lease: Lease, key: ContextKey, value: bytes) -> bool:
+    async def _put_under(self, lease: Lease, key: ContextKey, value: bytes, expiry: int | None) -> bool:
         new = f"{lease_key(key)}:{lease.token}"
-        ttl = "" if self._ttl_ms is None else self._ttl_ms
+        ttl = "" if expiry is None else expiry
         setting: Command = ("SET", new, value, "PX", round(1000 * FORGOTTEN_SECONDS))
         keys, arguments = [value_key(key), lease_key(key), new], [lease.token, ttl, value[-DIGEST_BYTES:]]
         return bool(self._checked(await run(self._servers, PUT_UNDER_LEASE, keys, arguments, first=setting)))

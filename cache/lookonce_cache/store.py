@@ -68,6 +68,8 @@ class Lease:
 class Store(Protocol):
     """Keeps contexts for `ttl` seconds after their last use, or shorter when room is needed.
 
+    A use may give another `ttl` for itself, in seconds: the next use decides anew.
+
     A store is used from one event loop. A value that cannot be decoded, or that is not the context of the key asked
     for, is a miss: it is reported to the observer, and stays until it is overwritten, deleted or expires. (Deleting it
     could delete the good value that another server has just put in its place.)
@@ -82,10 +84,10 @@ class Store(Protocol):
 
     tier: str
 
-    async def get(self, key: ContextKey) -> Found | None:
+    async def get(self, key: ContextKey, *, ttl: float | None = None) -> Found | None:
         """The context, or None. Counts as use."""
 
-    async def put(self, context: CompressedContext, lease: Lease | None = None) -> None:
+    async def put(self, context: CompressedContext, lease: Lease | None = None, *, ttl: float | None = None) -> None:
         """Keep the context, in place of one with the same key. Counts as use.
 
         With a lease, the context is kept only if the lease still holds, and the lease ends with it, in one step: a
@@ -96,7 +98,7 @@ class Store(Protocol):
             LeaseLostError: the lease has expired or was broken; nothing was changed.
         """
 
-    async def touch(self, key: ContextKey) -> bool:
+    async def touch(self, key: ContextKey, *, ttl: float | None = None) -> bool:
         """Count as use without loading; whether there is such a context."""
 
     async def delete(self, key: ContextKey) -> bool:

@@ -34,29 +34,30 @@ class TieredStore:
         self._shared = shared
         self._loads: dict[ContextKey, asyncio.Task[Found | None]] = {}
 
-    async def get(self, key: ContextKey) -> Found | None:
+    async def get(self, key: ContextKey, *, ttl: float | None = None) -> Found | None:
         """See `Store.get`."""
-        found = await self._hot.get(key)
+        found = await self._hot.get(key, ttl=ttl)
         if found is None:
-            return await self._load(key)
-        return found if await self._is_still_kept(key) else None
+            return await self._load(key, ttl)
+        return found if await self._is_still_kept(key, ttl) else None
 
-    async def put(self, context: CompressedContext, lease: Lease | None = None) -> None:
+    async def put(self, context: CompressedContext, lease: Lease | None = None, *, ttl: float | None = None) -> None:
         """See `Store.put`.
 
         Raises:
             StoreUnavailableError: the context is hot and nowhere else, so it lasts until the shared store is back.
         """
         try:
-            await self._shared.put(context, lease)
+            await self._shared.put(context, lease, ttl=ttl)
         except StoreUnavailableError:
-            await self._keep_hot(context)
+            await self._keep_hot(context, ttl)
             raise
-        await self._keep_hot(context)
+        await self._keep_hot(context, ttl)
 
-    async def touch(self, key: ContextKey) -> bool:
+    async def touch(self, key: ContextKey, *, ttl: float | None = None) -> bool:
         """See `Store.touch`."""
-        return await (self._is_still_kept(key) if await self._hot.touch(key) else self._shared.touch(key))
+        is_hot = await self._hot.touch(key, ttl=ttl)
+        return await (self._is_still_kept(key, ttl) if is_hot else self._shared.touch(key, ttl=ttl))
 
     async def delete(self, key: ContextKey) -> bool:
         """See `Store.delete`. The context is no longer hot, even if the shared store could not be reached."""
@@ -106,41 +107,41 @@ class TieredStore:
         await self._hot.close()
         await self._shared.close()
 
-    async def _is_still_kept(self, key: ContextKey) -> bool:
+    async def _is_still_kept(self, key: ContextKey, ttl: float | None) -> bool:
         """Whether the shared store has a context that is hot, as far as can be told. Counts as use."""
         try:
-            is_kept = await self._shared.touch(key)
+            is_kept = await self._shared.touch(key, ttl=ttl)
         except StoreUnavailableError:
             return True
         if not is_kept:
             await self._drop_hot(key)
         return is_kept
 
-    async def _load(self, key: ContextKey) -> Found | None:
+    async def _load(self, key: ContextKey, ttl: float | None) -> Found | None:
         """From the shared store. A caller that is cancelled leaves the load to the others, and to the hot tier."""
         if key not in self._loads:
-            self._loads[key] = asyncio.create_task(self._fill(key))
+            self._loads[key] = asyncio.create_task(self._fill(key, ttl))
         return await asyncio.shield(self._loads[key])
 
-    async def _fill(self, key: ContextKey) -> Found | None:
+    async def _fill(self, key: ContextKey, ttl: float | None) -> Found | None:
         load = asyncio.current_task()
         try:
-            found = await self._shared.get(key)
+            found = await self._shared.get(key, ttl=ttl)
             # Unless the context was put or deleted here meanwhile: what was read may be older.
             if found is not None and self._loads.get(key) is load:
-                await self._keep_hot(found.context)
+                await self._keep_hot(found.context, ttl)
             return found
         finally:
             if self._loads.get(key) is load:
                 del self._loads[key]
 
-    async def _keep_hot(self, context: CompressedContext) -> None:
+    async def _keep_hot(self, context: CompressedContext, ttl: float | None) -> None:
         """What is larger than the hot tier is not hot, and neither is what it replaced."""
         if context.nbytes > self._hot.max_bytes:
             await self._drop_hot(context.key)
         else:
             self._loads.pop(context.key, None)
-            await self._hot.put(context)
+            await self._hot.put(context, ttl=ttl)
 
     async def _drop_hot(self, key: ContextKey) -> None:
         self._loads.pop(key, None)

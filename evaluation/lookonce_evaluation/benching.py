@@ -13,12 +13,12 @@ from lookonce_cache import DEFAULT_TENANT, CompressedContext, Store, open_store
 from lookonce_evaluation.redis_process import RedisProcess
 from lookonce_pruning import parse_window
 from lookonce_scenes.world import render, sample_scene
-from lookonce_server.contexts import Contexts, ImageBytes
+from lookonce_server.contexts import Contexts
 from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import Answer, DescribePlan, Engine, Sampling, Started
-from lookonce_server.images import ImageLimits
+from lookonce_server.images import ContextReference, ImageBytes, ImageLimits, Images
 from lookonce_server.metrics import Metrics
-from lookonce_server.sessions import ContextReference, Sessions
+from lookonce_server.sessions import Sessions
 from lookonce_server.settings import Settings
 
 
@@ -113,9 +113,9 @@ class Serving(NamedTuple):
     @classmethod
     def of(cls, engine: Engine, store: Store, plan: DescribePlan, precision: str) -> "Serving":
         """On an engine and a store."""
-        limits, metrics = ImageLimits(), Metrics()
-        contexts = Contexts(engine, store, plan=plan, precision=precision, limits=limits, metrics=metrics)
-        return cls(contexts, Sessions(engine, contexts, limits=limits, on_miss="compress", metrics=metrics))
+        images, metrics = Images(ImageLimits()), Metrics()
+        contexts = Contexts(engine, store, plan=plan, precision=precision, images=images, metrics=metrics)
+        return cls(contexts, Sessions(engine, contexts, images=images, on_miss="compress", metrics=metrics))
 
     async def create(self, image: bytes) -> CompressedContext:
         """The image's context."""

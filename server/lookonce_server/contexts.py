@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from lookonce_cache import (
@@ -27,19 +26,11 @@ from lookonce_cache import (
 )
 from lookonce_server.engines.base import DescribePlan, Description, Engine, ModelFacts
 from lookonce_server.errors import ContextNotFoundError, ContextNotKeptError
-from lookonce_server.images import ImageLimits, decode_image
+from lookonce_server.images import ImageBytes, Images
 from lookonce_server.making import Maker
 from lookonce_server.metrics import Metrics
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageBytes:
-    """An image as the client sent it; `param` is the request's field it came in."""
-
-    data: bytes
-    param: str
 
 
 class TenantStats(NamedTuple):
@@ -58,7 +49,7 @@ class Contexts:
         store: keeps the contexts.
         plan: how images are described and compressed.
         precision: in which keys and values are stored.
-        limits: the largest image accepted.
+        images: decodes them.
         metrics: what is counted.
     """
 
@@ -69,14 +60,14 @@ class Contexts:
         *,
         plan: DescribePlan,
         precision: str,
-        limits: ImageLimits,
+        images: Images,
         metrics: Metrics,
     ) -> None:
         self._engine = engine
         self._store = store
         self._plan = plan
         self._precision = precision
-        self._limits = limits
+        self._images = images
         self._metrics = metrics
         self._lookups: Counter[tuple[str, bool]] = Counter()  # by tenant, and whether there was a context
         self.maker = Maker(store, metrics)
@@ -189,7 +180,7 @@ class Contexts:
         return found
 
     async def _describe(self, identity: ContextIdentity, image: ImageBytes) -> CompressedContext:
-        pixels = await asyncio.to_thread(decode_image, image.data, self._limits, image.param)
+        pixels = await self._images.decode(image)
         found = await self._engine.describe(pixels, self._plan, identity.tenant)
         return await asyncio.to_thread(context_of, identity, found)
 

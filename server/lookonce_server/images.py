@@ -1,7 +1,9 @@
-"""From the bytes of a request to pixels, within limits."""
+"""From what a request calls an image to its bytes, and from its bytes to pixels, within limits."""
 
+import asyncio
 import base64
 import io
+import re
 import warnings
 from dataclasses import dataclass
 
@@ -9,6 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lookonce_server.errors import InvalidImageError
 
+_SCHEME = "lookonce:"
+_ID = re.compile(r"[0-9a-f]{64}")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 
@@ -23,6 +27,59 @@ class ImageLimits:
 
     max_bytes: int = 20 * 1024 * 1024
     max_pixels: int = 40_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBytes:
+    """An image as the client sent it; `param` is the request's field it came in."""
+
+    data: bytes
+    param: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContextReference:
+    """An image named by its context's id, no pixels."""
+
+    context_id: str
+
+
+ImageSource = ImageBytes | ContextReference
+
+
+class Images:
+    """Reads and decodes images away from the event loop.
+
+    Args:
+        limits: the largest image accepted.
+    """
+
+    def __init__(self, limits: ImageLimits) -> None:
+        self.limits = limits
+
+    async def read(self, url: str, param: str) -> ImageSource:
+        """The image, or the context, that a URL stands for.
+
+        Args:
+            url: a base64 `data:` URL, or `lookonce:` with a context id.
+            param: the request's field it came in.
+
+        Raises:
+            InvalidImageError: it is neither, or cannot be read.
+        """
+        if url.startswith(_SCHEME):
+            return _reference(url.removeprefix(_SCHEME), param)
+        return ImageBytes(await asyncio.to_thread(read_data_url, url, self.limits, param), param)
+
+    async def decode(self, image: ImageBytes) -> Image.Image:
+        """See `decode_image`."""
+        return await asyncio.to_thread(decode_image, image.data, self.limits, image.param)
+
+
+def _reference(context_id: str, param: str) -> ContextReference:
+    if not _ID.fullmatch(context_id):
+        raise InvalidImageError(f"{context_id[:80]!r} is no context id; one has 64 hex digits.", param=param)
+    return ContextReference(context_id)
 
 
 def read_data_url(url: str, limits: ImageLimits, param: str) -> bytes:

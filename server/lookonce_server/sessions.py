@@ -14,26 +14,15 @@ from typing import Literal, NamedTuple
 
 from lookonce_cache import CompressedContext, ContextIdentity, Found, StoreUnavailableError
 from lookonce_server.answers import begun
-from lookonce_server.contexts import Contexts, ImageBytes
+from lookonce_server.contexts import Contexts
 from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import Answer, Engine, Sampling
 from lookonce_server.errors import ContextLostError, EngineError
-from lookonce_server.images import ImageLimits, decode_image
+from lookonce_server.images import ContextReference, ImageBytes, Images, ImageSource
 from lookonce_server.metrics import Metrics
+from lookonce_server.options import ContextOptions, OnMiss
 
 _log = logging.getLogger(__name__)
-
-OnMiss = Literal["full", "compress"]
-
-
-@dataclass(frozen=True, slots=True)
-class ContextReference:
-    """An image named by its context's id, no pixels."""
-
-    context_id: str
-
-
-ImageSource = ImageBytes | ContextReference
 
 
 class Lookup(NamedTuple):
@@ -52,6 +41,9 @@ class Session(NamedTuple):
     answers: tuple[Answer, ...]  # to the same prompt, each a pass of its own
 
 
+_DEFAULT = ContextOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class _Question:
     conversation: Conversation
@@ -65,17 +57,17 @@ class Sessions:
     Args:
         engine: runs the model.
         contexts: of the images.
-        limits: the largest image accepted.
+        images: decodes what is new.
         on_miss: what a new image causes, unless the request says otherwise.
         metrics: what is counted.
     """
 
     def __init__(
-        self, engine: Engine, contexts: Contexts, *, limits: ImageLimits, on_miss: OnMiss, metrics: Metrics
+        self, engine: Engine, contexts: Contexts, *, images: Images, on_miss: OnMiss, metrics: Metrics
     ) -> None:
         self._engine = engine
         self._contexts = contexts
-        self._limits = limits
+        self._images = images
         self._on_miss = on_miss
         self._metrics = metrics
 
@@ -86,7 +78,7 @@ class Sessions:
         sampling: Sampling,
         *,
         tenant: str,
-        on_miss: OnMiss | None = None,
+        options: ContextOptions = _DEFAULT,
         n: int = 1,
     ) -> Session:
         """Decide how a question is answered, once for all of its `n` answers.
@@ -113,7 +105,7 @@ class Sessions:
             with suppress(ContextLostError):
                 return await self._hit(found, question)
             return await self._full(identity, image, question)
-        if (on_miss or self._on_miss) == "compress":
+        if (options.on_miss or self._on_miss) == "compress":
             with suppress(EngineError, StoreUnavailableError):
                 # Shielded: others may wait for the same pass, and the next question wants its context.
                 context = await asyncio.shield(self._contexts.make(identity, image))
@@ -152,7 +144,7 @@ class Sessions:
             full_has_begun.set()
 
     async def _full(self, identity: ContextIdentity, image: ImageBytes, question: _Question) -> Session:
-        pixels = await asyncio.to_thread(decode_image, image.data, self._limits, image.param)
+        pixels = await self._images.decode(image)
         passes = [self._engine.full(question.conversation, pixels, one, question.tenant) for one in question.samplings]
         return Session(Lookup("miss", None, identity.key().id, None), await begun(passes))
 

@@ -107,6 +107,39 @@ async def test_use_puts_expiry_off(store, use):
     await eventually(later)
 
 
+@pytest.mark.parametrize("use", ["get", "put", "touch"])
+async def test_a_use_may_give_a_ttl_of_its_own(store, use):
+    async def seconds_left(**ttl: float) -> float:
+        await getattr(store, use)(make_context() if use == "put" else KEY, **ttl)
+        return (await store.info(KEY)).expires_at - time.time()
+
+    await store.put(make_context())
+    assert 299 < await seconds_left(ttl=300) < 301
+    assert 9 < await seconds_left(ttl=10) < 11
+    assert 59 < await seconds_left() < 61
+
+
+async def test_contexts_expire_in_any_order(opening):
+    store = opening(ttl=60)
+    await store.put(make_context("first"))
+    await store.put(make_context("second"), ttl=0.2)
+    await store.put(make_context("third"))
+
+    async def gone():
+        return await store.info(context_key("second")) is None
+
+    await eventually(gone)
+    assert await store.get(context_key("first"))
+    assert await store.get(context_key("third"))
+
+
+async def test_a_ttl_given_under_a_lease(opening):
+    store = opening(ttl=None)
+    lease = await store.lease(KEY, 60)
+    await store.put(make_context(), lease, ttl=10)
+    assert 9 < (await store.info(KEY)).expires_at - time.time() < 11
+
+
 async def test_looking_does_not_put_expiry_off(opening):
     store = opening(ttl=0.5)
     await store.put(make_context())

@@ -9,12 +9,12 @@ import torch
 
 from lookonce_cache import MemoryStore
 from lookonce_scenes import CHECKPOINT
-from lookonce_server.contexts import ImageBytes
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.vllm import contexts, options
 from lookonce_server.engines.vllm.contract import Job
 from lookonce_server.engines.vllm.requests import sampling_params
 from lookonce_server.errors import ContextLostError, EngineError
+from lookonce_server.images import ImageBytes
 
 from ..unit.server.samples import GREEDY, PLAN, TENANT, Bench, about, picture, png, read
 from .engines import answered, context_of, fully, start

@@ -19,7 +19,7 @@ from lookonce_server.api.state import AppState
 from lookonce_server.contexts import Contexts
 from lookonce_server.engines.base import DescribePlan, Engine
 from lookonce_server.errors import ModelRefusedError
-from lookonce_server.images import ImageLimits
+from lookonce_server.images import ImageLimits, Images
 from lookonce_server.metrics import Metrics
 from lookonce_server.sessions import Sessions
 from lookonce_server.settings import BUNDLED, Settings
@@ -39,10 +39,10 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
     access = Access.read(settings.api_keys)
     store = open_store(settings.store, ttl=settings.ttl, observer=metrics.store)
     engine = await _load_engine(settings)
-    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+    images = Images(ImageLimits(settings.max_image_bytes, settings.max_image_pixels))
     plan = _plan(settings, engine)
-    contexts = Contexts(engine, store, plan=plan, precision=settings.precision, limits=limits, metrics=metrics)
-    sessions = Sessions(engine, contexts, limits=limits, on_miss=settings.on_miss, metrics=metrics)
+    contexts = Contexts(engine, store, plan=plan, precision=settings.precision, images=images, metrics=metrics)
+    sessions = Sessions(engine, contexts, images=images, on_miss=settings.on_miss, metrics=metrics)
     try:
         yield _app(
             AppState(
@@ -53,7 +53,7 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
                 contexts=contexts,
                 sessions=sessions,
                 access=access,
-                limits=limits,
+                images=images,
                 metrics=metrics,
                 started_at=time.time(),
             )

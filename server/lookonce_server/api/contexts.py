@@ -1,16 +1,14 @@
 """`/v1/contexts`: prepare images ahead, see and delete what is kept. A tenant meets its own contexts only."""
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
 from lookonce_cache import ContextInfo
-from lookonce_server.api.parsing import read_image
 from lookonce_server.api.schemas import ContextRequest
 from lookonce_server.api.state import Tenant, state_of
-from lookonce_server.contexts import ImageBytes
 from lookonce_server.errors import InvalidImageError
+from lookonce_server.images import ImageBytes
 
 router = APIRouter(prefix="/v1/contexts")
 
@@ -19,7 +17,7 @@ router = APIRouter(prefix="/v1/contexts")
 async def create(body: ContextRequest, request: Request, tenant: Tenant) -> dict[str, Any]:
     """Describe an image and keep its context; an image that was described before is not described again."""
     state = state_of(request)
-    image = await asyncio.to_thread(read_image, body.image_url, "image_url", state.limits)
+    image = await state.images.read(body.image_url, "image_url")
     if not isinstance(image, ImageBytes):
         raise InvalidImageError("A context is made from an image: send a base64 data: URL.", param="image_url")
     return _shown(await state.contexts.prepare(tenant, image))

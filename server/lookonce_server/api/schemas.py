@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from lookonce_server.options import ContextOptions
+
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,10 +68,29 @@ class TextFormat(_Request):
     type: Literal["text"]
 
 
-class Extension(_Request):
+class ContextWishes(_Request):
+    """What a request may ask of an image's context, within the operator's limits."""
+
+    retention: Annotated[float, Field(gt=0, le=1)] | None = None
+    ttl: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    describe_prompt: Annotated[str, Field(min_length=1)] | None = None
+
+
+class Extension(ContextWishes):
     """lookonce's own options."""
 
     on_miss: Literal["full", "compress"] | None = None
+    cache: Literal["use", "bypass"] = "use"
+
+    def options(self) -> ContextOptions:
+        """The same, for sessions."""
+        return ContextOptions(
+            on_miss=self.on_miss,
+            bypass=self.cache == "bypass",
+            retention=self.retention,
+            ttl=self.ttl,
+            describe_prompt=self.describe_prompt,
+        )
 
 
 class ChatRequest(_Request):
@@ -94,7 +115,7 @@ class ChatRequest(_Request):
     # Labels for the caller's own bookkeeping: they change no answer.
     user: str | None = None
     metadata: dict[str, str] | None = None
-    lookonce: Extension | None = None
+    lookonce: Extension = Extension()
 
 
 class ContextRequest(_Request):

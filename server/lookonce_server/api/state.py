@@ -9,7 +9,7 @@ from lookonce_cache import Store
 from lookonce_server.access import Access
 from lookonce_server.contexts import Contexts
 from lookonce_server.engines.base import Engine
-from lookonce_server.images import ImageLimits
+from lookonce_server.images import Images
 from lookonce_server.metrics import Metrics
 from lookonce_server.sessions import Sessions
 from lookonce_server.settings import Settings
@@ -26,7 +26,7 @@ class AppState:
     contexts: Contexts
     sessions: Sessions
     access: Access
-    limits: ImageLimits
+    images: Images
     metrics: Metrics
     started_at: float  # unix seconds
 

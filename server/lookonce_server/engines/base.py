@@ -60,6 +60,7 @@ class Sampling:
         presence_penalty: taken off the logits of tokens that the answer has already.
         frequency_penalty: the same, times how often it has them. Neither ever looks at the prompt.
         logprobs: None: not asked for; 0: of the chosen token; k: also of the k most likely.
+        json_schema: the answer is JSON that this JSON Schema, as JSON text, accepts; None: free text.
     """
 
     max_tokens: int
@@ -70,6 +71,7 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logprobs: int | None = None
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

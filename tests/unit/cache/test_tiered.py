@@ -29,21 +29,21 @@ class SharedStore(MemoryStore):
         if self.is_away:
             raise StoreUnavailableError("the shared store is away")
 
-    async def get(self, key):
+    async def get(self, key, **options):
         self.check()
         self.gets += 1
-        found = await super().get(key)
+        found = await super().get(key, **options)
         await self.gate.wait()
         self.check()
         return found
 
-    async def put(self, context, lease=None):
+    async def put(self, context, lease=None, **options):
         self.check()
-        await super().put(context, lease)
+        await super().put(context, lease, **options)
 
-    async def touch(self, key):
+    async def touch(self, key, **options):
         self.check()
-        return await super().touch(key)
+        return await super().touch(key, **options)
 
     async def delete(self, key):
         self.check()

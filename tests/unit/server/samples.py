@@ -10,12 +10,13 @@ from PIL import Image
 
 from lookonce_cache import DEFAULT_TENANT, CompressedContext, ContextInfo, Store
 from lookonce_scenes.world import Scene, render, sample_scene
-from lookonce_server.contexts import Contexts, ImageBytes
+from lookonce_server.contexts import Contexts
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import DescribePlan, Engine, Piece, Sampling, Started
-from lookonce_server.images import ImageLimits
+from lookonce_server.images import ContextReference, ImageBytes, ImageLimits, Images
 from lookonce_server.metrics import Metrics
-from lookonce_server.sessions import ContextReference, Lookup, Sessions
+from lookonce_server.options import ContextOptions
+from lookonce_server.sessions import Lookup, Sessions
 
 TENANT = DEFAULT_TENANT
 PROMPT = "Describe the image."
@@ -92,15 +93,16 @@ class Bench:
     precision: str = "native"
 
     def __post_init__(self) -> None:
+        self.images = Images(self.limits)
         self.contexts = Contexts(
             self.engine,
             self.store,
             plan=self.plan,
             precision=self.precision,
-            limits=self.limits,
+            images=self.images,
             metrics=self.metrics,
         )
-        self.sessions = Sessions(self.engine, self.contexts, limits=self.limits, on_miss="full", metrics=self.metrics)
+        self.sessions = Sessions(self.engine, self.contexts, images=self.images, on_miss="full", metrics=self.metrics)
 
     async def ask(
         self, image: bytes | str, question: str, on_miss=None, sampling: Sampling = GREEDY, tenant: str = TENANT
@@ -119,7 +121,8 @@ class Bench:
     ) -> list[Asked]:
         """Ask once, for several answers."""
         source = ContextReference(image) if isinstance(image, str) else ImageBytes(image, "image")
-        session = await self.sessions.ask(about(question), source, sampling, tenant=tenant, on_miss=on_miss, n=n)
+        options = ContextOptions(on_miss=on_miss)
+        session = await self.sessions.ask(about(question), source, sampling, tenant=tenant, options=options, n=n)
         return [await read(answer, session.lookup) for answer in session.answers]
 
     async def create(self, image: bytes) -> CompressedContext:

@@ -36,7 +36,7 @@ def app(bench):
             contexts=bench.contexts,
             sessions=bench.sessions,
             access=Access({}),
-            limits=bench.limits,
+            images=bench.images,
             metrics=bench.metrics,
             started_at=time.time(),
         )

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from lookonce_cache import MemoryStore, StoreUnavailableError, digest, open_store
-from lookonce_server import contexts, sessions
-from lookonce_server.contexts import ImageBytes, context_identity
+from lookonce_server import images
+from lookonce_server.contexts import context_identity
 from lookonce_server.engines.base import Sampling
 from lookonce_server.errors import ContextNotFoundError, ContextNotKeptError, EngineError, InvalidImageError
-from lookonce_server.images import ImageLimits
+from lookonce_server.images import ImageBytes, ImageLimits
 
 from .samples import GREEDY, PLAN, TENANT, about, encoded, picture, png, read
 
@@ -41,9 +41,8 @@ async def test_a_question_without_an_image_looks_nothing_up(bench):
 @pytest.mark.parametrize("on_miss", ["compress", "full"])
 async def test_several_answers_stand_on_one_lookup(bench, monkeypatch, on_miss):
     decoded = []
-    decode_image = sessions.decode_image
-    for module in (sessions, contexts):
-        monkeypatch.setattr(module, "decode_image", lambda *args: decoded.append(1) or decode_image(*args))
+    decode_image = images.decode_image
+    monkeypatch.setattr(images, "decode_image", lambda *args: decoded.append(1) or decode_image(*args))
     miss = await bench.ask_often(png(42), QUESTION, 3, on_miss)
     await bench.settle()
     hit = await bench.ask_often(png(42), QUESTION, 3, on_miss)

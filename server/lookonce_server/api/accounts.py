@@ -1,0 +1,106 @@
+"""What becomes of a question, in numbers: for the metrics, and for whatever form its answers are sent in."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lookonce_server.engines.base import Piece, Started
+from lookonce_server.metrics import Metrics
+from lookonce_server.sessions import Lookup
+
+
+@dataclass
+class _Answer:
+    """The accounts of one answer."""
+
+    generated: int = 0
+    first_token: float | None = None  # when it came, monotonic
+    last_token: float = 0.0
+    tier: str | None = None  # where the engine found the context, if not where the store did
+
+
+class Accounts:
+    """The accounts of a question and its answers.
+
+    Args:
+        lookup: how the question is answered.
+        started: the first event of each answer; all stand on the same prompt.
+        metrics: what is counted.
+        begun: when the request came, monotonic.
+    """
+
+    def __init__(self, lookup: Lookup, started: Sequence[Started], metrics: Metrics, begun: float) -> None:
+        self.lookup = lookup
+        self._started = started
+        self._metrics = metrics
+        self._begun = begun
+        self._answers = [_Answer() for _ in started]
+
+    @property
+    def answers(self) -> int:
+        """How many answers there are."""
+        return len(self._answers)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens that each answer stands on."""
+        return self._started[0].prompt_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """Those of them that nobody computed for this question."""
+        return self.prompt_tokens - self._started[0].computed_tokens
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens of all answers, as far as they have come."""
+        return sum(answer.generated for answer in self._answers)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The lookup, for those who look at headers."""
+        context = {"x-lookonce-context": self.lookup.context_id} if self.lookup.context_id else {}
+        return {"x-lookonce-cache": self.lookup.cache, **context}
+
+    def count(self, index: int, piece: Piece) -> None:
+        """Count a piece of an answer."""
+        now = time.monotonic()
+        if all(answer.first_token is None for answer in self._answers):
+            self._metrics.first_token_seconds.labels(self.lookup.cache).observe(now - self._begun)
+        answer = self._answers[index]
+        if answer.first_token is None:
+            answer.first_token = now
+        answer.last_token = now
+        answer.generated += piece.tokens
+        answer.tier = piece.tier
+
+    def done(self) -> None:
+        """Count the whole: one request, and the work of all its answers."""
+        self._metrics.prompt_tokens.inc(sum(started.computed_tokens for started in self._started))
+        self._metrics.saved_tokens.inc(sum(_saved_tokens(started) for started in self._started))
+        self._metrics.generated_tokens.inc(self.generated_tokens)
+        self._metrics.request_seconds.labels(self.lookup.cache).observe(time.monotonic() - self._begun)
+        for answer in self._answers:
+            if answer.first_token is not None and answer.generated > 1:
+                seconds = max(1e-9, answer.last_token - answer.first_token)
+                self._metrics.tokens_per_second.observe((answer.generated - 1) / seconds)
+            if tier := answer.tier or self.lookup.tier:
+                self._metrics.served.labels(tier).inc()
+
+    def extension(self, index: int = 0) -> dict[str, Any]:
+        """The `lookonce` object, of one answer where they differ."""
+        context = self.lookup.context
+        return {
+            "cache": self.lookup.cache,
+            "tier": self._answers[index].tier or self.lookup.tier,
+            "context_id": self.lookup.context_id,
+            "context_tokens": context.tokens if context else 0,
+            "image_tokens": context.image_tokens if context else 0,
+            "tokens_saved": _saved_tokens(self._started[0]),
+        }
+
+
+def _saved_tokens(started: Started) -> int:
+    """Prompt tokens that a full pass would have run and this answer did not."""
+    return max(0, started.full_tokens - started.computed_tokens)

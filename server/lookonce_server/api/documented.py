@@ -1,0 +1,38 @@
+"""What OpenAPI says of errors: every route names the statuses it may answer with, and all have one shape."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+_WHEN = {
+    400: "The request is wrong; `param` names the field.",
+    401: "The API key is missing or unknown.",
+    403: "The caller may not do this.",
+    404: "There is no such thing, or not any more.",
+    408: "The body did not arrive in time.",
+    413: "The body is larger than the limit.",
+    429: "Too much is asked for; `retry-after` says when to try again.",
+    500: "The server failed; its log says why.",
+    503: "For the moment this cannot be served; `retry-after` says when to try again.",
+}
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """An error, in OpenAI's shape."""
+
+    error: ErrorDetail
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may answer with these statuses, beside those of every route below `/v1`."""
+    everywhere = (401, 403, 408, 413, 429, 500)
+    return {status: {"description": _WHEN[status], "model": ErrorBody} for status in sorted({*everywhere, *statuses})}
