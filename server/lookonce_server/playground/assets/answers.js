@@ -71,8 +71,9 @@ export class Row {
       times > 1.05 ? `${times.toFixed(1)} times sooner`
       : times < 0.95 ? `${(1 / times).toFixed(1)} times later`
       : "about as soon";
-    const same = context.answer.text.trim() === full.answer.text.trim();
-    return `${same ? "The same answer" : "Another answer"}, ${sooner}, with ${count(context.answer.lookonce.tokens_saved)} tokens less to run.`;
+    const same = context.answer.text.trim() === full.answer.text.trim() ? "The same answer" : "Another answer";
+    const fewer = count(context.answer.lookonce.tokens_saved);
+    return `${same}; its first token ${sooner}, and ${fewer} fewer prompt tokens to run.`;
   }
 
   /** Show how the ways compare. */

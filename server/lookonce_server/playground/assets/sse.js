@@ -13,16 +13,17 @@ import { UnreachableError, unreachable } from "./errors.js";
 export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
+  let whole = false;
   try {
     for (;;) {
       const { value, done } = await reader.read().catch(unreachable);
+      if (done && whole) return;
       if (done) throw new UnreachableError("the stream ended early");
       const lines = (rest + value).split("\n");
       rest = lines.pop();
       for (const line of lines) {
-        if (!line.startsWith("data: ")) continue;
-        if (line === "data: [DONE]") return;
-        yield JSON.parse(line.slice("data: ".length));
+        if (line === "data: [DONE]") whole = true;
+        else if (line.startsWith("data: ")) yield JSON.parse(line.slice("data: ".length));
       }
     }
   } finally {
