@@ -7,9 +7,6 @@ from playwright.sync_api import Page, expect
 
 from ..integration.pictures import png
 
-# Waits end when what they wait for is there: the limit is for what never comes.
-expect.set_options(timeout=60_000)
-
 WHOLE = re.compile(r"^Looked at in|^It was looked at before")
 
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response
 
+WAIT_MS = 60_000  # a wait ends when what it waits for is there; the limit is for what never comes
 BINARY_VARIABLE = "LOOKONCE_TEST_CHROMIUM"
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _TELL_VIOLATIONS = """
@@ -44,6 +45,7 @@ class Visit:
 
     def __init__(self, browser: Browser, server: str, **options: Any) -> None:
         self._context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+        self._context.set_default_timeout(WAIT_MS)
         self._context.add_init_script(_TELL_VIOLATIONS)
         self._server = server
         self._complaints: list[str] = []

@@ -5,10 +5,10 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from ..integration.server_process import LookonceServer
-from .chromium import Visit, find_chromium
+from .chromium import WAIT_MS, Visit, find_chromium
 
 Visiting = Callable[..., Visit]
 
@@ -26,6 +26,7 @@ def browser() -> Iterator[Browser]:
         binary = find_chromium()
     except FileNotFoundError as error:
         pytest.skip(str(error))
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=binary) as browser:
         yield browser
 
