@@ -74,6 +74,13 @@ class MemoryStore:
         return Found(entry.context, self.tier)
 
     @observed
+    async def peek(self, key: ContextKey) -> CompressedContext | None:
+        """See `Store.peek`."""
+        self._drop_expired()
+        entry = self._entries.get(key)
+        return None if entry is None else entry.context
+
+    @observed
     async def put(self, context: CompressedContext, lease: Lease | None = None, *, ttl: float | None = None) -> None:
         """See `Store.put`.
 

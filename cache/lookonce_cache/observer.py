@@ -78,4 +78,4 @@ def observed(
     return reporting
 
 
-_MAY_FIND_NOTHING = {"get", "info", "lease"}
+_MAY_FIND_NOTHING = {"get", "peek", "info", "lease"}

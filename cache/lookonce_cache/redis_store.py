@@ -59,16 +59,13 @@ class RedisStore:
     @observed
     async def get(self, key: ContextKey, *, ttl: float | None = None) -> Found | None:
         """See `Store.get`."""
-        value = await self._value(key, self._expiry(ttl))
-        if value is None:
-            return None
-        try:
-            context = await asyncio.to_thread(decode, value, key)
-        except ContextFormatError as error:
-            self.observer.damaged(self.tier, error.reason)
-            return None
-        self.observer.transferred(self.tier, "read", len(value))
-        return Found(context, self.tier)
+        context = await self._read(key, self._expiry(ttl))
+        return None if context is None else Found(context, self.tier)
+
+    @observed
+    async def peek(self, key: ContextKey) -> CompressedContext | None:
+        """See `Store.peek`."""
+        return await self._read(key, None)
 
     @observed
     async def put(self, context: CompressedContext, lease: Lease | None = None, *, ttl: float | None = None) -> None:
@@ -184,15 +181,23 @@ class RedisStore:
         seconds = self._ttl if ttl is None else ttl
         return None if seconds is None else _ms(seconds)
 
-    async def _value(self, key: ContextKey, expiry: int | None) -> bytes | None:
+    async def _read(self, key: ContextKey, expiry: int | None) -> CompressedContext | None:
+        """The context, which expires in so many milliseconds then, or when it would have."""
         plain = ("GET", value_key(key))
         command = plain if expiry is None else ("GETEX", value_key(key), "PX", expiry)
         try:
             value: bytes | None = await self._write_or_read(command, plain)
+            if value is None:
+                return None
+            context = await asyncio.to_thread(decode, value, key)
         except WrongTypeError:
             self.observer.damaged(self.tier, "foreign")
-            return None
-        return value
+        except ContextFormatError as error:
+            self.observer.damaged(self.tier, error.reason)
+        else:
+            self.observer.transferred(self.tier, "read", len(value))
+            return context
+        return None
 
     async def _write_or_read(self, command: Command, reading: Command) -> Any:
         """The reply, on a read-only replica that of the reading command: reads go on, and expiry is not put off."""

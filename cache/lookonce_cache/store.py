@@ -87,6 +87,9 @@ class Store(Protocol):
     async def get(self, key: ContextKey, *, ttl: float | None = None) -> Found | None:
         """The context, or None. Counts as use."""
 
+    async def peek(self, key: ContextKey) -> CompressedContext | None:
+        """The context, or None. Does not count as use."""
+
     async def put(self, context: CompressedContext, lease: Lease | None = None, *, ttl: float | None = None) -> None:
         """Keep the context, in place of one with the same key. Counts as use.
 

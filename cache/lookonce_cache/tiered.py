@@ -41,6 +41,10 @@ class TieredStore:
             return await self._load(key, ttl)
         return found if await self._is_still_kept(key, ttl) else None
 
+    async def peek(self, key: ContextKey) -> CompressedContext | None:
+        """See `Store.peek`. Asks the shared store, and leaves the hot tier as it is."""
+        return await self._shared.peek(key)
+
     async def put(self, context: CompressedContext, lease: Lease | None = None, *, ttl: float | None = None) -> None:
         """See `Store.put`.
 

@@ -6,8 +6,8 @@ server gave out, and a context that another tenant owns, or another model made, 
 
 import asyncio
 import logging
-import time
 from collections import Counter
+from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
 from lookonce_cache import (
@@ -21,16 +21,24 @@ from lookonce_cache import (
     Store,
     StoreStats,
     StoreUnavailableError,
-    digest,
-    stored,
 )
-from lookonce_server.engines.base import DescribePlan, Description, Engine, ModelFacts
-from lookonce_server.errors import ContextNotFoundError, ContextNotKeptError
+from lookonce_server.describing import Describer
+from lookonce_server.engines.base import DescribePlan, Engine
+from lookonce_server.errors import ContextNotFoundError, ContextNotKeptError, InvalidImageError, PromptTooLongError
 from lookonce_server.images import ImageBytes, Images
-from lookonce_server.making import Maker
+from lookonce_server.making import Maker, Making
 from lookonce_server.metrics import Metrics
+from lookonce_server.options import NO_OPTIONS, ContextLimits, ContextOptions
 
 _log = logging.getLogger(__name__)
+_LIMITS = ContextLimits()
+
+
+class Prepared(NamedTuple):
+    """A context that is in the store."""
+
+    info: ContextInfo
+    created: bool  # by a describe pass of this server, which the request waited for
 
 
 class TenantStats(NamedTuple):
@@ -47,10 +55,11 @@ class Contexts:
     Args:
         engine: runs the model.
         store: keeps the contexts.
-        plan: how images are described and compressed.
+        plan: how images are described and compressed, unless a request wants it otherwise.
         precision: in which keys and values are stored.
         images: decodes them.
         metrics: what is counted.
+        limits: what a request may want.
     """
 
     def __init__(
@@ -62,36 +71,39 @@ class Contexts:
         precision: str,
         images: Images,
         metrics: Metrics,
+        limits: ContextLimits = _LIMITS,
     ) -> None:
-        self._engine = engine
+        self._fingerprint = engine.facts.fingerprint
         self._store = store
-        self._plan = plan
-        self._precision = precision
-        self._images = images
         self._metrics = metrics
+        self._describer = Describer(engine, plan, limits, precision=precision, images=images)
         self._lookups: Counter[tuple[str, bool]] = Counter()  # by tenant, and whether there was a context
         self.maker = Maker(store, metrics)
 
-    def identity(self, tenant: str, data: bytes) -> ContextIdentity:
-        """What the context of an image is a function of, under this model and plan."""
-        return context_identity(tenant, data, self._engine.facts, self._plan, self._precision)
+    def check(self, options: ContextOptions) -> None:
+        """Raise InvalidRequestError, naming the field, unless a request may want that."""
+        self._describer.check(options)
 
-    async def find(self, key: ContextKey) -> Found | None:
+    def identity(self, tenant: str, data: bytes, options: ContextOptions = NO_OPTIONS) -> ContextIdentity:
+        """What the context of an image is a function of, under this model, as the request wants it."""
+        return self._describer.identity(tenant, data, options)
+
+    async def find(self, key: ContextKey, ttl: float | None = None) -> Found | None:
         """The context of an image whose pixels are at hand: a store that fails is a miss."""
         try:
-            return await self._look_up(key)
+            return await self._look_up(key, ttl)
         except StoreUnavailableError as error:
             _log.warning("%s", error)
             return None
 
-    async def find_or_wait(self, key: ContextKey) -> Found | None:
+    async def find_or_wait(self, key: ContextKey, ttl: float | None = None) -> Found | None:
         """The context, after a describe pass that is under way, here or elsewhere."""
-        found = await self.find(key)
+        found = await self.find(key, ttl)
         if found is None and await self.maker.until_made(key):
-            found = await self.find(key)
+            found = await self.find(key, ttl)
         return found
 
-    async def get(self, tenant: str, context_id: str) -> Found:
+    async def get(self, tenant: str, context_id: str, ttl: float | None = None) -> Found:
         """The context with that id, after a describe pass that is making it.
 
         Raises:
@@ -99,47 +111,84 @@ class Contexts:
             StoreUnavailableError: the store does not answer.
         """
         key = _key(tenant, context_id)
-        found = await self._look_up(key)
+        found = await self._look_up(key, ttl)
         if found is None and await self.maker.until_made(key):
-            found = await self._look_up(key)
+            found = await self._look_up(key, ttl)
         if found is None:
             raise ContextNotFoundError(context_id)
         return found
 
     def make(
-        self, identity: ContextIdentity, image: ImageBytes, *, after: asyncio.Event | None = None
-    ) -> asyncio.Task[CompressedContext]:
-        """The one task that describes an image; see `Maker.make`.
+        self,
+        identity: ContextIdentity,
+        image: ImageBytes,
+        *,
+        ttl: float | None = None,
+        after: asyncio.Event | None = None,
+    ) -> Making:
+        """The one making of an image's context; see `Maker.make`.
 
-        Its errors are InvalidImageError, OverloadedError and EngineError.
+        The task's errors are InvalidImageError, PromptTooLongError, OverloadedError and EngineError.
         """
-        return self.maker.make(identity.key(), lambda: self._describe(identity, image), after=after)
+        return self.maker.make(
+            identity.key(), lambda heard: self._describer.describe(identity, image, heard), ttl=ttl, after=after
+        )
 
-    async def create(self, tenant: str, image: ImageBytes) -> CompressedContext:
-        """The context of an image, made now unless there is one.
+    async def made(self, making: Making, image: ImageBytes, options: ContextOptions) -> CompressedContext:
+        """What is being made, once it is.
 
         Raises:
-            InvalidImageError, OverloadedError, EngineError: as the describe pass does.
+            InvalidImageError, PromptTooLongError: naming this request's own field, whoever began the pass.
+            OverloadedError, EngineError: as the describe pass does.
         """
-        identity = await asyncio.to_thread(self.identity, tenant, image.data)
-        if found := await self.find(identity.key()):
+        try:
+            # Shielded: others may wait for the same pass, and the next question wants its context.
+            context = await asyncio.shield(making.task)
+        except InvalidImageError as error:
+            raise InvalidImageError(str(error), param=image.param) from error
+        except PromptTooLongError as error:
+            param = image.param if options.describe_prompt is None else f"{options.place}describe_prompt"
+            raise PromptTooLongError(str(error), param=param) from error
+        if options.ttl != making.ttl:
+            await self._touch(context.key, options.ttl)
+        return context
+
+    async def create(self, tenant: str, image: ImageBytes, options: ContextOptions = NO_OPTIONS) -> CompressedContext:
+        """The context of an image, made now unless there is one; raises what `made` does."""
+        identity = await asyncio.to_thread(self.identity, tenant, image.data, options)
+        if found := await self.find(identity.key(), options.ttl):
             return found.context
-        # Shielded: others may wait for the same pass, and the next question wants its context.
-        return await asyncio.shield(self.make(identity, image))
+        return await self.made(self.make(identity, image, ttl=options.ttl), image, options)
 
-    async def prepare(self, tenant: str, image: ImageBytes) -> ContextInfo:
-        """See that the image's context is in the store, and tell about it.
+    async def prepare(
+        self, tenant: str, image: ImageBytes, options: ContextOptions = NO_OPTIONS
+    ) -> AsyncGenerator[str | Prepared]:
+        """See that the image's context is in the store: what a describe pass says (see `Progress.follow`), then it.
 
         Raises:
-            InvalidImageError, OverloadedError, EngineError: as the describe pass does.
+            InvalidImageError, PromptTooLongError, OverloadedError, EngineError: as `made` does.
             ContextNotKeptError: the context was made, but the store does not have it.
             StoreUnavailableError: the store does not answer.
         """
-        context = await self.create(tenant, image)
-        info = await self._store.info(context.key)
+        identity = await asyncio.to_thread(self.identity, tenant, image.data, options)
+        created = False
+        if await self.find(identity.key(), options.ttl) is None:
+            making = self.make(identity, image, ttl=options.ttl)
+            async for text in making.progress.follow():
+                yield text
+            await self.made(making, image, options)
+            created = making.progress.begun
+        info = await self._store.info(identity.key())
         if info is None:
             raise ContextNotKeptError("The context was made, but the store did not keep it: it has no room for it.")
-        return info
+        yield Prepared(info, created)
+
+    async def peek(self, tenant: str, context_id: str) -> CompressedContext:
+        """A context to look at, which does not count as use; raises ContextNotFoundError."""
+        context = await self._store.peek(_key(tenant, context_id))
+        if context is None or context.identity.model_fingerprint != self._fingerprint:
+            raise ContextNotFoundError(context_id)
+        return context
 
     async def info(self, tenant: str, context_id: str) -> ContextInfo:
         """What is known of a context, without using it; raises ContextNotFoundError."""
@@ -167,67 +216,27 @@ class Contexts:
         """Abandon the describe passes that run behind."""
         await self.maker.close()
 
-    async def _look_up(self, key: ContextKey) -> Found | None:
+    async def _look_up(self, key: ContextKey, ttl: float | None) -> Found | None:
         try:
-            found = await self._store.get(key)
+            found = await self._store.get(key, ttl=ttl)
         except StoreUnavailableError:
             self._metrics.lookups.labels("unavailable", self._store.tier).inc()
             raise
-        if found is not None and found.context.identity.model_fingerprint != self._engine.facts.fingerprint:
+        if found is not None and found.context.identity.model_fingerprint != self._fingerprint:
             found = None
         self._lookups[key.tenant, found is not None] += 1
         self._metrics.lookups.labels("hit" if found else "miss", found.tier if found else self._store.tier).inc()
         return found
 
-    async def _describe(self, identity: ContextIdentity, image: ImageBytes) -> CompressedContext:
-        pixels = await self._images.decode(image)
-        found = await self._engine.describe(pixels, self._plan, identity.tenant)
-        return await asyncio.to_thread(context_of, identity, found)
+    async def _touch(self, key: ContextKey, ttl: float | None) -> None:
+        """Renew a context that was made for another request, with another ttl."""
+        try:
+            await self._store.touch(key, ttl=ttl)
+        except StoreUnavailableError as error:
+            _log.warning("%s", error)
 
     def _is_ours(self, info: ContextInfo) -> bool:
-        return info.model_fingerprint == self._engine.facts.fingerprint
-
-
-def context_identity(
-    tenant: str, data: bytes, facts: ModelFacts, plan: DescribePlan, precision: str
-) -> ContextIdentity:
-    """What the context of an image is a function of.
-
-    Args:
-        tenant: whose it is.
-        data: the image's bytes.
-        facts: of the model that describes it.
-        plan: how it is described and compressed.
-        precision: in which keys and values are stored.
-    """
-    return ContextIdentity(
-        tenant=tenant,
-        model_fingerprint=facts.fingerprint,
-        image_digest=digest(data),
-        describe_prompt=plan.prompt,
-        template_digest=facts.template_digest,
-        retention=float(plan.retention),
-        selection=f"{plan.selection}/{plan.rows}/{plan.max_tokens}",
-        window=plan.window,
-        precision=precision,
-    )
-
-
-def context_of(identity: ContextIdentity, found: Description) -> CompressedContext:
-    """The context that a describe pass makes, its keys and values in the precision that the identity names."""
-    return CompressedContext(
-        identity=identity,
-        keys=stored(found.keys, "keys", identity.precision),
-        values=stored(found.values, "values", identity.precision),
-        shared_tokens=found.shared_tokens,
-        moved_by=found.moved_by,
-        full_tokens=found.prompt_tokens,
-        kept_indices=found.kept,
-        scores=found.scores,
-        grid=found.grid,
-        description=found.text,
-        created_at=time.time(),
-    )
+        return info.model_fingerprint == self._fingerprint
 
 
 def _key(tenant: str, context_id: str) -> ContextKey:

@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import NamedTuple
 
 from lookonce_cache import (
     CacheError,
@@ -20,8 +21,10 @@ from lookonce_cache import (
     Store,
     StoreUnavailableError,
 )
+from lookonce_server.engines.base import Heard
 from lookonce_server.errors import EngineError, InvalidRequestError, OverloadedError, ServerError
 from lookonce_server.metrics import Metrics
+from lookonce_server.progress import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +32,16 @@ LEASE_SECONDS = 10.0  # how long a dead holder keeps others from describing
 PATIENCE_SECONDS = 60.0  # for a describe pass that another question or server pays for
 _POLL_SECONDS = (0.02, 0.5)  # between looks at a lease: the first, and the longest
 
-Make = Callable[[], Awaitable[CompressedContext]]
+Make = Callable[[Heard], Awaitable[CompressedContext]]
+_Pass = Callable[[], Awaitable[CompressedContext]]
+
+
+class Making(NamedTuple):
+    """A context on its way, in this process."""
+
+    task: asyncio.Task[CompressedContext]
+    progress: Progress  # of the describe pass; where somebody else makes the context, it never begins
+    ttl: float | None  # seconds for which the context will be kept, None for as long as the store does
 
 
 class Maker:
@@ -43,7 +55,7 @@ class Maker:
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store = store
         self._metrics = metrics
-        self._making: dict[ContextKey, asyncio.Task[CompressedContext]] = {}
+        self._making: dict[ContextKey, Making] = {}
         self._watching: dict[ContextKey, asyncio.Task[State | None]] = {}
 
     async def until_made(self, key: ContextKey) -> bool:
@@ -58,50 +70,55 @@ class Maker:
         if making is None:
             return False
         self._metrics.waits.labels("process").inc()
-        await asyncio.wait((making,), timeout=PATIENCE_SECONDS)
+        await asyncio.wait((making.task,), timeout=PATIENCE_SECONDS)
         return True
 
     def make(
-        self, key: ContextKey, make: Make, *, after: asyncio.Event | None = None
-    ) -> asyncio.Task[CompressedContext]:
-        """The one task in this process that makes a context.
+        self, key: ContextKey, make: Make, *, ttl: float | None = None, after: asyncio.Event | None = None
+    ) -> Making:
+        """The one making of a context in this process.
 
         Args:
             key: of the context.
             make: makes it, if nobody else does.
+            ttl: seconds for which it is kept then.
             after: for a context that nobody waits for: the task waits for this before it does anything, and gives up
                 where the store cannot be asked, since it would not keep the context either.
 
         The task's errors are those of `make`, EngineError in place of any that is no ServerError, and
         StoreUnavailableError where it gave up.
         """
-        task = self._making.get(key)
-        if task is None:
-            task = asyncio.create_task(self._run(key, make, after))
-            self._making[key] = task
-            task.add_done_callback(lambda done: self._ended(key, done))
-        return task
+        making = self._making.get(key)
+        if making is None:
+            progress = Progress()
+            task = asyncio.create_task(self._run(key, lambda: make(progress.hear), ttl, after))
+            making = self._making[key] = Making(task, progress, ttl)
+            task.add_done_callback(lambda _: self._ended(key, making))
+        return making
 
     async def close(self) -> None:
         """Abandon what is being made."""
-        tasks = [*self._making.values(), *self._watching.values()]
+        tasks = [*(making.task for making in self._making.values()), *self._watching.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _ended(self, key: ContextKey, task: asyncio.Task[CompressedContext]) -> None:
+    def _ended(self, key: ContextKey, making: Making) -> None:
         del self._making[key]
-        if not task.cancelled():
-            task.exception()  # counted where it happened: it must not be reported as never retrieved
+        making.progress.end()
+        if not making.task.cancelled():
+            making.task.exception()  # counted where it happened: it must not be reported as never retrieved
 
-    async def _run(self, key: ContextKey, make: Make, after: asyncio.Event | None) -> CompressedContext:
+    async def _run(
+        self, key: ContextKey, make: _Pass, ttl: float | None, after: asyncio.Event | None
+    ) -> CompressedContext:
         if after is not None:
             await after.wait()
-        async with self._held(await self._turn(key, give_up=after is not None)) as lease:
-            found = await self._kept(key)  # by somebody who was quicker
-            return found or await self._made(key, make, lease)
+        async with self._held(await self._turn(key, ttl, give_up=after is not None)) as lease:
+            found = await self._kept(key, ttl)  # by somebody who was quicker
+            return found or await self._made(key, make, lease, ttl)
 
-    async def _turn(self, key: ContextKey, *, give_up: bool) -> Lease | None:
+    async def _turn(self, key: ContextKey, ttl: float | None, *, give_up: bool) -> Lease | None:
         """Wait until nobody else makes the context; the lease, None where the store cannot be asked for one."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         pauses = _pauses()
@@ -115,22 +132,24 @@ class Maker:
             if lease is not None or time.monotonic() > deadline:
                 return lease
             await asyncio.sleep(next(pauses))
-            if await self._kept(key):
+            if await self._kept(key, ttl):
                 return None
 
-    async def _kept(self, key: ContextKey) -> CompressedContext | None:
+    async def _kept(self, key: ContextKey, ttl: float | None) -> CompressedContext | None:
         """The context, if the store has it by now."""
         if await self._state(key) == "kept":
             with contextlib.suppress(CacheError):
-                found = await self._store.get(key)
+                found = await self._store.get(key, ttl=ttl)
                 return found.context if found else None
         return None
 
-    async def _made(self, key: ContextKey, make: Make, lease: Lease | None) -> CompressedContext:
+    async def _made(
+        self, key: ContextKey, make: _Pass, lease: Lease | None, ttl: float | None
+    ) -> CompressedContext:
         started = time.monotonic()
         try:
             context = await make()
-        except InvalidRequestError:  # it is the image that cannot be used
+        except InvalidRequestError:  # it is the image, or the prompt, that cannot be used
             raise
         except Exception as error:
             self._metrics.describes.labels("refused" if isinstance(error, OverloadedError) else "failed").inc()
@@ -141,7 +160,7 @@ class Maker:
             raise EngineError(f"The describe pass failed: {type(error).__name__}.") from error
         # One that cannot be stored still answers those who wait for it.
         try:
-            await self._store.put(context, lease)
+            await self._store.put(context, lease, ttl=ttl)
         except CacheError as error:
             _log.warning("context %s was not stored: %s", key.id[:12], error)
         self._metrics.describes.labels("done").inc()

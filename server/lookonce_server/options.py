@@ -1,9 +1,13 @@
-"""What one request wants of an image's context, in place of the server's settings."""
+"""What one request wants of an image's context, in place of the server's settings, and what it may want."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+from lookonce_server.engines.base import DescribePlan
+from lookonce_server.errors import InvalidRequestError
+
 OnMiss = Literal["full", "compress"]
+MIN_TTL = 1.0  # seconds: a context that expires before it is used helps nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +20,7 @@ class ContextOptions:
         retention: share of the image tokens kept, above 0 and at most 1.
         ttl: seconds for which this use renews the context.
         describe_prompt: the describe pass's instruction.
+        place: where in the request these stand, as in "lookonce.".
     """
 
     on_miss: OnMiss | None = None
@@ -23,3 +28,56 @@ class ContextOptions:
     retention: float | None = None
     ttl: float | None = None
     describe_prompt: str | None = None
+    place: str = ""
+
+
+NO_OPTIONS = ContextOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class ContextLimits:
+    """What a request may want. The server's own plan may always be asked for.
+
+    Attributes:
+        min_retention, max_retention: the smallest and the largest share kept; a largest of 0 allows the server's alone.
+        max_ttl: the longest, in seconds; 0 allows none to be given.
+        max_describe_prompt: the longest, in characters; 0 allows the server's alone.
+    """
+
+    min_retention: float = 0.0
+    max_retention: float = 0.25
+    max_ttl: float = 7 * 24 * 3600.0
+    max_describe_prompt: int = 1000
+
+    def check(self, options: ContextOptions, own: DescribePlan) -> None:
+        """Raise InvalidRequestError, naming the field, the value and the limits, unless that may be asked for."""
+        if options.retention not in (None, own.retention):
+            self._check_retention(options, own)
+        if options.ttl is not None:
+            self._check_ttl(options)
+        if options.describe_prompt not in (None, own.prompt):
+            self._check_prompt(options)
+
+    def _check_retention(self, options: ContextOptions, own: DescribePlan) -> None:
+        assert options.retention is not None
+        if not self.min_retention <= options.retention <= self.max_retention:
+            least = f"at least {self.min_retention:g} and " if self.min_retention else ""
+            span = f"{least}at most {self.max_retention:g}, or " if self.max_retention else ""
+            _refuse(options, "retention", f"{options.retention:g}", f"{span}the server's own {own.retention:g}")
+
+    def _check_ttl(self, options: ContextOptions) -> None:
+        assert options.ttl is not None
+        if not MIN_TTL <= options.ttl <= self.max_ttl:
+            span = f"{MIN_TTL:g} to {self.max_ttl:.10g} seconds" if self.max_ttl else "none but the server's own"
+            _refuse(options, "ttl", f"{options.ttl:g} seconds", span)
+
+    def _check_prompt(self, options: ContextOptions) -> None:
+        length, limit = len(options.describe_prompt or ""), self.max_describe_prompt
+        if length > limit:
+            span = f"at most {limit} characters" if limit else "none but the server's own"
+            _refuse(options, "describe_prompt", f"{length} characters", span)
+
+
+def _refuse(options: ContextOptions, name: str, given: str, accepted: str) -> None:
+    field = f"{options.place}{name}"
+    raise InvalidRequestError(f"{field}: {given}; accepted here: {accepted}.", param=field)

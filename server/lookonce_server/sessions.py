@@ -4,6 +4,9 @@
 - miss: a full pass now, at ordinary latency, while one describe pass a new image runs behind (`on_miss="full"`), or the
   describe pass first and the answer from its context (`on_miss="compress"`);
 - being described: the question waits for that pass, and is a hit.
+
+An answer comes from a context that was made exactly as the request wants it, or from the whole image. A request that
+wants to bypass contexts gets a full pass, and nothing else happens.
 """
 
 import asyncio
@@ -17,10 +20,10 @@ from lookonce_server.answers import begun
 from lookonce_server.contexts import Contexts
 from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import Answer, Engine, Sampling
-from lookonce_server.errors import ContextLostError, EngineError
+from lookonce_server.errors import ContextLostError, EngineError, InvalidRequestError
 from lookonce_server.images import ContextReference, ImageBytes, Images, ImageSource
 from lookonce_server.metrics import Metrics
-from lookonce_server.options import ContextOptions, OnMiss
+from lookonce_server.options import NO_OPTIONS, ContextOptions, OnMiss
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +31,7 @@ _log = logging.getLogger(__name__)
 class Lookup(NamedTuple):
     """How a question is answered."""
 
-    cache: Literal["hit", "miss", "none"]  # none: no image was asked about
+    cache: Literal["hit", "miss", "bypass", "none"]  # none: no image was asked about
     tier: str | None  # of the store that had the context
     context_id: str | None
     context: CompressedContext | None
@@ -41,14 +44,12 @@ class Session(NamedTuple):
     answers: tuple[Answer, ...]  # to the same prompt, each a pass of its own
 
 
-_DEFAULT = ContextOptions()
-
-
 @dataclass(frozen=True, slots=True)
 class _Question:
     conversation: Conversation
     samplings: tuple[Sampling, ...]  # one an answer
     tenant: str
+    options: ContextOptions
 
 
 class Sessions:
@@ -78,7 +79,7 @@ class Sessions:
         sampling: Sampling,
         *,
         tenant: str,
-        options: ContextOptions = _DEFAULT,
+        options: ContextOptions = NO_OPTIONS,
         n: int = 1,
     ) -> Session:
         """Decide how a question is answered, once for all of its `n` answers.
@@ -86,32 +87,49 @@ class Sessions:
         A seed is the first answer's; each further one has the next: answer i is what seed + i alone would have given.
 
         Raises:
+            InvalidRequestError: the options are beyond the limits, or contradict the context named.
             ContextNotFoundError: the context named does not exist.
             StoreUnavailableError: the store that may have the context named does not answer.
             InvalidImageError: a new image cannot be decoded.
             OverloadedError: the queue is full.
             ContextLostError: the context named was found, and then lost on its way to the engine.
         """
-        question = _Question(conversation, tuple(_of_answer(sampling, i) for i in range(n)), tenant)
+        self._contexts.check(options)
+        samplings = tuple(_of_answer(sampling, i) for i in range(n))
+        question = _Question(conversation, samplings, tenant, options)
         if image is None:
-            answers = tuple(self._engine.full(conversation, None, one, tenant) for one in question.samplings)
+            answers = tuple(self._engine.full(conversation, None, one, tenant) for one in samplings)
             return Session(Lookup("none", None, None, None), answers)
         if isinstance(image, ContextReference):
-            return await self._hit(await self._contexts.get(tenant, image.context_id), question)
-        identity = await asyncio.to_thread(self._contexts.identity, tenant, image.data)
-        found = await self._contexts.find_or_wait(identity.key())
+            return await self._named(image.context_id, question)
+        if options.bypass:
+            return await self._full(Lookup("bypass", None, None, None), image, question)
+        identity = await asyncio.to_thread(self._contexts.identity, tenant, image.data, options)
+        found = await self._contexts.find_or_wait(identity.key(), options.ttl)
         # What fails on the way to an answer from a context was counted where it happened: the full pass answers then.
         if found is not None:
             with suppress(ContextLostError):
                 return await self._hit(found, question)
-            return await self._full(identity, image, question)
-        if (options.on_miss or self._on_miss) == "compress":
+        elif (options.on_miss or self._on_miss) == "compress":
             with suppress(EngineError, StoreUnavailableError):
-                # Shielded: others may wait for the same pass, and the next question wants its context.
-                context = await asyncio.shield(self._contexts.make(identity, image))
+                making = self._contexts.make(identity, image, ttl=options.ttl)
+                context = await self._contexts.made(making, image, options)
                 return await self._answered(context, "miss", None, question)
-            return await self._full(identity, image, question)
-        return await self._full_and_describe_behind(identity, image, question)
+        else:
+            return await self._full_and_describe_behind(identity, image, question)
+        return await self._full(_miss(identity), image, question)
+
+    async def _named(self, context_id: str, question: _Question) -> Session:
+        """The session of a question about a context given by its id."""
+        options = question.options
+        if options.bypass:
+            raise InvalidRequestError(
+                f"{options.place}cache: 'bypass' needs the image itself, not the id of its context.",
+                param=f"{options.place}cache",
+            )
+        found = await self._contexts.get(question.tenant, context_id, options.ttl)
+        _check_made_so(found.context, options)
+        return await self._hit(found, question)
 
     async def _hit(self, found: Found, question: _Question) -> Session:
         return await self._answered(found.context, "hit", found.tier, question)
@@ -137,16 +155,34 @@ class Sessions:
         The describe pass is announced at once, so that whoever asks meanwhile waits for it and is a hit.
         """
         full_has_begun = asyncio.Event()
-        self._contexts.make(identity, image, after=full_has_begun)
+        self._contexts.make(identity, image, ttl=question.options.ttl, after=full_has_begun)
         try:
-            return await self._full(identity, image, question)
+            return await self._full(_miss(identity), image, question)
         finally:
             full_has_begun.set()
 
-    async def _full(self, identity: ContextIdentity, image: ImageBytes, question: _Question) -> Session:
+    async def _full(self, lookup: Lookup, image: ImageBytes, question: _Question) -> Session:
         pixels = await self._images.decode(image)
         passes = [self._engine.full(question.conversation, pixels, one, question.tenant) for one in question.samplings]
-        return Session(Lookup("miss", None, identity.key().id, None), await begun(passes))
+        return Session(lookup, await begun(passes))
+
+
+def _miss(identity: ContextIdentity) -> Lookup:
+    return Lookup("miss", None, identity.key().id, None)
+
+
+def _check_made_so(context: CompressedContext, options: ContextOptions) -> None:
+    """Raise InvalidRequestError if a request wants a context that it names by id to be another one."""
+    made, instead = context.identity, "Send the image itself to ask from another context."
+    if options.retention not in (None, made.retention):
+        field = f"{options.place}retention"
+        raise InvalidRequestError(
+            f"{field}: {options.retention:g}, but the context named was made with {made.retention:g}. {instead}",
+            param=field,
+        )
+    if options.describe_prompt not in (None, made.describe_prompt):
+        field = f"{options.place}describe_prompt"
+        raise InvalidRequestError(f"{field}: the context named was made with another one. {instead}", param=field)
 
 
 def _of_answer(sampling: Sampling, i: int) -> Sampling:

@@ -16,6 +16,7 @@ from pydantic_settings import (
 
 from lookonce_cache import PRECISIONS
 from lookonce_pruning import SELECTIONS, RowSource
+from lookonce_server.options import ContextLimits
 
 BUNDLED = "bundled"
 _VLLM = "--vllm-"
@@ -95,6 +96,23 @@ class Settings(BaseSettings):
     )
     describe_tokens: Annotated[int, Field(ge=1, le=4096, description="most tokens of a description")] = 128
 
+    min_retention: Annotated[float, Field(ge=0, le=1, description="smallest retention that a request may ask for")] = 0.0
+    max_retention: Annotated[
+        float, Field(ge=0, le=1, description="largest retention that a request may ask for; 0: --retention alone")
+    ] = 0.25
+    max_ttl: Annotated[
+        float | None,
+        Field(ge=0, description="longest ttl that a request may ask for, in seconds; 0: none; default: --ttl"),
+    ] = None
+    max_describe_prompt: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=6000,
+            description="longest describe prompt that a request may ask for, in characters; 0: --describe-prompt alone",
+        ),
+    ] = 1000
+
     max_image_bytes: Annotated[int, Field(gt=0, description="largest image accepted, encoded, in bytes")] = (
         20 * 1024 * 1024
     )
@@ -126,10 +144,24 @@ class Settings(BaseSettings):
             raise ValueError("vLLM takes the devices it finds; CUDA_VISIBLE_DEVICES chooses among GPUs")
         return value
 
-    @field_validator("ttl")
+    @property
+    def context_limits(self) -> ContextLimits:
+        """What a request may ask of a context."""
+        max_ttl = self.ttl if self.max_ttl is None else self.max_ttl
+        return ContextLimits(self.min_retention, self.max_retention, max_ttl, self.max_describe_prompt)
+
+    @field_validator("max_retention")
     @classmethod
-    def _finite_ttl(cls, value: float) -> float:
-        if not math.isfinite(value):
+    def _not_below_the_smallest(cls, value: float, info: ValidationInfo) -> float:
+        smallest = info.data.get("min_retention", 0.0)
+        if 0 < value < smallest:
+            raise ValueError(f"expected at least the min_retention {smallest:g}, or 0")
+        return value
+
+    @field_validator("ttl", "max_ttl")
+    @classmethod
+    def _finite_ttl(cls, value: float | None) -> float | None:
+        if value is not None and not math.isfinite(value):
             raise ValueError("expected a finite number of seconds")
         return value
 

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from lookonce_cache import CompressedContext
-from lookonce_server.contexts import context_identity
-from lookonce_server.contexts import context_of as context_of_description
 from lookonce_server.conversation import Conversation
+from lookonce_server.describing import context_identity
+from lookonce_server.describing import context_of as context_of_description
 from lookonce_server.engines.base import DescribePlan, Engine, Sampling
 from lookonce_server.engines.vllm import VllmEngine
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from lookonce_cache import open_store
 from lookonce_pruning import parse_window
 from lookonce_server.access import Access
-from lookonce_server.api import chat, errors, operations, playground
+from lookonce_server.api import chat, context_views, errors, operations, playground
 from lookonce_server.api import contexts as context_routes
 from lookonce_server.api.body_limit import BodyLimit
 from lookonce_server.api.gate import Gate
@@ -41,7 +41,15 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
     engine = await _load_engine(settings)
     images = Images(ImageLimits(settings.max_image_bytes, settings.max_image_pixels))
     plan = _plan(settings, engine)
-    contexts = Contexts(engine, store, plan=plan, precision=settings.precision, images=images, metrics=metrics)
+    contexts = Contexts(
+        engine,
+        store,
+        plan=plan,
+        precision=settings.precision,
+        images=images,
+        metrics=metrics,
+        limits=settings.context_limits,
+    )
     sessions = Sessions(engine, contexts, images=images, on_miss=settings.on_miss, metrics=metrics)
     try:
         yield _app(
@@ -71,7 +79,7 @@ def _app(state: AppState) -> FastAPI:
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=state.settings.max_image_bytes * 4 // 3 + 1024 * 1024)
     app.add_middleware(Gate, access=state.access)  # the last one added is the first one asked
-    for routes in (chat.router, context_routes.router, operations.router):
+    for routes in (chat.router, context_routes.router, context_views.router, operations.router):
         app.include_router(routes)
     playground.install(app)
     return app

@@ -1,91 +1,100 @@
 """`/v1/contexts`: prepare images ahead, see and delete what is kept. A tenant meets its own contexts only."""
 
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from lookonce_cache import ContextInfo
-from lookonce_server.api.schemas import ContextRequest
+from lookonce_server.api.bodies import documented_body, read_pictured
+from lookonce_server.api.context_schemas import (
+    ContextDeleted,
+    ContextForm,
+    ContextList,
+    ContextObject,
+    ContextRequest,
+    ContextStats,
+)
+from lookonce_server.api.documented import errors
 from lookonce_server.api.state import Tenant, state_of
-from lookonce_server.errors import InvalidImageError
-from lookonce_server.images import ImageBytes
+from lookonce_server.api.streaming import DONE, EventStream, event
+from lookonce_server.contexts import Prepared
 
 router = APIRouter(prefix="/v1/contexts")
+_STREAM = {"description": "The context, or with `stream` the events of its making.", "content": {"text/event-stream": {}}}
 
 
-@router.post("")
-async def create(body: ContextRequest, request: Request, tenant: Tenant) -> dict[str, Any]:
+@router.post(
+    "",
+    response_model=ContextObject,
+    responses={200: _STREAM, **errors(400, 503)},
+    openapi_extra=documented_body(ContextForm, ContextRequest),
+)
+async def create(request: Request, tenant: Tenant) -> Any:
     """Describe an image and keep its context; an image that was described before is not described again."""
     state = state_of(request)
-    image = await state.images.read(body.image_url, "image_url")
-    if not isinstance(image, ImageBytes):
-        raise InvalidImageError("A context is made from an image: send a base64 data: URL.", param="image_url")
-    return _shown(await state.contexts.prepare(tenant, image))
+    image, fields = await read_pictured(request, state.images, ContextForm, ContextRequest)
+    options = fields.options()
+    state.contexts.check(options)
+    steps = state.contexts.prepare(tenant, image, options)
+    if fields.stream:
+        return _stream(steps)
+    async with aclosing(steps):
+        *_, last = [step async for step in steps]
+    assert isinstance(last, Prepared)
+    return ContextObject.of(last.info)
 
 
-@router.get("")
+def _stream(steps: AsyncGenerator[str | Prepared]) -> EventStream:
+    """The steps as events; a client that leaves stops none of them, since the next question wants the context."""
+
+    async def ended(outcome: str) -> None:
+        await steps.aclose()
+
+    return EventStream(_events(steps), ended, error_event=lambda body: event({"type": "error", **body}))
+
+
+async def _events(steps: AsyncIterator[str | Prepared]) -> AsyncIterator[str]:
+    yield event({"type": "context.queued"})
+    is_described = False
+    async for step in steps:
+        if isinstance(step, Prepared):
+            context = ContextObject.of(step.info).model_dump()
+            yield event({"type": "context.completed", "context": context, "created": step.created})
+            continue
+        if not is_described:
+            is_described = True
+            yield event({"type": "context.describing"})
+        if step:
+            yield event({"type": "context.description.delta", "delta": step})
+    yield DONE
+
+
+@router.get("", responses=errors(400, 503))
 async def index(
     request: Request,
     tenant: Tenant,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(max_length=200)] = None,
-) -> dict[str, Any]:
+) -> ContextList:
     """The contexts kept, a page at a time; `next` is the `after` of the page that follows."""
-    page = await state_of(request).contexts.list(tenant, limit, after)
-    return {
-        "object": "list",
-        "data": [_shown(info) for info in page.infos],
-        "has_more": page.next is not None,
-        "next": page.next,
-    }
+    return ContextList.of(await state_of(request).contexts.list(tenant, limit, after))
 
 
-@router.get("/stats")
-async def stats(request: Request, tenant: Tenant) -> dict[str, Any]:
+@router.get("/stats", responses=errors(503))
+async def stats(request: Request, tenant: Tenant) -> ContextStats:
     """How many contexts there are, their bytes and ages, and how often they were found by this server."""
-    found = await state_of(request).contexts.stats(tenant)
-    lookups = found.hits + found.misses
-    return {
-        "object": "context.stats",
-        "contexts": found.stored.contexts,
-        "bytes": found.stored.bytes,
-        "oldest": _unix(found.stored.oldest),
-        "newest": _unix(found.stored.newest),
-        "hits": found.hits,
-        "misses": found.misses,
-        "hit_rate": found.hits / lookups if lookups else None,
-    }
+    return ContextStats.of(await state_of(request).contexts.stats(tenant))
 
 
-@router.get("/{context_id}")
-async def get(context_id: str, request: Request, tenant: Tenant) -> dict[str, Any]:
+@router.get("/{context_id}", responses=errors(404, 503))
+async def get(context_id: str, request: Request, tenant: Tenant) -> ContextObject:
     """One context."""
-    return _shown(await state_of(request).contexts.info(tenant, context_id))
+    return ContextObject.of(await state_of(request).contexts.info(tenant, context_id))
 
 
-@router.delete("/{context_id}")
-async def delete(context_id: str, request: Request, tenant: Tenant) -> dict[str, Any]:
+@router.delete("/{context_id}", responses=errors(404, 503))
+async def delete(context_id: str, request: Request, tenant: Tenant) -> ContextDeleted:
     """Forget a context."""
     await state_of(request).contexts.delete(tenant, context_id)
-    return {"id": context_id, "object": "context.deleted", "deleted": True}
-
-
-def _shown(info: ContextInfo) -> dict[str, Any]:
-    return {
-        "id": info.key.id,
-        "object": "context",
-        "created_at": int(info.created_at),
-        "expires_at": _unix(info.expires_at),
-        "description": info.description,
-        "image_tokens": info.image_tokens,
-        "kept_tokens": info.kept_tokens,
-        "tokens": info.tokens,
-        "bytes": info.bytes,
-        "retention": info.retention,
-        "selection": info.selection.partition("/")[0],  # the method alone, without what else decides its result
-        "precision": info.precision,
-    }
-
-
-def _unix(seconds: float | None) -> int | None:
-    return None if seconds is None else int(seconds)
+    return ContextDeleted(id=context_id)

@@ -68,11 +68,8 @@ def docs() -> Response:
 def settings(request: Request) -> dict[str, Any]:
     """What the playground has to know of this server before it asks anything."""
     state = state_of(request)
-    return {
-        "model": state.served_name,
-        "retention": state.settings.retention,
-        "max_image_bytes": state.settings.max_image_bytes,
-    }
+    names = ("retention", "min_retention", "max_retention", "max_image_bytes")
+    return {"model": state.served_name} | {name: getattr(state.settings, name) for name in names}
 
 
 @router.get("/playground/scenes/{number}.png")

@@ -1,5 +1,6 @@
 """The requests, as OpenAI's clients send them. A field that is not honoured is refused by name, never ignored."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
@@ -75,6 +76,16 @@ class ContextWishes(_Request):
     ttl: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     describe_prompt: Annotated[str, Field(min_length=1)] | None = None
 
+    def options(self, place: str = "") -> ContextOptions:
+        """The same, for sessions and contexts.
+
+        Args:
+            place: where in the request these stand, as in "lookonce.".
+        """
+        return ContextOptions(
+            retention=self.retention, ttl=self.ttl, describe_prompt=self.describe_prompt, place=place
+        )
+
 
 class Extension(ContextWishes):
     """lookonce's own options."""
@@ -82,15 +93,9 @@ class Extension(ContextWishes):
     on_miss: Literal["full", "compress"] | None = None
     cache: Literal["use", "bypass"] = "use"
 
-    def options(self) -> ContextOptions:
-        """The same, for sessions."""
-        return ContextOptions(
-            on_miss=self.on_miss,
-            bypass=self.cache == "bypass",
-            retention=self.retention,
-            ttl=self.ttl,
-            describe_prompt=self.describe_prompt,
-        )
+    def options(self, place: str = "lookonce.") -> ContextOptions:
+        """See `ContextWishes.options`."""
+        return replace(super().options(place), on_miss=self.on_miss, bypass=self.cache == "bypass")
 
 
 class ChatRequest(_Request):
@@ -116,9 +121,3 @@ class ChatRequest(_Request):
     user: str | None = None
     metadata: dict[str, str] | None = None
     lookonce: Extension = Extension()
-
-
-class ContextRequest(_Request):
-    """`POST /v1/contexts`."""
-
-    image_url: str

@@ -1,6 +1,6 @@
 """The protocol every engine implements."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from lookonce_cache import CompressedContext
 from lookonce_pruning import RowSource
 from lookonce_server.conversation import Conversation
+from lookonce_server.engines.stand_ins import StandIns
 from lookonce_server.errors import PromptTooLongError
 
 FinishReason = Literal["stop", "length"]
@@ -25,12 +26,14 @@ class ModelFacts:
         template_digest: digest of the chat template.
         num_layers: layers of the text model.
         max_tokens: positions the model was made for: prompt and answer together.
+        stand_ins: the texts that no prompt may contain.
     """
 
     fingerprint: str
     template_digest: str
     num_layers: int
     max_tokens: int
+    stand_ins: StandIns
 
     def fit(self, prompt_tokens: int, sampling: "Sampling") -> "Sampling":
         """The sampling, its answer shortened to what the model has room for after the prompt.
@@ -111,6 +114,14 @@ class Description(NamedTuple):
     prompt_tokens: int  # of the whole prompt before compression
 
 
+Heard = Callable[[str], None]
+"""Is told a description piece by piece as it is generated, in the event loop; first "", when the pass begins."""
+
+
+def unheard(text: str) -> None:
+    """The `Heard` of a description whose progress nobody follows."""
+
+
 class Started(NamedTuple):
     """The first event of an answer."""
 
@@ -160,8 +171,13 @@ class Engine(Protocol):
     def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
         """Answer from a context alone; the conversation's image is the one the context was made of."""
 
-    async def describe(self, image: Image.Image, plan: DescribePlan, tenant: str) -> Description:
-        """Describe and compress, behind everything that someone waits for."""
+    async def describe(
+        self, image: Image.Image, plan: DescribePlan, tenant: str, heard: Heard = unheard
+    ) -> Description:
+        """Describe and compress, behind everything that someone waits for.
+
+        The pieces that `heard` is told, joined, are the description with the spaces around it.
+        """
 
     def token_text(self, token: int) -> str:
         """The text of one token, by itself: see `detokenizing.token_text`."""

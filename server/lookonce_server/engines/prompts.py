@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from lookonce_server.conversation import Conversation
-from lookonce_server.errors import InvalidImageError, InvalidRequestError, ModelRefusedError
+from lookonce_server.engines.stand_ins import StandIns
+from lookonce_server.errors import InvalidImageError, ModelRefusedError
 
-_MARK = "lookonce:description"
+_MARK = "lookonce:description"  # stands for the description while what follows it is looked for
 
 
 class Prompt(NamedTuple):
@@ -45,9 +46,7 @@ class PromptRenderer:
         if image_id is None:
             raise ModelRefusedError("The model's configuration names no image token.")
         self.image_id = int(image_id)
-        ids = {kind: getattr(config, f"{kind}_token_id", None) for kind in ("image", "video", "audio")}
-        texts = {kind: self.tokenizer.convert_ids_to_tokens(id_) for kind, id_ in ids.items() if id_ is not None}
-        self._stand_ins: dict[str, str] = {text: kind for kind, text in texts.items() if text}
+        self.stand_ins = StandIns(self.tokenizer, config)
 
     def full(self, conversation: Conversation, image: Any | None) -> Prompt:
         """The whole conversation, with the image where it has one."""
@@ -73,12 +72,10 @@ class PromptRenderer:
         The turn's end, and the conversation without its image.
         """
         self._refuse_stand_ins(conversation)
-        described = [
-            *_describe_turn(describe_prompt),
-            {"role": "assistant", "content": [{"type": "text", "text": _MARK}]},
-        ]
-        _, mark, after = self._render(described + conversation.after_image()).partition(_MARK)
-        if not mark:
+        mark = _mark(describe_prompt)
+        described = [*_describe_turn(describe_prompt), _described(mark)]
+        _, found, after = self._render(described + conversation.after_image()).partition(mark)
+        if not found:
             raise ModelRefusedError("The chat template does not show the assistant's turns.")
         ids = self.tokenizer(after, add_special_tokens=False, return_tensors="pt")["input_ids"]
         return torch.as_tensor(ids)
@@ -94,11 +91,10 @@ class PromptRenderer:
 
     def check_template(self, describe_prompt: str) -> None:
         """Raise ModelRefusedError unless a later turn leaves the describe turn's own rendering as it is."""
-        turn = _describe_turn(describe_prompt)
-        described = [*turn, {"role": "assistant", "content": [{"type": "text", "text": _MARK}]}]
+        turn, mark = _describe_turn(describe_prompt), _mark(describe_prompt)
         question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
-        before, mark, _ = self._render([*described, question]).partition(_MARK)
-        if not mark or before.rstrip() != self._render(turn).rstrip():
+        before, found, _ = self._render([*turn, _described(mark), question]).partition(mark)
+        if not found or before.rstrip() != self._render(turn).rstrip():
             raise ModelRefusedError(
                 "The chat template renders the describe turn differently when another turn follows it, so that what"
                 " follows a context cannot be told."
@@ -125,15 +121,8 @@ class PromptRenderer:
         return Prompt(inputs, columns, image_grid(self._config, len(columns), inputs.get("image_grid_thw")))
 
     def _refuse_stand_ins(self, conversation: Conversation) -> None:
-        """Text that names such a token would be counted as an image, or have the model look for a video."""
         for i, turn in enumerate(conversation.turns):
-            for text, kind in self._stand_ins.items():
-                if text in turn.text:
-                    raise InvalidRequestError(
-                        f"The text contains {text!r}, which stands for {kind} input with this model. Remove it, and"
-                        " send images as image_url parts.",
-                        param=f"messages[{i}].content",
-                    )
+            self.stand_ins.refuse(turn.text, f"messages[{i}].content")
 
 
 def image_grid(config: Any, count: int, grid_thw: Tensor | None) -> tuple[int, int]:
@@ -154,3 +143,15 @@ def image_grid(config: Any, count: int, grid_thw: Tensor | None) -> tuple[int, i
 
 def _describe_turn(prompt: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+
+
+def _described(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+def _mark(prompt: str) -> str:
+    """A mark that is not in the prompt, which comes before it."""
+    mark = _MARK
+    while mark in prompt:
+        mark += "'"
+    return mark

@@ -7,6 +7,7 @@ import pytest
 
 from lookonce_cache import CompressedContext, ContextKey, Lease, MemoryStore, Store, StoreUnavailableError, open_store
 from lookonce_server import making
+from lookonce_server.engines.base import unheard
 from lookonce_server.errors import EngineError
 from lookonce_server.making import Maker
 from lookonce_server.metrics import Metrics
@@ -31,7 +32,7 @@ class Describing:
         self.is_under_way = asyncio.Event()
         self.may_end = asyncio.Event()
 
-    async def __call__(self) -> CompressedContext:
+    async def __call__(self, heard=unheard) -> CompressedContext:
         self.begun += 1
         self.is_under_way.set()
         await self.may_end.wait()
@@ -84,7 +85,7 @@ async def all_of(work: list[Awaitable]) -> list:
 
 async def test_all_who_want_a_context_share_one_pass(make_maker, describing):
     maker, key = make_maker(), describing.context.key
-    tasks = {maker.make(key, describing) for _ in range(10)}
+    tasks = {maker.make(key, describing).task for _ in range(10)}
     waiting = [asyncio.create_task(maker.until_made(key)) for _ in range(10)]
     await waits(maker, "process", 10)
     describing.may_end.set()
@@ -99,7 +100,7 @@ async def test_two_processes_share_one_pass(make_maker, describing):
     store = MemoryStore()
     first, second = make_maker(store), make_maker(store)
     key = describing.context.key
-    tasks = [first.make(key, describing), second.make(key, describing)]
+    tasks = [first.make(key, describing).task, second.make(key, describing).task]
     await describing.is_under_way.wait()
     waiting = asyncio.create_task(second.until_made(key))
     await waits(second, "process", 1)
@@ -113,14 +114,14 @@ async def test_two_processes_share_one_pass(make_maker, describing):
 async def test_a_context_that_came_before_the_turn_is_not_made_again(make_maker, describing):
     maker = make_maker()
     await maker._store.put(describing.context)
-    assert (await maker.make(describing.context.key, describing)).id == describing.context.id
+    assert (await maker.make(describing.context.key, describing).task).id == describing.context.id
     assert describing.begun == 0
 
 
 async def test_the_lease_is_renewed_while_the_pass_runs(make_maker, describing, monkeypatch):
     monkeypatch.setattr(making, "LEASE_SECONDS", 0.3)
     maker, key = make_maker(), describing.context.key
-    task = maker.make(key, describing)
+    task = maker.make(key, describing).task
     await describing.is_under_way.wait()
     for _ in range(10):
         await asyncio.sleep(0.1)
@@ -132,7 +133,7 @@ async def test_the_lease_is_renewed_while_the_pass_runs(make_maker, describing, 
 
 async def test_what_was_deleted_while_it_was_made_does_not_come_back(make_maker, describing):
     maker, key = make_maker(), describing.context.key
-    task = maker.make(key, describing)
+    task = maker.make(key, describing).task
     await describing.is_under_way.wait()
     await maker._store.delete(key)
     describing.may_end.set()
@@ -147,16 +148,16 @@ async def test_what_was_deleted_while_it_was_made_does_not_come_back(make_maker,
 async def test_a_pass_that_fails_frees_the_key(make_maker, describing, error):
     maker, key = make_maker(), describing.context.key
 
-    async def fails() -> CompressedContext:
+    async def fails(heard) -> CompressedContext:
         raise error
 
     with pytest.raises(EngineError):  # which an answer by the full pass is the remedy for, whatever it was
-        await maker.make(key, fails)
+        await maker.make(key, fails).task
     assert counted(maker, "describes_total", result="failed") == 1
     assert await maker._store.state(key) == "absent"
     assert not await maker.until_made(key)
     describing.may_end.set()
-    assert await maker.make(key, describing) is describing.context
+    assert await maker.make(key, describing).task is describing.context
 
 
 @pytest.mark.parametrize("error", [EngineError("no"), RuntimeError("no")])
@@ -167,7 +168,7 @@ async def test_a_pass_that_fails_costs_no_answer(bench, error, monkeypatch):
     async def fails(*_) -> None:
         raise error
 
-    monkeypatch.setattr(bench.contexts, "_describe", fails)
+    monkeypatch.setattr(bench.contexts._describer, "describe", fails)
     asked = await all_of([bench.ask(png(61), QUESTION, on_miss=on_miss) for on_miss in ("full", "compress") * 5])
     assert [answer.pieces for answer in asked] == [expected.pieces] * 10
 
@@ -175,7 +176,7 @@ async def test_a_pass_that_fails_costs_no_answer(bench, error, monkeypatch):
 async def test_without_a_store_it_is_one_pass_a_process(make_maker, describing, dead_redis):
     store = open_store(dead_redis)
     maker, key = make_maker(store), describing.context.key
-    tasks = [maker.make(key, describing) for _ in range(5)]
+    tasks = [maker.make(key, describing).task for _ in range(5)]
     describing.may_end.set()
     assert await all_of(tasks) == [describing.context] * 5
     assert describing.begun == 1
@@ -188,7 +189,7 @@ async def test_without_a_store_nothing_is_made_behind(make_maker, describing, de
     after.set()
     maker = make_maker(store)
     with pytest.raises(StoreUnavailableError):
-        await maker.make(describing.context.key, describing, after=after)
+        await maker.make(describing.context.key, describing, after=after).task
     assert describing.begun == 0
     await store.close()
 
@@ -223,7 +224,7 @@ async def test_patience_with_a_pass_elsewhere_ends(make_maker, describing, monke
     await leased_elsewhere(maker._store, key)
     assert not await maker.until_made(key)
     describing.may_end.set()
-    assert await maker.make(key, describing) is describing.context
+    assert await maker.make(key, describing).task is describing.context
     assert await maker._store.state(key) == "kept"
 
 
@@ -233,7 +234,7 @@ async def test_patience_with_a_pass_of_this_process_ends_too(bench, monkeypatch)
     await bench.settle()
     await bench.contexts.delete("default", first.lookup.context_id)
     never = asyncio.Event()
-    bench.contexts.maker.make(bench.contexts.identity("default", png(62)).key(), never.wait)
+    bench.contexts.maker.make(bench.contexts.identity("default", png(62)).key(), lambda heard: never.wait())
     async with asyncio.timeout(20):
         assert (await bench.ask(png(62), QUESTION)).pieces == first.pieces
     await bench.contexts.close()
@@ -243,7 +244,7 @@ async def test_a_damaged_context_that_is_made_elsewhere_is_waited_for_in_peace(m
     class Damaged(MemoryStore):
         asked = 0
 
-        async def get(self, key):
+        async def get(self, key, *, ttl=None):
             return None
 
         async def lease(self, key, seconds):
@@ -254,7 +255,7 @@ async def test_a_damaged_context_that_is_made_elsewhere_is_waited_for_in_peace(m
     maker, key = make_maker(store), describing.context.key
     await store.put(describing.context)
     lease = await leased_elsewhere(store, key)
-    task = maker.make(key, describing)
+    task = maker.make(key, describing).task
     await asyncio.sleep(0.3)
     assert 1 < store.asked < 20
     describing.may_end.set()
@@ -277,7 +278,7 @@ async def test_who_leaves_leaves_the_others_waiting(make_maker, describing):
 
 async def test_closing_ends_what_is_made_and_what_is_waited_for(make_maker, describing):
     maker, key = make_maker(), describing.context.key
-    making_it = maker.make(key, describing)
+    making_it = maker.make(key, describing).task
     await describing.is_under_way.wait()
     other = make_maker(maker._store)
     waiting = asyncio.create_task(other.until_made(key))

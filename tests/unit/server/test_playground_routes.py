@@ -26,7 +26,7 @@ POLICY = (
 async def client(bench):
     """A client without a key, of a server that wants one."""
     state = AppState(
-        settings=Settings(retention=0.07, max_image_bytes=12345),
+        settings=Settings(retention=0.07, min_retention=0.02, max_image_bytes=12345),
         served_name="m",
         engine=bench.engine,
         store=bench.store,
@@ -85,7 +85,8 @@ async def test_redoc_is_not_there(client):
 
 async def test_settings_that_the_page_needs(client):
     found = (await client.get("/playground/settings.json")).json()
-    assert found == {"model": "m", "retention": 0.07, "max_image_bytes": 12345}
+    limits = {"min_retention": 0.02, "max_retention": 0.25, "max_image_bytes": 12345}
+    assert found == {"model": "m", "retention": 0.07} | limits
 
 
 async def test_a_scene_and_its_questions(client):

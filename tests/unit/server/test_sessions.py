@@ -8,7 +8,7 @@ import pytest
 
 from lookonce_cache import MemoryStore, StoreUnavailableError, digest, open_store
 from lookonce_server import images
-from lookonce_server.contexts import context_identity
+from lookonce_server.describing import context_identity
 from lookonce_server.engines.base import Sampling
 from lookonce_server.errors import ContextNotFoundError, ContextNotKeptError, EngineError, InvalidImageError
 from lookonce_server.images import ImageBytes, ImageLimits
@@ -151,7 +151,7 @@ async def test_a_context_too_large_for_the_store_still_answers(bench_with):
     assert asked.finish_reason
     assert await bench.listed() == ()
     with pytest.raises(ContextNotKeptError, match="no room"):
-        await bench.contexts.prepare(TENANT, ImageBytes(png(5), "image_url"))
+        [step async for step in bench.contexts.prepare(TENANT, ImageBytes(png(5), "image_url"))]
 
 
 async def test_a_describe_pass_that_fails_leaves_the_full_answer_intact(bench, bench_with):
@@ -186,7 +186,7 @@ async def test_an_image_over_the_limit_is_refused(bench_with):
 
 async def test_close_abandons_what_runs_behind(bench):
     await bench.ask(png(7), QUESTION)
-    tasks = list(bench.contexts.maker._making.values())
+    tasks = [making.task for making in bench.contexts.maker._making.values()]
     await bench.contexts.close()
     assert all(task.done() for task in tasks)
 

@@ -11,7 +11,17 @@ from prometheus_client import CollectorRegistry
 from lookonce_cache import CompressedContext, digest
 from lookonce_pruning import AttentionRecorder, PruningError, compress, get_selection, kept_count
 from lookonce_server.conversation import Conversation
-from lookonce_server.engines.base import Answer, DescribePlan, Description, ModelFacts, Piece, Sampling, Started
+from lookonce_server.engines.base import (
+    Answer,
+    DescribePlan,
+    Description,
+    Heard,
+    ModelFacts,
+    Piece,
+    Sampling,
+    Started,
+    unheard,
+)
 from lookonce_server.engines.detokenizing import TextStream, end_ids, token_text
 from lookonce_server.engines.prompts import Prompt, PromptRenderer
 from lookonce_server.engines.shared import SharedTokens
@@ -45,6 +55,7 @@ class TransformersEngine:
             template_digest=digest(str(loaded.processor.chat_template).encode()),
             num_layers=self._runner.num_layers,
             max_tokens=self._runner.max_tokens,
+            stand_ins=self._prompts.stand_ins,
         )
         self.registry: CollectorRegistry | None = None
         self._worker = Worker(max_running=max_running, max_queue=max_queue)
@@ -88,11 +99,14 @@ class TransformersEngine:
         """See `Engine.answer`."""
         return self._worker.run(self._answer(context, conversation, sampling))
 
-    async def describe(self, image: Image.Image, plan: DescribePlan, tenant: str) -> Description:
+    async def describe(
+        self, image: Image.Image, plan: DescribePlan, tenant: str, heard: Heard = unheard
+    ) -> Description:
         """See `Engine.describe`."""
         async for event in self._worker.run(self._describe(image, plan), background=True):
-            if event is not None:
+            if isinstance(event, Description):
                 return event
+            heard(event)
         raise EngineError("The describe pass ended without a result.")
 
     def _full(
@@ -126,8 +140,9 @@ class TransformersEngine:
                 return
             state = self._runner.extend(state.cache, state.next_position, torch.tensor([[token]]))
 
-    def _describe(self, image: Image.Image, plan: DescribePlan) -> Iterator[Description | None]:
-        """The description as the last event; None after each other step, so that other passes get their turns."""
+    def _describe(self, image: Image.Image, plan: DescribePlan) -> Iterator[str | Description]:
+        """The text's pieces, one a step, so that other passes get their turns; the description as the last event."""
+        yield ""
         prompt = self._prompts.describe(plan.prompt, image)
         sampling = self.facts.fit(prompt.tokens, Sampling(plan.max_tokens))
         recorder = AttentionRecorder(
@@ -147,9 +162,9 @@ class TransformersEngine:
             token = int(state.logits.argmax())
             piece = text.push(token)
             said.append(piece.text)
+            yield piece.text
             if piece.finish_reason:
                 break
-            yield None
             with recorder:
                 state = self._runner.extend(state.cache, state.next_position, torch.tensor([[token]]))
         yield self._compressed(prompt, state, next_position, recorder, plan, "".join(said))

@@ -20,10 +20,12 @@ from lookonce_server.engines.base import (
     Answer,
     DescribePlan,
     Description,
+    Heard,
     ModelFacts,
     Sampling,
     Started,
     TokenLogprob,
+    unheard,
 )
 from lookonce_server.engines.checkpoint import find_checkpoint, fingerprint
 from lookonce_server.engines.detokenizing import TextStream, end_ids, token_text
@@ -69,6 +71,7 @@ class VllmEngine:
             template_digest=digest(str(processor.chat_template).encode()),
             num_layers=model.get_total_num_hidden_layers(),
             max_tokens=model.max_model_len,
+            stand_ins=self._prompts.stand_ins,
         )
         self._dtype = str(dtype).removeprefix("torch.")
         self._shared: SharedTokens | None = None  # until the self-check has found them
@@ -182,7 +185,9 @@ class VllmEngine:
                 async for event in events:
                     yield event
 
-    async def describe(self, image: Image.Image, plan: DescribePlan, tenant: str) -> Description:
+    async def describe(
+        self, image: Image.Image, plan: DescribePlan, tenant: str, heard: Heard = unheard
+    ) -> Description:
         """See `Engine.describe`.
 
         The description is generated like any answer. Then one more prefill, of the prompt with the description, is
@@ -191,7 +196,8 @@ class VllmEngine:
         with self._requests.admitted():
             asked = await asyncio.to_thread(self._prompts.describe_ids, plan.prompt)
             prompt = await asyncio.to_thread(self._prompt, asked, image, tenant)
-            said, text = await self._said(prompt, Sampling(plan.max_tokens))
+            heard("")
+            said, text = await self._said(prompt, Sampling(plan.max_tokens), heard)
             fed = said[:-1]  # the last token was generated, but never run through the model
             found, ids = await self._capturer.capture(
                 prompt | {"prompt_token_ids": [*prompt["prompt_token_ids"], *fed]},
@@ -236,7 +242,7 @@ class VllmEngine:
                         return
         raise EngineError("vLLM ended the answer early.")
 
-    async def _said(self, prompt: dict[str, Any], sampling: Sampling) -> tuple[list[int], str]:
+    async def _said(self, prompt: dict[str, Any], sampling: Sampling, heard: Heard) -> tuple[list[int], str]:
         """Tokens of the description, the last one included, and their text."""
         text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
         said: list[int] = []
@@ -247,6 +253,7 @@ class VllmEngine:
                 for token, _ in _tokens(output, None):
                     said.append(token)
                     pieces.append(text.push(token).text)
+                    heard(pieces[-1])
         if not said:
             raise EngineError("vLLM described the image with nothing.")
         return said, "".join(pieces)

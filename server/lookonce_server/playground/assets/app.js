@@ -14,6 +14,15 @@ const SCENES_END = 1e9; // the server draws scenes below it
 
 const at = (id) => document.getElementById(id);
 
+/**
+ * @typedef {object} Settings of the server
+ * @property {string} model
+ * @property {number} retention what it keeps unless asked otherwise
+ * @property {number} min_retention what else may be asked for, from this
+ * @property {number} max_retention to that; 0 for nothing else
+ * @property {number} max_image_bytes
+ */
+
 class Playground {
   #api = new Api(askForKey);
   #overlay = new Overlay(at("overlay"));
@@ -22,7 +31,7 @@ class Playground {
     (share) => this.#preview(share),
     (share) => this.#inTurn((signal) => this.#make(share, signal)),
   );
-  /** @type {Promise<{model: string, retention: number, max_image_bytes: number}>} */
+  /** @type {?Promise<Settings>} */
   #settings = null;
   #opened = 0; // how many pictures were asked for: the last one counts
   #leaving = new AbortController(); // ends what belongs to the picture that is shown
@@ -107,7 +116,7 @@ class Playground {
     at("picture").hidden = false;
     at("no-picture").hidden = true;
     at("frame").scrollIntoView({ block: "nearest" });
-    this.#keeping.share = settings.retention;
+    this.#keeping.offer(settings);
     this.#inTurn((signal) => this.#make(settings.retention, signal));
   }
 

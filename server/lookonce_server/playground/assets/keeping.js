@@ -2,13 +2,13 @@
 
 import { count, percent } from "./format.js";
 
-const SHARES = [0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1];
+const SHARES = [0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 0.75, 1];
 const REST_MS = 400; // so that a walk with the arrow keys makes one context, not one a step
 
 export class Keeping {
   #slider = document.getElementById("share");
   #said = document.getElementById("share-said");
-  #shares = SHARES;
+  #shares = [];
   #resting = null;
 
   /**
@@ -31,12 +31,17 @@ export class Keeping {
     return this.#shares[this.#slider.value];
   }
 
-  /** Stand at a share, one of the steps from now on. */
-  set share(value) {
-    this.#shares = [...new Set([...SHARES, value])].sort((a, b) => a - b);
+  /**
+   * Offer what the server accepts, and stand at its own share.
+   * @param {import("./app.js").Settings} settings
+   */
+  offer({ retention, min_retention: least, max_retention: most }) {
+    const accepted = [...SHARES, least, most].filter((share) => share > 0 && least <= share && share <= most);
+    this.#shares = [...new Set([...accepted, retention])].sort((a, b) => a - b);
     this.#slider.max = this.#shares.length - 1;
-    this.#slider.value = this.#shares.indexOf(value);
-    this.#say(percent(value));
+    this.#slider.value = this.#shares.indexOf(retention);
+    this.#slider.disabled = this.#shares.length === 1;
+    this.#say(percent(retention));
   }
 
   /** Do not report that it was let go. */
