@@ -24,9 +24,11 @@ export class Overlay {
   /** @param {import("./api.js").Tokens} tokens a cell of the grid each */
   draw({ grid: [rows, columns], scores, kept }) {
     const cell = (index) => ({ x: index % columns, y: Math.floor(index / columns), width: 1, height: 1 });
-    const most = Math.max(...scores) || 1;
+    const least = Math.min(...scores);
+    const range = Math.max(...scores) - least || 1;
     // The root evens out what one token draws more than all others, so that the rest can be told apart.
-    const heat = scores.map((score, i) => svg("rect", { ...cell(i), "fill-opacity": 0.8 * Math.sqrt(score / most) }));
+    const shade = (score) => 0.85 * Math.sqrt((score - least) / range);
+    const heat = scores.map((score, i) => svg("rect", { ...cell(i), "fill-opacity": shade(score) }));
     const holes = kept.map((i) => `M${i % columns} ${Math.floor(i / columns)}h1v1h-1z`).join("");
     const veil = svg("path", { class: "veil", "fill-rule": "evenodd", d: `M0 0H${columns}V${rows}H0z${holes}` });
     const cells = kept.map((i) => svg("rect", cell(i)));
