@@ -1,5 +1,7 @@
 """The playground for everybody: by keyboard alone, read aloud, on a phone, in the dark, without motion."""
 
+from itertools import pairwise
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -11,7 +13,8 @@ PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobil
 CONTRASTS = """() => {
   const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
   const light = (color) => {
-    const [r, g, b] = numbers(color).map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = numbers(color).map((value) => linear(value / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const behind = (element) => {
@@ -101,7 +104,7 @@ def test_everything_has_a_name(visit: Visit):
     assert [node["role"]["value"] for node in unnamed if node["role"]["value"] != "list"] == []
     headings = page.locator("h1, h2, h3, h4").evaluate_all("all => all.map((one) => Number(one.tagName[1]))")
     assert headings[0] == 1
-    assert all(below - above <= 1 for above, below in zip(headings, headings[1:], strict=False))
+    assert all(below - above <= 1 for above, below in pairwise(headings))
 
 
 def test_what_happens_is_said(visit: Visit):

@@ -199,6 +199,24 @@ def test_the_slider_shows_what_would_be_kept_and_then_makes_it(visit, server):
     assert (said["cache"], said["context_id"], said["context_tokens"]) == ("hit", second["id"], second["tokens"])
 
 
+def test_what_was_lost_is_there_again_when_more_is_kept(visit):
+    """As the documentation says of scene 0."""
+    page = visit.open()
+    page.get_by_label("Run the full pass too").uncheck()
+    pick_scene(page, 5)
+    assert page.locator("#image").get_attribute("alt") == "Scene 0"
+    star = page.locator("#suggestions button", has_text="Where in the image is the red star?")
+    star.click()
+    wait_for_answer(page, star.inner_text())
+    assert answer(page, "context").endswith("wrong: bottom center")
+    slider = page.get_by_label("Share kept (K)")
+    slider.press("End")
+    expect(page.locator("#facts [data-fact=kept]")).to_have_text(re.compile(r"\(25%\)"))
+    star.click()
+    expect(page.locator("#answers > li").first.locator(".right")).to_be_visible()
+    assert answer(page, "context") == "bottom center right"
+
+
 def test_a_picture_that_was_looked_at_before_costs_nothing(visiting, server):
     first = visiting(server)
     pick_file(first.open(), 306)

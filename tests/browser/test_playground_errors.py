@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -153,7 +154,8 @@ def test_an_answer_that_fails_is_asked_for_again(visit, reply, told):
 
 def test_a_describe_pass_that_fails_is_tried_again(visit):
     page = visit.open()
-    failed = 'data: {"type": "context.queued"}\n\ndata: {"type": "error", %s\n\ndata: [DONE]\n\n' % ENGINE_FAILED[1:]
+    error = json.dumps({"type": "error", **json.loads(ENGINE_FAILED)})
+    failed = f'data: {{"type": "context.queued"}}\n\ndata: {error}\n\ndata: [DONE]\n\n'
     page.route("**/v1/contexts", lambda route: route.fulfill(status=200, body=failed), times=1)
     page.locator("#file").set_input_files(file("one.png", png(405), "image/png"))
     expect_alert(page, "The engine <b>died</b>.")

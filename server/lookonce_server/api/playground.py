@@ -1,4 +1,4 @@
-"""The pages for people: the playground at `/`, and the HTTP interface at `/docs`. They load nothing from other hosts."""
+"""The pages for people: the playground at `/`, the HTTP interface at `/docs`. They load nothing from other hosts."""
 
 import io
 import random
