@@ -143,9 +143,7 @@ class Maker:
                 return found.context if found else None
         return None
 
-    async def _made(
-        self, key: ContextKey, make: _Pass, lease: Lease | None, ttl: float | None
-    ) -> CompressedContext:
+    async def _made(self, key: ContextKey, make: _Pass, lease: Lease | None, ttl: float | None) -> CompressedContext:
         started = time.monotonic()
         try:
             context = await make()

@@ -9,7 +9,8 @@ from lookonce_server.errors import InvalidRequestError
 
 def kept_by(context: CompressedContext) -> list[int]:
     """Indices of the image tokens kept, ascending; of those that any layer keeps, where layers differ."""
-    return torch.unique(context.kept_indices).tolist()
+    kept: list[int] = torch.unique(context.kept_indices).tolist()
+    return kept
 
 
 def would_keep(context: CompressedContext, retention: float) -> list[int]:
@@ -27,8 +28,8 @@ def would_keep(context: CompressedContext, retention: float) -> list[int]:
         chosen = get_selection(name).select(scores, kept_count(retention, context.image_tokens))
     except (ValueError, PruningError) as error:
         raise InvalidRequestError(
-            f"retention: this context was made with the selection {name!r}, of which nothing can be told for another"
-            f" retention than its own {context.identity.retention:g}, since each token's scores are stored as one mean.",
+            f"retention: the selection {name!r} of this context wants more than the one mean score a token that is"
+            f" stored: nothing can be told but what it keeps, at {context.identity.retention:g}.",
             param="retention",
         ) from error
     kept: list[int] = chosen[0].tolist()

@@ -96,20 +96,22 @@ class Settings(BaseSettings):
     )
     describe_tokens: Annotated[int, Field(ge=1, le=4096, description="most tokens of a description")] = 128
 
-    min_retention: Annotated[float, Field(ge=0, le=1, description="smallest retention that a request may ask for")] = 0.0
+    min_retention: Annotated[float, Field(ge=0, le=1, description="smallest retention that a request may ask for")] = (
+        0.0
+    )
     max_retention: Annotated[
-        float, Field(ge=0, le=1, description="largest retention that a request may ask for; 0: --retention alone")
+        float, Field(ge=0, le=1, description="largest retention a request may ask for; 0: --retention alone")
     ] = 0.25
     max_ttl: Annotated[
         float | None,
-        Field(ge=0, description="longest ttl that a request may ask for, in seconds; 0: none; default: --ttl"),
+        Field(ge=0, description="longest ttl a request may ask for, in seconds; 0: none; default: --ttl"),
     ] = None
     max_describe_prompt: Annotated[
         int,
         Field(
             ge=0,
             le=6000,
-            description="longest describe prompt that a request may ask for, in characters; 0: --describe-prompt alone",
+            description="longest describe prompt a request may ask for, in characters; 0: --describe-prompt alone",
         ),
     ] = 1000
 

@@ -119,6 +119,15 @@ async def test_a_use_may_give_a_ttl_of_its_own(store, use):
     assert 59 < await seconds_left() < 61
 
 
+async def test_a_peek_is_no_use(store):
+    await store.put(make_context("first"), ttl=300)
+    context = await store.peek(context_key("first"))
+    assert_same(context, make_context("first"))
+    assert 299 < (await store.info(context.key)).expires_at - time.time() < 301
+    assert await store.peek(context_key("second")) is None
+    assert await store.peek(ContextKey("another", context.key.id)) is None
+
+
 async def test_contexts_expire_in_any_order(opening):
     store = opening(ttl=60)
     await store.put(make_context("first"))

@@ -21,13 +21,23 @@ from lookonce_server.api.streaming import DONE, EventStream, event
 from lookonce_server.contexts import Prepared
 
 router = APIRouter(prefix="/v1/contexts")
-_STREAM = {"description": "The context, or with `stream` the events of its making.", "content": {"text/event-stream": {}}}
+_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string", "contentMediaType": "application/json"}},
+}
+_CREATED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The context, or with `stream` the events of its making.",
+        "content": {"text/event-stream": {"itemSchema": _EVENT}},
+    }
+}
 
 
 @router.post(
     "",
     response_model=ContextObject,
-    responses={200: _STREAM, **errors(400, 503)},
+    responses={**_CREATED, **errors(400, 503)},
     openapi_extra=documented_body(ContextForm, ContextRequest),
 )
 async def create(request: Request, tenant: Tenant) -> Any:

@@ -82,9 +82,7 @@ class ContextWishes(_Request):
         Args:
             place: where in the request these stand, as in "lookonce.".
         """
-        return ContextOptions(
-            retention=self.retention, ttl=self.ttl, describe_prompt=self.describe_prompt, place=place
-        )
+        return ContextOptions(retention=self.retention, ttl=self.ttl, describe_prompt=self.describe_prompt, place=place)
 
 
 class Extension(ContextWishes):

@@ -11,6 +11,7 @@ from torch import Tensor
 from lookonce_cache import CompressedContext
 from lookonce_pruning import RowSource
 from lookonce_server.conversation import Conversation
+from lookonce_server.engines.framing import Framing
 from lookonce_server.engines.stand_ins import StandIns
 from lookonce_server.errors import PromptTooLongError
 
@@ -27,6 +28,7 @@ class ModelFacts:
         num_layers: layers of the text model.
         max_tokens: positions the model was made for: prompt and answer together.
         stand_ins: the texts that no prompt may contain.
+        framing: which part of a picture the image tokens cover; None where that cannot be told.
     """
 
     fingerprint: str
@@ -34,6 +36,7 @@ class ModelFacts:
     num_layers: int
     max_tokens: int
     stand_ins: StandIns
+    framing: Framing | None
 
     def fit(self, prompt_tokens: int, sampling: "Sampling") -> "Sampling":
         """The sampling, its answer shortened to what the model has room for after the prompt.

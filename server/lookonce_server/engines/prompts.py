@@ -46,7 +46,7 @@ class PromptRenderer:
         if image_id is None:
             raise ModelRefusedError("The model's configuration names no image token.")
         self.image_id = int(image_id)
-        self.stand_ins = StandIns(self.tokenizer, config)
+        self.stand_ins = StandIns.of(self.tokenizer, config)
 
     def full(self, conversation: Conversation, image: Any | None) -> Prompt:
         """The whole conversation, with the image where it has one."""

@@ -1,29 +1,34 @@
 """Texts that a model's tokenizer makes into tokens standing for other input than text."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from lookonce_server.errors import InvalidRequestError
 
 
+@dataclass(frozen=True, slots=True)
 class StandIns:
     """A model's texts of that kind, such as "<image>".
 
-    Args:
-        tokenizer: of the model.
-        config: the model's configuration, which names the tokens.
+    Attributes:
+        kinds: each text, and the kind of input that it stands for.
     """
 
-    def __init__(self, tokenizer: Any, config: Any) -> None:
+    kinds: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, tokenizer: Any, config: Any) -> Self:
+        """Those of a model, whose configuration names the tokens."""
         ids = {kind: getattr(config, f"{kind}_token_id", None) for kind in ("image", "video", "audio")}
         texts = {kind: tokenizer.convert_ids_to_tokens(id_) for kind, id_ in ids.items() if id_ is not None}
-        self._kinds: dict[str, str] = {text: kind for kind, text in texts.items() if text}
+        return cls(tuple((text, kind) for kind, text in texts.items() if text))
 
     def refuse(self, text: str, param: str) -> None:
         """Raise InvalidRequestError, naming the field, if the text has one.
 
         It would be counted as an image, or have the model look for a video.
         """
-        for found, kind in self._kinds.items():
+        for found, kind in self.kinds:
             if found in text:
                 raise InvalidRequestError(
                     f"The text contains {found!r}, which stands for {kind} input with this model. Remove it, and send"

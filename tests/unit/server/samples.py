@@ -139,7 +139,9 @@ class Bench:
 
     async def settle(self) -> None:
         """Wait for the describe passes that run behind."""
-        await asyncio.wait([asyncio.ensure_future(asyncio.sleep(0)), *(one.task for one in self.contexts.maker._making.values())])
+        await asyncio.wait(
+            [asyncio.ensure_future(asyncio.sleep(0)), *(one.task for one in self.contexts.maker._making.values())]
+        )
 
     def counted(self, name: str, **labels: str) -> float:
         """A metric's value; 0 while it has none."""

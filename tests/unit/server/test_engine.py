@@ -19,6 +19,7 @@ from .samples import EVERYTHING, GREEDY, PLAN, PROMPT, TENANT, about, picture, p
 
 pytestmark = pytest.mark.anyio
 
+LOGPROBS = replace(GREEDY, logprobs=1)
 QUESTIONS = ("How many objects are there?", "What is at the center?", "Find the red object.", "Is there a star?")
 
 
@@ -58,6 +59,27 @@ async def test_with_everything_kept_an_answer_is_the_full_passs_token_for_token(
     found = await read(engine.answer(context, about(question), GREEDY))
     assert found.pieces == full.pieces
     assert found.started.prompt_tokens == full.started.prompt_tokens
+
+
+@pytest.mark.parametrize("prompt", ["What is at the top left of the picture?", "lookonce:description", " "])
+async def test_an_answer_goes_on_after_the_prompt_that_its_context_was_made_with(engine, context_of, prompt):
+    """Another one than the self-check's: the tokens before the image are the same after it."""
+    context = await context_of(11, replace(EVERYTHING, prompt=prompt))
+    turns = (Turn("user", prompt, has_image=True), Turn("assistant", ""), Turn("user", QUESTIONS[2]))
+    full = await read(engine.full(Conversation(turns), picture(11), LOGPROBS, TENANT))
+    found = await read(engine.answer(context, about(QUESTIONS[2]), LOGPROBS))
+    assert found.text == full.text
+    assert found.started.prompt_tokens == full.started.prompt_tokens
+    for one, other in zip(found.pieces[:-1], full.pieces[:-1], strict=True):
+        assert abs(one.logprob.logprob - other.logprob.logprob) < 1e-3
+
+
+async def test_a_description_is_heard_as_it_is_made(engine):
+    heard = []
+    description = await engine.describe(picture(11), PLAN, TENANT, heard.append)
+    assert heard[0] == ""
+    assert len(heard) > 5
+    assert "".join(heard).strip() == description.text
 
 
 async def test_an_answer_counts_what_it_ran_and_what_a_full_pass_would_have(engine, context_of):

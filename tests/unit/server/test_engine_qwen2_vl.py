@@ -75,6 +75,12 @@ async def test_the_self_check_accepts_it(folder, dtype):
     await engine.close()
 
 
+def test_its_grid_covers_the_whole_of_any_picture(engine):
+    assert engine.facts.framing is not None
+    for size in SIZES:
+        assert engine.facts.framing.area(*size) == (0, 0, *size)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("question", QUESTIONS)
 async def test_with_everything_kept_an_answer_is_the_full_passs_token_for_token(engine, context_of, size, question):

@@ -124,3 +124,10 @@ def test_a_template_that_hides_the_assistants_turns_is_refused(prompts_with):
 def test_a_model_without_an_image_token_is_refused(loaded):
     with pytest.raises(ModelRefusedError, match="no image token"):
         PromptRenderer(loaded.processor, loaded.model.config.text_config)
+
+
+@pytest.mark.parametrize("prompt", ["lookonce:description", "lookonce:description' lookonce:description''"])
+def test_a_describe_prompt_is_never_taken_for_the_description(prompts, prompt):
+    question = about("What color is it?")
+    assert prompts.continuation(prompt, question).tolist() == prompts.continuation(PROMPT, question).tolist()
+    prompts.check_template(prompt)

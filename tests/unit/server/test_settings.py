@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from lookonce_server.cli import serve
+from lookonce_server.options import ContextLimits
 from lookonce_server.settings import Settings, load_settings
 
 
@@ -70,6 +71,11 @@ def test_the_environment_is_read_when_asked_for_not_at_import(monkeypatch):
         ("engine", "other"),
         ("describe-prompt", ""),
         ("describe-tokens", "0"),
+        ("min-retention", "-0.1"),
+        ("max-retention", "1.1"),
+        ("max-ttl", "inf"),
+        ("max-ttl", "-1"),
+        ("max-describe-prompt", "6001"),
         ("max-image-bytes", "0"),
         ("max-queue", "0"),
         ("log-level", "loud"),
@@ -81,6 +87,20 @@ def test_a_bad_value_is_named_with_its_setting(capsys, name, value):
     said = refused(capsys, f"--{name}={value}")
     assert f"--{name}: " in said
     assert value in said
+
+
+def test_what_requests_may_ask_for():
+    assert Settings().context_limits == ContextLimits()
+    assert Settings(ttl=60).context_limits.max_ttl == 60
+    assert Settings(ttl=60, max_ttl=90).context_limits.max_ttl == 90
+    limits = Settings(min_retention=0.1, max_retention=0, max_ttl=0, max_describe_prompt=0).context_limits
+    assert limits == ContextLimits(0.1, 0, 0, 0)
+
+
+def test_the_largest_retention_is_not_below_the_smallest(capsys):
+    said = refused(capsys, "--min-retention=0.2", "--max-retention=0.1")
+    assert "--max-retention: " in said
+    assert "expected at least the min_retention 0.2, or 0" in said
 
 
 def test_a_bad_value_of_the_environment_is_named(capsys, monkeypatch):

@@ -23,6 +23,7 @@ from lookonce_server.engines.base import (
     unheard,
 )
 from lookonce_server.engines.detokenizing import TextStream, end_ids, token_text
+from lookonce_server.engines.framing import framing_of
 from lookonce_server.engines.prompts import Prompt, PromptRenderer
 from lookonce_server.engines.shared import SharedTokens
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
@@ -56,6 +57,7 @@ class TransformersEngine:
             num_layers=self._runner.num_layers,
             max_tokens=self._runner.max_tokens,
             stand_ins=self._prompts.stand_ins,
+            framing=framing_of(loaded.processor),
         )
         self.registry: CollectorRegistry | None = None
         self._worker = Worker(max_running=max_running, max_queue=max_queue)

@@ -29,6 +29,7 @@ from lookonce_server.engines.base import (
 )
 from lookonce_server.engines.checkpoint import find_checkpoint, fingerprint
 from lookonce_server.engines.detokenizing import TextStream, end_ids, token_text
+from lookonce_server.engines.framing import framing_of
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.shared import DenseContext, SharedTokens
 from lookonce_server.engines.vllm.capturing import Capturer
@@ -72,6 +73,7 @@ class VllmEngine:
             num_layers=model.get_total_num_hidden_layers(),
             max_tokens=model.max_model_len,
             stand_ins=self._prompts.stand_ins,
+            framing=None if _processor_options(llm) else framing_of(processor),
         )
         self._dtype = str(dtype).removeprefix("torch.")
         self._shared: SharedTokens | None = None  # until the self-check has found them
@@ -242,7 +244,7 @@ class VllmEngine:
                         return
         raise EngineError("vLLM ended the answer early.")
 
-    async def _said(self, prompt: dict[str, Any], sampling: Sampling, heard: Heard) -> tuple[list[int], str]:
+    async def _said(self, prompt: dict[str, Any], sampling: Sampling, heard: Heard = unheard) -> tuple[list[int], str]:
         """Tokens of the description, the last one included, and their text."""
         text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
         said: list[int] = []
@@ -307,11 +309,16 @@ def _fingerprint(folder: Path, dtype: torch.dtype, llm: AsyncLLM) -> str:
     changing = {
         "quantization": llm.model_config.quantization,
         "hf_overrides": llm.model_config.hf_overrides,
-        "mm_processor_kwargs": getattr(llm.model_config.multimodal_config, "mm_processor_kwargs", None),
+        "mm_processor_kwargs": _processor_options(llm),
         "kv_cache_dtype": llm.vllm_config.cache_config.cache_dtype.replace("auto", ""),
     }
     changed = {name: str(value) for name, value in changing.items() if value}
     return digest(f"{found} {changed}".encode()) if changed else found
+
+
+def _processor_options(llm: AsyncLLM) -> Any:
+    """What vLLM gives the processor beside its own configuration."""
+    return getattr(llm.model_config.multimodal_config, "mm_processor_kwargs", None)
 
 
 def _generation_config(folder: Path) -> GenerationConfig | None:
