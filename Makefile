@@ -28,10 +28,11 @@ serve: $(VENV)/.server ## run the server with its own small model (HOST, PORT, A
 demo: $(VENV)/.server ## ask about a drawn scene and see what is saved
 	$(BIN)/python -m lookonce_server.demo $(ARGS)
 
-test: $(VENV)/.dev $(CLIENTS)/.installed ## run the tests; finds a redis-server, or installs one into the environment
-	@redis=$$(PYTHON=$(BIN)/python deploy/redis-server.sh) && set -x && \
-	LOOKONCE_TEST_REDIS_SERVER=$$redis LOOKONCE_TEST_CLIENTS_PYTHON=$(abspath $(CLIENTS))/bin/python \
-		$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev $(CLIENTS)/.installed ## run the tests; finds a redis-server and a Chromium, or installs them
+	@redis=$$(PYTHON=$(BIN)/python deploy/redis-server.sh) && \
+	{ chromium=$$(deploy/chromium.sh) || echo "The pages are not tried in a browser." >&2; } && set -x && \
+	LOOKONCE_TEST_REDIS_SERVER=$$redis LOOKONCE_TEST_CHROMIUM=$$chromium \
+	LOOKONCE_TEST_CLIENTS_PYTHON=$(abspath $(CLIENTS))/bin/python $(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev ## check style, format, types and layers
 	$(BIN)/ruff check .

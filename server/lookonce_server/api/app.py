@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from lookonce_cache import open_store
 from lookonce_pruning import parse_window
 from lookonce_server.access import Access
-from lookonce_server.api import chat, context_views, errors, openapi, operations, responses
+from lookonce_server.api import chat, context_views, errors, openapi, operations, playground, responses
 from lookonce_server.api import contexts as context_routes
 from lookonce_server.api.body_limit import BodyLimit
 from lookonce_server.api.front import Front
@@ -84,7 +84,8 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
 
 def _app(state: AppState) -> FastAPI:
     summary = "Look at an image once, ask about it as often as you like."
-    app = FastAPI(title="lookonce", summary=summary, version=version("lookonce"))
+    # Without FastAPI's own pages, which use a CDN.
+    app = FastAPI(title="lookonce", summary=summary, version=version("lookonce"), docs_url=None, redoc_url=None)
     app.state.parts = state
     errors.install(app)
     settings = state.settings
@@ -101,6 +102,7 @@ def _app(state: AppState) -> FastAPI:
     app.add_middleware(Front, metrics=state.metrics)
     for routes in (chat.router, responses.router, context_routes.router, context_views.router, operations.router):
         app.include_router(routes)
+    playground.install(app)
     openapi.install(app, wants_keys=state.access.asks_for_keys)
     return app
 

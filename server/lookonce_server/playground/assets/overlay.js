@@ -1,0 +1,39 @@
+/** What is kept of a picture, and the attention its tokens drew, drawn over it. */
+
+import { count } from "./format.js";
+import { svg } from "./svg.js";
+
+export class Overlay {
+  #element;
+
+  /** @param {SVGSVGElement} element covers the picture, its sides are the picture's */
+  constructor(element) {
+    this.#element = element;
+    this.view = "kept";
+  }
+
+  /** @param {"kept"|"heat"|"picture"} name what is seen; the style sheet hides the rest */
+  set view(name) {
+    this.#element.dataset.view = name;
+  }
+
+  clear() {
+    this.#element.replaceChildren();
+  }
+
+  /** @param {import("./api.js").Tokens} tokens a cell of the grid each */
+  draw({ grid: [rows, columns], scores, kept }) {
+    const cell = (index) => ({ x: index % columns, y: Math.floor(index / columns), width: 1, height: 1 });
+    const least = Math.min(...scores);
+    const range = Math.max(...scores) - least || 1;
+    // The root evens out what one token draws more than all others, so that the rest can be told apart.
+    const shade = (score) => 0.85 * Math.sqrt((score - least) / range);
+    const heat = scores.map((score, i) => svg("rect", { ...cell(i), "fill-opacity": shade(score) }));
+    const holes = kept.map((i) => `M${i % columns} ${Math.floor(i / columns)}h1v1h-1z`).join("");
+    const veil = svg("path", { class: "veil", "fill-rule": "evenodd", d: `M0 0H${columns}V${rows}H0z${holes}` });
+    const cells = kept.map((i) => svg("rect", cell(i)));
+    this.#element.setAttribute("viewBox", `0 0 ${columns} ${rows}`);
+    this.#element.setAttribute("aria-label", `${count(kept.length)} of the picture's ${count(scores.length)} tokens are marked`);
+    this.#element.replaceChildren(svg("g", { class: "heat" }, ...heat), veil, svg("g", { class: "kept" }, ...cells));
+  }
+}

@@ -1,0 +1,57 @@
+"""What a person does on the playground, and what is to be seen there then."""
+
+import re
+from typing import Any
+
+from playwright.sync_api import Page, expect
+
+from ..integration.pictures import png
+
+WHOLE = re.compile(r"^Looked at in|^It was looked at before")
+
+
+def pick_scene(page: Page, index: int = 0) -> None:
+    """Pick one of the drawn scenes, and wait until it can be asked about."""
+    page.locator("#scenes button").nth(index).click()
+    wait_for_context(page)
+
+
+def pick_file(page: Page, seed: int) -> None:
+    """Choose a file with a held-out picture, and wait until it can be asked about."""
+    page.locator("#file").set_input_files(file(f"{seed}.png", png(seed), "image/png"))
+    wait_for_context(page)
+
+
+def file(name: str, content: bytes, kind: str) -> dict[str, Any]:
+    """A file as Playwright's file chooser takes it."""
+    return {"name": name, "mimeType": kind, "buffer": content}
+
+
+def wait_for_context(page: Page) -> None:
+    expect(page.locator("#progress")).to_have_text(WHOLE)
+    expect(page.locator("#question")).to_be_enabled()
+
+
+def ask(page: Page, question: str) -> None:
+    """Type a question, and wait until its row, the first one, is whole."""
+    page.get_by_label("Your question").fill(question)
+    page.get_by_label("Your question").press("Enter")
+    wait_for_answer(page, question)
+
+
+def wait_for_answer(page: Page, question: str) -> None:
+    row = page.locator("#answers > li").first
+    expect(row.locator("h3")).to_have_text(question)
+    last = ".way:last-child [data-figure=total]"
+    expect(row.locator(last)).to_have_text(re.compile(r"\d"))
+
+
+def figures(page: Page, way: str, row: int = 0) -> dict[str, str]:
+    """The figures of a row; `way` is "context" or "full"."""
+    found = page.locator("#answers > li").nth(row).locator(f".way.{way} dd")
+    return {one.get_attribute("data-figure") or "": one.inner_text() for one in found.all()}
+
+
+def answer(page: Page, way: str, row: int = 0) -> str:
+    """The text of an answer, and what is said of it."""
+    return page.locator("#answers > li").nth(row).locator(f".way.{way} .text").inner_text()

@@ -1,0 +1,100 @@
+"""The Chromium that the pages are tried in, and what it notes meanwhile."""
+
+import json
+import os
+import re
+import shutil
+from typing import Any, Self
+
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response
+
+WAIT_MS = 60_000  # a wait ends when what it waits for is there; the limit is for what never comes
+BINARY_VARIABLE = "LOOKONCE_TEST_CHROMIUM"
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_TELL_VIOLATIONS = """
+addEventListener("securitypolicyviolation", (event) =>
+  console.error(`against the policy: ${event.violatedDirective} ${event.blockedURI}`));
+"""
+
+
+def find_chromium() -> str:
+    """The binary's path: $LOOKONCE_TEST_CHROMIUM, or one on the PATH.
+
+    Raises:
+        FileNotFoundError: there is none; the message says how to get one.
+    """
+    if configured := os.environ.get(BINARY_VARIABLE):
+        return configured
+    for name in _NAMES:
+        if found := shutil.which(name):
+            return found
+    raise FileNotFoundError(f"no Chromium: set {BINARY_VARIABLE}, or install chromium")
+
+
+class Visit:
+    """A visit to a server, with nothing remembered from others.
+
+    Once its `with` block ends well, the browser must have had nothing to complain of but what was expected: no error
+    in its console, no violation of the page's policy, no request to another host.
+
+    Args:
+        browser: where it takes place.
+        server: its URL.
+        options: of Playwright's `new_context`: viewport, colours, and so on.
+    """
+
+    def __init__(self, browser: Browser, server: str, **options: Any) -> None:
+        self._context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+        self._context.set_default_timeout(WAIT_MS)
+        self._context.add_init_script(_TELL_VIOLATIONS)
+        self._server = server
+        self._complaints: list[str] = []
+        self._expected: list[str] = []
+        self._responses: list[Response] = []
+        self.requests: list[Request] = []
+        self.page: Page = self._context.new_page()
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self._complaints.append(str(error)))
+        self.page.on("request", self._asked)
+        self.page.on("response", self._answered)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        complaints = [c for c in self._complaints if not any(re.search(e, c) for e in self._expected)]
+        self._context.close()
+        assert not complaints or kind, complaints
+
+    def open(self, path: str = "/") -> Page:
+        """Go to one of the server's pages."""
+        self.page.goto(self._server + path)
+        return self.page
+
+    def expect_complaint(self, pattern: str) -> None:
+        """An error in the console is part of the test."""
+        self._expected.append(pattern)
+
+    def asked(self, path: str, method: str = "POST") -> list[Request]:
+        """The requests of a path, its query aside."""
+        return [r for r in self.requests if r.method == method and r.url.split("?")[0] == self._server + path]
+
+    def events(self, path: str) -> list[list[dict[str, Any]]]:
+        """The server-sent events of each response to a POST, in order."""
+        found = [r for r in self._responses if r.request in self.asked(path)]
+        return [
+            [json.loads(data) for data in re.findall(r"^data: (\{.*)$", response.text(), re.MULTILINE)]
+            for response in found
+        ]
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self._complaints.append(message.text)
+
+    def _asked(self, request: Request) -> None:
+        self.requests.append(request)
+        if not request.url.startswith((self._server + "/", "blob:", "data:")):
+            self._complaints.append(f"asked {request.url}")
+
+    def _answered(self, response: Response) -> None:
+        self._responses.append(response)

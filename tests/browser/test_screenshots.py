@@ -1,0 +1,54 @@
+"""The pictures of docs/playground.md: always taken, and left there where $LOOKONCE_SCREENSHOTS names the folder."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page
+
+from .acting import pick_scene, wait_for_answer
+from .test_accessibility import PHONE
+
+FOLDER_VARIABLE = "LOOKONCE_SCREENSHOTS"
+MAX_BYTES = 200_000
+DESKTOP = {"viewport": {"width": 1120, "height": 900}}
+# What is shown of the page, from the top of one element to the bottom of another: a phone's page is long.
+PARTS = {"desktop-light": ("header", ".ask"), "desktop-dark": ("header", ".ask")}
+PARTS |= {"phone-light": ("header", "#facts"), "phone-dark": ("section:has(#ask-form)", "#answers > li")}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("device", "options"), [("desktop", DESKTOP), ("phone", PHONE)])
+def test_the_pictures_of_the_documentation(visiting, server, tmp_path, device, options, scheme):
+    page = visiting(server, color_scheme=scheme, **options).open()
+    server_forgets_all(server)
+    pick_scene(page)
+    for question in page.locator("#suggestions button").all_inner_texts()[:3]:
+        page.locator("#suggestions button", has_text=question).click()
+        wait_for_answer(page, question)
+    if scheme == "dark":
+        page.get_by_label("Attention").check()
+    path = Path(os.environ.get(FOLDER_VARIABLE, tmp_path)) / f"playground-{device}-{scheme}.png"
+    part_of(page, *PARTS[f"{device}-{scheme}"]).save(path, optimize=True)
+    assert path.stat().st_size < MAX_BYTES
+
+
+def part_of(page: Page, first: str, last: str) -> Image.Image:
+    """The page between two elements, as wide as it is, in the 256 colours that suit it best."""
+    page.mouse.move(0, 0)
+    page.evaluate("scrollTo({ top: 0, behavior: 'instant' })")
+    top = page.locator(first).first.bounding_box()["y"]
+    end = page.locator(last).first.bounding_box()
+    bottom = end["y"] + end["height"] + 12
+    clip = {"x": 0, "y": top, "width": page.viewport_size["width"], "height": bottom - top}
+    taken = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip))).convert("RGB")
+    return taken.quantize(256, Image.Quantize.MEDIANCUT, kmeans=8, dither=Image.Dither.NONE)
+
+
+def server_forgets_all(server) -> None:
+    """So that each picture shows the describe pass."""
+    with server.http() as client:
+        for context in client.get("/v1/contexts").json()["data"]:
+            client.delete(f"/v1/contexts/{context['id']}").raise_for_status()
