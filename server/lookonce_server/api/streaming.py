@@ -87,7 +87,10 @@ class EventStream(StreamingResponse):
             self._outcome = str(status_of(error))
             if not isinstance(error, ServerError):
                 _log.exception("a stream failed")
-            yield self._error_event(body_of(error))
+            body = body_of(error)
+            if facts := current_request.get():
+                facts.error = body["error"]["code"]
+            yield self._error_event(body)
 
 
 def event(data: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import logging
+import time
 
 import httpx2
 import pytest
@@ -74,13 +76,16 @@ async def test_one_answers_failure_fails_the_request_and_stops_the_others(app, b
     assert bench.counted("generated_tokens_total") == 0
 
 
-async def test_one_answers_failure_ends_the_stream_and_stops_the_others(app, bench, steps, failing):
+async def test_one_answers_failure_ends_the_stream_and_stops_the_others(app, bench, steps, failing, caplog):
+    caplog.set_level(logging.INFO, "lookonce_server")
     reply = await post(app, stream=True)
     assert reply.status_code == 200
     *events, last = [json.loads(line.removeprefix("data: ")) for line in reply.text.split("\n\n") if line]
     assert {choice["index"] for event in events for choice in event["choices"]} == {0, 1, 2}
     assert last["error"]["code"] == "engine_error"
     assert "a secret" not in reply.text
+    (line,) = [record.facts for record in caplog.records if record.getMessage() == "request"]
+    assert (line.status, line.error) == (500, "engine_error")
     await assert_stopped(bench.engine, steps)
     assert bench.counted("requests_total", cache="none", status="500") == 1
 
