@@ -33,7 +33,7 @@ def grainy(size: tuple[int, int] = SIZE, mode: str = "RGB") -> Image.Image:
 
 
 def worst_cases() -> Iterator[tuple[str, Callable[[], bytes]]]:
-    yield "PNG", lambda: encoded(grainy((4000, 2500)).resize(SIZE, Image.Resampling.NEAREST), "PNG", compress_level=6)
+    yield "PNG", lambda: encoded(grainy((2400, 1500)).resize(SIZE, Image.Resampling.NEAREST), "PNG", compress_level=6)
     yield "JPEG", lambda: encoded(grainy(), "JPEG", quality=85)
     yield "JPEG progressive", lambda: encoded(grainy(), "JPEG", quality=85, progressive=True)
     yield "JPEG progressive, CMYK", lambda: encoded(grainy(mode="CMYK"), "JPEG", quality=70, progressive=True)
@@ -41,13 +41,13 @@ def worst_cases() -> Iterator[tuple[str, Callable[[], bytes]]]:
     yield "WEBP", lambda: encoded(grainy(), "WEBP", quality=75, method=2)
     yield (
         "WEBP lossless",
-        lambda: encoded(grainy((4000, 2500)).resize(SIZE, Image.Resampling.NEAREST), "WEBP", lossless=True, method=0),
+        lambda: encoded(grainy((2400, 1500)).resize(SIZE, Image.Resampling.NEAREST), "WEBP", lossless=True, method=0),
     )
-    yield "GIF", lambda: encoded(grainy((4000, 2500)).resize(SIZE, Image.Resampling.NEAREST).quantize(64, 2), "GIF")
+    yield "GIF", lambda: encoded(grainy((2400, 1500)).resize(SIZE, Image.Resampling.NEAREST).quantize(64, 2), "GIF")
     yield "BMP, 1 bit", lambda: encoded(grainy().convert("1"), "BMP")
     yield "BMP, runs of one pixel (10 million)", lambda: run_length_bmp(4000, 2500)
-    yield "TIFF, deflate", lambda: encoded(grainy((4000, 2500)).resize(SIZE, 0), "TIFF", compression="tiff_deflate")
-    yield "TIFF, LZMA", lambda: encoded(grainy((4000, 2500)).resize(SIZE, 0), "TIFF", compression="lzma")
+    yield "TIFF, deflate", lambda: encoded(grainy((2400, 1500)).resize(SIZE, 0), "TIFF", compression="tiff_deflate")
+    yield "TIFF, LZMA", lambda: encoded(grainy((2400, 1500)).resize(SIZE, 0), "TIFF", compression="lzma")
     yield "AVIF", lambda: encoded(grainy(), "AVIF", quality=75, speed=10)
     if "HEIF" in FORMATS:
         yield "HEIF", lambda: encoded(grainy(), "HEIF", quality=60)
