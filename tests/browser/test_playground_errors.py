@@ -155,7 +155,7 @@ def test_an_answer_that_fails_is_asked_for_again(visit, reply, told):
 def test_a_describe_pass_that_fails_is_tried_again(visit):
     page = visit.open()
     error = json.dumps({"type": "error", **json.loads(ENGINE_FAILED)})
-    failed = f'data: {{"type": "context.queued"}}\n\ndata: {error}\n\ndata: [DONE]\n\n'
+    failed = f'data: {{"type": "context.queued"}}\n\ndata: {error}\n\n'
     page.route("**/v1/contexts", lambda route: route.fulfill(status=200, body=failed), times=1)
     page.locator("#file").set_input_files(file("one.png", png(405), "image/png"))
     expect_alert(page, "The engine <b>died</b>.")

@@ -5,7 +5,7 @@ import random
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Path, Request
+from fastapi import APIRouter, FastAPI, Path, Query, Request
 from fastapi.responses import FileResponse, Response
 from PIL import Image
 from starlette.staticfiles import StaticFiles
@@ -30,6 +30,7 @@ _HEADERS = {
 _SCENES_END = 1_000_000_000  # the bundled model was trained on the scenes from here on
 
 SceneNumber = Annotated[int, Path(ge=0, lt=_SCENES_END)]
+Side = Annotated[int, Query(ge=1, description="in pixels")]
 
 
 class _Assets(StaticFiles):
@@ -70,6 +71,13 @@ def settings(request: Request) -> dict[str, Any]:
     state = state_of(request)
     names = ("retention", "min_retention", "max_retention", "max_image_bytes")
     return {"model": state.served_name} | {name: getattr(state.settings, name) for name in names}
+
+
+@router.get("/playground/area.json")
+def area(request: Request, width: Side, height: Side) -> dict[str, float] | None:
+    """The part of a picture of that size that the image tokens cover, in its pixels; null where that is not known."""
+    framing = state_of(request).engine.facts.framing
+    return framing.area(width, height)._asdict() if framing else None
 
 
 @router.get("/playground/scenes/{number}.png")

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -87,6 +88,25 @@ async def test_settings_that_the_page_needs(client):
     found = (await client.get("/playground/settings.json")).json()
     limits = {"min_retention": 0.02, "max_retention": 0.25, "max_image_bytes": 12345}
     assert found == {"model": "m", "retention": 0.07} | limits
+
+
+@pytest.mark.parametrize("size", [(112, 112), (300, 200), (1, 5000)])
+async def test_the_bundled_model_sees_the_whole_of_a_picture(client, size):
+    width, height = size
+    reply = await client.get("/playground/area.json", params={"width": width, "height": height})
+    assert reply.json() == {"left": 0, "top": 0, "right": width, "bottom": height}
+
+
+async def test_where_the_tokens_lie_may_not_be_known(client, bench, monkeypatch):
+    monkeypatch.setattr(bench.engine, "facts", replace(bench.engine.facts, framing=None))
+    reply = await client.get("/playground/area.json", params={"width": 300, "height": 200})
+    assert (reply.status_code, reply.json()) == (200, None)
+
+
+@pytest.mark.parametrize("wrong", [{"width": 0, "height": 1}, {"width": 1}, {"width": 1, "height": "x"}])
+async def test_a_size_that_is_none_is_named(client, wrong):
+    reply = await client.get("/playground/area.json", params=wrong)
+    assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
 async def test_a_scene_and_its_questions(client):

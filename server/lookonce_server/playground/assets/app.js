@@ -41,6 +41,7 @@ class Playground {
   #picture = null;
   /** @type {?import("./api.js").Context} */
   #context = null;
+  #area = null; // of the picture, that its tokens cover; null where that is not known
 
   start() {
     this.#showScenes(FIRST_SCENES);
@@ -105,6 +106,7 @@ class Playground {
     this.#picture = picture;
     this.#context = null;
     this.#overlay.clear();
+    this.#area = null;
     this.#costs.clear();
     clearProblem();
     for (const id of ["answers", "suggestions", "description"]) at(id).replaceChildren();
@@ -112,7 +114,8 @@ class Playground {
     for (const id of ["views", "keeping", "asking"]) at(id).disabled = true;
     at("image").src = picture.url;
     at("image").alt = picture.name;
-    at("picture").style.setProperty("--ratio", picture.ratio);
+    at("picture").style.setProperty("--ratio", picture.width / picture.height);
+    at("no-area").hidden = true;
     at("picture").hidden = false;
     at("no-picture").hidden = true;
     at("frame").scrollIntoView({ block: "nearest" });
@@ -131,6 +134,7 @@ class Playground {
   /** See that the server has the picture's context at that share, and show what it keeps. */
   async #make(share, signal) {
     const isFirst = this.#context === null;
+    if (isFirst) await this.#place(signal);
     let began = null;
     let text = "";
     for await (const event of this.#api.makeContext(this.#picture.blob, share, signal)) {
@@ -149,6 +153,13 @@ class Playground {
     const took = began === null ? null : performance.now() - began;
     this.#drawTokens(await this.#api.tokens(this.#context.id, null, signal));
     this.#showContext(took);
+  }
+
+  /** Find where in the picture the model's tokens lie: it may crop pictures, or pad them. */
+  async #place(signal) {
+    const { width, height } = this.#picture;
+    this.#area = await this.#api.get(`playground/area.json?width=${width}&height=${height}`, signal);
+    if (this.#area) this.#overlay.cover(this.#picture, this.#area);
   }
 
   /** @param {?number} took milliseconds of the describe pass, null where none ran */
@@ -182,7 +193,9 @@ class Playground {
   }
 
   #drawTokens(tokens) {
-    this.#overlay.draw(tokens);
+    const isPlaced = this.#area !== null && (tokens.grid[0] > 1 || tokens.scores.length === 1);
+    if (isPlaced) this.#overlay.draw(tokens);
+    at("no-area").hidden = isPlaced;
     this.#keeping.tell(tokens.kept.length, tokens.scores.length);
   }
 

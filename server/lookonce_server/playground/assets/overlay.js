@@ -6,7 +6,7 @@ import { svg } from "./svg.js";
 export class Overlay {
   #element;
 
-  /** @param {SVGSVGElement} element covers the picture, its sides are the picture's */
+  /** @param {SVGSVGElement} element stands within the picture */
   constructor(element) {
     this.#element = element;
     this.view = "kept";
@@ -15,6 +15,22 @@ export class Overlay {
   /** @param {"kept"|"heat"|"picture"} name what is seen; the style sheet hides the rest */
   set view(name) {
     this.#element.dataset.view = name;
+  }
+
+  /**
+   * Lie over a part of a picture, with nothing drawn yet.
+   * @param {import("./picture.js").Picture} picture
+   * @param {{left: number, top: number, right: number, bottom: number}} area in the picture's pixels; it may reach beyond it
+   */
+  cover({ width, height }, { left, top, right, bottom }) {
+    const percent = (value, all) => `${(100 * value) / all}%`;
+    Object.assign(this.#element.style, {
+      left: percent(left, width),
+      top: percent(top, height),
+      width: percent(right - left, width),
+      height: percent(bottom - top, height),
+    });
+    this.clear();
   }
 
   clear() {

@@ -7,7 +7,8 @@ import { bytes } from "./format.js";
  * @typedef {object} Picture
  * @property {Blob} blob its bytes, as they were chosen
  * @property {string} url where this page has it, to be revoked when it is left
- * @property {number} ratio width by height
+ * @property {number} width in pixels, as it is shown: upright
+ * @property {number} height
  * @property {string} name
  * @property {Suggestion[]} suggestions
  */
@@ -35,8 +36,8 @@ export async function openPicture(blob, name, maxBytes, suggestions = []) {
     URL.revokeObjectURL(url);
     throw new PictureError(`${name} is no picture that this browser can show.`);
   }
-  const ratio = image.naturalWidth / image.naturalHeight || 1;
-  return { blob, url, ratio, name, suggestions };
+  // A drawing may have no size of its own.
+  return { blob, url, width: image.naturalWidth || 1, height: image.naturalHeight || 1, name, suggestions };
 }
 
 /** @returns {Promise<string>} the bytes as a `data:` URL */
