@@ -86,12 +86,14 @@ class Sessions:
         A seed is the first answer's; each further one has the next: answer i is what seed + i alone would have given.
 
         Raises:
+            PromptTooLongError: its text alone cannot fit the model.
             ContextNotFoundError: the context named does not exist.
             StoreUnavailableError: the store that may have the context named does not answer.
             InvalidImageError: a new image cannot be decoded.
             OverloadedError: the queue is full.
             ContextLostError: the context named was found, and then lost on its way to the engine.
         """
+        self._engine.facts.check_length(conversation)
         question = _Question(conversation, tuple(_of_answer(sampling, i) for i in range(n)), tenant)
         if image is None:
             answers = tuple(self._engine.full(conversation, None, one, tenant) for one in question.samplings)

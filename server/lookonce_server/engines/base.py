@@ -13,6 +13,9 @@ from lookonce_pruning import RowSource
 from lookonce_server.conversation import Conversation
 from lookonce_server.errors import PromptTooLongError
 
+# No text worth reading has as many characters to a token, whatever the model.
+_CHARACTERS_A_TOKEN = 32
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -47,6 +50,16 @@ class ModelFacts:
                 param="messages",
             )
         return replace(sampling, max_tokens=min(room, sampling.max_tokens))
+
+    def check_length(self, conversation: Conversation) -> None:
+        """Raise PromptTooLongError at text that cannot fit: to count its tokens takes long, and answers would wait."""
+        length, most = conversation.length, self.max_tokens * _CHARACTERS_A_TOKEN
+        if length > most:
+            raise PromptTooLongError(
+                f"The messages have {length} characters; this model takes {self.max_tokens} tokens, answer included, and"
+                f" more than {most} characters are not counted.",
+                param="messages",
+            )
 
 
 @dataclass(frozen=True, slots=True)
