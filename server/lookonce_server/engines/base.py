@@ -56,8 +56,8 @@ class ModelFacts:
         length, most = conversation.length, self.max_tokens * _CHARACTERS_A_TOKEN
         if length > most:
             raise PromptTooLongError(
-                f"The messages have {length} characters; this model takes {self.max_tokens} tokens, answer included, and"
-                f" more than {most} characters are not counted.",
+                f"The messages have {length} characters; this model takes {self.max_tokens} tokens, answer included,"
+                f" which {most} characters are sure to exceed.",
                 param="messages",
             )
 
