@@ -47,6 +47,11 @@ class Conversation:
         """Whether an image belongs to it."""
         return any(turn.has_image for turn in self.turns)
 
+    @property
+    def length(self) -> int:
+        """Characters of all its text."""
+        return sum(len(turn.before_image) + len(turn.text) for turn in self.turns)
+
     def as_messages(self) -> list[dict[str, Any]]:
         """The messages as chat templates take them."""
         return [turn.as_message() for turn in self.turns]

@@ -88,6 +88,7 @@ class Sessions:
 
         Raises:
             InvalidRequestError: the options are beyond the limits, or contradict the context named.
+            PromptTooLongError: its text alone cannot fit the model.
             ContextNotFoundError: the context named does not exist.
             StoreUnavailableError: the store that may have the context named does not answer.
             InvalidImageError: a new image cannot be decoded.
@@ -95,6 +96,7 @@ class Sessions:
             ContextLostError: the context named was found, and then lost on its way to the engine.
         """
         self._contexts.check(options)
+        self._engine.facts.check_length(conversation)
         samplings = tuple(_of_answer(sampling, i) for i in range(n))
         question = _Question(conversation, samplings, tenant, options)
         if image is None:

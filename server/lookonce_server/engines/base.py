@@ -15,6 +15,9 @@ from lookonce_server.engines.framing import Framing
 from lookonce_server.engines.stand_ins import StandIns
 from lookonce_server.errors import PromptTooLongError
 
+# No text worth reading has as many characters to a token, whatever the model.
+_CHARACTERS_A_TOKEN = 32
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -53,6 +56,16 @@ class ModelFacts:
                 param="messages",
             )
         return replace(sampling, max_tokens=min(room, sampling.max_tokens))
+
+    def check_length(self, conversation: Conversation) -> None:
+        """Raise PromptTooLongError at text that cannot fit: to count its tokens takes long, and answers would wait."""
+        length, most = conversation.length, self.max_tokens * _CHARACTERS_A_TOKEN
+        if length > most:
+            raise PromptTooLongError(
+                f"The messages have {length} characters; this model takes {self.max_tokens} tokens, answer included,"
+                f" which {most} characters are sure to exceed.",
+                param="messages",
+            )
 
 
 @dataclass(frozen=True, slots=True)
