@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import time
 
 import httpx2
 import pytest
