@@ -3,30 +3,11 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import Discriminator, Field, Tag
 
 from lookonce_server.api.messages import ChatModel, Text, kind_of
 
-MAX_CHARACTERS = 65_536
-MAX_DEPTH = 32
 ANY_OBJECT = '{"type":"object"}'
-
-
-def _small(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema that a grammar can be made of in reasonable time."""
-    level: list[Any] = [schema]
-    depth = 0
-    while level := [node for node in level if isinstance(node, dict | list)]:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise PydanticCustomError("schema_depth", "must be nested at most {most} levels deep", {"most": MAX_DEPTH})
-        level = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
-    if len(schema_text(schema)) > MAX_CHARACTERS:
-        raise PydanticCustomError(
-            "schema_size", "must have at most {most} characters, written as JSON", {"most": MAX_CHARACTERS}
-        )
-    return schema
 
 
 def schema_text(schema: dict[str, Any]) -> str:
@@ -34,9 +15,7 @@ def schema_text(schema: dict[str, Any]) -> str:
     return json.dumps(schema, separators=(",", ":"), allow_nan=False)
 
 
-# The name of what a schema describes, and the schema itself.
 FormatName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-SmallSchema = Annotated[dict[str, Any], AfterValidator(_small)]
 
 
 class TextFormat(ChatModel):
@@ -65,7 +44,7 @@ class JsonSchema(ChatModel):
     name: FormatName
     description: Text | None = None
     # The trailing underscore: pydantic has a method of that name.
-    schema_: Annotated[SmallSchema, Field(alias="schema")]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
     strict: bool | None = None
 
 

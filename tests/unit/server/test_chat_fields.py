@@ -60,7 +60,7 @@ REQUEST = {
     "logprobs": Values([True, False], [3]),
     "top_logprobs": Values([], [-1, 21, 3]),  # 3 needs logprobs
     "response_format": Values(
-        [{"type": "text"}], [{"type": "xml"}, {"type": []}, "text", formatted(deep(33)), formatted({"a": "x" * 65536})]
+        [{"type": "text"}], [{"type": "xml"}, {"type": []}, "text", formatted(deep(60)), formatted({"a": "x" * 65536})]
     ),
     "user": Values(["me", ""], [3]),
     "safety_identifier": Values(["me"], ["x" * 129]),
