@@ -36,7 +36,7 @@ async def send(app: FastAPI, request: Any) -> httpx2.Response:
     """Send a chat request: JSON as bytes, or what is made JSON of, in ASCII, which can stand for what UTF-8 cannot."""
     content = request if isinstance(request, bytes) else json.dumps(request).encode()
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    async with asyncio.timeout(60), httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with asyncio.timeout(60), httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         headers = {"content-type": "application/json"}
         return await client.post("/v1/chat/completions", content=content, headers=headers)
 

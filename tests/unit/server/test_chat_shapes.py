@@ -75,7 +75,7 @@ async def test_the_fingerprint_is_the_models(app, engine):
 
 
 async def test_the_models(app):
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost") as client:
         listed = (await client.get("/v1/models")).json()
         one = (await client.get("/v1/models/m")).json()
         missing = await client.get("/v1/models/a/b")

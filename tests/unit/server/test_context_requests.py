@@ -30,7 +30,7 @@ async def app():
 
 @pytest.fixture
 async def client(app):
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test", timeout=60) as made:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost", timeout=60) as made:
         yield made
 
 
@@ -203,7 +203,7 @@ def fuzzing(app):
     """Sends forms from a test that is no coroutine, which hypothesis cannot call."""
 
     async def send(parts: list[bytes]) -> httpx2.Response:
-        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost") as client:
             return await post_form(client, *parts, end=b"")
 
     return lambda parts: asyncio.run(send(parts))

@@ -30,7 +30,7 @@ async def app():
 
 @pytest.fixture
 async def client(app):
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test", timeout=60) as made:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost", timeout=60) as made:
         yield made
 
 
@@ -107,7 +107,7 @@ async def test_a_selection_that_ranks_in_every_layer_cannot_be_previewed():
     settings = Settings(selection="attention-per-layer", window="all", describe_tokens=8)
     async with running_app(settings) as app:
         transport = httpx2.ASGITransport(app)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
             context = await prepared(client)
             kept = (await client.get(path(context, "tokens"))).json()["kept"]
             stored = await app.state.parts.store.peek(ContextKey(TENANT, context["id"]))

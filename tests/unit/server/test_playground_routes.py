@@ -38,7 +38,7 @@ async def client(bench):
         metrics=bench.metrics,
         started_at=0.0,
     )
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(_app(state)), base_url="http://test") as made:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(_app(state)), base_url="http://localhost") as made:
         yield made
 
 

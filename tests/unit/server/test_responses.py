@@ -56,7 +56,7 @@ def client_with(bench):
             )
         )
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-        return httpx2.AsyncClient(transport=transport, base_url="http://test", timeout=60)
+        return httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
 
     return make
 
