@@ -3,17 +3,23 @@
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Iterator
 
+import httpx2
 import pytest
 import torch
 
 from lookonce_cache import MemoryStore
 from lookonce_scenes import CHECKPOINT
+from lookonce_server.access import Access
+from lookonce_server.api.app import _app
+from lookonce_server.api.state import AppState
 from lookonce_server.engines.base import DescribePlan
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
 from lookonce_server.engines.transformers.selfcheck import check_model
+from lookonce_server.settings import Settings
 
 from .samples import PLAN, PROMPT, Bench
 
@@ -55,6 +61,37 @@ def bench_with(engine):
 @pytest.fixture
 def bench(bench_with) -> Bench:
     return bench_with()
+
+
+@pytest.fixture
+def client_with(bench):
+    """A client of an app with these settings."""
+
+    def make(**settings) -> httpx2.AsyncClient:
+        app = _app(
+            AppState(
+                settings=Settings(**{"max_answer_tokens": 300} | settings),
+                served_name="m",
+                engine=bench.engine,
+                store=bench.store,
+                contexts=bench.contexts,
+                sessions=bench.sessions,
+                access=Access({}),
+                images=bench.images,
+                metrics=bench.metrics,
+                started_at=time.time(),
+            )
+        )
+        transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+        return httpx2.AsyncClient(transport=transport, base_url="http://test", timeout=60)
+
+    return make
+
+
+@pytest.fixture
+async def client(client_with):
+    async with client_with() as client:
+        yield client
 
 
 @pytest.fixture
