@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 
+import httpx2
 import pytest
 import torch
 from fastapi import FastAPI
@@ -64,23 +65,43 @@ def bench(bench_with) -> Bench:
 
 
 @pytest.fixture
-def app(bench) -> FastAPI:
-    """The whole app on the shared engine; its model is called "m"."""
-    settings = Settings(max_answer_tokens=ANSWER_TOKENS)
-    return _app(
-        AppState(
-            settings=settings,
-            served_name="m",
-            engine=bench.engine,
-            store=bench.store,
-            contexts=bench.contexts,
-            sessions=bench.sessions,
-            access=Access({}),
-            images=bench.images,
-            metrics=bench.metrics,
-            started_at=time.time(),
+def app_with(bench):
+    """A function that makes the whole app on the shared engine with given settings; its model is called "m"."""
+
+    def make(**settings) -> FastAPI:
+        return _app(
+            AppState(
+                settings=Settings(**{"max_answer_tokens": ANSWER_TOKENS} | settings),
+                served_name="m",
+                engine=bench.engine,
+                store=bench.store,
+                contexts=bench.contexts,
+                sessions=bench.sessions,
+                access=Access({}),
+                images=bench.images,
+                metrics=bench.metrics,
+                started_at=time.time(),
+            )
         )
-    )
+
+    return make
+
+
+@pytest.fixture
+def app(app_with) -> FastAPI:
+    """That app with the settings of tests."""
+    return app_with()
+
+
+@pytest.fixture
+def client_with(app_with):
+    """A client of an app with these settings."""
+
+    def make(**settings) -> httpx2.AsyncClient:
+        transport = httpx2.ASGITransport(app_with(**settings), raise_app_exceptions=False)
+        return httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
+
+    return make
 
 
 @pytest.fixture
