@@ -2,7 +2,7 @@
 
 It reads requests on its standard input and replies on its standard output until that input ends. Strangers' bytes are
 decoded in here so that a decoder that hangs, takes all memory or is broken into costs this process alone: it can be
-killed, has little memory, may write no files, and has none of the server's secrets and no other request's image.
+killed, has little memory, may write no files, and has none of the server's secrets.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""The slowest pictures that the default limits accept.
+"""Pictures as large as the default limits accept, of every format, and the slowest ones that were found.
 
-`python -m tests.unit.server.image_worst_cases` decodes one of each. Each has 40 million pixels and at most 20 MiB.
+`python -m tests.unit.server.image_worst_cases` decodes one of each. Most have 40 million pixels.
 """
 
 import argparse
