@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 from lookonce_cache import MemoryStore
 from lookonce_server.contexts import Prepared
@@ -67,7 +68,9 @@ async def test_no_answer_comes_from_a_context_made_otherwise(bench, bench_with, 
     theirs = await ask(own, png(70), on_miss="compress")
     assert theirs.lookup.context_id == again.lookup.context_id
     assert theirs.pieces == again.pieces
-    assert again.lookup.context.kept_tokens == theirs.lookup.context.kept_tokens
+    made, alike = again.lookup.context, theirs.lookup.context
+    assert (made.kept_tokens, made.description) == (alike.kept_tokens, alike.description)
+    assert torch.equal(made.scores, alike.scores)
 
 
 async def test_the_servers_own_settings_may_be_named(bench):
