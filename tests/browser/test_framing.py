@@ -55,7 +55,7 @@ def shares(visit) -> list[float]:
 def test_where_that_is_not_known_nothing_is_marked(visit):
     """As with processors that cut pictures into tiles. No model of that kind is at hand: the reply is made up."""
     page = visit.open()
-    page.route("**/playground/area.json?*", lambda route: route.fulfill(json=None))
+    page.route("**/playground/area.json?*", lambda route: route.fulfill(body="null"))
     pick_file(page, 601)
     expect(page.locator("#no-area")).to_be_visible()
     expect(page.locator("#overlay rect")).to_have_count(0)
