@@ -30,7 +30,7 @@ def assert_shaped(made: dict, openais, ours) -> None:
     assert ours.model_validate_json(told, strict=True).model_dump(exclude_unset=True) == made
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "+".join(options) or "plain")
 async def test_an_answer(app, options):
     for _ in range(2):  # of an image: a miss, and a hit
         made = (await send(app, body(**options))).json()
@@ -40,7 +40,7 @@ async def test_an_answer(app, options):
         )
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "+".join(options) or "plain")
 @pytest.mark.parametrize("usage", [True, False])
 async def test_a_stream(app, options, usage):
     wanted = {"stream": True, "stream_options": {"include_usage": True}} if usage else {"stream": True}
