@@ -19,9 +19,14 @@ def shown(value: Any) -> str:
 def furthest(errors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The validation error that got furthest into the request.
 
-    A value may be of several kinds, and an error that is not about the kind is the one that helps.
+    A value may be of several kinds, and an error that is not about the kind is the one that helps; what is there and
+    wrong tells more than what is missing.
     """
-    return max(errors, key=lambda error: (len(error["loc"]), not error["type"].endswith("_type")))
+
+    def helps(error: Mapping[str, Any]) -> tuple[int, bool, bool]:
+        return len(error["loc"]), not error["type"].endswith("_type"), error["type"] != "missing"
+
+    return max(errors, key=helps)
 
 
 def field_of(error: Mapping[str, Any], body: Any) -> str | None:

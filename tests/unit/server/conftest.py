@@ -105,6 +105,13 @@ def client_with(app_with):
 
 
 @pytest.fixture
+async def client(client_with):
+    """A client of the app with the settings of tests."""
+    async with client_with() as client:
+        yield client
+
+
+@pytest.fixture
 def dead_redis() -> str:
     """The URL of a Redis that is not there: a port that was free a moment ago."""
     with socket.socket() as probe:

@@ -362,7 +362,7 @@ async def test_a_stream_that_fails_ends_with_the_failed_response_and_the_error(c
 
 
 async def test_openais_client_raises_what_fails_halfway(client, failing):
-    async with openai.AsyncOpenAI(base_url="http://test/v1", api_key="any", http_client=client) as speaking:
+    async with openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="any", http_client=client) as speaking:
         stream = await speaking.responses.create(model="m", input=LONG, stream=True)
         with pytest.raises(openai.APIError) as caught:
             [event async for event in stream]
