@@ -295,7 +295,9 @@ async def test_every_route_below_v1_wants_a_key(app, client, key):
 
 async def test_only_these_routes_are_open(app, client):
     found = {route.path for route in app.routes if not route.path.startswith("/v1/")}
-    assert found == {"/health", "/ready", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+    playground = {"settings.json", "area.json", "scenes/{number}.png", "scenes/{number}.json", "assets"}
+    pages = {"/", "/docs"} | {f"/playground/{name}" for name in playground}
+    assert found == {"/health", "/ready", "/metrics", "/openapi.json"} | pages
     for path in ("/health", "/ready", "/metrics"):
         for key in (None, WRONG):
             assert (await client.get(path, headers=bearing(key))).status_code == 200
