@@ -90,10 +90,13 @@ class Sessions:
             ContextNotFoundError: the context named does not exist.
             StoreUnavailableError: the store that may have the context named does not answer.
             InvalidImageError: a new image cannot be decoded.
+            InvalidRequestError: answers cannot be held to the schema.
             OverloadedError: the queue is full.
             ContextLostError: the context named was found, and then lost on its way to the engine.
         """
         self._engine.facts.check_length(conversation)
+        if sampling.json_schema is not None:
+            await self._engine.check_schema(sampling.json_schema)
         question = _Question(conversation, tuple(_of_answer(sampling, i) for i in range(n)), tenant)
         if image is None:
             answers = tuple(self._engine.full(conversation, None, one, tenant) for one in question.samplings)

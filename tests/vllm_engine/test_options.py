@@ -55,6 +55,7 @@ def test_what_lookonce_sets():
         ("dtype", "bfloat16", "--vllm-dtype: not for vLLM to decide. Use --dtype."),
         ("kv_transfer_config", "{}", "--vllm-kv-transfer-config: not for vLLM to decide"),
         ("worker_extension_cls", "x.Y", "--vllm-worker-extension-cls: not for vLLM to decide"),
+        ("structured_outputs_config", "{}", "--vllm-structured-outputs-config: not for vLLM to decide"),
         ("max_modle_len", "4", "unrecognized arguments: --vllm-max-modle-len=4"),
         ("tensor_parallel_size", "two", "argument --vllm-tensor-parallel-size/-tp: invalid"),
     ],

@@ -4,28 +4,18 @@ import json
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
-from pydantic_core import PydanticCustomError
 
 from lookonce_server.api.messages import ChatModel, Text, kind_of
 
-MAX_CHARACTERS = 65_536
-MAX_DEPTH = 32
 _ANY_OBJECT = '{"type":"object"}'
 
 
-def _small(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema that a grammar can be made of in reasonable time."""
-    level: list[Any] = [schema]
-    depth = 0
-    while level := [node for node in level if isinstance(node, dict | list)]:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise PydanticCustomError("schema_depth", "must be nested at most {most} levels deep", {"most": MAX_DEPTH})
-        level = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
-    if len(_text(schema)) > MAX_CHARACTERS:
-        raise PydanticCustomError(
-            "schema_size", "must have at most {most} characters, written as JSON", {"most": MAX_CHARACTERS}
-        )
+def _writable(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that can be written as JSON; what it means, and costs, the engines look at."""
+    try:
+        _text(schema)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
     return schema
 
 
@@ -60,7 +50,7 @@ class JsonSchema(ChatModel):
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
     description: Text | None = None
     # The trailing underscore: pydantic has a method of that name.
-    schema_: Annotated[dict[str, Any], Field(alias="schema"), AfterValidator(_small)]
+    schema_: Annotated[dict[str, Any], Field(alias="schema"), AfterValidator(_writable)]
     strict: bool | None = None
 
 

@@ -139,12 +139,12 @@ class Started(NamedTuple):
 class TokenLogprob(NamedTuple):
     """What the model made of a token: log-softmax, float32, of its raw logits.
 
-    That is before temperature, penalties, biases and top_p.
+    That is before temperature, penalties, biases and top_p. Where a schema is given it is among the tokens it allows.
     """
 
     token: int
     logprob: float
-    top: tuple[tuple[int, float], ...]  # (token, logprob), most likely first; as many as `Sampling.logprobs` asks for
+    top: tuple[tuple[int, float], ...]  # (token, logprob), most likely first; as many as asked for, and as there are
 
 
 class Piece(NamedTuple):
@@ -170,6 +170,9 @@ class Engine(Protocol):
 
     facts: ModelFacts
     registry: CollectorRegistry | None  # of metrics that the engine keeps itself
+
+    async def check_schema(self, schema: str) -> None:
+        """Raise InvalidRequestError unless answers can be held to a JSON Schema; to be called before any work."""
 
     def full(self, conversation: Conversation, image: Image.Image | None, sampling: Sampling, tenant: str) -> Answer:
         """The ordinary way: the whole prompt, with the image where the conversation has one."""

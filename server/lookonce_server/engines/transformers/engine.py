@@ -13,6 +13,7 @@ from lookonce_pruning import AttentionRecorder, PruningError, compress, get_sele
 from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import Answer, DescribePlan, Description, ModelFacts, Piece, Sampling, Started
 from lookonce_server.engines.detokenizing import TextStream, end_ids, token_text
+from lookonce_server.engines.grammar import Grammars
 from lookonce_server.engines.prompts import Prompt, PromptRenderer
 from lookonce_server.engines.shared import SharedTokens
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
@@ -40,6 +41,7 @@ class TransformersEngine:
         self._shared = shared
         self._prompts = PromptRenderer(loaded.processor, loaded.model.config)
         self._end_ids = end_ids(loaded.model.generation_config, loaded.processor.tokenizer)
+        self._grammars = Grammars(loaded.processor.tokenizer, loaded.model.config.get_text_config().vocab_size)
         self.facts = ModelFacts(
             fingerprint=loaded.fingerprint,
             template_digest=digest(str(loaded.processor.chat_template).encode()),
@@ -71,6 +73,10 @@ class TransformersEngine:
     def token_text(self, token: int) -> str:
         """See `Engine.token_text`."""
         return token_text(self._prompts.tokenizer, token)
+
+    async def check_schema(self, schema: str) -> None:
+        """See `Engine.check_schema`."""
+        await self._grammars.check(schema)
 
     async def ping(self) -> None:
         """See `Engine.ping`."""
@@ -118,10 +124,15 @@ class TransformersEngine:
 
     def _decode(self, state: State, sampling: Sampling) -> Iterator[Piece]:
         sampler = Sampler(sampling)
-        text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
+        grammar = None if sampling.json_schema is None else self._grammars.grammar(sampling.json_schema)
+        ends = self._end_ids | {grammar.end} if grammar else self._end_ids
+        text = TextStream(self._prompts.tokenizer, sampling, ends)
         while True:
-            token = sampler.pick(state.logits)
-            piece = text.push(token, sampler.logprob(state.logits, token))
+            logits = grammar.masked(state.logits) if grammar else state.logits
+            token = sampler.pick(logits)
+            if grammar:
+                grammar.push(token)
+            piece = text.push(token, sampler.logprob(logits, token))
             yield piece
             if piece.finish_reason:
                 return

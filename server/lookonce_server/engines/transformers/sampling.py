@@ -49,14 +49,14 @@ class Sampler:
         return token
 
     def logprob(self, logits: Tensor, token: int) -> TokenLogprob | None:
-        """What the model made of a token, of its raw logits `[vocabulary]`; None where nobody asked."""
+        """What the model made of a token, of the logits `[vocabulary]` it was picked of; None where nobody asked."""
         if self._logprobs is None:
             return None
         logprobs = logits.float().log_softmax(-1)
         # Of the logits, as `pick` does: the subtraction may round neighbours to the same logprob.
         likeliest = logits.topk(min(self._logprobs, len(logits))).indices
         top = zip(likeliest.tolist(), logprobs[likeliest].tolist(), strict=True)
-        return TokenLogprob(token, float(logprobs[token]), tuple(top))
+        return TokenLogprob(token, float(logprobs[token]), tuple(one for one in top if one[1] > float("-inf")))
 
     def _processed(self, logits: Tensor) -> Tensor:
         process: Any = self._processors  # its types name legacy tensor classes

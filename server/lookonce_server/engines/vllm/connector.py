@@ -39,6 +39,8 @@ class ContextConnector(KVConnectorBase_V1):
         self._config = vllm_config
         self._block_size = kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
         if role is KVConnectorRole.SCHEDULER:
+            # vLLM would log the schema and the answer of a grammar that fails, in this process.
+            logging.getLogger("vllm.v1.structured_output.backend_guidance").setLevel(logging.ERROR)
             self._scheduling = Scheduling(vllm_config.model_config.hf_config, self._block_size)
         self._injector: Injector | None = None
         self._recorder: Recorder | None = None

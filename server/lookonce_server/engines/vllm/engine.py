@@ -27,6 +27,7 @@ from lookonce_server.engines.base import (
 )
 from lookonce_server.engines.checkpoint import find_checkpoint, fingerprint
 from lookonce_server.engines.detokenizing import TextStream, end_ids, token_text
+from lookonce_server.engines.grammar import Grammars
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.shared import DenseContext, SharedTokens
 from lookonce_server.engines.vllm.capturing import Capturer
@@ -64,6 +65,7 @@ class VllmEngine:
         self._config = AutoConfig.from_pretrained(folder)
         self._prompts = PromptRenderer(processor, self._config)
         self._end_ids = end_ids(_generation_config(folder), processor.tokenizer)
+        self._grammars = Grammars(processor.tokenizer, model.get_vocab_size())
         self.facts = ModelFacts(
             fingerprint=_fingerprint(folder, dtype, llm),
             template_digest=digest(str(processor.chat_template).encode()),
@@ -102,6 +104,7 @@ class VllmEngine:
         """
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # else vLLM reports each start to its makers
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # a start is a hundred lines at its INFO
+        os.environ.setdefault("LLGUIDANCE_LOG_LEVEL", "0")  # a grammar that fails is told to whoever asked
         folder = await asyncio.to_thread(find_checkpoint, name)
         args = await asyncio.to_thread(engine_args, options, model=str(folder), dtype=str(dtype).removeprefix("torch."))
         try:
@@ -142,6 +145,10 @@ class VllmEngine:
     def token_text(self, token: int) -> str:
         """See `Engine.token_text`."""
         return token_text(self._prompts.tokenizer, token)
+
+    async def check_schema(self, schema: str) -> None:
+        """See `Engine.check_schema`."""
+        await self._grammars.check(schema)
 
     async def ping(self) -> None:
         """See `Engine.ping`."""
@@ -222,15 +229,21 @@ class VllmEngine:
     ) -> Answer:
         """The answer's events, its texts made from tokens as in every engine."""
         text: TextStream | None = None
-        params = sampling_params(sampling, job, end_ids=self._end_ids)
+        schema = sampling.json_schema
+        # vLLM keeps to the schema by itself. This tells whether it did: it ends an answer whose grammar fails.
+        grammar = None if schema is None else await asyncio.to_thread(self._grammars.grammar, schema)
+        ends = self._end_ids | {grammar.end} if grammar else self._end_ids
+        params = sampling_params(sampling, job, end_ids=ends)
         async with aclosing(self._requests.run(prompt, params)) as outputs:
             async for output in outputs:
                 if text is None:
                     first = started(output)
                     fitting = self.facts.fit(first.prompt_tokens, sampling)  # vLLM ends an answer that has no more room
-                    text = TextStream(self._prompts.tokenizer, fitting, self._end_ids)
+                    text = TextStream(self._prompts.tokenizer, fitting, ends)
                     yield first
                 for token, logprob in _tokens(output, sampling.logprobs):
+                    if grammar:
+                        grammar.push(token)
                     piece = text.push(token, logprob)
                     yield piece._replace(tier=_tier(output)) if piece.finish_reason else piece
                     if piece.finish_reason:
@@ -291,7 +304,7 @@ def _logprob(token: int, found: Mapping[int, Any] | None, count: int) -> TokenLo
     if found is None:
         return None
     ranked = sorted(found.items(), key=lambda item: item[1].rank)
-    top = tuple((id_, one.logprob) for id_, one in ranked if one.rank <= count)
+    top = tuple((id_, one.logprob) for id_, one in ranked if one.rank <= count and one.logprob > float("-inf"))
     return TokenLogprob(token, found[token].logprob, top)
 
 

@@ -17,6 +17,7 @@ _OURS = {
     "served_model_name": "--served-name",
     "kv_transfer_config": "nothing: contexts travel through lookonce's own connector",
     "worker_extension_cls": "nothing: it is lookonce's own",
+    "structured_outputs_config": "nothing: JSON is decoded as in every engine",
 }
 _CPU_CACHE_BYTES = 2 * 1024**3  # on a CPU vLLM would take most of the machine's memory, and fail where it is in use
 
@@ -32,7 +33,7 @@ def engine_args(given: Mapping[str, Any], *, model: str, dtype: str) -> Any:
     Raises:
         ModelRefusedError: an option is unknown, has a wrong value, or is decided by lookonce; it is named.
     """
-    from vllm.config import KVTransferConfig
+    from vllm.config import KVTransferConfig, StructuredOutputsConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -62,6 +63,9 @@ def engine_args(given: Mapping[str, Any], *, model: str, dtype: str) -> Any:
         kv_connector=CONNECTOR, kv_connector_module_path=CONNECTOR_MODULE, kv_role="kv_both"
     )
     args.worker_extension_cls = WORKER_EXTENSION
+    args.structured_outputs_config = StructuredOutputsConfig(
+        backend="guidance", disable_any_whitespace=True, enable_in_reasoning=True
+    )
     return args
 
 

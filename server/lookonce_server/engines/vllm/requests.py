@@ -9,11 +9,12 @@ from typing import Any
 from vllm import SamplingParams
 from vllm.exceptions import VLLMClientError
 from vllm.outputs import RequestOutput
-from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from lookonce_server.engines.base import Sampling
+from lookonce_server.engines.grammar import OUTGREW, refused
 from lookonce_server.engines.vllm.contract import Job
 from lookonce_server.errors import (
     ContextLostError,
@@ -78,7 +79,7 @@ class Requests:
 
         Raises:
             PromptTooLongError: it does not fit the model.
-            InvalidRequestError: vLLM does not take it.
+            InvalidRequestError: vLLM does not take it, or its grammar grew too complex.
             InvalidImageError: the model's processor does not take the image.
             ContextLostError: its context was not where it should have been.
             EngineError: vLLM failed, or is gone.
@@ -87,7 +88,10 @@ class Requests:
         try:
             async with aclosing(outputs):
                 async for output in outputs:
-                    if output.finished and output.outputs[0].finish_reason == "error":
+                    ended = output.outputs[0]
+                    if output.finished and ended.finish_reason == "error":
+                        if ended.token_ids:  # a grammar that failed did not take them; a context is lost before any
+                            raise refused(OUTGREW)
                         raise ContextLostError("The context was lost before it could be used.")
                     yield output
         except VLLMClientError as error:
@@ -117,6 +121,7 @@ def sampling_params(
         end_ids: the tokens that end an answer, these and no others, as in every engine.
         more: for describe passes.
     """
+    schema = sampling.json_schema
     return SamplingParams(
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
@@ -129,6 +134,7 @@ def sampling_params(
         ignore_eos=True,
         stop_token_ids=sorted(end_ids),
         detokenize=False,
+        structured_outputs=StructuredOutputsParams(json=schema) if schema is not None else None,
         output_kind=RequestOutputKind.DELTA,
         extra_args={"kv_transfer_params": job.as_params()} if job else None,
         **more,

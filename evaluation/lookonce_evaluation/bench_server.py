@@ -1,0 +1,142 @@
+"""What the HTTP server adds to an answer: `python -m lookonce_evaluation.bench_server` (`make bench-server`).
+
+Every question is about a context that is known, given by its id. It is asked in four ways:
+
+- direct: the server's sessions and engine, called in the process, without HTTP;
+- server: the app that `lookonce serve` runs, on the same sessions and engine, under uvicorn in the same process;
+- bare uvicorn: an app under uvicorn that answers by heart, as many bytes and events: what HTTP and the client cost;
+- lookonce serve: a server process of its own, with its own engine, and its access log.
+
+The client is a bare socket on the same event loop: no client's library is measured. `none` as the model is an engine
+that has its answers at once: what is left is the server. One run asks in all ways in turn, round by round, each round
+in an order of its own, so that what else the machine does falls on all alike. Differences and ratios are to `direct`
+of the same round, and their medians are given with half of the quartiles' distance; p99 is of all rounds' answers.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lookonce_evaluation.benching import Spread, header, line
+from lookonce_evaluation.overhead.ways import DIRECT, MODEL, NONE, PROCESS, Ask, Load, Way, opened
+
+LOADS = tuple(itertools.starmap(Load, itertools.product((NONE, MODEL), (1, 8), (False, True), (1, 32))))
+HEADER = header(
+    "model", "tokens", "streamed", "at once", "way", "p50, ms", "added, ms", "of direct", "p99, ms", "p99 added, ms"
+)
+
+
+@dataclass
+class Cell:
+    """A load in one way: milliseconds of its answers, by round."""
+
+    load: Load
+    way: str
+    rounds: list[list[float]] = field(default_factory=list)
+
+    @property
+    def medians(self) -> list[float]:
+        """Of the rounds."""
+        return [statistics.median(one) for one in self.rounds]
+
+    @property
+    def p99(self) -> float:
+        """Of all answers."""
+        return statistics.quantiles(itertools.chain(*self.rounds), n=100, method="inclusive")[-1]
+
+
+async def asked(asks: Sequence[Ask], each: int) -> list[float]:
+    """Milliseconds of every answer to those who ask at once, each one question after the other."""
+    found: list[float] = []
+
+    async def one(ask: Ask) -> None:
+        for _ in range(each):
+            started = time.perf_counter()
+            await ask()
+            found.append(1000 * (time.perf_counter() - started))
+
+    await asyncio.gather(*map(one, asks))
+    return found
+
+
+async def measured(rounds: int, answers: int, loads: Sequence[Load] = LOADS) -> list[Cell]:
+    """Every cell, `answers` answers a round at least."""
+    async with opened() as ways:
+        cells = [Cell(load, way) for load in loads for way in ways if load.engine == MODEL or way != PROCESS]
+        for number in range(rounds + 1):
+            for cell in random.Random(number).sample(cells, len(cells)):
+                found = await _round(ways[cell.way], cell.load, answers)
+                if number:  # the first round warms up
+                    cell.rounds.append(found)
+    return cells
+
+
+async def _round(way: Way, load: Load, answers: int) -> list[float]:
+    async with way.asking(load) as asks:
+        return await asked(asks, max(2, answers // load.concurrency))
+
+
+def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """The figures."""
+    direct = {cell.load: cell for cell in cells if cell.way == DIRECT}
+    return [_row(cell, direct[cell.load]) for cell in cells]
+
+
+def _row(cell: Cell, direct: Cell) -> dict[str, Any]:
+    pairs = list(zip(cell.medians, direct.medians, strict=True))
+    return {
+        **cell.load._asdict(),
+        "way": cell.way,
+        "p50_ms": Spread.of(cell.medians)._asdict(),
+        "added_ms": Spread.of(here - there for here, there in pairs)._asdict(),
+        "of_direct": Spread.of(here / there for here, there in pairs)._asdict(),
+        "p99_ms": cell.p99,
+        "p99_added_ms": cell.p99 - direct.p99,
+    }
+
+
+def table_line(row: dict[str, Any]) -> str:
+    """A line of the table."""
+    p50, added, times = (
+        "{median:.2f} ± {half:.2f}".format(median=row[name]["median"], half=row[name]["quartiles"] / 2)
+        for name in ("p50_ms", "added_ms", "of_direct")
+    )
+    beside = (added, f"{times}x", f"{row['p99_ms']:.2f}", f"{row['p99_added_ms']:+.2f}")
+    if row["way"] == DIRECT:
+        beside = ("-", "-", f"{row['p99_ms']:.2f}", "-")
+    streamed = "yes" if row["stream"] else "no"
+    return line((row["engine"], row["tokens"], streamed, row["concurrency"], row["way"], p50, *beside))
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lookonce_evaluation.bench_server",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="[%(default)s]")
+    parser.add_argument("--answers", type=int, default=64, help="of a cell and round, at least [%(default)s]")
+    parser.add_argument("--quick", action="store_true", help="two rounds of a few answers: does it work?")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    arguments = parser.parse_args(given)
+    rounds, answers = (2, 2) if arguments.quick else (arguments.rounds, arguments.answers)
+    found = rows(asyncio.run(measured(rounds, answers)))
+    print("\n".join([HEADER, *map(table_line, found)]))
+    if arguments.json:
+        machine = {"processor": platform.machine(), "cores": os.cpu_count()}
+        arguments.json.write_text(json.dumps({"machine": machine, "rows": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
