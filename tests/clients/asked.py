@@ -40,3 +40,9 @@ def tell(**found: Any) -> None:
 def error_of(error: Exception) -> dict[str, Any]:
     """What the client made of a refusal."""
     return {"kind": type(error).__name__, "status": getattr(error, "status_code", None), "message": str(error)}
+
+
+def schema() -> dict[str, Any]:
+    """A JSON Schema whose answers end."""
+    properties = {"color": {"enum": ["red", "green", "blue"]}, "seen": {"type": "boolean"}}
+    return {"type": "object", "properties": properties, "required": ["color", "seen"], "additionalProperties": False}

@@ -3,7 +3,7 @@
 import asyncio
 
 import openai
-from asked import Asked, asked, error_of, tell
+from asked import Asked, asked, error_of, schema, tell
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
 
@@ -23,6 +23,7 @@ async def main() -> None:
     later_chunks = [chunk async for chunk in chat.astream(given.text)]
     first = chat.invoke(about(given.question, given))
     again = [chunk.content for chunk in chat.stream(about(given.question, given))]
+    structured = chat.with_structured_output({"title": "Seen", **schema()}, method="json_schema")
     try:
         chat.bind(tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]).invoke(given.text)
     except openai.BadRequestError as error:
@@ -35,6 +36,7 @@ async def main() -> None:
         later_streamed=[chunk.content for chunk in later_chunks],
         first=first.content,
         again="".join(again),
+        structured=structured.invoke(given.text),
         refused=refused,
     )
 

@@ -1,10 +1,11 @@
 """LiteLLM's completion and acompletion."""
 
 import asyncio
+import json
 from typing import Any
 
 import litellm
-from asked import asked, error_of, tell
+from asked import asked, error_of, schema, tell
 
 
 def text_of(chunk: Any) -> str:
@@ -30,6 +31,8 @@ async def main() -> None:
     later_streamed = [text_of(chunk) async for chunk in chunks]
     first = litellm.completion(messages=about, **server)
     again = "".join(text_of(chunk) for chunk in litellm.completion(messages=about, stream=True, **server))
+    wanted = {"type": "json_schema", "json_schema": {"name": "seen", "schema": schema(), "strict": True}}
+    structured = litellm.completion(messages=text, response_format=wanted, **server)
     try:
         litellm.completion(messages=text, temperature=3, **server)
     except litellm.BadRequestError as error:
@@ -42,6 +45,7 @@ async def main() -> None:
         later_streamed=later_streamed,
         first=first.choices[0].message.content,
         again=again,
+        structured=json.loads(structured.choices[0].message.content),
         refused=refused,
     )
 

@@ -1,9 +1,10 @@
 """llama-index-llms-openai-like's OpenAILike."""
 
 import asyncio
+import json
 
 import openai
-from asked import asked, error_of, tell
+from asked import asked, error_of, schema, tell
 from llama_index.core.llms import ChatMessage, ImageBlock, TextBlock
 from llama_index.llms.openai_like import OpenAILike
 
@@ -21,6 +22,8 @@ async def main() -> None:
     later_streamed = [chunk.delta or "" async for chunk in await llm.astream_chat(text)]
     first = llm.chat(about)
     again = [chunk.delta or "" for chunk in llm.stream_chat(about)]
+    wanted = {"type": "json_schema", "json_schema": {"name": "seen", "schema": schema(), "strict": True}}
+    structured = llm.chat(text, response_format=wanted)
     try:
         llm.chat(text, temperature=3)
     except openai.BadRequestError as error:
@@ -33,6 +36,7 @@ async def main() -> None:
         later_streamed=later_streamed,
         first=first.message.content,
         again="".join(again),
+        structured=json.loads(structured.message.content or ""),
         refused=refused,
     )
 

@@ -1,9 +1,10 @@
 """`llm`, from Python; the test runs its command too."""
 
 import asyncio
+import json
 
 import llm
-from asked import asked, error_of, tell
+from asked import asked, error_of, schema, tell
 
 
 async def main() -> None:
@@ -21,6 +22,7 @@ async def main() -> None:
         "later_streamed": [piece async for piece in later_model.prompt(given.text, max_tokens=24)],
         "first": first.text(),
         "again": "".join(model.prompt(given.question, attachments=[picture], max_tokens=24)),
+        "structured": json.loads(model.prompt(given.text, schema=schema(), stream=False, max_tokens=24).text()),
     }
     try:
         model.prompt(given.text, stream=False, logit_bias={"99999": 1}).text()

@@ -114,6 +114,9 @@ def test_a_client_gets_what_openais_gets(clients_python, server, folder, client)
         forgetting.delete(f"/contexts/{hit.lookonce['context_id']}", cast_to=object)
     assert told["first"] == text_of(answer(server, question, picture_url(seed)))
 
+    assert told["structured"]["color"] in ("red", "green", "blue")
+    assert isinstance(told["structured"]["seen"], bool)
+
     kind, field = REFUSALS[client]
     assert (told["refused"]["kind"], told["refused"]["status"]) == (kind, 400)
     assert field in told["refused"]["message"]

@@ -1,10 +1,12 @@
 """The ways in which OpenAI's own client may ask: async, its streaming helper, raw responses, resent history."""
 
 import asyncio
+from typing import Annotated, Literal
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import BaseModel, Field
 from transformers import AutoTokenizer
 
 from lookonce_scenes import CHECKPOINT
@@ -15,6 +17,13 @@ from .server_process import MODEL
 SEED = 131
 FIND = find_question(SEED)
 OPTIONS = {"model": MODEL, "max_tokens": 24}
+
+
+class Seen(BaseModel):
+    """What is asked for as JSON."""
+
+    color: Literal["red", "green", "blue", "yellow"]
+    count: Annotated[int, Field(ge=0, le=9)]
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +81,32 @@ def test_the_streaming_helper_puts_the_same_together(client, context, whole):
     assert final.usage == whole.usage
     assert final.choices[0].logprobs is not None
     assert "".join(one.token for one in final.choices[0].logprobs.content or []).strip() == text_of(whole)
+
+
+def test_an_answer_is_parsed_into_a_model(client, context):
+    asked = {"messages": messages("What is there?", context), "response_format": Seen, **OPTIONS}
+    completion = client.chat.completions.parse(**asked)
+    seen = completion.choices[0].message.parsed
+    assert isinstance(seen, Seen)
+    with client.chat.completions.stream(**asked) as stream:
+        events = list(stream)
+        assert stream.get_final_completion().choices[0].message.parsed == seen
+    assert [event.parsed for event in events if event.type == "content.done"] == [seen]
+
+
+def test_an_answer_may_be_any_json_object(client, context):
+    completion = client.chat.completions.create(
+        messages=messages(FIND, context), response_format={"type": "json_object"}, **OPTIONS
+    )
+    assert text_of(completion).startswith("{")
+
+
+def test_a_schema_that_cannot_be_kept_to_is_refused(client, context):
+    schema = {"type": "array", "uniqueItems": True}
+    wanted = {"type": "json_schema", "json_schema": {"name": "list", "schema": schema, "strict": True}}
+    with pytest.raises(openai.BadRequestError, match="uniqueItems") as caught:
+        client.chat.completions.create(messages=messages(FIND, context), response_format=wanted, **OPTIONS)
+    assert caught.value.param == "response_format"
 
 
 def test_raw_and_streamed_responses(client, context, whole):

@@ -3,11 +3,20 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from lookonce_server.api.messages import ChatModel, Text, kind_of
 
 ANY_OBJECT = '{"type":"object"}'
+
+
+def _writable(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that can be written as JSON; what it means, and costs, the engines look at."""
+    try:
+        schema_text(schema)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    return schema
 
 
 def schema_text(schema: dict[str, Any]) -> str:
@@ -15,6 +24,7 @@ def schema_text(schema: dict[str, Any]) -> str:
     return json.dumps(schema, separators=(",", ":"), allow_nan=False)
 
 
+Schema = Annotated[dict[str, Any], AfterValidator(_writable)]
 FormatName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
@@ -44,7 +54,7 @@ class JsonSchema(ChatModel):
     name: FormatName
     description: Text | None = None
     # The trailing underscore: pydantic has a method of that name.
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    schema_: Annotated[Schema, Field(alias="schema")]
     strict: bool | None = None
 
 

@@ -3,12 +3,15 @@
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from lookonce_server.api.messages import ChatModel, Message, ModelName, Text
 from lookonce_server.api.response_format import ResponseFormat
 from lookonce_server.api.unused import Unused
 from lookonce_server.options import ContextOptions
+
+# FastAPI writes bounds as floating-point numbers, which these are not.
+_INT64 = WithJsonSchema({"type": "integer", "format": "int64"})
 
 
 class _Request(BaseModel):
@@ -64,7 +67,7 @@ class ChatRequest(ChatModel):
     n: Annotated[int, Field(ge=1, le=8)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), _INT64] | None = None
     stop: (
         Annotated[str, Field(min_length=1)]
         | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)]

@@ -153,8 +153,7 @@ class Started(NamedTuple):
 class TokenLogprob(NamedTuple):
     """What the model made of a token: log-softmax, float32, of its raw logits.
 
-    That is before temperature, penalties, biases and top_p. Where a schema is given it is among the tokens that it
-    allows.
+    That is before temperature, penalties, biases and top_p. Where a schema is given it is among the tokens it allows.
     """
 
     token: int

@@ -60,7 +60,8 @@ REQUEST = {
     "logprobs": Values([True, False], [3]),
     "top_logprobs": Values([], [-1, 21, 3]),  # 3 needs logprobs
     "response_format": Values(
-        [{"type": "text"}], [{"type": "xml"}, {"type": []}, "text", formatted(deep(60)), formatted({"a": "x" * 65536})]
+        [{"type": "text"}, {"type": "json_object"}, formatted(SCHEMA)],
+        [{"type": "xml"}, {"type": []}, "text", formatted(deep(51)), formatted({"a": "x" * 65536})],
     ),
     "user": Values(["me", ""], [3]),
     "safety_identifier": Values(["me"], ["x" * 129]),
@@ -99,7 +100,7 @@ IMAGE = {
 JSON_SCHEMA = {
     "name": Values(["a-B_1"], ["", "a b", "a" * 65, None]),
     "description": Values(["a thing", None], [3]),
-    "schema": Values([SCHEMA, {}, deep(32)], [None, True, "x"]),
+    "schema": Values([SCHEMA, {}, deep(50)], [None, True, "x"]),
     "strict": Values([True, False, None], ["yes"]),
 }
 NAME = Values(["me", None], ["", "x" * 65])
@@ -151,7 +152,7 @@ async def assert_refused(app, request: dict[str, Any], field: str) -> None:
     assert reply.status_code == (404 if error["code"] == "model_not_found" else 400)
     assert error["type"] == "invalid_request_error"
     assert error["param"].startswith(field), error
-    assert error["param"] in error["message"] or error["code"] or "JSON Schema" in error["message"], error
+    assert error["param"] in error["message"] or error["code"] or "The JSON Schema" in error["message"], error
 
 
 # --- the fields of a request ------------------------------------------------------------------------------------------
@@ -203,6 +204,13 @@ async def test_stream_options_are_refused_by_name(app, field, value):
 
 async def test_stream_options_without_a_stream_are_refused(app):
     await assert_refused(app, body(stream_options={"include_usage": True}), "stream_options")
+
+
+@pytest.mark.parametrize(("field", "value"), examples(JSON_SCHEMA, "taken"))
+async def test_a_json_schema_format_is_taken(app, field, value):
+    wanted = formatted(SCHEMA)
+    wanted["json_schema"][field] = value
+    await assert_taken(app, body(response_format=wanted))
 
 
 @pytest.mark.parametrize(("field", "value"), examples(JSON_SCHEMA, "refused"))

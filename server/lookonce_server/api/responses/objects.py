@@ -4,13 +4,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
+from lookonce_server.api.response_format import FormatName, Schema
+
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
 class Shown(BaseModel):
     """A part of an answer."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     def shown(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -33,8 +35,8 @@ class JsonSchema(Shown):
     """JSON that a schema accepts; `strict` or not, it always does."""
 
     type: Literal["json_schema"]
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-    schema_: Annotated[dict[str, JsonValue], Field(alias="schema")]
+    name: FormatName
+    schema_: Annotated[Schema, Field(alias="schema")]
     description: str | None = None
     strict: bool | None = None
 

@@ -11,7 +11,7 @@ from lookonce_server.api.schemas import Extension
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class InputText(_Strict):
