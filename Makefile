@@ -17,7 +17,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test lint bench bench-store bench-vllm soak train clean
+.PHONY: help serve demo test lint bench bench-store bench-server bench-vllm soak train clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: $(VENV)/.dev ## measure speed and size
 
 bench-store: $(VENV)/.dev ## measure what keeping contexts costs, beside memcpy and bare Redis
 	$(BIN)/python -m lookonce_evaluation.bench_store $(ARGS)
+
+bench-server: $(VENV)/.dev ## measure what the HTTP server adds to an answer
+	$(BIN)/python -m lookonce_evaluation.bench_server $(ARGS)
 
 bench-vllm: $(VENV)/.dev ## measure a later question in vLLM, beside its prefix cache
 	$(BIN)/python -m lookonce_evaluation.bench_vllm $(ARGS)

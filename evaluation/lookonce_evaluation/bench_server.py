@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from lookonce_evaluation.benching import Spread, header, line
-from lookonce_evaluation.overhead.ways import DIRECT, MODEL, NONE, PROCESS, Ask, Load, Way, opened
+from lookonce_evaluation.overhead.ways import BARE, DIRECT, MODEL, NONE, PROCESS, Ask, Load, Way, opened
 
 LOADS = tuple(itertools.starmap(Load, itertools.product((NONE, MODEL), (1, 8), (False, True), (1, 32))))
+_LEFT_OUT = {MODEL: (BARE,), NONE: (PROCESS,)}  # what no model changes, and what has no other
 HEADER = header(
     "model", "tokens", "streamed", "at once", "way", "p50, ms", "added, ms", "of direct", "p99, ms", "p99 added, ms"
 )
@@ -69,10 +70,10 @@ async def asked(asks: Sequence[Ask], each: int) -> list[float]:
     return found
 
 
-async def measured(rounds: int, answers: int, loads: Sequence[Load] = LOADS) -> list[Cell]:
+async def measured(rounds: int, answers: int) -> list[Cell]:
     """Every cell, `answers` answers a round at least."""
     async with opened() as ways:
-        cells = [Cell(load, way) for load in loads for way in ways if load.engine == MODEL or way != PROCESS]
+        cells = [Cell(load, way) for load in LOADS for way in ways if way not in _LEFT_OUT[load.engine]]
         for number in range(rounds + 1):
             for cell in random.Random(number).sample(cells, len(cells)):
                 found = await _round(ways[cell.way], cell.load, answers)

@@ -149,14 +149,9 @@ async def opened() -> AsyncIterator[dict[str, Way]]:
 
 def _without_model(parts: AppState) -> AppState:
     engine = NoModel(parts.engine)
-    sessions = Sessions(
-        engine,  # type: ignore[arg-type]  # most of it is the real engine's
-        parts.contexts,
-        images=parts.images,
-        on_miss=parts.settings.on_miss,
-        metrics=parts.metrics,
-    )
-    return replace(parts, engine=engine, sessions=sessions)  # type: ignore[arg-type]
+    on_miss = parts.settings.on_miss
+    sessions = Sessions(engine, parts.contexts, images=parts.images, on_miss=on_miss, metrics=parts.metrics)
+    return replace(parts, engine=engine, sessions=sessions)
 
 
 def _question(load: Load, context_id: str) -> bytes:
