@@ -94,6 +94,13 @@ Part = Annotated[
 class Message(ChatModel):
     """One message of the conversation. Which role may have what, `parsing` checks."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"role": {"const": "assistant"}}},
+            "else": {"required": ["role", "content"], "properties": {"content": {"type": ["string", "array"]}}},
+        }
+    )
+
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[list[Part], Field(min_length=1)] | None = None
     name: Annotated[str, Field(min_length=1, max_length=64)] | None = None

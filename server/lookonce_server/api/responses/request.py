@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 from lookonce_server.api.messages import ImageUrlText, ModelName
 from lookonce_server.api.responses.objects import TextConfig
 from lookonce_server.api.schemas import Extension
+from lookonce_server.api.unused import Unused
 
 
 class _Strict(BaseModel):
@@ -132,7 +133,7 @@ def parts_of(item: SystemMessage | UserMessage | AssistantMessage) -> list[Input
 class StreamOptions(_Strict):
     """Events are not padded."""
 
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: Annotated[Any, Unused(False)] = None
 
 
 Metadata = Annotated[
@@ -158,7 +159,7 @@ class ResponseRequest(_Strict):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     truncation: Literal["disabled"] | None = None
-    background: Literal[False] | None = None
+    background: Annotated[Any, Unused(False)] = None
     service_tier: Literal["auto", "default"] | None = None
     # Without tools these say nothing.
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
