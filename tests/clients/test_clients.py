@@ -21,7 +21,7 @@ from ..integration.server_process import MODEL, LookonceServer, environment
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent.parent / "docs"
-PAGE = (DOCS / "clients.md").read_text()
+PAGE = (DOCS / "integrations.md").read_text()
 DOCUMENTED_URL = "http://127.0.0.1:8000"
 TEXT = "Find the red object."
 # What each client's error class for a 400 is called, and the field that its script spoils.
