@@ -274,11 +274,26 @@ async def test_the_same_image_may_come_again_and_no_other(client, bench):
         assert again["lookonce"]["cache"] == "hit"
         items = (await client.get(f"/v1/responses/{again['id']}/input_items")).json()["data"]
         images = [part for item in items for part in item["content"] if part["type"] == "input_image"]
-        assert [part["image_url"] for part in images] == [context]
+        assert [part["image_url"] for part in images] == [context, context]
     for image in (picture(84), f"lookonce:{'0' * 64}"):
         error = await refused(client, input_=about(image), previous_response_id=first["id"])
         assert error["param"] == "input[0].content[0].image_url"
         assert "another image" in error["message"]
+
+
+async def test_the_image_alone_asks_to_describe_it_the_second_time_too(client):
+    alone = [{"type": "input_image", "image_url": picture(83), "detail": "auto"}]
+    first = await asked(client, about(picture(83)))
+    again = await asked(
+        client, [{"role": "user", "content": alone}], previous_response_id=first["id"], lookonce={"cache": "bypass"}
+    )
+    said = await asked(
+        client,
+        about(picture(83), "Describe the image."),
+        previous_response_id=first["id"],
+        lookonce={"cache": "bypass"},
+    )
+    assert text_of(again) == text_of(said)
 
 
 async def test_an_image_may_come_into_a_conversation_later(client):

@@ -60,8 +60,6 @@ def as_chat(request: ResponseRequest, previous: KeptResponse | None) -> AsChat:
     """
     before = previous.conversation if previous else []
     new = [KeptItem.of(item) for item in request.items]
-    if previous and previous.image:  # the same one, if it was sent again: it stands where it stood
-        new = [item.without_image() for item in new]
     items = [*before, *new]
     instructions = [] if request.instructions is None else [Message(role="system", content=request.instructions)]
     asked_in = ["input"] if isinstance(request.input, str) else [f"input[{i}]" for i in range(len(new))]

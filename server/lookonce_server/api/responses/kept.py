@@ -45,10 +45,6 @@ class KeptItem(_Kept):
         parts = [KeptPart(type=part.type, text=getattr(part, "text", "")) for part in parts_of(item)]
         return cls(id=item_id(), role=item.role, parts=parts)
 
-    def without_image(self) -> "KeptItem":
-        """The message, its image left out."""
-        return self.model_copy(update={"parts": [part for part in self.parts if part.type != "input_image"]})
-
 
 class KeptImage(_Kept):
     """The conversation's image."""
