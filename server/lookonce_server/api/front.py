@@ -17,19 +17,12 @@ from lookonce_server.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_PAGES = ("/docs", "/docs/oauth2-redirect", "/redoc")
 _HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
 _POLICY = "default-src 'none'; frame-ancestors 'none'"
-# The pages that show the OpenAPI document, which FastAPI makes: their scripts come from a network of others.
-_DOCS_POLICY = (
-    "default-src 'none'; connect-src 'self'; worker-src blob:; img-src https: data:; font-src https://fonts.gstatic.com;"
-    " script-src 'unsafe-inline' https://cdn.jsdelivr.net;"
-    " style-src 'unsafe-inline' https://cdn.jsdelivr.net https://fonts.googleapis.com; frame-ancestors 'none'"
-)
 
 
 class Front:
@@ -101,7 +94,7 @@ class _Sending:
         headers["x-request-id"] = self._facts.request_id
         for name, value in _HEADERS.items():
             headers.setdefault(name, value)
-        headers.setdefault("content-security-policy", _DOCS_POLICY if self._path in _PAGES else _POLICY)
+        headers.setdefault("content-security-policy", _POLICY)
         if self._path.startswith("/v1/"):
             headers.setdefault("cache-control", "no-store")
 

@@ -196,7 +196,9 @@ async def test_every_answer_has_an_id_and_safe_headers(app, keyed):
         assert policy.startswith("default-src 'none'; ")
         assert "frame-ancestors 'none'" in policy
         assert ("script-src" in policy) == (reply.url.path == "/docs")
-        assert reply.headers.get("cache-control") == ("no-store" if reply.url.path.startswith("/v1/") else None)
+        path = reply.url.path
+        expected = "no-store" if path.startswith("/v1/") else "no-cache" if path == "/docs" else None
+        assert reply.headers.get("cache-control") == expected
 
 
 @pytest.mark.parametrize("given", ["a", "A-z_0.9", "x" * 64])
