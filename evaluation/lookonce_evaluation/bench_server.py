@@ -28,12 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from lookonce_evaluation.benching import Spread, header, line
-from lookonce_evaluation.overhead.ways import BARE, DIRECT, MODEL, NONE, PROCESS, Ask, Load, Way, opened
+from lookonce_evaluation.overhead.ways import BARE, DIRECT, MODEL, NONE, PROCESS, SERVER, Ask, Load, Way, opened
 
 LOADS = tuple(itertools.starmap(Load, itertools.product((NONE, MODEL), (1, 8), (False, True), (1, 32))))
 _LEFT_OUT = {MODEL: (BARE,), NONE: (PROCESS,)}  # what no model changes, and what has no other
 HEADER = header(
-    "model", "tokens", "streamed", "at once", "way", "p50, ms", "added, ms", "of direct", "p99, ms", "p99 added, ms"
+    *("model", "tokens", "streamed", "at once"),
+    *("direct, p50", "p99", "server, p50", "p99", "added at p50", "of direct", "bare uvicorn, p50", "p99"),
+    *("lookonce serve, p50", "p99"),
 )
 
 
@@ -102,21 +104,26 @@ def _row(cell: Cell, direct: Cell) -> dict[str, Any]:
         "added_ms": Spread.of(here - there for here, there in pairs)._asdict(),
         "of_direct": Spread.of(here / there for here, there in pairs)._asdict(),
         "p99_ms": cell.p99,
-        "p99_added_ms": cell.p99 - direct.p99,
     }
 
 
-def table_line(row: dict[str, Any]) -> str:
-    """A line of the table."""
-    p50, added, times = (
-        "{median:.2f} ± {half:.2f}".format(median=row[name]["median"], half=row[name]["quartiles"] / 2)
-        for name in ("p50_ms", "added_ms", "of_direct")
-    )
-    beside = (added, f"{times}x", f"{row['p99_ms']:.2f}", f"{row['p99_added_ms']:+.2f}")
-    if row["way"] == DIRECT:
-        beside = ("-", "-", f"{row['p99_ms']:.2f}", "-")
-    streamed = "yes" if row["stream"] else "no"
-    return line((row["engine"], row["tokens"], streamed, row["concurrency"], row["way"], p50, *beside))
+def table_line(load: Load, found: Sequence[dict[str, Any]]) -> str:
+    """A load's line of the table, of its rows, in milliseconds."""
+    by_way = {row["way"]: row for row in found}
+    cells = [load.engine, load.tokens, "yes" if load.stream else "no", load.concurrency]
+    cells += _times(by_way[DIRECT]) + _times(by_way[SERVER])
+    cells += [_spread(by_way[SERVER]["added_ms"]), f"{_spread(by_way[SERVER]['of_direct'])}x"]
+    for way in (BARE, PROCESS):
+        cells += _times(by_way[way]) if way in by_way else ["-", "-"]
+    return line(cells)
+
+
+def _times(row: dict[str, Any]) -> list[Any]:
+    return [_spread(row["p50_ms"]), f"{row['p99_ms']:.2f}"]
+
+
+def _spread(figure: dict[str, float]) -> str:
+    return f"{figure['median']:.2f} ± {figure['quartiles'] / 2:.2f}"
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -133,7 +140,8 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(given)
     rounds, answers = (2, 2) if arguments.quick else (arguments.rounds, arguments.answers)
     found = rows(asyncio.run(measured(rounds, answers)))
-    print("\n".join([HEADER, *map(table_line, found)]))
+    loads = [[row for row in found if Load(*(row[name] for name in Load._fields)) == load] for load in LOADS]
+    print("\n".join([HEADER, *map(table_line, LOADS, loads)]))
     if arguments.json:
         machine = {"processor": platform.machine(), "cores": os.cpu_count()}
         arguments.json.write_text(json.dumps({"machine": machine, "rows": found}, indent=1) + "\n")
