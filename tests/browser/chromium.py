@@ -6,7 +6,7 @@ import re
 import shutil
 from typing import Any, Self
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
 WAIT_MS = 60_000  # a wait ends when what it waits for is there; the limit is for what never comes
 BINARY_VARIABLE = "LOOKONCE_TEST_CHROMIUM"
@@ -15,6 +15,19 @@ _TELL_VIOLATIONS = """
 addEventListener("securitypolicyviolation", (event) =>
   console.error(`against the policy: ${event.violatedDirective} ${event.blockedURI}`));
 """
+# The browser keeps no body of an answer that is not to be stored, as those of the API are: the page keeps copies here.
+_KEEP_ANSWERS = """
+globalThis.copies = [];
+const fetchFirst = globalThis.fetch;
+globalThis.fetch = async (...given) => {
+  const copy = { url: new URL(given[0].url ?? given[0], location.href).href };
+  copies.push(copy);
+  const response = await fetchFirst(...given);
+  copy.text = response.clone().text().catch(() => "");
+  return response;
+};
+"""
+_ANSWERS = "(url) => Promise.all(copies.filter((copy) => copy.url.split('?')[0] === url).map((copy) => copy.text))"
 
 
 def find_chromium() -> str:
@@ -47,16 +60,15 @@ class Visit:
         self._context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
         self._context.set_default_timeout(WAIT_MS)
         self._context.add_init_script(_TELL_VIOLATIONS)
+        self._context.add_init_script(_KEEP_ANSWERS)
         self._server = server
         self._complaints: list[str] = []
         self._expected: list[str] = []
-        self._responses: list[Response] = []
         self.requests: list[Request] = []
         self.page: Page = self._context.new_page()
         self.page.on("console", self._heard)
         self.page.on("pageerror", lambda error: self._complaints.append(str(error)))
         self.page.on("request", self._asked)
-        self.page.on("response", self._answered)
 
     def __enter__(self) -> Self:
         return self
@@ -80,11 +92,10 @@ class Visit:
         return [r for r in self.requests if r.method == method and r.url.split("?")[0] == self._server + path]
 
     def events(self, path: str) -> list[list[dict[str, Any]]]:
-        """The server-sent events of each response to a POST, in order."""
-        found = [r for r in self._responses if r.request in self.asked(path)]
+        """The server-sent events of each answer that the page fetched from a path, in order."""
+        texts = self.page.evaluate(_ANSWERS, self._server + path)
         return [
-            [json.loads(data) for data in re.findall(r"^data: (\{.*)$", response.text(), re.MULTILINE)]
-            for response in found
+            [json.loads(data) for data in re.findall(r"^data: (\{.*)$", text or "", re.MULTILINE)] for text in texts
         ]
 
     def _heard(self, message: ConsoleMessage) -> None:
@@ -95,6 +106,3 @@ class Visit:
         self.requests.append(request)
         if not request.url.startswith((self._server + "/", "blob:", "data:")):
             self._complaints.append(f"asked {request.url}")
-
-    def _answered(self, response: Response) -> None:
-        self._responses.append(response)
