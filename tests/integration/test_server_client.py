@@ -22,6 +22,12 @@ from .server_process import environment
 FIND = "Find the red object."
 
 
+@pytest.fixture(scope="module")
+def engine_arguments() -> tuple[str, ...]:
+    """The embedded engine's: to clients all engines are alike."""
+    return ()
+
+
 @pytest.fixture(params=[lookonce.Client, lookonce.AsyncClient], ids=["sync", "async"])
 def connect(request):
     """Makes clients, of either kind, which are closed at the end."""
