@@ -96,18 +96,18 @@ def test_of_two_values_for_one_name_the_last_counts(running):
 
 
 LARGE = b"x" * 12_000_000
+JSON = {"content-type": "application/json"}
 SENT = {
-    "with its length": {"content": LARGE},
-    "in chunks": {"content": (LARGE[i : i + 100_000] for i in range(0, len(LARGE), 100_000))},
-    "as a form": {"files": {"image": ("x.png", LARGE)}},
+    "with its length": lambda: {"content": LARGE},
+    "in chunks": lambda: {"content": iter([LARGE[:100_000]] * 120), "headers": JSON},
+    "as a form": lambda: {"files": {"image": ("x.png", LARGE)}},
 }
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/contexts"])
 @pytest.mark.parametrize("how", SENT)
 def test_a_client_that_sends_too_much_gets_its_answer(running, how, path):
-    options = SENT[how] if how != "in chunks" else {"content": iter([LARGE[:100_000]] * 120)}
-    reply = running.post(path, **options)
+    reply = running.post(path, **SENT[how]())
     assert (reply.status_code, reply.json()["error"]["code"]) == (413, "request_too_large")
     assert reply.headers["connection"] == "close"
 
