@@ -13,9 +13,10 @@ from types import TracebackType
 from typing import Self
 
 SECONDS = 60.0  # only a failure waits that long
-# The terminal becomes the process's own, so that Ctrl-C reaches it.
+# The terminal becomes the process's own, so that Ctrl-C reaches it, also where whoever runs the tests ignores SIGINT.
 _START = (
-    "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from lookonce.cli import main; sys.exit(main())"
+    "import fcntl, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+    " signal.signal(signal.SIGINT, signal.default_int_handler); from lookonce.cli import main; sys.exit(main())"
 )
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
