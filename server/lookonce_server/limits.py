@@ -141,7 +141,7 @@ class Lane:
     def _take(self, most: int) -> None:
         self._fill(most)
         if self._tokens < 1 - _ROUNDING:
-            wait = (1 - self._tokens) / self._rate
+            wait = (1 - _ROUNDING - self._tokens) / self._rate
             raise RateLimitError(
                 f"You may ask {most} times a minute; ask again in {wait:.1f} s.", retry_after=math.ceil(wait)
             )
