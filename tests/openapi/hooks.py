@@ -9,12 +9,3 @@ _SEEDS = range(40, 44)  # few, so that most questions are about an image that wa
 
 schemathesis.openapi.format("model-name", st.just(MODEL))
 schemathesis.openapi.format("image-url", st.sampled_from([picture_url(seed) for seed in _SEEDS]))
-
-
-@schemathesis.hook
-def map_body(context, body):
-    """No schema says that the last message is the user's, nor that only some roles have images."""
-    messages = body.get("messages") if isinstance(body, dict) else None
-    if isinstance(messages, list) and messages and all(isinstance(message, dict) for message in messages):
-        return body | {"messages": [*messages[:-1], {"role": "user", "content": "What is there?"}]}
-    return body
