@@ -112,6 +112,34 @@ async def client(client_with):
 
 
 @pytest.fixture
+def steps(engine, monkeypatch):
+    """A list that grows by one with each step of a pass."""
+    steps: list[int] = []
+    extend = engine._runner.extend
+
+    def counted(*args):
+        steps.append(1)
+        return extend(*args)
+
+    monkeypatch.setattr(engine._runner, "extend", counted)
+    return steps
+
+
+@pytest.fixture
+def failing(engine, steps, monkeypatch) -> None:
+    """One step of a pass fails; all others would go on."""
+    extend = engine._runner.extend
+
+    def failing(*args):
+        state = extend(*args)
+        if len(steps) == 5:
+            raise RuntimeError("a secret")
+        return state
+
+    monkeypatch.setattr(engine._runner, "extend", failing)
+
+
+@pytest.fixture
 def dead_redis() -> str:
     """The URL of a Redis that is not there: a port that was free a moment ago."""
     with socket.socket() as probe:

@@ -19,34 +19,6 @@ pytestmark = pytest.mark.anyio
 ENDLESS = {"model": "m", "messages": [{"role": "user", "content": "xyzzy"}], "n": 3, "frequency_penalty": -2}
 
 
-@pytest.fixture
-def steps(engine, monkeypatch):
-    """A list that grows by one with each step of a pass."""
-    steps: list[int] = []
-    extend = engine._runner.extend
-
-    def counted(*args):
-        steps.append(1)
-        return extend(*args)
-
-    monkeypatch.setattr(engine._runner, "extend", counted)
-    return steps
-
-
-@pytest.fixture
-def failing(engine, steps, monkeypatch) -> None:
-    """One step fails, of whichever answer; all others would go on."""
-    extend = engine._runner.extend
-
-    def failing(*args):
-        state = extend(*args)
-        if len(steps) == 10:
-            raise RuntimeError("a secret")
-        return state
-
-    monkeypatch.setattr(engine._runner, "extend", failing)
-
-
 async def post(app, **fields) -> httpx2.Response:
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with asyncio.timeout(60), httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:

@@ -330,32 +330,6 @@ async def test_an_image_that_was_asked_about_past_the_cache_must_come_again(clie
 # ---- what goes wrong half-way
 
 
-@pytest.fixture
-def steps(engine, monkeypatch):
-    """A list that grows by one with each step of a pass; the tenth fails where `failing` says so."""
-    steps: list[int] = []
-    extend = engine._runner.extend
-
-    def counted(*args):
-        steps.append(1)
-        return extend(*args)
-
-    monkeypatch.setattr(engine._runner, "extend", counted)
-    return steps
-
-
-@pytest.fixture
-def failing(engine, steps, monkeypatch) -> None:
-    extend = engine._runner.extend
-
-    def failing(*args):
-        if len(steps) == 5:
-            raise RuntimeError("a secret")
-        return extend(*args)
-
-    monkeypatch.setattr(engine._runner, "extend", failing)
-
-
 async def assert_stopped(engine) -> None:
     assert not tasks_of(Answers)
     async with asyncio.timeout(30):
