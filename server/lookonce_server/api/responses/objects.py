@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
+from lookonce_server.api.messages import kind_of
 from lookonce_server.api.response_format import FormatName, Schema
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
@@ -41,17 +42,12 @@ class JsonSchema(Shown):
     strict: bool | None = None
 
 
-def _format_kind(wanted: Any) -> str:
-    return f"[{wanted.get('type') if isinstance(wanted, dict) else getattr(wanted, 'type', None)}]"
-
-
-# The tags' brackets tell them from fields, where an error names its place.
 TextFormat = Annotated[
-    Annotated[FreeText, Tag("[text]")]
-    | Annotated[JsonObject, Tag("[json_object]")]
-    | Annotated[JsonSchema, Tag("[json_schema]")],
+    Annotated[FreeText, Tag("type=text")]
+    | Annotated[JsonObject, Tag("type=json_object")]
+    | Annotated[JsonSchema, Tag("type=json_schema")],
     Discriminator(
-        _format_kind,
+        kind_of,
         custom_error_type="format_type",
         custom_error_message="a format's type must be 'text', 'json_object' or 'json_schema'",
     ),
