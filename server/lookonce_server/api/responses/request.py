@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from lookonce_server.api.messages import ImageUrlText, ModelName
+from lookonce_server.api.messages import ImageUrlText, ModelName, kind_of
 from lookonce_server.api.responses.objects import TextConfig
 from lookonce_server.api.schemas import Extension
 from lookonce_server.api.unused import Unused
@@ -45,24 +45,19 @@ def _given(value: Any, field: str) -> Any:
     return value.get(field) if isinstance(value, dict) else getattr(value, field, None)
 
 
-def _part_kind(part: Any) -> str:
-    return f"[{_given(part, 'type')}]"
-
-
-# The brackets of tags tell them from fields, where an error names its place.
-_Text = Annotated[InputText, Tag("[input_text]")]
+_Text = Annotated[InputText, Tag("type=input_text")]
 UserPart = Annotated[
-    _Text | Annotated[InputImage, Tag("[input_image]")],
+    _Text | Annotated[InputImage, Tag("type=input_image")],
     Discriminator(
-        _part_kind,
+        kind_of,
         custom_error_type="part_type",
         custom_error_message="a user's part must have the type 'input_text' or 'input_image'",
     ),
 ]
 AssistantPart = Annotated[
-    _Text | Annotated[OutputText, Tag("[output_text]")],
+    _Text | Annotated[OutputText, Tag("type=output_text")],
     Discriminator(
-        _part_kind,
+        kind_of,
         custom_error_type="part_type",
         custom_error_message="an assistant's part must have the type 'output_text' or 'input_text'",
     ),
@@ -111,6 +106,7 @@ def _message_kind(item: Any) -> str:
 
 
 Item = Annotated[
+    # The brackets of tags tell them from fields, where an error names its place.
     Annotated[SystemMessage, Tag("[system]")]
     | Annotated[UserMessage, Tag("[user]")]
     | Annotated[AssistantMessage, Tag("[assistant]")],
