@@ -9,6 +9,7 @@ from __future__ import annotations
 from lookonce_pruning.capture import attention_rows
 from lookonce_pruning.compress import PackedContext, compress
 from lookonce_pruning.errors import PruningError, RecordingError, UnknownSelectionError, UnsupportedModelError
+from lookonce_pruning.knockout import Blocked, Knockout
 from lookonce_pruning.recorder import AttentionRecorder, RowSource
 from lookonce_pruning.retention import kept_count
 from lookonce_pruning.rope import check_rotation, find_inv_freq, inv_freq_of_config, rotate_keys
@@ -19,7 +20,9 @@ from lookonce_pruning.window import middle_layers, parse_window
 __all__ = [
     "SELECTIONS",
     "AttentionRecorder",
+    "Blocked",
     "ImageScores",
+    "Knockout",
     "PackedContext",
     "PruningError",
     "RecordingError",

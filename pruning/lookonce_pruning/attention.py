@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -29,12 +30,15 @@ _UNSUPPORTED = {
 
 
 class Observer(Protocol):
-    """Sees what each text layer's attention is called with."""
+    """Sees what each text layer's attention is called with, and may mask more of it."""
 
     def observe(
         self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
-    ) -> None:
-        """Query [batch, heads, new, head_dim]; key [batch, kv_heads, past + new, head_dim]; both after RoPE."""
+    ) -> Tensor | None:
+        """Query [batch, heads, new, head_dim]; key [batch, kv_heads, past + new, head_dim]; both after RoPE.
+
+        Returns the mask that the layer uses: the one given, or another one that `scaled_dot_product_attention` takes.
+        """
 
 
 _observer: ContextVar[Observer | None] = ContextVar("lookonce_attention_observer", default=None)
@@ -43,7 +47,7 @@ _observer: ContextVar[Observer | None] = ContextVar("lookonce_attention_observer
 def observed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Exactly transformers' SDPA attention, shown to the observer of this thread or task, if there is one.
+    """Exactly transformers' SDPA attention, shown to the observer of this thread or task, if there is one, and masked by it.
 
     Raises UnsupportedModelError when a layer being observed asks for more than plain causal softmax attention.
     """
@@ -52,8 +56,16 @@ def observed_attention(
         for option, meaning in _UNSUPPORTED.items():
             if options.get(option) is not None:
                 raise UnsupportedModelError(f"{type(module).__name__} uses {meaning} ({option}={options[option]!r})")
-        observer.observe(module.layer_idx, query, key, attention_mask, options.get("scaling"))  # type: ignore[arg-type]
+        layer: int = module.layer_idx  # type: ignore[assignment]
+        attention_mask = observer.observe(layer, query, key, attention_mask, options.get("scaling"))
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+
+
+def allowed(attention_mask: Tensor | None, new: int, total: int, device: torch.device) -> Tensor:
+    """A layer's mask as booleans, True where a token may look: [1 or batch, 1, new, total]; None is plainly causal."""
+    if attention_mask is None:
+        return torch.ones(new, total, dtype=torch.bool, device=device).tril(total - new)[None, None]
+    return attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
 
 
 @contextmanager

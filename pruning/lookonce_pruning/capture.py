@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lookonce_pruning.attention import allowed
 from lookonce_pruning.errors import RecordingError, UnsupportedModelError
 
 _ROWS_AT_ONCE = 256  # bounds the float32 logits in memory to [heads, 256, tokens]
@@ -93,7 +94,6 @@ def _softmax_rows(query: Tensor, key: Tensor, first_row: int, scaling: float) ->
 
 def _check_causal(attention_mask: Tensor, new: int, total: int) -> None:
     """Refuse padding and prefix-LM masks: rows are scored as plainly causal. Masks come only with chunked prefill."""
-    allowed = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
-    causal = torch.ones(new, total, dtype=torch.bool, device=allowed.device).tril(total - new)
-    if not torch.equal(allowed[0, 0], causal):
+    device = attention_mask.device
+    if not torch.equal(allowed(attention_mask, new, total, device)[0, 0], allowed(None, new, total, device)[0, 0]):
         raise UnsupportedModelError("the attention mask is not causal (padding, or image tokens that see ahead)")

@@ -70,11 +70,12 @@ class AttentionRecorder:
 
     def observe(
         self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
-    ) -> None:
+    ) -> Tensor | None:
         """Keep what a layer of the window was called with; see `attention.Observer`."""
         capture = self._captures.get(layer)
         if capture is not None:
             capture.add(query, key, attention_mask, scaling)
+        return attention_mask
 
     @torch.no_grad()
     def scores(self, rows: RowSource = "generated") -> ImageScores:
@@ -85,14 +86,24 @@ class AttentionRecorder:
 
         Raises RecordingError when a layer of the window saw less than the whole prompt, or less than other layers did.
         """
-        recorded = self._recorded_rows(rows)
-        values = [capture.rows(recorded, self._image_columns).mean(dim=0) for capture in self._captures.values()]
         return ImageScores(
-            values=torch.stack([value.cpu() for value in values]),  # layers may lie on several devices
+            values=self.weights(self._recorded_rows(rows), self._image_columns).mean(dim=1),
             layers=tuple(self._captures),
             grid=self._grid,
             num_layers=self._num_layers,
         )
+
+    @torch.no_grad()
+    def weights(self, rows: range, columns: Tensor) -> Tensor:
+        """The attention itself, mean over heads: [layers in the window, rows, columns], float32, on the CPU.
+
+        rows: absolute positions after the image, of the prompt or generated
+        columns: [columns], int64, absolute positions, of the image or not
+
+        Raises RecordingError for rows that were not recorded.
+        """
+        weights = [capture.rows(rows, columns) for capture in self._captures.values()]
+        return torch.stack([one.cpu() for one in weights])  # layers may lie on several devices
 
     def _recorded_rows(self, rows: RowSource) -> range:
         seen = {layer: capture.seen for layer, capture in self._captures.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -24,11 +25,31 @@ SELECTIONS: dict[str, Callable[..., Selection]] = {
 }
 
 
-def get_selection(name: str, **options: Any) -> Selection:
-    """The selection called `name`, built with `options` (its class documents them).
+def get_selection(spec: str, **options: Any) -> Selection:
+    """The selection called so, as in "coverage", or with options of its class, as in "coverage:reach=0.3,strength=1".
 
-    Raises UnknownSelectionError for a name that is not in SELECTIONS.
+    options: the same, given as arguments; they win
+
+    Raises UnknownSelectionError for a name that is not in SELECTIONS, and ValueError for an option that the selection
+    does not have or does not take.
     """
+    name, _, given = spec.partition(":")
     if name not in SELECTIONS:
         raise UnknownSelectionError(name, SELECTIONS)
+    options = {**_options(spec, given), **options}
+    accepted = [*inspect.signature(SELECTIONS[name]).parameters]
+    if unknown := [option for option in options if option not in accepted]:
+        raise ValueError(f"selection {spec!r}: no option {unknown[0]!r}; {name} has {', '.join(accepted) or 'none'}")
     return SELECTIONS[name](**options)
+
+
+def _options(spec: str, given: str) -> dict[str, int | float]:
+    """The numbers in "name=number,..."."""
+    options: dict[str, int | float] = {}
+    for one in filter(None, given.split(",")):
+        option, _, value = one.partition("=")
+        try:
+            options[option] = int(value) if value.isdecimal() else float(value)
+        except ValueError:
+            raise ValueError(f"selection {spec!r}: expected {option}=number after the colon, not {one!r}") from None
+    return options

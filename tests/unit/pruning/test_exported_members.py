@@ -11,7 +11,9 @@ def test_public_names():
     assert set(lookonce_pruning.__all__) == {
         "SELECTIONS",
         "AttentionRecorder",
+        "Blocked",
         "ImageScores",
+        "Knockout",
         "PackedContext",
         "PruningError",
         "RecordingError",

@@ -145,3 +145,24 @@ def test_scores_check_themselves():
         scores_of(torch.zeros(1, 5), (2, 2))
     with pytest.raises(RecordingError, match="not finite"):
         scores_of(torch.full((1, 4), torch.nan), (2, 2))
+
+
+def test_options_may_stand_in_the_name():
+    assert get_selection("coverage:reach=0.3,strength=1") == get_selection("coverage", reach=0.3, strength=1)
+    assert get_selection("random:seed=3") == get_selection("random", seed=3)
+    assert get_selection("coverage:reach=0.3", reach=0.4) == get_selection("coverage", reach=0.4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("coverage:raech=1", "no option 'raech'; coverage has reach, strength"),
+        ("uniform:seed=1", "no option 'seed'; uniform has none"),
+        ("coverage:reach=far", "expected reach=number after the colon, not 'reach=far'"),
+        ("coverage:reach", "expected reach=number after the colon, not 'reach'"),
+        ("coverage:reach=0", "reach 0: expected more than 0"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(spec, message):
+    with pytest.raises(ValueError, match=message):
+        get_selection(spec)

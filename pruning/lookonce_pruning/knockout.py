@@ -1,0 +1,77 @@
+"""Knocking attention out: what a model does when some tokens cannot look at others, in some layers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lookonce_pruning.attention import allowed, observed
+
+
+@dataclass(frozen=True, eq=False)
+class Blocked:
+    """In `layers`, the tokens at `rows` do not look at those at `columns`: these logits are minus infinity.
+
+    rows: absolute positions in the sequence, not in the image; an open end is `sys.maxsize`
+    columns: [columns], int64, absolute positions
+    layers: indices of layers
+    """
+
+    rows: range
+    columns: Tensor
+    layers: Collection[int]
+
+
+class Knockout:
+    """A context manager: run the model inside, in the same thread; each row of the batch has a case of its own.
+
+    The forward pass is the ordinary one, by the same attention function that the server records with; only the mask
+    differs. So the cases of one image share a batch: they have the same tokens. After Geva et al., arXiv 2304.14767,
+    section 4 ("attention knockout"), as Kaduri et al., arXiv 2411.17491, and Zhang et al., arXiv 2411.18620, use it.
+
+    model: any `*ForConditionalGeneration`
+    cases: what is blocked, one sequence a row of the batch; an empty one blocks nothing
+
+    Raises ValueError in the forward pass for a batch of another size, and for a token left with nothing to look at;
+    RecordingError when the model's attention is being observed already.
+    """
+
+    def __init__(self, model: PreTrainedModel, cases: Sequence[Sequence[Blocked]]) -> None:
+        self._config = model.config.get_text_config()
+        self._cases = cases
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(observed(self._config, self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def observe(
+        self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
+    ) -> Tensor | None:
+        """The mask without what is blocked in this layer; see `attention.Observer`."""
+        batch, _, new, _ = query.shape
+        total = key.shape[2]
+        if batch != len(self._cases):
+            raise ValueError(f"a batch of {batch} was run; expected one row for each of the {len(self._cases)} cases")
+        blocked = [(row, one) for row, case in enumerate(self._cases) for one in case if layer in one.layers]
+        if not blocked:
+            return attention_mask
+        mask = allowed(attention_mask, new, total, query.device).expand(batch, 1, new, total).clone()
+        for row, one in blocked:
+            first, last = (min(max(edge - (total - new), 0), new) for edge in (one.rows.start, one.rows.stop))
+            columns = one.columns[one.columns < total].to(mask.device)
+            mask[row, 0, first:last, columns] = False
+        if not mask.any(dim=-1).all():
+            raise ValueError(f"layer {layer}: a token is left with nothing to look at")
+        return mask
