@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from lookonce_cache import DEFAULT_TENANT, Store, open_store
-from lookonce_evaluation.benching import Serving, Spread, Timing, header, line, measure, plan_of, png, redis_store
+from lookonce_evaluation.benching import Serving, Spread, Timing, measure, plan_of, png, redis_store
 from lookonce_evaluation.dataset import held_out
 from lookonce_evaluation.describing import generate
-from lookonce_evaluation.retention import Evaluation
 from lookonce_evaluation.shapes import write_llava
+from lookonce_evaluation.subject import Subject
+from lookonce_evaluation.tables import header, line
 from lookonce_pruning import parse_window
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.conversation import Conversation, Turn
@@ -124,17 +124,17 @@ HEADER = header(
 
 def recording_cost(rounds: int) -> str:
     """What recording adds to a describe pass of the scenes model, its scores included: one line."""
-    evaluation = Evaluation(str(CHECKPOINT), _SETTINGS)
+    subject = Subject.load(str(CHECKPOINT), _SETTINGS)
     (case,) = held_out(1)
-    image = Image.fromarray(case.pixels)
-    end = evaluation.prompts.tokenizer.eos_token_id
-    window = parse_window(_SETTINGS.window, evaluation.runner.num_layers)
+    image = case.image
+    end = subject.prompts.tokenizer.eos_token_id
+    window = parse_window(_SETTINGS.window, subject.runner.num_layers)
     plain, recorded = [], []
     for _ in range(rounds + 1):
         started = time.perf_counter()
-        generate(evaluation.runner, evaluation.prompts.describe(_SETTINGS.describe_prompt, image), end, 128)
+        generate(subject.runner, subject.prompts.describe(_SETTINGS.describe_prompt, image), end, 128)
         between = time.perf_counter()
-        evaluation.describe(case, window).scores()
+        subject.describe(case, window).scores()
         plain.append(between - started)
         recorded.append(time.perf_counter() - between)
     without, with_it = (1000 * statistics.median(times[1:]) for times in (plain, recorded))

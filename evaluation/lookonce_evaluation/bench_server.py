@@ -27,8 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lookonce_evaluation.benching import Spread, header, line
+from lookonce_evaluation.benching import Spread
 from lookonce_evaluation.overhead.ways import BARE, DIRECT, MODEL, NONE, PROCESS, SERVER, Ask, Load, Way, opened
+from lookonce_evaluation.tables import header, line
 
 LOADS = tuple(itertools.starmap(Load, itertools.product((NONE, MODEL), (1, 8), (False, True), (1, 32))))
 _LEFT_OUT = {MODEL: (BARE,), NONE: (PROCESS,)}  # what no model changes, and what has no other

@@ -22,9 +22,10 @@ from typing import Any
 import torch
 
 from lookonce_cache import PRECISIONS
-from lookonce_evaluation.benching import Spread, header, line
+from lookonce_evaluation.benching import Spread
 from lookonce_evaluation.redis_process import RedisProcess
 from lookonce_evaluation.storing import COPY, LINKS, MEGABYTE, OVERWRITE, Block, Cell, Name, block_of, opened
+from lookonce_evaluation.tables import header, line
 
 SIZES = (0.2, 2.0, 36.0)  # MB
 HEADER = header(

@@ -66,16 +66,6 @@ async def measure(answer: Awaitable[Answer], started: float) -> Timing:
     return Timing(first, time.perf_counter() - started, tokens, computed)
 
 
-def line(cells: Iterable[object]) -> str:
-    """A line of a table."""
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def header(*names: str) -> str:
-    """The lines that a table begins with."""
-    return f"{line(names)}\n|{'---|' * len(names)}"
-
-
 def png(seed: int, side: int | None = None) -> bytes:
     """A drawn scene as a client would send it, enlarged to `side` pixels."""
     picture = Image.fromarray(render(sample_scene(seed)))

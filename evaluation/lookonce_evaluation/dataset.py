@@ -3,23 +3,25 @@
 import random
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
 from lookonce_scenes.questions import CATEGORIES, OPEN, Question, yes_no_pair
 from lookonce_scenes.world import Scene, render, sample_scene
 
 HELD_OUT_SEED = 500_000_000
-"""First seed of the evaluation's scenes; training draws seeds from a thousand million on."""
+"""First seed of the scenes that results are reported on; training draws seeds from a thousand million on."""
+SEARCH_SEED = 700_000_000
+"""First seed of the scenes by which anything is chosen: none of them is among those that are reported on."""
 
 
 class Case(NamedTuple):
     """One image and its questions."""
 
-    scene: Scene
-    pixels: NDArray[np.uint8]  # [height, width, 3]
+    name: str  # unique among the images of a data set
+    image: Image.Image
     pairs: dict[str, tuple[Question, Question]]  # by category: the answer is yes, the answer is no
     open: dict[str, Question]  # by category
+    scene: Scene | None = None  # what is in it, where that is known
 
     @property
     def questions(self) -> list[Question]:
@@ -37,4 +39,4 @@ def _case(seed: int) -> Case:
     rng = random.Random(seed)
     pairs = {name: pair for name in CATEGORIES if (pair := yes_no_pair(scene, name, rng))}
     single = {name: question for name in CATEGORIES if (question := OPEN[name](scene, rng))}
-    return Case(scene, render(scene), pairs, single)
+    return Case(str(seed), Image.fromarray(render(scene)), pairs, single, scene)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from lookonce_evaluation.dataset import held_out
-from lookonce_evaluation.retention import Evaluation
+from lookonce_evaluation.subject import Subject
 from lookonce_pruning import get_selection, kept_count, parse_window
 from lookonce_scenes import CHECKPOINT
 from lookonce_scenes.tokenizer import PATCH_SIZE
@@ -22,9 +22,9 @@ from lookonce_server.settings import Settings
 def kept_tokens(path: Path, seed: int) -> None:
     """A scene, the attention each of its tokens drew in the describe pass, and what is kept of it."""
     settings = Settings()
-    evaluation = Evaluation(str(CHECKPOINT), settings)
+    subject = Subject.load(str(CHECKPOINT), settings)
     (case,) = held_out(1, seed)
-    described = evaluation.describe(case, parse_window(settings.window, evaluation.runner.num_layers))
+    described = subject.describe(case, parse_window(settings.window, subject.runner.num_layers))
     scores = described.scores(settings.rows)
     keep = kept_count(settings.retention, scores.tokens)
     kept = get_selection(settings.selection).select(scores, keep)[0].tolist()
@@ -34,12 +34,12 @@ def kept_tokens(path: Path, seed: int) -> None:
     ):
         axis.set_title(title, fontsize=10)
         axis.set_axis_off()
-    axes[0].imshow(case.pixels)
+    axes[0].imshow(case.image)
     axes[1].imshow(torch.sqrt(scores.values.mean(0)).view(scores.grid), cmap="magma")
-    axes[2].imshow(case.pixels, alpha=0.25)
+    axes[2].imshow(case.image, alpha=0.25)
     for index in kept:
         row, column = divmod(index, scores.grid[1])
-        _show_patch(axes[2], case.pixels, row * PATCH_SIZE, column * PATCH_SIZE)
+        _show_patch(axes[2], case.image, row * PATCH_SIZE, column * PATCH_SIZE)
     figure.supxlabel(textwrap.fill(described.text, 100), fontsize=9)
     figure.savefig(path, dpi=130)
 
@@ -70,7 +70,7 @@ def accuracy_by_retention(path: Path, rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m lookonce_evaluation.figures", description=__doc__)
-    parser.add_argument("--rows", type=Path, required=True, help="what lookonce_evaluation.retention --json wrote")
+    parser.add_argument("--rows", type=Path, required=True, help="what lookonce_evaluation.subject --json wrote")
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="[%(default)s]")
     parser.add_argument("--seed", type=int, default=17, help="scene of the first figure [%(default)s]")
     arguments = parser.parse_args()

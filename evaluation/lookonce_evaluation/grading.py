@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from lookonce_evaluation.batching import expanded, extend
 from lookonce_scenes.questions import Question
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import PromptRenderer
@@ -61,28 +61,14 @@ class Grader:
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         for i, (prompt, answer) in enumerate(rows):
             ids[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-        logits = self._logits(keys, values, next_position, ids)
+        cache = expanded(self._runner, keys, values, len(rows))
+        logits = extend(self._runner, cache, next_position, ids).logits
         said = [
             logits[i, len(prompt) - 1 : len(prompt) - 1 + len(answer)].argmax(-1).tolist()
             for i, (prompt, answer) in enumerate(rows)
         ]
         right = [tokens == answer for tokens, (_, answer) in zip(said, rows, strict=True)]
         return Graded(right, torch.stack([logits[i, len(prompt) - 1] for i, (prompt, _) in enumerate(rows)]))
-
-    @torch.inference_mode()
-    def _logits(self, keys: Tensor, values: Tensor, next_position: int, ids: Tensor) -> Tensor:
-        """The next token's logits at every place, `[questions, width, vocabulary]`.
-
-        Padding is at the end, where nobody looks back.
-        """
-        count, width = ids.shape
-        cache = DynamicCache()
-        for layer in range(self._runner.num_layers):
-            cache.update(keys[layer].expand(count, -1, -1, -1), values[layer].expand(count, -1, -1, -1), layer)
-        positions = torch.arange(next_position, next_position + width).expand(count, -1)
-        output = self._runner.model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
-        logits: Tensor = output.logits
-        return logits
 
     def _answer(self, question: Question) -> list[int]:
         tokenizer = self._prompts.tokenizer

@@ -1,5 +1,6 @@
 """Right and wrong answers of two ways to answer the same questions, and how sure their difference is."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,20 +24,25 @@ class Interval(NamedTuple):
 
 
 class Outcomes:
-    """What was right, image by image. The measure is the mean over categories of the share that was right."""
+    """What was right, image by image. The measure is the mean over categories of the share that was right.
 
-    def __init__(self) -> None:
+    Args:
+        categories: those that are asked about.
+    """
+
+    def __init__(self, categories: Sequence[str] = CATEGORIES) -> None:
+        self.categories = tuple(categories)
         self._counts: dict[str, list[Tensor]] = {"acc": [], "acc+": [], "open": []}
 
     def add(self, case: Case, right: list[bool]) -> None:
         """Take the grades of one image, in the order of `Case.questions`."""
-        counts = {kind: torch.zeros(2, len(CATEGORIES)) for kind in self._counts}  # right, asked; by category
+        counts = {kind: torch.zeros(2, len(self.categories)) for kind in self._counts}  # right, asked; by category
         grades = iter(right)
-        for column in map(CATEGORIES.index, case.pairs):
+        for column in map(self.categories.index, case.pairs):
             yes, no = next(grades), next(grades)
             counts["acc"][:, column] = torch.tensor([yes + no, 2])
             counts["acc+"][:, column] = torch.tensor([yes and no, 1])
-        for column in map(CATEGORIES.index, case.open):
+        for column in map(self.categories.index, case.open):
             counts["open"][:, column] = torch.tensor([next(grades), 1])
         for kind, found in counts.items():
             self._counts[kind].append(found)
@@ -45,6 +51,12 @@ class Outcomes:
         """ACC, ACC+ or the share of exact answers: "acc", "acc+" or "open"."""
         counts = torch.stack(self._counts[kind])
         return float(_macro(counts, torch.ones(1, len(counts)))[0])
+
+    def by_category(self, kind: str) -> dict[str, float]:
+        """The same of each category that was asked about, in percent."""
+        right, asked = torch.stack(self._counts[kind]).sum(0)
+        shares = zip(self.categories, (100 * right / asked).tolist(), asked.tolist(), strict=True)
+        return {category: share for category, share, count in shares if count}
 
     def change(self, base: "Outcomes", kind: str) -> Interval:
         """The difference to another way's, with a paired bootstrap over images."""

@@ -12,12 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lookonce_cache.precision import PRECISIONS, Role, StoredTensor, stored
-from lookonce_evaluation.benching import header, line
 from lookonce_evaluation.commands import parse_arguments, write_rows
 from lookonce_evaluation.dataset import Case, held_out
 from lookonce_evaluation.grading import Graded
 from lookonce_evaluation.paired import Interval, Outcomes
-from lookonce_evaluation.retention import Evaluation
+from lookonce_evaluation.subject import Subject
+from lookonce_evaluation.tables import header, line
 from lookonce_pruning import get_selection, kept_count, parse_window
 from lookonce_server.settings import Settings
 
@@ -94,23 +94,23 @@ class Ask:
         )
 
 
-def evaluate(evaluation: Evaluation, cases: list[Case], settings: Settings, progress: bool = True) -> list[Row]:
+def evaluate(subject: Subject, cases: list[Case], settings: Settings, progress: bool = True) -> list[Row]:
     """The table's rows, native first in each retention."""
     asks = {share: [Ask(share, name) for name in PRECISIONS] for share in RETENTIONS}
     selection = get_selection(settings.selection)
-    window = parse_window(settings.window, evaluation.runner.num_layers)
+    window = parse_window(settings.window, subject.runner.num_layers)
     for case in tqdm(cases, disable=not progress):
-        described = evaluation.describe(case, window)
+        described = subject.describe(case, window)
         scores = described.scores(settings.rows)
         shared = int(described.prompt.image_columns[0])
         for share, of_share in asks.items():
             kept = selection.select(scores, kept_count(share, scores.tokens))
-            packed = described.packed(kept, evaluation.runner.inv_freq)
-            native = evaluation.ask(case, packed.keys, packed.values).first
+            packed = described.packed(kept, subject.runner.inv_freq)
+            native = subject.ask(case, packed.keys, packed.values).first
             for ask in of_share:
                 keys, whole_keys = _through(packed.keys, "keys", ask.precision, shared)
                 values, whole_values = _through(packed.values, "values", ask.precision, shared)
-                graded = evaluation.ask(case, whole_keys, whole_values)
+                graded = subject.ask(case, whole_keys, whole_values)
                 ask.add(case, (keys, values), graded, native, 4 * (kept.numel() + scores.tokens))
     return [ask.row(of_share[0].outcomes) for of_share in asks.values() for ask in of_share]
 
@@ -143,7 +143,7 @@ def main() -> None:
     """The command."""
     arguments = parse_arguments("precision", __doc__, images=250)
     with torch.inference_mode():
-        rows = evaluate(Evaluation(arguments.model, Settings()), held_out(arguments.images), Settings())
+        rows = evaluate(Subject.load(arguments.model, Settings()), held_out(arguments.images), Settings())
     print(markdown(rows))
     write_rows(rows, arguments.json)
 

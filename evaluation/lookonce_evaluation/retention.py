@@ -1,4 +1,4 @@
-"""Accuracy by retention and selection: `python -m lookonce_evaluation.retention`.
+"""Accuracy by retention and selection: `lookonce eval retention`.
 
 Every row answers the same questions about the same held-out scenes: the full pass (the whole image, asked directly),
 and contexts that keep a share of the image tokens by each selection. `oracle` knows where the objects are: the room
@@ -10,22 +10,16 @@ from collections import defaultdict
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from lookonce_evaluation.commands import parse_arguments, write_rows
+from lookonce_evaluation.commands import parser
 from lookonce_evaluation.dataset import Case, held_out
-from lookonce_evaluation.describing import Described, describe
-from lookonce_evaluation.grading import Graded, Grader
+from lookonce_evaluation.subject import Subject
 from lookonce_pruning import ImageScores, get_selection, kept_count, parse_window
 from lookonce_scenes.questions import CATEGORIES
 from lookonce_scenes.tokenizer import GRID, PATCH_SIZE
 from lookonce_scenes.world import Scene
-from lookonce_server.conversation import Conversation, Turn
-from lookonce_server.engines.prompts import PromptRenderer
-from lookonce_server.engines.transformers.loading import load_model
-from lookonce_server.engines.transformers.runner import ModelRunner, stacked
 from lookonce_server.settings import Settings
 
 RETENTIONS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.0)
@@ -102,62 +96,24 @@ def _oracle(scene: Scene, keep: int) -> Tensor:
     return wanted.topk(keep).indices.sort().values[None]
 
 
-class Evaluation:
-    """One checkpoint under evaluation."""
-
-    def __init__(self, checkpoint: str, settings: Settings) -> None:
-        loaded = load_model(checkpoint, dtype=torch.float32, device="cpu")
-        self.runner = ModelRunner(loaded.model)
-        self.prompts = PromptRenderer(loaded.processor, loaded.model.config)
-        self.describe_prompt = settings.describe_prompt
-        self.grader = Grader(self.runner, self.prompts, settings.describe_prompt)
-
-    def describe(self, case: Case, window: range) -> Described:
-        """The describe pass of a case."""
-        image = Image.fromarray(case.pixels)
-        return describe(self.runner, self.prompts, image, self.describe_prompt, window=window)
-
-    def full_pass(self, case: Case) -> tuple[list[bool], Tensor]:
-        """Grades of the questions asked directly; the image's part of each prompt is the same, and is run once."""
-        image = Image.fromarray(case.pixels)
-        asked = self.prompts.full(Conversation((Turn("user", case.questions[0].text, has_image=True),)), image)
-        end = int(asked.image_columns[-1]) + 1
-        state = self.runner.prefill(asked)
-        keys, values = stacked(state.cache, end)
-        texts = [self._after_image(q.text) for q in case.questions]
-        return self.grader.grade(keys, values, end, texts, case.questions).right, keys
-
-    def _after_image(self, question: str) -> list[int]:
-        ids = self.prompts.full_ids(Conversation((Turn("user", question, has_image=True),)))
-        return ids[ids.index(self.prompts.image_id) + 1 :]
-
-    def from_context(self, case: Case, described: Described, kept: Tensor) -> tuple[list[bool], Tensor]:
-        """Grades of the questions asked of a context."""
-        packed = described.packed(kept, self.runner.inv_freq)
-        return self.ask(case, packed.keys, packed.values).right, packed.keys
-
-    def ask(self, case: Case, keys: Tensor, values: Tensor) -> Graded:
-        """How the questions are answered on a packed context's keys and values."""
-        texts = [self.grader.after_context(q) for q in case.questions]
-        return self.grader.grade(keys, values, keys.shape[2], texts, case.questions)
-
-
-def evaluate(evaluation: Evaluation, cases: list[Case], window: range, progress: bool = True) -> list[Row]:
+def evaluate(subject: Subject, cases: list[Case], window: range, progress: bool = True) -> list[Row]:
     """The table's rows: the full pass, then every retention of every selection."""
     ways: dict[tuple[str, float | None], Tally] = {("full pass", None): Tally("full pass", None)}
     for share in RETENTIONS:
         for name in SELECTIONS if 0 < share < 1 else ("everything" if share else "nothing",):
             ways[name, share] = Tally(name, share)
     for i, case in enumerate(tqdm(cases, disable=not progress)):
-        ways["full pass", None].add(case, *evaluation.full_pass(case))
-        described = evaluation.describe(case, window)
+        graded, prefix = subject.full_pass(case)
+        ways["full pass", None].add(case, graded.right, prefix.keys)
+        described = subject.describe(case, window)
         scores = described.scores()
         for (name, retention), tally in ways.items():
             if retention is None:
                 continue
             keep = kept_count(retention, scores.tokens) if retention else 0
             chosen = select("attention" if retention in (0, 1) else name, scores, keep, case.scene, i)
-            tally.add(case, *evaluation.from_context(case, described, chosen))
+            graded, keys = subject.from_context(case, described, chosen)
+            tally.add(case, graded.right, keys)
     return [tally.row() for tally in ways.values()]
 
 
@@ -178,16 +134,11 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """The command."""
-    arguments = parse_arguments("retention", __doc__, images=500)
+    options = parser("eval retention", __doc__, images=500).parse_args(arguments)
     settings = Settings()
-    evaluation = Evaluation(arguments.model, settings)
-    window = parse_window(settings.window, evaluation.runner.num_layers)
-    rows = evaluate(evaluation, held_out(arguments.images), window)
+    subject = Subject.load(options.model, settings, options.device)
+    window = parse_window(settings.window, subject.runner.num_layers)
+    rows = evaluate(subject, held_out(options.images), window)
     print(markdown(rows))
-    write_rows(rows, arguments.json)
-
-
-if __name__ == "__main__":
-    main()

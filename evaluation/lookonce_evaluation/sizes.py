@@ -15,7 +15,7 @@ from lookonce_cache import CompressedContext, ContextIdentity, StoredTensor, dig
 from lookonce_cache.header import encode_head
 from lookonce_cache.precision import Role, parts_of
 from lookonce_evaluation import sizes_measured
-from lookonce_evaluation.benching import header, line
+from lookonce_evaluation.tables import header, line
 from lookonce_pruning import kept_count
 
 RETENTION = 0.05

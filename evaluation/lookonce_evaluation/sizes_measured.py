@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 
 from lookonce_cache import encode, open_store
-from lookonce_evaluation.benching import Serving, header, line, plan_of, png
+from lookonce_evaluation.benching import Serving, plan_of, png
 from lookonce_evaluation.shapes import write_llava
+from lookonce_evaluation.tables import header, line
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.settings import Settings

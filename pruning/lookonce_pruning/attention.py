@@ -47,7 +47,7 @@ _observer: ContextVar[Observer | None] = ContextVar("lookonce_attention_observer
 def observed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Exactly transformers' SDPA attention, shown to the observer of this thread or task, if there is one, and masked by it.
+    """Exactly transformers' SDPA attention, shown to the observer of this thread or task, and masked by it.
 
     Raises UnsupportedModelError when a layer being observed asks for more than plain causal softmax attention.
     """

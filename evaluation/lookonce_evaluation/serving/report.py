@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lookonce_evaluation.benching import Spread, header, line
+from lookonce_evaluation.benching import Spread
 from lookonce_evaluation.serving.loop import Cell
 from lookonce_evaluation.serving.measuring import Measured
 from lookonce_evaluation.serving.ways import EVERYTHING, FULL, MEMORY, PREFIX, REDIS
+from lookonce_evaluation.tables import header, line
 
 
 def speed_table(measured: list[Measured]) -> Iterator[str]:

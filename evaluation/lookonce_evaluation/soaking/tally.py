@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from lookonce_evaluation.benching import header, line
+from lookonce_evaluation.tables import header, line
 
 Kind = Literal["new image", "known, pixels", "known, by id", "list", "delete"]
 KINDS: tuple[Kind, ...] = ("new image", "known, pixels", "known, by id", "list", "delete")

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import lookonce
@@ -54,7 +53,7 @@ def png(case: Case) -> bytes:
     comment = PngInfo()
     comment.add_text("Comment", secrets.token_hex(16))
     file = io.BytesIO()
-    Image.fromarray(case.pixels).save(file, "PNG", pnginfo=comment)
+    case.image.save(file, "PNG", pnginfo=comment)
     return file.getvalue()
 
 

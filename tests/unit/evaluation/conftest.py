@@ -2,7 +2,7 @@
 
 import pytest
 
-from lookonce_evaluation.retention import Evaluation
+from lookonce_evaluation.subject import Subject
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.settings import Settings
 
@@ -13,5 +13,5 @@ def settings() -> Settings:
 
 
 @pytest.fixture(scope="session")
-def evaluation(settings) -> Evaluation:
-    return Evaluation(str(CHECKPOINT), settings)
+def subject(settings) -> Subject:
+    return Subject.load(str(CHECKPOINT), settings)

@@ -13,7 +13,7 @@ ASKED = Question("count", "?", "Yes")
 
 
 def case(pairs=("count",), single=()):
-    return Case(None, None, dict.fromkeys(pairs, (ASKED, ASKED)), dict.fromkeys(single, ASKED))
+    return Case("", None, dict.fromkeys(pairs, (ASKED, ASKED)), dict.fromkeys(single, ASKED))
 
 
 def outcomes(*answers, about=None):

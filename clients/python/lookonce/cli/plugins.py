@@ -31,6 +31,7 @@ def run(command: EntryPoint, argv: list[str]) -> int:
             raise
         sys.stderr.write(
             f"lookonce {command.name} needs the package {missing!r}, which is not installed.\n"
-            "The server's packages come with: pip install 'lookonce[server]'\n"
+            "The server's packages come with: pip install 'lookonce[server]', those of eval, analyze and calibrate with"
+            " 'lookonce[eval]'\n"
         )
         return 2

@@ -46,7 +46,7 @@ class ModelRunner:
         inputs = {name: self._placed(value) for name, value in prompt.inputs.items()}
         inputs.pop("attention_mask", None)  # all ones: a batch of one has no padding
         if not has_image:
-            inputs = {"input_ids": inputs["input_ids"], "position_ids": self._positions(0, prompt.tokens)}
+            inputs = {"input_ids": inputs["input_ids"], "position_ids": self.positions(0, prompt.tokens)}
         cache = DynamicCache()
         output = self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return State(cache, prompt.tokens + self._rope_delta(has_image), output.logits[0, -1])
@@ -57,7 +57,7 @@ class ModelRunner:
         count = ids.shape[1]
         output = self.model(
             input_ids=ids.to(self.model.device),
-            position_ids=self._positions(next_position, count),
+            position_ids=self.positions(next_position, count),
             past_key_values=state_cache,
             use_cache=True,
             logits_to_keep=1,
@@ -82,7 +82,8 @@ class ModelRunner:
         dtype = self.model.dtype if tensor.is_floating_point() else tensor.dtype
         return tensor.to(self.model.device, dtype)
 
-    def _positions(self, first: int, count: int) -> Tensor:
+    def positions(self, first: int, count: int) -> Tensor:
+        """RoPE positions of text tokens: `[1, count]`, or `[3, 1, count]` in M-RoPE."""
         positions = torch.arange(first, first + count, device=self.model.device)
         return positions.expand(self._position_rows, 1, -1) if self._position_rows > 1 else positions[None]
 

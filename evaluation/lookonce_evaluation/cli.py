@@ -1,0 +1,61 @@
+"""`lookonce eval`, `lookonce analyze` and `lookonce calibrate`: what a checkpoint keeps, and what to keep of it.
+
+Each command is a module with `main(arguments)`, imported when it is called.
+"""
+
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+
+from lookonce_evaluation.errors import EvaluationError
+
+EVAL = {
+    "retention": ("lookonce_evaluation.retention", "accuracy by retention and selection"),
+}
+ANALYZE: dict[str, tuple[str, str]] = {}
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Run `lookonce eval COMMAND`; returns the exit code."""
+    return _dispatch("eval", EVAL, arguments)
+
+
+def analyze(arguments: list[str]) -> int:
+    """Run `lookonce analyze COMMAND`; returns the exit code."""
+    return _dispatch("analyze", ANALYZE, arguments)
+
+
+def _dispatch(group: str, commands: Mapping[str, tuple[str, str]], arguments: list[str]) -> int:
+    name = arguments[0] if arguments else ""
+    if name not in commands:
+        lines = [f"  {known:12} {what}" for known, (_, what) in commands.items()]
+        asked = name in ("-h", "--help")
+        print(f"usage: lookonce {group} COMMAND ...\n", *lines, sep="\n", file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    return run(f"{group} {name}", commands[name][0], arguments[1:])
+
+
+def run(name: str, module: str, arguments: list[str]) -> int:
+    """Call a command's `main`; what goes wrong is one line.
+
+    Args:
+        name: as in "eval retention".
+        module: holds `main`.
+        arguments: the command line after the name.
+
+    Returns:
+        The exit code: 0, 1 when it failed, 130 when Ctrl-C ended it.
+    """
+    main = import_module(module).main
+    from lookonce_pruning import PruningError  # torch is there by now
+    from lookonce_server.errors import ModelRefusedError
+
+    try:
+        main(arguments)
+    except (EvaluationError, ModelRefusedError, PruningError) as error:
+        sys.stderr.write(f"lookonce {name}: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        return 130
+    return 0

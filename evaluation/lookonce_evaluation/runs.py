@@ -1,0 +1,102 @@
+"""Long evaluations that may be interrupted: each item's result is kept as it comes, and the same command goes on."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from lookonce_evaluation.errors import EvaluationError
+
+T = TypeVar("T")
+JSON = Any
+"""What `json` writes and reads back equal: no NaN, no tuples, keys that are strings."""
+
+
+class Run:
+    """One evaluation's results, by item, in a file of JSON lines whose first line says what was asked.
+
+    Invariant: a result is in the file whole or not at all, and every result in it answers what was asked; so tables are
+    made from what `over` returns, whether it was computed now or before.
+
+    Args:
+        folder: where the run's files go; made where it is not.
+        asked: what the results depend on, but for the items: the command, the checkpoint's fingerprint, the ways.
+
+    Raises:
+        EvaluationError: the folder holds the results of another question.
+    """
+
+    def __init__(self, folder: Path, asked: Mapping[str, JSON]) -> None:
+        self.folder = folder
+        self._asked = json.loads(json.dumps(asked, allow_nan=False))
+        self._path = folder / "records.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._done = self._read() if self._path.exists() else {}
+        self._write()
+
+    def over(
+        self, items: Sequence[T], work: Callable[[T], JSON], *, name: Callable[[T], str], progress: bool = True
+    ) -> list[JSON]:
+        """Each item's result, in their order, with a progress bar; what was done before is not done again.
+
+        Args:
+            items: the images, say.
+            work: an item's result.
+            name: of an item, by which its result is found again.
+            progress: whether the bar is shown.
+        """
+        bar = tqdm(items, desc=self.folder.name, disable=not progress)
+        with self._path.open("a") as file:
+            for item in bar:
+                key = name(item)
+                if key not in self._done:
+                    result = json.dumps(work(item), allow_nan=False)
+                    file.write(f"{json.dumps(key)}\t{result}\n")
+                    file.flush()
+                    self._done[key] = json.loads(result)
+        return [self._done[name(item)] for item in items]
+
+    def write(self, name: str, text: str) -> None:
+        """Write one of the run's other files, its table say, and tell where."""
+        path = self.folder / name
+        path.write_text(text.rstrip() + "\n")
+        print(f"wrote {path}")
+
+    def write_json(self, name: str, value: JSON) -> None:
+        """Write one of the run's other files as JSON."""
+        self.write(name, json.dumps(value, indent=1, allow_nan=False))
+
+    def _read(self) -> dict[str, JSON]:
+        """The results in the file; the last line may be torn, where a run was killed while it wrote."""
+        first, *lines = self._path.read_text().split("\n")
+        asked = _parsed(first)
+        if asked != self._asked:
+            raise EvaluationError(
+                f"--out {self.folder}: it holds the results of another run ({_differences(asked, self._asked)}); give"
+                " another folder, or delete it"
+            )
+        pairs = [one.partition("\t") for one in lines[:-1]]  # after the last newline there is nothing, or a torn line
+        return {_parsed(key): _parsed(result) for key, _, result in pairs}
+
+    def _write(self) -> None:
+        """The file as it should be, put in place at once."""
+        lines = [json.dumps(self._asked), *(f"{json.dumps(k)}\t{json.dumps(v)}" for k, v in self._done.items())]
+        new = self._path.with_suffix(".new")
+        new.write_text("\n".join(lines) + "\n")
+        new.replace(self._path)
+
+
+def _parsed(text: str) -> JSON:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return None
+
+
+def _differences(theirs: JSON, ours: Mapping[str, JSON]) -> str:
+    if not isinstance(theirs, dict):
+        return "or none that can be read"
+    names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+    return "; ".join(f"{name}: {theirs.get(name)!r}, now {ours.get(name)!r}"[:200] for name in names)
