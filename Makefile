@@ -17,7 +17,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test lint bench bench-store bench-server bench-vllm soak train clean
+.PHONY: help serve demo test lint report bench bench-store bench-server bench-vllm soak train clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ lint: $(VENV)/.dev ## check style, format, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+report: $(VENV)/.dev ## rerun every evaluation of accuracy and attention, and put the results into docs/
+	$(BIN)/python -m lookonce_evaluation.report $(ARGS)
 
 bench: $(VENV)/.dev ## measure speed and size
 	$(BIN)/python -m lookonce_evaluation.bench $(ARGS)

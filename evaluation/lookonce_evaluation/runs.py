@@ -1,15 +1,22 @@
 """Long evaluations that may be interrupted: each item's result is kept as it comes, and the same command goes on."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+import lookonce_evaluation
+import lookonce_pruning
+import lookonce_scenes
 from lookonce_evaluation.errors import EvaluationError
+from lookonce_server import engines
 
 T = TypeVar("T")
+_PACKAGES = (lookonce_evaluation, lookonce_pruning, lookonce_scenes, engines)
 JSON = Any
 """What `json` writes and reads back equal: no NaN, no tuples, keys that are strings."""
 
@@ -22,7 +29,8 @@ class Run:
 
     Args:
         folder: where the run's files go; made where it is not.
-        asked: what the results depend on, but for the items: the command, the checkpoint's fingerprint, the ways.
+        asked: what the results depend on, but for the items: the command, the checkpoint's fingerprint, the ways. The
+            code they are made by is added to it.
 
     Raises:
         EvaluationError: the folder holds the results of another question.
@@ -30,7 +38,7 @@ class Run:
 
     def __init__(self, folder: Path, asked: Mapping[str, JSON]) -> None:
         self.folder = folder
-        self._asked = json.loads(json.dumps(asked, allow_nan=False))
+        self._asked = json.loads(json.dumps({**asked, "code": _code()}, allow_nan=False))
         self._path = folder / "records.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self._done = self._read() if self._path.exists() else {}
@@ -86,6 +94,17 @@ class Run:
         new = self._path.with_suffix(".new")
         new.write_text("\n".join(lines) + "\n")
         new.replace(self._path)
+
+
+@cache
+def _code() -> str:
+    """A digest of the code that results depend on: those of other code are those of another run."""
+    total = hashlib.blake2b(digest_size=8)
+    for package in _PACKAGES:
+        for name in package.__path__:
+            for path in sorted(Path(name).rglob("*.py")):
+                total.update(path.relative_to(name).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return total.hexdigest()
 
 
 def _parsed(text: str) -> JSON:

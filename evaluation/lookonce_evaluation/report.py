@@ -1,0 +1,120 @@
+"""Rerun every evaluation and put its results into docs/: `make report`.
+
+Each command writes tables, plots and JSON into a folder of its own. A page of docs/ says which of them it shows:
+
+    <!-- report: eval-retention/table.md -->
+    (anything; replaced by the command that was run, and the file)
+    <!-- /report -->
+
+Plots become docs/images/eval-retention-<name>.png, JSON and HTML docs/results/eval-retention.json and .html.
+"""
+
+import argparse
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from lookonce_evaluation.cli import analyze, evaluate
+from lookonce_evaluation.errors import EvaluationError
+
+_MARKED = re.compile(r"<!-- report: (?P<run>[a-z-]+)/(?P<file>[\w.-]+) -->\n.*?<!-- /report -->", re.DOTALL)
+_GROUPS: dict[str, Callable[[list[str]], int]] = {"eval": evaluate, "analyze": analyze}
+
+
+class Step(NamedTuple):
+    """A command of the report."""
+
+    name: str  # as in "eval retention"
+    arguments: str  # besides --out
+
+    @property
+    def run(self) -> str:
+        """The name of its folder."""
+        return self.name.replace(" ", "-")
+
+    @property
+    def shown(self) -> str:
+        """The command line."""
+        return f"lookonce {self.name} {self.arguments}".rstrip()
+
+    def perform(self, runs: Path) -> None:
+        """Run it.
+
+        Raises:
+            EvaluationError: it failed.
+        """
+        group, command = self.name.split()
+        print(f"\n{self.shown}", flush=True)
+        code = _GROUPS[group]([command, *shlex.split(self.arguments), "--out", str(runs / self.run)])
+        if code:
+            raise EvaluationError(f"`{self.shown}` ended with exit code {code}")
+
+
+STEPS = (Step("eval retention", "--images 500"),)
+
+
+def fill(page: str, steps: Mapping[str, Step], runs: Path) -> str:
+    """A page with the results in their places.
+
+    Args:
+        page: its text.
+        steps: by run; marks of other runs stay as they are.
+        runs: where their folders are.
+
+    Raises:
+        EvaluationError: a page shows what no command wrote.
+    """
+
+    def filled(mark: re.Match[str]) -> str:
+        step = steps.get(mark["run"])
+        if step is None:
+            return mark[0]
+        file = runs / mark["run"] / mark["file"]
+        if not file.is_file():
+            raise EvaluationError(f"a page shows {file}, which `{step.shown}` did not write")
+        first = mark[0].partition("\n")[0]
+        return f"{first}\n```bash\n{step.shown}\n```\n\n{file.read_text().strip()}\n<!-- /report -->"
+
+    return _MARKED.sub(filled, page)
+
+
+def publish(step: Step, runs: Path, docs: Path) -> None:
+    """Copy a run's plots, JSON and HTML to where the pages refer to them."""
+    folder = runs / step.run
+    for plot in folder.glob("*.png"):
+        shutil.copy(plot, docs / "images" / f"{step.run}-{plot.name}")
+    for result in (folder / "result.json", *folder.glob("*.html")):
+        if result.exists():
+            shutil.copy(result, docs / "results" / f"{step.run}{result.suffix}")
+
+
+def main(arguments: list[str]) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lookonce_evaluation.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the pages [%(default)s]")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs [%(default)s]")
+    parser.add_argument(
+        "--only", nargs="+", choices=[step.run for step in STEPS], metavar="RUN", help="some of: %(choices)s"
+    )
+    options = parser.parse_args(arguments)
+    steps = [step for step in STEPS if not options.only or step.run in options.only]
+    for step in steps:
+        step.perform(options.runs)
+        publish(step, options.runs, options.docs)
+    for path in sorted(options.docs.glob("*.md")):
+        path.write_text(fill(path.read_text(), {step.run: step for step in steps}, options.runs))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except EvaluationError as error:
+        sys.exit(f"report: {error}")
