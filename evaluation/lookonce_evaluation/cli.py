@@ -11,8 +11,11 @@ from lookonce_evaluation.errors import EvaluationError
 
 EVAL = {
     "retention": ("lookonce_evaluation.retention", "accuracy by retention and selection"),
+    "judge": ("lookonce_evaluation.judge.command", "how much of a description survives, judged by its objects"),
 }
-ANALYZE: dict[str, tuple[str, str]] = {}
+ANALYZE = {
+    "prompts": ("lookonce_evaluation.prompts", "what a describe prompt's own tokens hold, by prompt"),
+}
 
 
 def evaluate(arguments: list[str]) -> int:

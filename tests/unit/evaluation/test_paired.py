@@ -6,7 +6,7 @@ import random
 import pytest
 
 from lookonce_evaluation.dataset import Case
-from lookonce_evaluation.paired import Interval, Outcomes
+from lookonce_evaluation.paired import Interval, Outcomes, mean_change
 from lookonce_scenes.questions import Question
 
 ASKED = Question("count", "?", "Yes")
@@ -55,3 +55,17 @@ def test_the_interval_is_the_same_every_time():
     ours, base = outcomes(*[(True, True)] * 9, (False, True)), outcomes(*[(True, False)] * 2, *[(True, True)] * 8)
     assert ours.change(base, "acc") == ours.change(base, "acc")
     assert str(Interval(-0.1234, -1, 0.5)) == "-0.12 (-1.00 to +0.50)"
+
+
+def test_means_are_compared_image_by_image():
+    drawn = random.Random(0)
+    base = [drawn.random() for _ in range(300)]
+    changed = [value / 2 if i % 10 == 0 else value for i, value in enumerate(base)]
+    interval = mean_change(changed, base)
+    differences = [100 * (one - other) for one, other in zip(changed, base, strict=True)]
+    mean = sum(differences) / 300
+    spread = math.sqrt(sum((d - mean) ** 2 for d in differences)) / 300
+    assert interval.difference == pytest.approx(mean)
+    assert interval.low == pytest.approx(mean - 1.96 * spread, abs=0.25 * spread)
+    assert interval.high == pytest.approx(mean + 1.96 * spread, abs=0.25 * spread)
+    assert mean_change(base, base) == Interval(0, 0, 0)
