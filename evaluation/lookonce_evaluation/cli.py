@@ -12,7 +12,9 @@ from lookonce_evaluation.errors import EvaluationError
 EVAL = {
     "retention": ("lookonce_evaluation.retention", "accuracy by retention and selection"),
 }
-ANALYZE: dict[str, tuple[str, str]] = {}
+ANALYZE = {
+    "knockout": ("lookonce_evaluation.flow.knockout", "how an image's content flows to what is said"),
+}
 
 
 def evaluate(arguments: list[str]) -> int:
