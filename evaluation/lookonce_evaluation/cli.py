@@ -11,6 +11,7 @@ from lookonce_evaluation.errors import EvaluationError
 
 EVAL = {
     "retention": ("lookonce_evaluation.retention", "accuracy by retention and selection"),
+    "judge": ("lookonce_evaluation.judge.command", "how much of a description survives, judged by its objects"),
 }
 ANALYZE = {
     "knockout": ("lookonce_evaluation.flow.knockout", "how an image's content flows to what is said"),

@@ -1,12 +1,18 @@
 """Held-out questions: for each scene, MME's two yes/no questions a category, and one open question a category."""
 
 import random
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
+from lookonce_evaluation.commands import pictures
+from lookonce_evaluation.errors import EvaluationError
 from lookonce_scenes.questions import CATEGORIES, OPEN, Question, yes_no_pair
 from lookonce_scenes.world import Scene, render, sample_scene
+from lookonce_server.decoding.decode import decode_image
+from lookonce_server.decoding.limits import ImageLimits
+from lookonce_server.errors import InvalidImageError
 
 HELD_OUT_SEED = 500_000_000
 """First seed of the scenes that results are reported on; training draws seeds from a thousand million on."""
@@ -32,6 +38,22 @@ class Case(NamedTuple):
 def held_out(count: int, first_seed: int = HELD_OUT_SEED) -> list[Case]:
     """`count` scenes that no training has seen, with their questions."""
     return [_case(first_seed + i) for i in range(count)]
+
+
+def in_folder(folder: Path, count: int) -> list[Case]:
+    """The first `count` pictures of a folder, by name, as the server would see them; without questions.
+
+    Raises:
+        EvaluationError: there are none, or one cannot be decoded.
+    """
+    return [Case(path.name, _decoded(path), {}, {}) for path in pictures(folder)[:count]]
+
+
+def _decoded(path: Path) -> Image.Image:
+    try:
+        return decode_image(path.read_bytes(), ImageLimits(), str(path))
+    except (OSError, InvalidImageError) as error:
+        raise EvaluationError(f"{path}: {error}") from error
 
 
 def _case(seed: int) -> Case:

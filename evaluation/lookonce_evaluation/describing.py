@@ -10,6 +10,9 @@ from lookonce_pruning import AttentionRecorder, ImageScores, PackedContext, RowS
 from lookonce_server.engines.prompts import Prompt, PromptRenderer
 from lookonce_server.engines.transformers.runner import ModelRunner, State, stacked
 
+MAX_TOKENS = 128
+"""Most tokens of a description."""
+
 
 class Described(NamedTuple):
     """One image's describe pass, nothing dropped yet."""
@@ -20,6 +23,7 @@ class Described(NamedTuple):
     next_position: int
     text: str
     recorder: AttentionRecorder
+    said: list[int]  # the text's tokens, the end token left out
 
     def scores(self, rows: RowSource = "generated") -> ImageScores:
         """What the recorded rows pay each image token."""
@@ -45,7 +49,7 @@ def describe(
     describe_prompt: str,
     *,
     window: range,
-    max_tokens: int = 128,
+    max_tokens: int = MAX_TOKENS,
 ) -> Described:
     """Run a describe pass greedily with recorded attention."""
     prompt = prompts.describe(describe_prompt, image)
@@ -61,12 +65,16 @@ def describe(
     keys, values = stacked(state.cache, prompt.tokens)
     # Every generated token but the end was run, at one position each.
     next_position = state.next_position - len(said)
-    return Described(prompt, keys, values, next_position, prompts.tokenizer.decode(said), recorder)
+    return Described(prompt, keys, values, next_position, prompts.tokenizer.decode(said), recorder, said)
 
 
 def generate(runner: ModelRunner, prompt: Prompt, end: int, max_tokens: int) -> tuple[State, list[int]]:
     """Prefill and decode greedily: the state at the end, and the tokens generated, the end token left out."""
-    state = runner.prefill(prompt)
+    return decode(runner, runner.prefill(prompt), end, max_tokens)
+
+
+def decode(runner: ModelRunner, state: State, end: int, max_tokens: int) -> tuple[State, list[int]]:
+    """Go on greedily from a state; like `generate`."""
     said: list[int] = []
     while (token := int(state.logits.argmax())) != end and len(said) < max_tokens:
         said.append(token)

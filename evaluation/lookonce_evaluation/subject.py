@@ -58,7 +58,8 @@ class Subject:
 
     def describe(self, case: Case, window: range, prompt: str | None = None) -> Described:
         """The describe pass of a case, by another prompt where one is given."""
-        return describe(self.runner, self.prompts, case.image, prompt or self.describe_prompt, window=window)
+        prompt = self.describe_prompt if prompt is None else prompt  # an empty one is one
+        return describe(self.runner, self.prompts, case.image, prompt, window=window)
 
     def prefix(self, image: Image.Image) -> Prefix:
         """The image, and what comes before it in a prompt, run once."""
