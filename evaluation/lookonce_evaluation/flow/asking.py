@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from lookonce_evaluation.dataset import Case
+from lookonce_evaluation.dataset import Case, decoded
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_scenes.world import REGIONS, SHAPES, Scene, SceneObject
 
@@ -83,10 +83,7 @@ def read_questions(path: Path) -> list[tuple[str, list[Asked]]]:
         raise EvaluationError(f"--questions {path}: cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
         name, text, answer = _fields(line, f"--questions {path}, line {number}")
-        try:
-            image = Image.open(path.parent / name).convert("RGB")
-        except (OSError, UnidentifiedImageError) as error:
-            raise EvaluationError(f"--questions {path}, line {number}: image {name!r} cannot be read") from error
+        image = decoded(path.parent / name)
         by_image.setdefault(name, []).append(Asked(image, "", text, answer))
     if not by_image:
         raise EvaluationError(f"--questions {path}: expected at least one line")

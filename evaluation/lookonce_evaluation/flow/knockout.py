@@ -11,10 +11,8 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from PIL import Image
-
-from lookonce_evaluation.commands import parser, pictures, positive
-from lookonce_evaluation.dataset import Case, held_out
+from lookonce_evaluation.commands import parser, positive
+from lookonce_evaluation.dataset import Case, held_out, in_folder
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.flow.asking import Asked, about_objects, read_questions
 from lookonce_evaluation.flow.layers import default_step, default_window
@@ -23,7 +21,7 @@ from lookonce_evaluation.flow.plots import f1_by_layers, flows_by_window
 from lookonce_evaluation.flow.results import results
 from lookonce_evaluation.flow.stages import TAU
 from lookonce_evaluation.flow.tables import markdown
-from lookonce_evaluation.judge import RuleJudge
+from lookonce_evaluation.judge.choosing import add_arguments, chosen
 from lookonce_evaluation.runs import Run
 from lookonce_evaluation.subject import Subject
 from lookonce_server.settings import Settings
@@ -35,13 +33,16 @@ ASKED = 150
 def main(arguments: list[str]) -> None:
     """The command."""
     options = _parser().parse_args(arguments)
+    who = chosen(options)
+    if options.images_folder and who.is_rules:
+        raise EvaluationError("--judge rules: they read the scenes' words only; a folder's pictures need --judge URL")
     subject = Subject.load(options.model, Settings(), options.device)
     num_layers = subject.runner.num_layers
     width = options.window or default_window(num_layers)
     step = options.step or default_step(num_layers)
     if width > num_layers:
         raise EvaluationError(f"--window {width}: expected at most {num_layers}, the model's number of layers")
-    plan, judge = Plan.of(num_layers, width, step), RuleJudge()
+    plan = Plan.of(num_layers, width, step)
     cases, questions = _cases(options), _questions(options)
     asked = {
         "command": "analyze knockout",
@@ -52,10 +53,10 @@ def main(arguments: list[str]) -> None:
         "images": str(options.images_folder.resolve()) if options.images_folder else "scenes",
         "questions": hashlib.sha256(options.questions.read_bytes()).hexdigest() if options.questions else "scenes",
     }
-    run = Run(options.out, asked)
+    run = Run(options.out, asked | who.asked)
     described = run.over(
         cases,
-        lambda case: describe(subject, judge, case, plan, rows=options.rows),
+        lambda case: describe(subject, who.judge, case, plan, rows=options.rows),
         name=lambda case: f"describe {case.name}",
     )
     answered = run.over(
@@ -65,7 +66,8 @@ def main(arguments: list[str]) -> None:
     )
     found = results(plan, described, answered, options.tau)
     run.write("table.md", markdown(found, width, options.tau))
-    run.write_json("result.json", {"window": width, "step": step, "tau": options.tau} | found.as_json())
+    settings = {"window": width, "step": step, "tau": options.tau, **who.asked, "refused": who.refused}
+    run.write_json("result.json", settings | found.as_json())
     if found.f1:
         f1_by_layers(found, run.folder / "f1.png")
     if found.flows["all"].changes:
@@ -86,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--step", type=positive, help="layers from one place to the next [a sixteenth of them, or 1]")
     made.add_argument("--tau", type=_percent, default=TAU, help="percent that a stage costs at least [%(default)g]")
+    add_arguments(made)
     made.add_argument("--rows", type=positive, default=128, help="most trials in one forward pass [%(default)s]")
     return made
 
@@ -103,8 +106,7 @@ def _percent(text: str) -> float:
 def _cases(options: argparse.Namespace) -> list[Case]:
     """What is described."""
     if options.images_folder:
-        paths = pictures(options.images_folder)[: options.images]
-        return [Case(path.name, Image.open(path).convert("RGB"), {}, {}) for path in paths]
+        return in_folder(options.images_folder, options.images)
     return [] if options.questions else held_out(options.images)
 
 

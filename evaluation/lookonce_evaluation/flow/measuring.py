@@ -9,7 +9,8 @@ from lookonce_evaluation.flow.asking import Asked
 from lookonce_evaluation.flow.describing import descriptions
 from lookonce_evaluation.flow.layers import layer_sets, windows
 from lookonce_evaluation.flow.trials import FLOWS, KINDS, Trial, trials
-from lookonce_evaluation.judge import Judge, compare, truth
+from lookonce_evaluation.judge import Judge, truth
+from lookonce_evaluation.judge.counting import verdict
 from lookonce_evaluation.subject import Subject
 
 Record = Any
@@ -34,16 +35,12 @@ class Plan(NamedTuple):
 
 
 def describe(subject: Subject, judge: Judge, case: Case, plan: Plan, *, rows: int) -> Record:
-    """The descriptions, the ordinary one first, and each one's tp, fp and fn against that, and against the truth."""
+    """The descriptions, the ordinary one first, and the verdict on each of them."""
     texts = descriptions(subject, case.image, plan.kinds, rows=rows)
-    original = judge.objects(texts[0])
-    judged = {text: judge.objects(text) for text in texts}  # many are the same
-    by_original = {text: compare(judge, original, found) for text, found in judged.items()}
-    record: Record = {"texts": texts, "original": [by_original[text] for text in texts], "truth": None}
-    if case.scene:
-        by_truth = {text: compare(judge, truth(case.scene), found) for text, found in judged.items()}
-        record["truth"] = [by_truth[text] for text in texts]
-    return record
+    original, there = judge.objects(texts[0]), truth(case.scene) if case.scene else None
+    # Many trials say the same.
+    verdicts = {text: verdict(judge, text, original, there) for text in dict.fromkeys(texts)}
+    return {"texts": texts, "verdicts": verdicts}
 
 
 def ask(subject: Subject, questions: Sequence[Asked], plan: Plan, *, rows: int) -> Record:

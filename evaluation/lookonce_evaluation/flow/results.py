@@ -76,8 +76,8 @@ def results(plan: Plan, described: Sequence[Record], asked: Sequence[Record], ta
         flows[name] = _curves(plan, chosen, tau)
     return Results(
         len(described),
-        dict(zip(judged, _f1(described, "original"), strict=False)),
-        dict(zip(judged, _f1(described, "truth"), strict=False)),
+        dict(zip(judged, _f1(described, "counts"), strict=False)),
+        dict(zip(judged, _f1(described, "against_scene"), strict=False)),
         len(asked),
         sum(map(len, asked)),
         dict(zip(judged, right, strict=False)),
@@ -88,7 +88,8 @@ def results(plan: Plan, described: Sequence[Record], asked: Sequence[Record], ta
 
 def _f1(records: Sequence[Record], against: str) -> list[Mean]:
     """Nothing where there is no such judgement."""
-    return means([[[100 * Score(*one).f1 for one in r[against]]] for r in records if r[against] is not None])
+    found = [[record["verdicts"][text][against] for text in record["texts"]] for record in records]
+    return means([[[100 * Score(*counts).f1 for counts in image]] for image in found if None not in image])
 
 
 def _curves(plan: Plan, by_image: Sequence[Sequence[Sequence[Answer | None]]], tau: float) -> Curves:
