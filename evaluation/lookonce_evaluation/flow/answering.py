@@ -23,7 +23,7 @@ class Answer(NamedTuple):
 
 
 def answers(
-    subject: Subject, prefix: Prefix, asked: Asked, trials: Sequence[Trial], *, rows: int = 128
+    subject: Subject, prefix: Prefix, asked: Asked, trials: Sequence[Trial], *, rows: int = 64
 ) -> list[Answer | None]:
     """The answer to a question asked directly, and what becomes of it in each trial; None where a trial has no tokens.
 

@@ -15,7 +15,7 @@ from lookonce_pruning import Blocked, Knockout
 MAX_TOKENS = 128
 
 
-def descriptions(subject: Subject, image: Image.Image, trials: Sequence[Trial], *, rows: int = 128) -> list[str]:
+def descriptions(subject: Subject, image: Image.Image, trials: Sequence[Trial], *, rows: int = 64) -> list[str]:
     """The ordinary greedy description, and what becomes of it in each trial.
 
     The prompt up to the image's end is run once: nothing is knocked out before it. From there on each trial is a row

@@ -10,6 +10,7 @@ measured alone: a folder's pictures are described and judged by --judge, a file'
 import argparse
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from lookonce_evaluation.commands import parser, positive
 from lookonce_evaluation.dataset import Case, held_out, in_folder
@@ -18,7 +19,7 @@ from lookonce_evaluation.flow.asking import Asked, about_objects, read_questions
 from lookonce_evaluation.flow.layers import default_step, default_window
 from lookonce_evaluation.flow.measuring import Plan, ask, describe
 from lookonce_evaluation.flow.plots import f1_by_layers, flows_by_window
-from lookonce_evaluation.flow.results import results
+from lookonce_evaluation.flow.results import Results, results
 from lookonce_evaluation.flow.stages import TAU
 from lookonce_evaluation.flow.tables import markdown
 from lookonce_evaluation.judge.choosing import add_arguments, chosen
@@ -26,7 +27,7 @@ from lookonce_evaluation.runs import Run
 from lookonce_evaluation.subject import Subject
 from lookonce_server.settings import Settings
 
-ASKED = 150
+ASKED = 100
 """Scenes that are asked about."""
 
 
@@ -36,6 +37,7 @@ def main(arguments: list[str]) -> None:
     who = chosen(options)
     if options.images_folder and who.is_rules:
         raise EvaluationError("--judge rules: they read the scenes' words only; a folder's pictures need --judge URL")
+    cases, questions = _cases(options), _questions(options)
     subject = Subject.load(options.model, Settings(), options.device)
     num_layers = subject.runner.num_layers
     width = options.window or default_window(num_layers)
@@ -43,7 +45,6 @@ def main(arguments: list[str]) -> None:
     if width > num_layers:
         raise EvaluationError(f"--window {width}: expected at most {num_layers}, the model's number of layers")
     plan = Plan.of(num_layers, width, step)
-    cases, questions = _cases(options), _questions(options)
     asked = {
         "command": "analyze knockout",
         "model": subject.fingerprint,
@@ -64,9 +65,12 @@ def main(arguments: list[str]) -> None:
         lambda named: ask(subject, named[1], plan, rows=options.rows),
         name=lambda named: f"ask {named[0]}",
     )
-    found = results(plan, described, answered, options.tau)
-    run.write("table.md", markdown(found, width, options.tau))
     settings = {"window": width, "step": step, "tau": options.tau, **who.asked, "refused": who.refused}
+    _write(run, results(plan, described, answered, options.tau), settings)
+
+
+def _write(run: Run, found: Results, settings: dict[str, Any]) -> None:
+    run.write("table.md", markdown(found, settings["window"], settings["tau"]))
     run.write_json("result.json", settings | found.as_json())
     if found.f1:
         f1_by_layers(found, run.folder / "f1.png")
@@ -89,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--step", type=positive, help="layers from one place to the next [a sixteenth of them, or 1]")
     made.add_argument("--tau", type=_percent, default=TAU, help="percent that a stage costs at least [%(default)g]")
     add_arguments(made)
-    made.add_argument("--rows", type=positive, default=128, help="most trials in one forward pass [%(default)s]")
+    made.add_argument("--rows", type=positive, default=64, help="most trials in one forward pass [%(default)s]")
     return made
 
 
