@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 _SETS = {
     "from": "from layer l on",
     "up to": "up to layer l",
-    "all but": "everywhere but in the layers from l",
+    "all but": "everywhere but in a quarter, from l on",
     "window": "in a window centred at l",
 }
+_ENDS = {"last": "to the last position", "question": "to the question's tokens"}
 _STAGES = {"general": "tab:green", "specific": "tab:orange", "aggregation": "tab:blue", "direct": "tab:orange"}
 
 
@@ -31,7 +32,7 @@ def f1_by_layers(found: Results, path: Path) -> None:
         for kind in KINDS:
             points = {t.where.at: m for t, m in found.f1.items() if t and t.flow == kind and t.where.how == how}
             _curve(axis, list(points), list(points.values()), kind)
-        axis.set(title=f"knocked out {title}", xlabel="l", ylim=(-3, 103))
+        axis.set(title=f"knocked out {title}", xlabel="layer l", ylim=(-3, 103))
     for axis in panels[:, 0]:
         axis.set_ylabel("F1, %")
     panels[0, 0].legend(fontsize=8)
@@ -45,11 +46,11 @@ def flows_by_window(found: Results, path: Path) -> None:
     curves, at = found.flows["all"], [where.at for where in found.positions]
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for axis, end in zip(panels, ("last", "question"), strict=True):
+    for axis, (end, title) in zip(panels, _ENDS.items(), strict=True):
         for flow, curve in curves.changes.items():
             if flow.endswith(end):
                 _curve(axis, at, curve, flow)
-        axis.set(title=f"to the {end}", xlabel="window's centre, layer")
+        axis.set(title=title, xlabel="window's centre, layer")
         for name, stage in curves.stages._asdict().items():
             if stage and (name in ("aggregation", "direct")) == (end == "last"):
                 first, last = at[stage.first] - 0.4, at[stage.last] + 0.4
