@@ -15,6 +15,7 @@ EVAL = {
 }
 ANALYZE = {
     "knockout": ("lookonce_evaluation.flow.knockout", "how an image's content flows to what is said"),
+    "prompts": ("lookonce_evaluation.prompts", "what a describe prompt's own tokens hold, by prompt"),
 }
 
 

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from lookonce_evaluation.describing import MAX_TOKENS, Described, decode
+from lookonce_evaluation.describing import MAX_TOKENS, Described, decode, generate
 from lookonce_evaluation.subject import Subject
-from lookonce_pruning import get_selection, kept_count
+from lookonce_pruning import Blocked, Knockout, get_selection, kept_count
 from lookonce_server.conversation import Conversation, Turn
-from lookonce_server.engines.transformers.runner import State
+from lookonce_server.engines.transformers.runner import State, stacked
 from lookonce_server.settings import Settings
 
 
@@ -48,6 +48,19 @@ def describe_again(subject: Subject, described: Described, kept: Tensor, prompt:
     asked = Conversation((Turn("user", prompt, has_image=True),))
     ids: list[int] = subject.prompts.continuation(subject.describe_prompt, asked)[0].tolist()
     return _decoded(subject, described, kept, ids, [])
+
+
+def blinded(subject: Subject, described: Described) -> Described:
+    """The describe pass up to its first token, with attention from the prompt's tokens to the image knocked out.
+
+    Everywhere: in every layer, from all tokens after the image. The scores are those of the describe pass itself.
+    """
+    prompt = described.prompt
+    query = range(int(prompt.image_columns.max()) + 1, prompt.tokens)
+    with Knockout(subject.runner.model, [[Blocked(query, prompt.image_columns, range(subject.runner.num_layers))]]):
+        state, said = generate(subject.runner, prompt, subject.prompts.tokenizer.eos_token_id, 1)
+    keys, values = stacked(state.cache, prompt.tokens)
+    return described._replace(keys=keys, values=values, said=said, text=subject.prompts.tokenizer.decode(said))
 
 
 def _decoded(subject: Subject, described: Described, kept: Tensor, ids: list[int], said: list[int]) -> str:

@@ -34,9 +34,7 @@ ASKED = 100
 def main(arguments: list[str]) -> None:
     """The command."""
     options = _parser().parse_args(arguments)
-    who = chosen(options)
-    if options.images_folder and who.is_rules:
-        raise EvaluationError("--judge rules: they read the scenes' words only; a folder's pictures need --judge URL")
+    who = chosen(options, scenes=not options.images_folder)
     cases, questions = _cases(options), _questions(options)
     subject = Subject.load(options.model, Settings(), options.device)
     num_layers = subject.runner.num_layers
@@ -65,7 +63,7 @@ def main(arguments: list[str]) -> None:
         lambda named: ask(subject, named[1], plan, rows=options.rows),
         name=lambda named: f"ask {named[0]}",
     )
-    settings = {"window": width, "step": step, "tau": options.tau, **who.asked, "refused": who.refused}
+    settings = {"window": width, "step": step, "tau": options.tau, **who.told}
     _write(run, results(plan, described, answered, options.tau), settings)
 
 

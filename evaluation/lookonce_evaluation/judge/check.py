@@ -30,7 +30,7 @@ def check(who: Chosen, folder: Path) -> None:
     print(text)
     run.write("table.md", text)
     agreement = {way: same(records, way) for way in WAYS[:2]}
-    run.write_json("result.json", {**who.asked, "refused": who.refused, "pairs": len(records), "same": agreement})
+    run.write_json("result.json", {**who.told, "pairs": len(records), "same": agreement})
 
 
 def judge_known(judge: Judge, known: Known) -> dict[str, Any]:

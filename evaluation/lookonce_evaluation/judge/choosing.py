@@ -22,14 +22,9 @@ class Chosen(NamedTuple):
     asked: dict[str, Any]  # for `Run`; the key is not in it
 
     @property
-    def is_rules(self) -> bool:
-        """Whether it reads the scenes' words only."""
-        return isinstance(self.judge, RuleJudge)
-
-    @property
-    def refused(self) -> list[str]:
-        """Options that its endpoint did not take."""
-        return list(getattr(self.judge, "refused", []))
+    def told(self) -> dict[str, Any]:
+        """For result.json: the same, and the options that its endpoint did not take."""
+        return {**self.asked, "judge_refused": list(getattr(self.judge, "refused", []))}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,13 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen(options: argparse.Namespace) -> Chosen:
+def chosen(options: argparse.Namespace, *, scenes: bool) -> Chosen:
     """The judge that a command line names.
 
+    Args:
+        options: the command line.
+        scenes: whether what is judged may be in the scenes' words.
+
     Raises:
-        EvaluationError: it names none, or the key is missing.
+        EvaluationError: it names none, one that cannot judge this, or the key is missing.
     """
     colors = {"ignore_colors": options.ignore_colors}
+    if options.judge == RULES and not scenes:
+        raise EvaluationError("--judge rules: they read the scenes' words only; a folder's pictures need --judge URL")
     if options.judge == RULES:
         return Chosen(RuleJudge(**colors), {"judge": RULES, **colors})
     url = _url(options.judge)

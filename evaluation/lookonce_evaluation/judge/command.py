@@ -17,7 +17,6 @@ from typing import Any
 
 from lookonce_evaluation.commands import parser
 from lookonce_evaluation.dataset import Case, held_out, in_folder
-from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.judge.check import check
 from lookonce_evaluation.judge.choosing import Chosen, add_arguments, chosen
 from lookonce_evaluation.judge.counting import COLUMNS, Summary, verdict
@@ -81,12 +80,10 @@ def main(arguments: list[str]) -> None:
     what.add_argument("--check", action="store_true", help="judge the fixed set, whose counts are known")
     add_arguments(made)
     options = made.parse_args(arguments)
-    who = chosen(options)
+    who = chosen(options, scenes=not options.images_folder)
     if options.check:
         check(who, options.out / "check")
         return
-    if options.images_folder and who.is_rules:
-        raise EvaluationError("--judge rules: they read the scenes' words only; a folder's pictures need --judge URL")
     if options.pairs:
         _pairs(options.pairs, who, options.out)
         return
@@ -119,4 +116,4 @@ def _write(run: Run, records: list[dict[str, Any]], who: Chosen) -> None:
     found = {
         key: {way: s.as_json() for way, s in summaries(records, key).items()} for key in ("counts", "against_scene")
     }
-    run.write_json("result.json", {**who.asked, "refused": who.refused, **found})
+    run.write_json("result.json", who.told | found)

@@ -11,11 +11,12 @@ from lookonce_evaluation.dataset import held_out
 from lookonce_evaluation.flow.answering import Answer
 from lookonce_evaluation.flow.asking import read_questions
 from lookonce_evaluation.flow.means import means
-from lookonce_evaluation.flow.measuring import Plan
+from lookonce_evaluation.flow.measuring import Plan, describe
 from lookonce_evaluation.flow.results import results
 from lookonce_evaluation.flow.stages import Stage
 from lookonce_evaluation.flow.tables import markdown
 from lookonce_evaluation.flow.trials import FLOWS, KINDS
+from lookonce_evaluation.judge import RuleJudge
 from lookonce_evaluation.shapes import TINY, write_qwen2_vl
 
 SMALL = ["knockout", "--images", "2", "--asked", "2", "--step", "5"]
@@ -157,6 +158,18 @@ def record(plan: Plan, right: bool, costs: dict[str, float]) -> list[dict]:
     halves = [Answer(0.5, right, right)] * (1 + len(plan.kinds))
     flows = [Answer(0.5 * (1 - costs.get(trial.flow, 0)), True, False) for trial in plan.flows]
     return [{"category": "color", "question": "?", "answer": "red", "answers": halves + flows}]
+
+
+def test_a_picture_of_which_nothing_is_known_is_judged_by_its_description_alone(subject):
+    (case,) = held_out(1, 600_000_100)
+    plan = Plan.of(8, 3)._replace(flows=[])
+    plan = plan._replace(kinds=[trial for trial in plan.kinds if trial.where.how == "all"])
+    described = describe(subject, RuleJudge(), case._replace(scene=None), plan, rows=8)
+    assert described["texts"][0] == subject.describe(case, range(1)).text
+    found = results(plan, [described], [], tau=10)
+    assert found.f1[None].mean == 100
+    assert found.truth == found.accuracy == {}
+    assert "against what is in the scenes" not in markdown(found, 3, 10)
 
 
 def test_only_answers_that_were_right_count_for_the_flows():
