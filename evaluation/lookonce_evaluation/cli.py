@@ -14,6 +14,7 @@ EVAL = {
     "judge": ("lookonce_evaluation.judge.command", "how much of a description survives, judged by its objects"),
 }
 ANALYZE = {
+    "knockout": ("lookonce_evaluation.flow.knockout", "how an image's content flows to what is said"),
     "prompts": ("lookonce_evaluation.prompts", "what a describe prompt's own tokens hold, by prompt"),
 }
 

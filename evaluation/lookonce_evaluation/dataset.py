@@ -46,10 +46,15 @@ def in_folder(folder: Path, count: int) -> list[Case]:
     Raises:
         EvaluationError: there are none, or one cannot be decoded.
     """
-    return [Case(path.name, _decoded(path), {}, {}) for path in pictures(folder)[:count]]
+    return [Case(path.name, decoded(path), {}, {}) for path in pictures(folder)[:count]]
 
 
-def _decoded(path: Path) -> Image.Image:
+def decoded(path: Path) -> Image.Image:
+    """A picture as the server would see it.
+
+    Raises:
+        EvaluationError: it cannot be read or decoded.
+    """
     try:
         return decode_image(path.read_bytes(), ImageLimits(), str(path))
     except (OSError, InvalidImageError) as error:

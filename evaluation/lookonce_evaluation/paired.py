@@ -61,7 +61,7 @@ class Outcomes:
     def change(self, base: "Outcomes", kind: str) -> Interval:
         """The difference to another way's, with a paired bootstrap over images."""
         ours, theirs = torch.stack(self._counts[kind]), torch.stack(base._counts[kind])
-        times = _draws(len(ours))
+        times = draws(len(ours))
         low, high = _middle(_macro(ours, times) - _macro(theirs, times))
         return Interval(self.percent(kind) - base.percent(kind), low, high)
 
@@ -69,11 +69,11 @@ class Outcomes:
 def mean_change(ours: Sequence[float], base: Sequence[float]) -> Interval:
     """The difference of two means over the same images, in percentage points of values from 0 to 1; paired likewise."""
     differences = 100 * (torch.tensor(ours, dtype=torch.float64) - torch.tensor(base, dtype=torch.float64))
-    low, high = _middle(_draws(len(differences)).double() @ differences / len(differences))
+    low, high = _middle(draws(len(differences)).double() @ differences / len(differences))
     return Interval(float(differences.mean()), low, high)
 
 
-def _draws(images: int) -> Tensor:
+def draws(images: int) -> Tensor:
     """How often each image is in each of the bootstrap's draws, `[draws, images]`."""
     drawn = torch.randint(images, (RESAMPLES, images), generator=torch.Generator().manual_seed(0))
     return torch.zeros(RESAMPLES, images).scatter_add_(1, drawn, torch.ones(RESAMPLES, images))
