@@ -11,6 +11,7 @@ from lookonce_evaluation.errors import EvaluationError
 
 EVAL = {
     "retention": ("lookonce_evaluation.retention", "accuracy by retention and selection"),
+    "fallback": ("lookonce_evaluation.fallback", "when to ask again with the whole image"),
 }
 ANALYZE: dict[str, tuple[str, str]] = {}
 
