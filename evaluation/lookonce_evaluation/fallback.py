@@ -24,11 +24,12 @@ from lookonce_evaluation.tables import header, line
 from lookonce_pruning import get_selection, kept_count, parse_window
 from lookonce_server.settings import Settings
 
-SIGNAL = "margin"
-"""What thresholds are tabulated of: the server's own signal, the first token's margin in nats."""
+SIGNAL = "least margin"
+"""What thresholds are tabulated of: the server's own signal, in nats. (It looks at the first few tokens, which are all
+of an answer here.)"""
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3)
 """Of the questions, asked again: for each a threshold is chosen on the search scenes."""
-MARGINS = (0.5, 1.0, 2.0, 4.0, 6.0)
+MARGINS = (1.0, 2.0, 3.0, 4.0, 6.0)
 """Thresholds tried as they are."""
 
 
@@ -120,7 +121,7 @@ def points(chosen_on: Pool, pool: Pool, cases: Sequence[Case]) -> list[dict[str,
     """A row for each threshold; those that are a share of the questions are chosen on the first pool."""
     found = {f"{share:.0%} of the search": float(chosen_on.signals[SIGNAL].quantile(share)) for share in SHARES}
     never, always = torch.zeros_like(pool.right), torch.ones_like(pool.right)
-    rows = [{"chosen": "never", "threshold": None} | point(pool, cases, never)]
+    rows: list[dict[str, Any]] = [{"chosen": "never", "threshold": None} | point(pool, cases, never)]
     for chosen, threshold in [*found.items(), *(("given", margin) for margin in MARGINS)]:
         again = pool.signals[SIGNAL] < threshold
         rows.append({"chosen": chosen, "threshold": threshold} | point(pool, cases, again))
