@@ -141,17 +141,23 @@ async def test_a_prompt_that_fits_only_with_a_context_is_answered_from_it(bench_
         assert answer.lookup.fallback == outcome
 
 
-async def test_the_first_tokens_are_looked_at_and_no_more(bench_with, monkeypatch):
+@pytest.fixture
+def endless(engine) -> Sampling:
+    """Of answers that end with their tokens alone."""
+    return Sampling(290, logit_bias=((engine._prompts.tokenizer.eos_token_id, -100.0),))
+
+
+async def test_the_first_tokens_are_looked_at_and_no_more(bench_with, endless, monkeypatch):
     bench = bench_with(fallback=Fallback(margin=0.0, tokens=3))
     await bench.create(png(1))
     seen = []
     monkeypatch.setattr(Fallback, "is_unsure", lambda self, answers: seen.extend(answers) or False)
-    await asked(bench, png(1), "Describe the image.")
+    await asked(bench, png(1), sampling=replace(endless, max_tokens=6))
     (begun,) = seen
     assert [type(event) for event in begun.events] == [Started, Piece, Piece, Piece]
 
 
-async def test_one_who_leaves_while_it_is_asked_again_stops_all_work(bench_with, engine, monkeypatch):
+async def test_one_who_leaves_while_it_is_asked_again_stops_all_work(bench_with, engine, endless, monkeypatch):
     bench = bench_with(fallback=ALWAYS)
     await bench.create(png(1))
     reached, never = asyncio.Event(), asyncio.Event()
@@ -161,7 +167,6 @@ async def test_one_who_leaves_while_it_is_asked_again_stops_all_work(bench_with,
         await never.wait()
 
     monkeypatch.setattr(bench.images, "decode", decode)
-    endless = Sampling(290, logit_bias=((engine._prompts.tokenizer.eos_token_id, -100.0),))
     asking = asyncio.create_task(asked(bench, png(1), sampling=endless, n=3))
     await reached.wait()
     asking.cancel()
