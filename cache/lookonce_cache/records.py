@@ -1,4 +1,4 @@
-"""Records: small values that servers keep beside the contexts, as what was said about an image."""
+"""Records: values that servers keep beside the contexts, as what was said about an image, or the image itself."""
 
 import math
 import time
@@ -11,7 +11,7 @@ from lookonce_cache.header import DIGEST_BYTES, checksum
 from lookonce_cache.keys import check_tenant, is_digest, require
 from lookonce_cache.observer import Observer, observed
 
-MAX_RECORD_BYTES = 1024**2
+MAX_RECORD_BYTES = 20 * 1024**2
 MEMORY_BYTES = 64 * 1024**2  # of all records in a process's memory
 _PREFIX = b"lookonce record 1\n"
 _OVERHEAD = 512  # what a record costs in memory beside its value, roughly
@@ -40,14 +40,14 @@ class RecordKey:
 class Records(Protocol):
     """Keeps records for `ttl` seconds after they were last written or read, or shorter when room is needed.
 
-    A write may give another `ttl` for itself, in seconds; the next read decides anew. A record is opaque bytes, at most
+    Each may give another `ttl` for itself, in seconds; the next one decides anew. A record is opaque bytes, at most
     `MAX_RECORD_BYTES`. A value that is damaged, or was not written under this key, is no record: it is reported to the
     observer.
 
     Every method may raise StoreUnavailableError.
     """
 
-    async def read(self, key: RecordKey) -> bytes | None:
+    async def read(self, key: RecordKey, *, ttl: float | None = None) -> bytes | None:
         """The record, or None. Renews it."""
 
     async def write(self, key: RecordKey, value: bytes, *, ttl: float | None = None) -> None:
@@ -111,12 +111,12 @@ class MemoryRecords:
         self._entries: OrderedDict[RecordKey, _Entry] = OrderedDict()  # least recently used first
 
     @observed
-    async def read(self, key: RecordKey) -> bytes | None:
+    async def read(self, key: RecordKey, *, ttl: float | None = None) -> bytes | None:
         """See `Records.read`."""
         entry = self._take(key)
         if entry is None:
             return None
-        self._keep(key, entry.value, self._ttl)
+        self._keep(key, entry.value, self._ttl if ttl is None else ttl)
         return entry.value
 
     @observed

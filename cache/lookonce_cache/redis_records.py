@@ -24,10 +24,10 @@ class RedisRecords:
         self._ttl = ttl
 
     @observed
-    async def read(self, key: RecordKey) -> bytes | None:
+    async def read(self, key: RecordKey, *, ttl: float | None = None) -> bytes | None:
         """See `Records.read`."""
         plain: Command = ("GET", record_key(key))
-        expiring = self._expiring(None)
+        expiring = self._expiring(ttl)
         command: Command = ("GETEX", record_key(key), *expiring) if expiring else plain
         try:
             stored: bytes | None = await write_or_read(self._servers, command, plain)

@@ -12,6 +12,7 @@ from lookonce_evaluation.errors import EvaluationError
 EVAL = {
     "retention": ("lookonce_evaluation.retention", "accuracy by retention and selection"),
     "judge": ("lookonce_evaluation.judge.command", "how much of a description survives, judged by its objects"),
+    "fallback": ("lookonce_evaluation.fallback", "when to ask again with the whole image"),
 }
 ANALYZE = {
     "knockout": ("lookonce_evaluation.flow.knockout", "how an image's content flows to what is said"),

@@ -56,7 +56,7 @@ class Grader:
             prompts: each question's token ids.
             questions: the questions, for their answers.
         """
-        rows = [(prompt, self._answer(question)) for prompt, question in zip(prompts, questions, strict=True)]
+        rows = [(prompt, self.answer(question)) for prompt, question in zip(prompts, questions, strict=True)]
         width = max(len(prompt) + len(answer) for prompt, answer in rows)
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         for i, (prompt, answer) in enumerate(rows):
@@ -70,6 +70,7 @@ class Grader:
         right = [tokens == answer for tokens, (_, answer) in zip(said, rows, strict=True)]
         return Graded(right, torch.stack([logits[i, len(prompt) - 1] for i, (prompt, _) in enumerate(rows)]))
 
-    def _answer(self, question: Question) -> list[int]:
+    def answer(self, question: Question) -> list[int]:
+        """Token ids of a question's right answer, end token included."""
         tokenizer = self._prompts.tokenizer
         return [*tokenizer.encode(question.answer, add_special_tokens=False), tokenizer.eos_token_id]

@@ -3,33 +3,53 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from typing import Self
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NamedTuple, Self
 
 from lookonce_server.engines.base import Answer, Piece, Started
 from lookonce_server.errors import EngineError
 
 
-async def begun(answers: Sequence[Answer]) -> tuple[Answer, ...]:
-    """The same answers, each with its first event at hand.
+class Begun(NamedTuple):
+    """An answer whose first events are at hand; whoever has it reads `whole`, or closes `rest`."""
+
+    events: tuple[Started | Piece, ...]
+    rest: Answer
+
+    async def whole(self, change: Callable[[Started | Piece], Started | Piece] = lambda event: event) -> Answer:
+        """All of the answer, those events included, each as `change` makes it."""
+        async with contextlib.aclosing(self.rest):
+            for event in self.events:
+                yield change(event)
+            async for event in self.rest:
+                yield change(event)
+
+
+async def begun(answers: Sequence[Answer], events: int = 1) -> tuple[Begun, ...]:
+    """The same answers, each with its first events at hand: as many as that, or all where it has less.
 
     Raises:
-        Exception: what kept one of them from beginning; all are closed then.
+        BaseException: what kept one of them from beginning; all are closed then.
     """
-    firsts = await asyncio.gather(*(anext(answer) for answer in answers), return_exceptions=True)
-    failed = [first for first in firsts if isinstance(first, BaseException)]
-    if failed:
+    try:
+        firsts = await asyncio.gather(*(_taken(answer, events) for answer in answers), return_exceptions=True)
+        if failed := [first for first in firsts if isinstance(first, BaseException)]:
+            raise failed[0]
+    except BaseException:
         await asyncio.gather(*(answer.aclose() for answer in answers))
-        raise failed[0]
-    events = [first for first in firsts if not isinstance(first, BaseException)]
-    return tuple(_resumed(first, answer) for first, answer in zip(events, answers, strict=True))
+        raise
+    taken = [first for first in firsts if not isinstance(first, BaseException)]
+    return tuple(Begun(first, answer) for first, answer in zip(taken, answers, strict=True))
 
 
-async def _resumed(first: Started | Piece, answer: Answer) -> Answer:
-    async with contextlib.aclosing(answer):
-        yield first
-        async for event in answer:
-            yield event
+async def _taken(answer: Answer, count: int) -> tuple[Started | Piece, ...]:
+    events: list[Started | Piece] = []
+    while len(events) < count:
+        try:
+            events.append(await anext(answer))
+        except StopAsyncIteration:
+            break
+    return tuple(events)
 
 
 class Answers:

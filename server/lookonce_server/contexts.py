@@ -7,7 +7,7 @@ server gave out, and a context that another tenant owns, or another model made, 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from typing import NamedTuple
 
 from lookonce_cache import (
@@ -26,6 +26,7 @@ from lookonce_server.describing import Describer
 from lookonce_server.engines.base import DescribePlan, Engine
 from lookonce_server.errors import ContextNotFoundError, ContextNotKeptError, InvalidImageError, PromptTooLongError
 from lookonce_server.images import ImageBytes, Images
+from lookonce_server.kept_images import KeptImages
 from lookonce_server.making import Maker, Making
 from lookonce_server.metrics import Metrics
 from lookonce_server.options import NO_OPTIONS, ContextLimits, ContextOptions
@@ -60,6 +61,7 @@ class Contexts:
         images: decodes them.
         metrics: what is counted.
         limits: what a request may want.
+        keep_images: whether images are kept beside their contexts.
     """
 
     def __init__(
@@ -72,12 +74,15 @@ class Contexts:
         images: Images,
         metrics: Metrics,
         limits: ContextLimits = _LIMITS,
+        keep_images: bool = False,
     ) -> None:
         self._fingerprint = engine.facts.fingerprint
         self._store = store
         self._metrics = metrics
         self._describer = Describer(engine, plan, limits, precision=precision, images=images)
         self._lookups: Counter[tuple[str, bool]] = Counter()  # by tenant, and whether there was a context
+        self._kept_images = KeptImages(store)
+        self._keep_images = keep_images
         self.maker = Maker(store, metrics)
 
     def check(self, options: ContextOptions) -> None:
@@ -130,8 +135,17 @@ class Contexts:
 
         The task's errors are InvalidImageError, PromptTooLongError, OverloadedError and EngineError.
         """
+        key = identity.key()
+
+        def keep() -> Awaitable[None]:
+            return self._kept_images.keep(key, image.data, ttl)
+
         return self.maker.make(
-            identity.key(), lambda heard: self._describer.describe(identity, image, heard), ttl=ttl, after=after
+            key,
+            lambda heard: self._describer.describe(identity, image, heard),
+            ttl=ttl,
+            after=after,
+            once_kept=keep if self._keep_images else None,
         )
 
     async def made(self, making: Making, image: ImageBytes, options: ContextOptions) -> CompressedContext:
@@ -203,9 +217,16 @@ class Contexts:
         return page._replace(infos=tuple(filter(self._is_ours, page.infos)))
 
     async def delete(self, tenant: str, context_id: str) -> None:
-        """Forget a context; raises ContextNotFoundError where there is none."""
-        if not await self._store.delete(_key(tenant, context_id)):
+        """Forget a context, and its image where that was kept; raises ContextNotFoundError where there is none."""
+        key = _key(tenant, context_id)
+        was_there = await self._store.delete(key)
+        await self._kept_images.forget(key)  # whatever is set now: it may have been kept before
+        if not was_there:
             raise ContextNotFoundError(context_id)
+
+    async def kept_image(self, key: ContextKey, ttl: float | None = None) -> ImageBytes | None:
+        """The image that a context was made of, where it is kept. Counts as use."""
+        return await self._kept_images.find(key, ttl) if self._keep_images else None
 
     async def stats(self, tenant: str) -> TenantStats:
         """What a tenant's contexts amount to, those of other models with the same store included."""

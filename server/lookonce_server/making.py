@@ -33,6 +33,7 @@ PATIENCE_SECONDS = 60.0  # for a describe pass that another question or server p
 _POLL_SECONDS = (0.02, 0.5)  # between looks at a lease: the first, and the longest
 
 Make = Callable[[Heard], Awaitable[CompressedContext]]
+OnceKept = Callable[[], Awaitable[None]]
 _Pass = Callable[[], Awaitable[CompressedContext]]
 
 
@@ -74,7 +75,13 @@ class Maker:
         return True
 
     def make(
-        self, key: ContextKey, make: Make, *, ttl: float | None = None, after: asyncio.Event | None = None
+        self,
+        key: ContextKey,
+        make: Make,
+        *,
+        ttl: float | None = None,
+        after: asyncio.Event | None = None,
+        once_kept: OnceKept | None = None,
     ) -> Making:
         """The one making of a context in this process.
 
@@ -84,6 +91,7 @@ class Maker:
             ttl: seconds for which it is kept then.
             after: for a context that nobody waits for: the task waits for this before it does anything, and gives up
                 where the store cannot be asked, since it would not keep the context either.
+            once_kept: called when the store has the context that was made here.
 
         The task's errors are those of `make`, EngineError in place of any that is no ServerError, and
         StoreUnavailableError where it gave up.
@@ -91,7 +99,7 @@ class Maker:
         making = self._making.get(key)
         if making is None:
             progress = Progress()
-            task = asyncio.create_task(self._run(key, lambda: make(progress.hear), ttl, after))
+            task = asyncio.create_task(self._run(key, lambda: make(progress.hear), ttl, after, once_kept))
             making = self._making[key] = Making(task, progress, ttl)
             task.add_done_callback(lambda _: self._ended(key, making))
         return making
@@ -110,13 +118,18 @@ class Maker:
             making.task.exception()  # counted where it happened: it must not be reported as never retrieved
 
     async def _run(
-        self, key: ContextKey, make: _Pass, ttl: float | None, after: asyncio.Event | None
+        self,
+        key: ContextKey,
+        make: _Pass,
+        ttl: float | None,
+        after: asyncio.Event | None,
+        once_kept: OnceKept | None,
     ) -> CompressedContext:
         if after is not None:
             await after.wait()
         async with self._held(await self._turn(key, ttl, give_up=after is not None)) as lease:
             found = await self._kept(key, ttl)  # by somebody who was quicker
-            return found or await self._made(key, make, lease, ttl)
+            return found or await self._made(key, make, lease, ttl, once_kept)
 
     async def _turn(self, key: ContextKey, ttl: float | None, *, give_up: bool) -> Lease | None:
         """Wait until nobody else makes the context; the lease, None where the store cannot be asked for one."""
@@ -143,7 +156,9 @@ class Maker:
                 return found.context if found else None
         return None
 
-    async def _made(self, key: ContextKey, make: _Pass, lease: Lease | None, ttl: float | None) -> CompressedContext:
+    async def _made(
+        self, key: ContextKey, make: _Pass, lease: Lease | None, ttl: float | None, once_kept: OnceKept | None
+    ) -> CompressedContext:
         started = time.monotonic()
         try:
             context = await make()
@@ -160,6 +175,8 @@ class Maker:
         # One that cannot be stored still answers those who wait for it.
         try:
             await self._store.put(context, lease, ttl=ttl)
+            if once_kept is not None:
+                await once_kept()
         except CacheError as error:
             _log.warning("context %s was not stored: %s", key.id[:12], error)
         self._metrics.describes.labels("done").inc()

@@ -111,6 +111,12 @@ class Metrics:
         self.lost = Counter(
             "lookonce_context_lost", "Contexts found that were gone before an answer could begin.", registry=r
         )
+        self.fallbacks = Counter(
+            "lookonce_fallbacks",
+            "Answers from contexts that were looked at, by outcome.",
+            ["outcome"],
+            registry=r,
+        )
         self.waits = Counter(
             "lookonce_describe_waits",
             "Questions that waited for a describe pass under way, in this process or in a replica.",

@@ -20,6 +20,7 @@ class ContextOptions:
         retention: share of the image tokens kept, above 0 and at most 1.
         ttl: seconds for which this use renews the context.
         describe_prompt: the describe pass's instruction.
+        fallback: whether an answer from a context that is not sure is asked again of the whole image.
         place: where in the request these stand, as in "lookonce.".
     """
 
@@ -28,6 +29,7 @@ class ContextOptions:
     retention: float | None = None
     ttl: float | None = None
     describe_prompt: str | None = None
+    fallback: bool | None = None
     place: str = ""
 
 

@@ -6,26 +6,33 @@
 - being described: the question waits for that pass, and is a hit.
 
 An answer comes from a context that was made exactly as the request wants it, or from the whole image. A request that
-wants to bypass contexts gets a full pass, and nothing else happens.
+wants to bypass contexts gets a full pass, and nothing else happens. Where the request wants a fallback, the first
+tokens of an answer from a context are looked at before any is sent; one that is not sure gives way to a full pass, if
+the image is there.
 """
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from PIL import Image
+
 from lookonce_cache import CompressedContext, ContextIdentity, Found, StoreUnavailableError
-from lookonce_server.answers import begun
+from lookonce_server.answers import Begun, begun
 from lookonce_server.contexts import Contexts
 from lookonce_server.conversation import Conversation
-from lookonce_server.engines.base import Answer, Engine, Sampling
-from lookonce_server.errors import ContextLostError, EngineError, InvalidRequestError
+from lookonce_server.engines.base import Answer, Engine, Piece, Sampling, Started
+from lookonce_server.errors import ContextLostError, EngineError, InvalidImageError, InvalidRequestError
+from lookonce_server.fallback import Fallback, Outcome, as_asked, looked_into
 from lookonce_server.images import ContextReference, ImageBytes, Images, ImageSource
 from lookonce_server.metrics import Metrics
 from lookonce_server.options import NO_OPTIONS, ContextOptions, OnMiss
 
 _log = logging.getLogger(__name__)
+_FALLBACK = Fallback()
 
 
 class Lookup(NamedTuple):
@@ -35,6 +42,12 @@ class Lookup(NamedTuple):
     tier: str | None  # of the store that had the context
     context_id: str | None
     context: CompressedContext | None
+    fallback: Outcome | None = None  # where it was wanted, of an answer from a context
+
+    @property
+    def answering(self) -> CompressedContext | None:
+        """The context that the answer stands on."""
+        return None if self.fallback == "full_pass" else self.context
 
 
 class Session(NamedTuple):
@@ -61,16 +74,25 @@ class Sessions:
         images: decodes what is new.
         on_miss: what a new image causes, unless the request says otherwise.
         metrics: what is counted.
+        fallback: when a question is asked again of the whole image.
     """
 
     def __init__(
-        self, engine: Engine, contexts: Contexts, *, images: Images, on_miss: OnMiss, metrics: Metrics
+        self,
+        engine: Engine,
+        contexts: Contexts,
+        *,
+        images: Images,
+        on_miss: OnMiss,
+        metrics: Metrics,
+        fallback: Fallback = _FALLBACK,
     ) -> None:
         self._engine = engine
         self._contexts = contexts
         self._images = images
         self._on_miss = on_miss
         self._metrics = metrics
+        self._fallback = fallback
 
     async def ask(
         self,
@@ -114,12 +136,13 @@ class Sessions:
         # What fails on the way to an answer from a context was counted where it happened: the full pass answers then.
         if found is not None:
             with suppress(ContextLostError):
-                return await self._hit(found, question)
+                return await self._hit(found, question, image)
         elif (options.on_miss or self._on_miss) == "compress":
             with suppress(EngineError, StoreUnavailableError):
                 making = self._contexts.make(identity, image, ttl=options.ttl)
                 context = await self._contexts.made(making, image, options)
-                return await self._answered(context, "miss", None, question)
+                lookup = Lookup("miss", None, context.id, context)
+                return await self._answered(context, lookup, question, image)
         else:
             return await self._full_and_describe_behind(identity, image, question)
         return await self._full(_miss(identity), image, question)
@@ -134,23 +157,66 @@ class Sessions:
             )
         found = await self._contexts.get(question.tenant, context_id, options.ttl)
         _check_made_so(found.context, options)
-        return await self._hit(found, question)
+        image = None
+        if self._fallback.is_wanted(options):
+            image = await self._contexts.kept_image(found.context.key, options.ttl)
+        return await self._hit(found, question, image)
 
-    async def _hit(self, found: Found, question: _Question) -> Session:
-        return await self._answered(found.context, "hit", found.tier, question)
+    async def _hit(self, found: Found, question: _Question, image: ImageBytes | None) -> Session:
+        lookup = Lookup("hit", found.tier, found.context.id, found.context)
+        return await self._answered(found.context, lookup, question, image)
 
     async def _answered(
-        self, context: CompressedContext, cache: Literal["hit", "miss"], tier: str | None, question: _Question
+        self, context: CompressedContext, lookup: Lookup, question: _Question, image: ImageBytes | None
     ) -> Session:
         """The session of an answer from a context, begun: what is wrong with the context has shown by then."""
-        conversation = question.conversation
+        is_wanted = self._fallback.is_wanted(question.options)
+        samplings = tuple(map(looked_into, question.samplings)) if is_wanted else question.samplings
+        passes = [self._engine.answer(context, question.conversation, one) for one in samplings]
         try:
-            answers = await begun([self._engine.answer(context, conversation, one) for one in question.samplings])
+            answers = await begun(passes, 1 + self._fallback.tokens if is_wanted else 1)
         except ContextLostError as error:
             self._metrics.lost.inc()
             _log.warning("context %s: %s", context.id[:12], error)
             raise
-        return Session(Lookup(cache, tier, context.id, context), answers)
+        if is_wanted:
+            return await self._sure(answers, lookup, question, image)
+        return Session(lookup, tuple(one.whole() for one in answers))
+
+    async def _sure(
+        self, answers: tuple[Begun, ...], lookup: Lookup, question: _Question, image: ImageBytes | None
+    ) -> Session:
+        """The session of these answers, or of full passes in their place where they are not sure."""
+        async with AsyncExitStack() as stack:
+            for one in answers:
+                stack.push_async_callback(one.rest.aclose)
+            outcome, pixels = await self._judged(answers, image)
+            self._metrics.fallbacks.labels(outcome).inc()
+            lookup = lookup._replace(fallback=outcome)
+            if pixels is None:
+                stack.pop_all()
+                asked = zip(answers, question.samplings, strict=True)
+                return Session(lookup, tuple(one.whole(_as_asked(sampling)) for one, sampling in asked))
+        full = await self._passes(pixels, question)
+        in_vain = [one.events[0] for one in answers]
+        again = tuple(one.whole(_charged(started)) for one, started in zip(full, in_vain, strict=True))
+        return Session(lookup._replace(tier=None), again)
+
+    async def _judged(self, answers: tuple[Begun, ...], image: ImageBytes | None) -> tuple[Outcome, Image.Image | None]:
+        """What becomes of answers that have begun, and the picture where they are asked again."""
+        if not self._fallback.is_unsure(answers):
+            return "none", None
+        started = answers[0].events[0]
+        assert isinstance(started, Started)
+        if started.full_tokens >= self._engine.facts.max_tokens:
+            return "no_room", None
+        if image is None:
+            return "no_image", None
+        try:
+            return "full_pass", await self._images.decode(image)
+        except InvalidImageError as error:  # the answer from the context is there all the same
+            _log.warning("an image cannot be asked again: %s", error)
+            return "no_image", None
 
     async def _full_and_describe_behind(
         self, identity: ContextIdentity, image: ImageBytes, question: _Question
@@ -168,8 +234,13 @@ class Sessions:
 
     async def _full(self, lookup: Lookup, image: ImageBytes, question: _Question) -> Session:
         pixels = await self._images.decode(image)
-        passes = [self._engine.full(question.conversation, pixels, one, question.tenant) for one in question.samplings]
-        return Session(lookup, await begun(passes))
+        return Session(lookup, tuple(one.whole() for one in await self._passes(pixels, question)))
+
+    async def _passes(self, pixels: Image.Image, question: _Question) -> tuple[Begun, ...]:
+        engine = self._engine
+        return await begun(
+            [engine.full(question.conversation, pixels, one, question.tenant) for one in question.samplings]
+        )
 
 
 def _miss(identity: ContextIdentity) -> Lookup:
@@ -192,3 +263,18 @@ def _check_made_so(context: CompressedContext, options: ContextOptions) -> None:
 
 def _of_answer(sampling: Sampling, i: int) -> Sampling:
     return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + i)
+
+
+def _as_asked(sampling: Sampling) -> Callable[[Started | Piece], Started | Piece]:
+    return lambda event: as_asked(event, sampling) if isinstance(event, Piece) else event
+
+
+def _charged(in_vain: Started | Piece) -> Callable[[Started | Piece], Started | Piece]:
+    """Adds what was computed in vain to what an answer says it computed."""
+
+    def charged(event: Started | Piece) -> Started | Piece:
+        if isinstance(event, Started) and isinstance(in_vain, Started):
+            return event._replace(computed_tokens=event.computed_tokens + in_vain.computed_tokens)
+        return event
+
+    return charged

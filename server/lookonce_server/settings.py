@@ -141,6 +141,20 @@ class Settings(BaseSettings):
         Literal["full", "compress"],
         Field(description="a new image: answer from all of it and describe behind, or describe first"),
     ] = "full"
+    fallback: Annotated[
+        bool,
+        Field(description="ask the whole image again where a context's answer is not sure; a request may say else"),
+    ] = False
+    fallback_margin: Annotated[
+        float,
+        Field(ge=0, description="what is sure: each token leads the next likeliest by this, in log-probability"),
+    ] = 3.0
+    fallback_tokens: Annotated[
+        int, Field(ge=1, le=64, description="first tokens of an answer that are looked at, and held back until then")
+    ] = 8
+    keep_images: Annotated[
+        bool, Field(description="keep images in the store beside their contexts, to ask again where only the id comes")
+    ] = False
     describe_prompt: Annotated[str, Field(min_length=1, description="the describe pass's instruction")] = (
         "Describe the image."
     )

@@ -71,14 +71,14 @@ class Image:
         return (
             yield from self.about(
                 lambda url: _protocol.ask(model, url, question, merged, turns, stream=stream),
-                by_pixels=merged.get("cache") == "bypass",
+                by_pixels=merged.get("cache") == "bypass" or bool(merged.get("fallback")),
             )
         )
 
     def answered(self, answer: Answer, bytes_not_sent: int) -> None:
         """Count an answer, and learn from it which context the image has."""
         self.reference.learn(answer.context_id)
-        self._was_there |= answer.hit
+        self._was_there |= answer.cache == "hit"
         self.tally.add(answer, bytes_not_sent)
 
     def prepare(self) -> Flow[Context]:

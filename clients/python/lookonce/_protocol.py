@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple, cast
 from ._exceptions import APIResponseError
 from ._types import Answer, AskOptions, Context, ContextOptions, ContextStats, ContextTokens, ImageOptions, Turn
 
-_EXTENSION = ("on_miss", "cache", "retention", "ttl", "describe_prompt")  # of a question, in its `lookonce` object
+# Of a question, in its `lookonce` object.
+_EXTENSION = ("on_miss", "cache", "fallback", "retention", "ttl", "describe_prompt")
 
 
 class Request(NamedTuple):
@@ -186,6 +187,7 @@ def answer_of(text: str | None, facts: Mapping[str, Any], usage: Mapping[str, An
         cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
         completion_tokens=usage.get("completion_tokens", 0),
         seconds=seconds,
+        fallback=facts.get("fallback"),
     )
 
 

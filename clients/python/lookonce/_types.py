@@ -15,8 +15,8 @@ class Answer:
 
     Attributes:
         text: the answer.
-        cache: `hit`: it came from the compressed context, and no pixel was looked at; `miss`: the image was new;
-            `bypass`: no context was looked for, as was asked.
+        cache: `hit`: it came from the compressed context, and no pixel was looked at, unless `fallback` says else;
+            `miss`: the image was new; `bypass`: no context was looked for, as was asked.
         tier: where the context was found, `memory`, `redis` or `gpu`; None unless it is a hit.
         context_tokens: tokens of the context that the question was answered on; 0 where it was the whole image.
         tokens_saved: prompt tokens that the ordinary way would have run in addition.
@@ -25,6 +25,9 @@ class Answer:
         cached_tokens: those of them that were not computed again.
         completion_tokens: tokens of the answer.
         seconds: wall time from the question to the end of the answer, as this client saw it.
+        fallback: where `fallback` was asked for, what became of an answer from the context: `none`: it was sure, and
+            is this one; `full_pass`: it was not, and this one is from the whole image; `no_image`, `no_room`: it was
+            not, but the server did not have the image, or the whole of it does not fit the model. None else.
     """
 
     text: str
@@ -37,11 +40,12 @@ class Answer:
     cached_tokens: int
     completion_tokens: int
     seconds: float
+    fallback: str | None = None
 
     @property
     def hit(self) -> bool:
         """Whether it came from a context that was there."""
-        return self.cache == "hit"
+        return self.cache == "hit" and self.fallback != "full_pass"
 
 
 @dataclass(frozen=True)
@@ -147,10 +151,13 @@ class ImageOptions(ContextOptions, total=False):
     Attributes:
         on_miss: `full` answers at once from the whole image while the context is made; `compress` makes it first.
         cache: `bypass` sends the pixels every time and has the whole image looked at; nothing is found or kept.
+        fallback: have the whole image looked at where the answer from its context is not sure. The pixels are sent
+            every time, where they are known.
     """
 
     on_miss: OnMiss
     cache: Cache
+    fallback: bool
 
 
 class AskOptions(TypedDict, total=False):
@@ -165,6 +172,7 @@ class AskOptions(TypedDict, total=False):
         ttl: seconds for which this use renews the context.
         on_miss: as in `ImageOptions`.
         cache: as in `ImageOptions`.
+        fallback: as in `ImageOptions`.
     """
 
     max_tokens: int
@@ -175,3 +183,4 @@ class AskOptions(TypedDict, total=False):
     ttl: float
     on_miss: OnMiss
     cache: Cache
+    fallback: bool

@@ -53,7 +53,7 @@ class Accounts:
     @property
     def cached_tokens(self) -> int:
         """Those of them that nobody computed for this question."""
-        return self.prompt_tokens - self._started[0].computed_tokens
+        return max(0, self.prompt_tokens - self._started[0].computed_tokens)
 
     @property
     def generated_tokens(self) -> int:
@@ -63,8 +63,12 @@ class Accounts:
     @property
     def headers(self) -> dict[str, str]:
         """The lookup, for those who look at headers."""
-        context = {"x-lookonce-context": self.lookup.context_id} if self.lookup.context_id else {}
-        return {"x-lookonce-cache": self.lookup.cache, **context}
+        context, fallback = self.lookup.context_id, self.lookup.fallback
+        return (
+            {"x-lookonce-cache": self.lookup.cache}
+            | ({"x-lookonce-context": context} if context else {})
+            | ({"x-lookonce-fallback": fallback} if fallback else {})
+        )
 
     def count(self, index: int, piece: Piece) -> None:
         """Count a piece of an answer."""
@@ -111,7 +115,7 @@ class Accounts:
 
     def extension(self, index: int = 0) -> dict[str, Any]:
         """The `lookonce` object, of one answer where they differ."""
-        context = self.lookup.context
+        context, fallback = self.lookup.answering, self.lookup.fallback
         return {
             "cache": self.lookup.cache,
             "tier": self._answers[index].tier or self.lookup.tier,
@@ -119,7 +123,7 @@ class Accounts:
             "context_tokens": context.tokens if context else 0,
             "image_tokens": context.image_tokens if context else 0,
             "tokens_saved": _saved_tokens(self._started[0]),
-        }
+        } | ({"fallback": fallback} if fallback else {})
 
 
 def _saved_tokens(started: Started) -> int:

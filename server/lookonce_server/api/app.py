@@ -23,6 +23,7 @@ from lookonce_server.api.wall import Wall
 from lookonce_server.contexts import Contexts
 from lookonce_server.engines.base import DescribePlan, Engine
 from lookonce_server.errors import ModelRefusedError
+from lookonce_server.fallback import Fallback
 from lookonce_server.images import DecodeProcesses, Fetcher, FetchPolicy, ImageLimits, Images
 from lookonce_server.images.addresses import parse_network
 from lookonce_server.images.hosts import AllowedHost
@@ -57,8 +58,16 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
         images=images,
         metrics=metrics,
         limits=settings.context_limits,
+        keep_images=settings.keep_images,
     )
-    sessions = Sessions(engine, contexts, images=images, on_miss=settings.on_miss, metrics=metrics)
+    sessions = Sessions(
+        engine,
+        contexts,
+        images=images,
+        on_miss=settings.on_miss,
+        metrics=metrics,
+        fallback=Fallback(settings.fallback, settings.fallback_margin, settings.fallback_tokens),
+    )
     try:
         yield _app(
             AppState(

@@ -49,10 +49,12 @@ class Extension(ContextWishes):
 
     on_miss: Literal["full", "compress"] | None = None
     cache: Literal["use", "bypass"] | None = None
+    fallback: bool | None = None
 
     def options(self, place: str = "lookonce.") -> ContextOptions:
         """See `ContextWishes.options`."""
-        return replace(super().options(place), on_miss=self.on_miss, bypass=self.cache == "bypass")
+        bypass = self.cache == "bypass"
+        return replace(super().options(place), on_miss=self.on_miss, bypass=bypass, fallback=self.fallback)
 
 
 class ChatRequest(ChatModel):

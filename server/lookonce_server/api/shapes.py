@@ -99,6 +99,7 @@ class Lookonce(_Shape):
     context_tokens: int
     image_tokens: int
     tokens_saved: int
+    fallback: Literal["none", "full_pass", "no_image", "no_room"] | None = None  # only where it was asked for
 
 
 class _Head(_Shape):

@@ -15,6 +15,7 @@ _EXPOSED = (
     "retry-after",
     "x-lookonce-cache",
     "x-lookonce-context",
+    "x-lookonce-fallback",
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",

@@ -156,7 +156,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def chat(self, body: dict) -> None:
         url = body["messages"][0]["content"][0]["image_url"]["url"]
-        is_bypassed = body.get("lookonce", {}).get("cache") == "bypass"
+        wishes = body.get("lookonce", {})
+        is_bypassed = wishes.get("cache") == "bypass"
         hit = bool(self.server.contexts) and not is_bypassed
         if url.startswith("lookonce:"):
             if not hit:
@@ -174,6 +175,9 @@ class Handler(BaseHTTPRequestHandler):
             "tokens_saved": 70 if hit else 0,
             "image_tokens": 64,
         }
+        if hit and wishes.get("fallback"):
+            hit = False
+            facts |= {"tier": None, "context_tokens": 0, "tokens_saved": 0, "fallback": "full_pass"}
         usage = USAGE if hit else FULL_USAGE
         last = body["messages"][-1]["content"]
         question = last if isinstance(last, str) else last[1]["text"]

@@ -66,11 +66,11 @@ def test_options_of_the_context_are_sent(server, image, typed, command):
 
 
 @pytest.mark.parametrize("command", ["ask", "chat"])
-def test_on_miss_is_sent(server, image, typed, command):
+def test_on_miss_and_fallback_are_sent(server, image, typed, command):
     typed("what?\n")
     words = [command, image, *(["what?"] if command == "ask" else [])]
-    assert cli.main([*words, "--on-miss", "compress", "--server", server.url]) == 0
-    assert server.requests[-1][2]["lookonce"] == {"on_miss": "compress"}
+    assert cli.main([*words, "--on-miss", "compress", "--fallback", "--server", server.url]) == 0
+    assert server.requests[-1][2]["lookonce"] == {"on_miss": "compress", "fallback": True}
 
 
 def test_a_pipe_of_questions_gets_answers_only(server, image, typed, capsys):

@@ -103,6 +103,20 @@ def test_bypassing_the_cache_takes_the_pixels_each_time(server, client, png):
     assert image.ask("what?").hit
 
 
+def test_with_a_fallback_the_pixels_come_along_each_time(server, client, png):
+    image = client.image(png)
+    image.prepare()
+    answers = [image.ask("what?", fallback=True), image.ask("what?", fallback=False), image.ask("what?")]
+    assert [url[:9] for url in server.image_urls()] == ["data:imag", "lookonce:", "lookonce:"]
+    assert [body.get("lookonce") for _, _, body in server.requests[-3:]] == [
+        {"fallback": True},
+        {"fallback": False},
+        None,
+    ]
+    assert [(answer.fallback, answer.hit) for answer in answers] == [("full_pass", False), (None, True), (None, True)]
+    assert (image.saved.questions, image.saved.hits) == (3, 2)
+
+
 def test_options_are_sent_and_what_is_left_out_is_not(server, client, png):
     client.image(png).ask("what?", max_tokens=5, temperature=0.0, stop=["."], on_miss="compress")
     body = server.requests[-1][2]

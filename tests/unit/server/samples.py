@@ -13,6 +13,7 @@ from lookonce_scenes.world import Scene, render, sample_scene
 from lookonce_server.contexts import Contexts
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import DescribePlan, Engine, Piece, Sampling, Started
+from lookonce_server.fallback import Fallback
 from lookonce_server.images import ContextReference, DecodeProcesses, ImageBytes, ImageLimits, Images
 from lookonce_server.metrics import Metrics
 from lookonce_server.options import ContextOptions
@@ -98,6 +99,8 @@ class Bench:
     metrics: Metrics = field(default_factory=Metrics)
 
     precision: str = "native"
+    fallback: Fallback = field(default_factory=Fallback)
+    keep_images: bool = False
 
     def __post_init__(self) -> None:
         self.images = Images(self.limits, processes=decode_processes(), metrics=self.metrics)
@@ -108,8 +111,16 @@ class Bench:
             precision=self.precision,
             images=self.images,
             metrics=self.metrics,
+            keep_images=self.keep_images,
         )
-        self.sessions = Sessions(self.engine, self.contexts, images=self.images, on_miss="full", metrics=self.metrics)
+        self.sessions = Sessions(
+            self.engine,
+            self.contexts,
+            images=self.images,
+            on_miss="full",
+            metrics=self.metrics,
+            fallback=self.fallback,
+        )
 
     async def ask(
         self, image: bytes | str, question: str, on_miss=None, sampling: Sampling = GREEDY, tenant: str = TENANT

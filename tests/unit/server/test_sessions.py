@@ -32,7 +32,7 @@ async def test_a_new_image_is_a_miss_and_the_next_question_a_hit(bench):
 async def test_a_question_without_an_image_looks_nothing_up(bench):
     session = await bench.sessions.ask(about("Hello"), None, GREEDY, tenant=TENANT)
     answer = await read(*session.answers)
-    assert session.lookup == ("none", None, None, None)
+    assert session.lookup == ("none", None, None, None, None)
     assert answer.finish_reason
     assert await bench.listed() == ()
 

@@ -23,7 +23,7 @@ def image_of(client: Client, options: argparse.Namespace) -> ImageSession:
 
 def ask_options(options: argparse.Namespace) -> AskOptions:
     """The options of a command line's questions."""
-    return cast(AskOptions, _given(options, "max_tokens", "on_miss"))
+    return cast(AskOptions, _given(options, "max_tokens", "on_miss", "fallback"))
 
 
 def print_json(values: dict[str, Any]) -> None:

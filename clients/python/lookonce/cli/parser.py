@@ -113,4 +113,6 @@ def _answer_options() -> argparse.ArgumentParser:
     answers.add_argument("--max-tokens", metavar="N", type=int, help="the longest answer, in tokens")
     about = "a new image: answer from all of it (full), or make its context first (compress)"
     answers.add_argument("--on-miss", choices=("full", "compress"), help=about)
+    about = "have the whole image looked at where the answer from its context is not sure"
+    answers.add_argument("--fallback", action="store_true", default=None, help=about)
     return answers

@@ -65,6 +65,8 @@ def totals(stats: ContextStats, now: float) -> str:
 def facts(answer: Answer) -> str:
     """How an answer came about, in one line."""
     found = f"{answer.cache} ({answer.tier})" if answer.tier else answer.cache
+    if answer.fallback == "full_pass":
+        found += ", asked again of the whole image"
     return (
         f"{plain(found)} · {answer.context_tokens} tokens in context · {answer.tokens_saved} saved"
         f" · {answer.seconds:.2f} s"

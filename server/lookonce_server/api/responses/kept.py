@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lookonce_cache import MAX_RECORD_BYTES, CacheError, RecordKey, Records
+from lookonce_cache import CacheError, RecordKey, Records
 from lookonce_server.api.responses.objects import ResponseObject
 from lookonce_server.api.responses.request import Item, parts_of
 from lookonce_server.errors import InvalidRequestError, ResponseNotFoundError
 
 _log = logging.getLogger(__name__)
 _ID = re.compile(r"resp_([0-9a-f]{64})")
+_MOST_BYTES = 512 * 1024  # of a conversation that is kept
 
 
 class _Kept(BaseModel):
@@ -146,12 +147,12 @@ async def forget(records: Records, tenant: str, response: str) -> None:
 
 
 def check_size(draft: ResponseObject, items: Sequence[KeptItem]) -> None:
-    """Raise InvalidRequestError if there would be no room left for the answer in the response's record."""
+    """Raise InvalidRequestError if the conversation is larger than one that is kept may be."""
     size = len(KeptResponse(response=draft, items=list(items), image=None).encoded())
-    if size > MAX_RECORD_BYTES // 2:
+    if size > _MOST_BYTES:
         raise InvalidRequestError(
-            f"The conversation has {size} bytes; one that is kept may have {MAX_RECORD_BYTES // 2}. Begin a new one, or"
-            " send store=false.",
+            f"The conversation has {size} bytes; one that is kept may have {_MOST_BYTES}. Begin a new one, or send"
+            " store=false.",
             param="input",
         )
 
