@@ -21,7 +21,7 @@ from typing import NamedTuple
 from lookonce_evaluation.cli import analyze, evaluate
 from lookonce_evaluation.errors import EvaluationError
 
-_MARKED = re.compile(r"<!-- report: (?P<run>[a-z-]+)/(?P<file>[\w.-]+) -->\n.*?<!-- /report -->", re.DOTALL)
+_MARKED = re.compile(r"<!-- report: (?P<run>[a-z-]+)/(?P<file>[\w./-]+) -->\n.*?<!-- /report -->", re.DOTALL)
 _GROUPS: dict[str, Callable[[list[str]], int]] = {"eval": evaluate, "analyze": analyze}
 
 
@@ -84,12 +84,12 @@ def fill(page: str, steps: Mapping[str, Step], runs: Path) -> str:
 
 def publish(step: Step, runs: Path, docs: Path) -> None:
     """Copy a run's plots, JSON and HTML to where the pages refer to them."""
-    folder = runs / step.run
-    for plot in folder.glob("*.png"):
-        shutil.copy(plot, docs / "images" / f"{step.run}-{plot.name}")
-    for result in (folder / "result.json", *folder.glob("*.html")):
-        if result.exists():
-            shutil.copy(result, docs / "results" / f"{step.run}{result.suffix}")
+    for file in sorted((runs / step.run).rglob("*")):
+        part = "-".join(file.relative_to(runs).parent.parts)  # "eval-search-confirm" where a run has parts
+        if file.suffix == ".png":
+            shutil.copy(file, docs / "images" / f"{part}-{file.name}")
+        elif file.suffix == ".html" or file.name == "result.json":
+            shutil.copy(file, docs / "results" / f"{part}{file.suffix}")
 
 
 def main(arguments: list[str]) -> None:
