@@ -102,6 +102,12 @@ def test_scenes_are_judged_against_their_description_and_their_truth(subject, se
         (["--judge", "gpt"], "--judge 'gpt': expected 'rules' or a base URL"),
         (["--judge", f"https://me:{KEY}@example.com/v1"], "a URL with a user or a query in it: expected 'rules'"),
         (["--judge", f"https://example.com/v1?key={KEY}"], "a URL with a user or a query in it: expected 'rules'"),
+        (["--judge", "http://[bad/v1"], "--judge 'http://[bad/v1': expected 'rules' or a base URL"),
+        (["--judge", "http://host:port/v1"], "--judge 'http://host:port/v1': expected 'rules' or a base URL"),
+        (
+            ["--judge", "http://127.0.0.1:1/v1", "--judge-model", "m", "--api-key-env", "ODD_KEY"],
+            "ODD_KEY: the variable",
+        ),
         (["--judge", "http://127.0.0.1:1/v1"], "--judge-model: expected the name of a model"),
         (
             ["--judge", "http://127.0.0.1:1/v1", "--judge-model", "m", "--api-key-env", "NO_KEY"],
@@ -114,6 +120,7 @@ def test_scenes_are_judged_against_their_description_and_their_truth(subject, se
 )
 def test_what_cannot_be_done_is_one_line(arguments, told, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("NO_KEY", raising=False)
+    monkeypatch.setenv("ODD_KEY", f"ключ{KEY}")
     assert evaluate(["judge", *arguments, "--out", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
     assert told in error
