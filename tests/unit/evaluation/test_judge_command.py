@@ -10,7 +10,7 @@ from lookonce_evaluation.judge import RuleJudge, score, wording
 from lookonce_evaluation.judge.command import FULL, RETENTIONS, judge_image, table
 from lookonce_evaluation.judge.pairs import fixed_set
 
-from .judge_endpoint import Endpoint, listed, matched, replies, serving
+from .judge_endpoint import Endpoint, completion, listed, matched, replies, serving
 
 KEY = "sk-very-secret-0123456789"
 
@@ -94,6 +94,20 @@ def test_scenes_are_judged_against_their_description_and_their_truth(subject, se
     lines = table(records).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {way}" for way in ways]
     assert lines[2].split(" | ")[7].startswith("100.0 (")
+
+
+def test_a_folders_pictures_are_described_and_judged_by_the_endpoint(tmp_path):
+    (case,) = held_out(1, 600_000_300)
+    case.image.save(tmp_path / "b.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    endpoint = Endpoint({}, say=(200, completion(listed([]))))
+    with serving(endpoint) as url:
+        command = ["judge", "--images-folder", str(tmp_path), "--judge", url, "--judge-model", "m"]
+        assert evaluate([*command, "--out", str(tmp_path / "run")]) == 0
+    assert endpoint.requests[0]["messages"][1]["content"] == wording.description(case.scene.caption)
+    lines = (tmp_path / "run" / "table.md").read_text().splitlines()
+    assert lines[0].endswith("| F1 |")
+    assert lines[2] == "| full pass | 1 | 0 | 0 | 0 | 0.0 | 0.0 | 0.0 (0.0 to 0.0) |"
 
 
 @pytest.mark.parametrize(
