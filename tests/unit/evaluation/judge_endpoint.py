@@ -136,11 +136,12 @@ class Endpoint:
         tries = (len(body["messages"]) - 2) // 2
         if path != "/v1/chat/completions" or said is None:
             return 404, json.dumps({"error": {"message": f"not among the replies: {body['messages']}"}})
-        message = {"role": "assistant", "content": said[min(tries, len(said) - 1)]}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return 200, json.dumps(
-            {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
-        )
+        return 200, completion(said[min(tries, len(said) - 1)])
+
+
+def completion(said: str) -> str:
+    choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+    return json.dumps({"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})
 
 
 @contextmanager

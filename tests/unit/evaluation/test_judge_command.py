@@ -10,7 +10,7 @@ from lookonce_evaluation.judge import RuleJudge, score, wording
 from lookonce_evaluation.judge.command import FULL, RETENTIONS, judge_image, table
 from lookonce_evaluation.judge.pairs import fixed_set
 
-from .judge_endpoint import Endpoint, listed, matched, replies, serving
+from .judge_endpoint import Endpoint, completion, listed, matched, replies, serving
 
 KEY = "sk-very-secret-0123456789"
 
@@ -96,12 +96,32 @@ def test_scenes_are_judged_against_their_description_and_their_truth(subject, se
     assert lines[2].split(" | ")[7].startswith("100.0 (")
 
 
+def test_a_folders_pictures_are_described_and_judged_by_the_endpoint(tmp_path):
+    (case,) = held_out(1, 600_000_300)
+    case.image.save(tmp_path / "b.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    endpoint = Endpoint({}, say=(200, completion(listed([]))))
+    with serving(endpoint) as url:
+        command = ["judge", "--images-folder", str(tmp_path), "--judge", url, "--judge-model", "m"]
+        assert evaluate([*command, "--out", str(tmp_path / "run")]) == 0
+    assert endpoint.requests[0]["messages"][1]["content"] == wording.description(case.scene.caption)
+    lines = (tmp_path / "run" / "table.md").read_text().splitlines()
+    assert lines[0].endswith("| F1 |")
+    assert lines[2] == "| full pass | 1 | 0 | 0 | 0 | 0.0 | 0.0 | 0.0 (0.0 to 0.0) |"
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["--judge", "gpt"], "--judge 'gpt': expected 'rules' or a base URL"),
         (["--judge", f"https://me:{KEY}@example.com/v1"], "a URL with a user or a query in it: expected 'rules'"),
         (["--judge", f"https://example.com/v1?key={KEY}"], "a URL with a user or a query in it: expected 'rules'"),
+        (["--judge", "http://[bad/v1"], "--judge 'http://[bad/v1': expected 'rules' or a base URL"),
+        (["--judge", "http://host:port/v1"], "--judge 'http://host:port/v1': expected 'rules' or a base URL"),
+        (
+            ["--judge", "http://127.0.0.1:1/v1", "--judge-model", "m", "--api-key-env", "ODD_KEY"],
+            "ODD_KEY: the variable",
+        ),
         (["--judge", "http://127.0.0.1:1/v1"], "--judge-model: expected the name of a model"),
         (
             ["--judge", "http://127.0.0.1:1/v1", "--judge-model", "m", "--api-key-env", "NO_KEY"],
@@ -114,6 +134,7 @@ def test_scenes_are_judged_against_their_description_and_their_truth(subject, se
 )
 def test_what_cannot_be_done_is_one_line(arguments, told, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("NO_KEY", raising=False)
+    monkeypatch.setenv("ODD_KEY", f"ключ{KEY}")
     assert evaluate(["judge", *arguments, "--out", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
     assert told in error
