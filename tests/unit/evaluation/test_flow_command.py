@@ -8,18 +8,23 @@ from PIL import Image
 
 from lookonce_evaluation.cli import analyze
 from lookonce_evaluation.dataset import held_out
-from lookonce_evaluation.flow.answering import Answer
-from lookonce_evaluation.flow.asking import read_questions
+from lookonce_evaluation.flow.answering import Answer, answers
+from lookonce_evaluation.flow.asking import about_objects, read_questions
+from lookonce_evaluation.flow.describing import descriptions
+from lookonce_evaluation.flow.layers import LayerSet
 from lookonce_evaluation.flow.means import means
 from lookonce_evaluation.flow.measuring import Plan, describe
 from lookonce_evaluation.flow.results import results
 from lookonce_evaluation.flow.stages import Stage
 from lookonce_evaluation.flow.tables import markdown
-from lookonce_evaluation.flow.trials import FLOWS, KINDS
+from lookonce_evaluation.flow.trials import FLOWS, KINDS, Trial
 from lookonce_evaluation.judge import RuleJudge
 from lookonce_evaluation.shapes import TINY, write_qwen2_vl
+from lookonce_evaluation.subject import Subject
+from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.settings import Settings
 
-SMALL = ["knockout", "--images", "2", "--asked", "2", "--step", "5"]
+SMALL = ["knockout", "--images", "2", "--asked", "2", "--step", "6"]
 FILES = {"f1.png", "flows.png", "records.jsonl", "result.json", "table.md"}
 
 
@@ -56,7 +61,7 @@ def test_an_image_that_no_token_sees_is_not_described(folder):
     assert f1[None, "nothing"] == 100
     assert f1["image→both", "all"] < 50
     assert found["flows"]["all"]["change"].keys() == FLOWS.keys()
-    assert (found["window"], found["step"], found["windows"]) == (3, 5, [[0, 1], [4, 5, 6]])
+    assert (found["window"], found["step"], found["windows"]) == (3, 6, [[0, 1], [5, 6, 7]])
 
 
 def test_another_threshold_asks_nothing_anew(folder, tmp_path):
@@ -88,6 +93,20 @@ def test_any_checkpoint_runs_through(qwen2_vl, tmp_path):
     assert "0 questions that are answered right otherwise" in text
     assert "| all | 0 | none | none | none | none |" in text
     assert not (tmp_path / "flows.png").exists()
+
+
+def test_with_nothing_knocked_out_another_family_says_what_it_says(qwen2_vl):
+    """Positions have three components there, and an image takes fewer of them than it has tokens."""
+    subject = Subject.load(qwen2_vl, Settings.model_construct())
+    (case,) = held_out(1, 600_000_100)
+    nothing = Trial("image→both", LayerSet("from", 4, ()))
+    assert descriptions(subject, case.image, [nothing]) == [subject.describe(case, range(1)).text] * 2
+    question = about_objects(case)[0]
+    prompt = subject.prompts.full(Conversation((Turn("user", question.text, has_image=True),)), case.image)
+    state = subject.runner.prefill(prompt)
+    base, same = answers(subject, subject.prefix(case.image), question, [nothing])
+    assert base.probability == pytest.approx(float(state.logits.softmax(-1).max()), rel=1e-3)
+    assert same.probability == pytest.approx(base.probability, rel=1e-3)
 
 
 def test_questions_of_a_file(tmp_path):
