@@ -179,7 +179,7 @@ async def test_an_id_cannot_be_bypassed(bench):
 
 async def test_bypass_neither_looks_nor_makes(bench):
     whole = await ask(bench, png(76), bypass=True)
-    assert whole.lookup == ("bypass", None, None, None)
+    assert whole.lookup == ("bypass", None, None, None, None)
     assert bench.counted("context_lookups_total", result="miss", tier="memory") == 0
     await ask(bench, png(76), on_miss="compress")
     again = await ask(bench, png(76), bypass=True, on_miss="compress", retention=0.1)

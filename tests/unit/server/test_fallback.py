@@ -157,15 +157,18 @@ async def test_the_first_tokens_are_looked_at_and_no_more(bench_with, endless, m
     assert [type(event) for event in begun.events] == [Started, Piece, Piece, Piece]
 
 
-async def test_one_who_leaves_while_it_is_asked_again_stops_all_work(bench_with, engine, endless, monkeypatch):
+async def test_one_who_leaves_while_it_is_asked_again_stops_all_work(bench_with, engine, endless, steps, monkeypatch):
     bench = bench_with(fallback=ALWAYS)
     await bench.create(png(1))
     reached, never = asyncio.Event(), asyncio.Event()
+    passes = []  # held here, so that nothing but the code under test ends them
+    answer = engine.answer
 
     async def decode(image):
         reached.set()
         await never.wait()
 
+    monkeypatch.setattr(engine, "answer", lambda *of: passes.append(answer(*of)) or passes[-1])
     monkeypatch.setattr(bench.images, "decode", decode)
     asking = asyncio.create_task(asked(bench, png(1), sampling=endless, n=3))
     await reached.wait()
@@ -174,7 +177,9 @@ async def test_one_who_leaves_while_it_is_asked_again_stops_all_work(bench_with,
         await asking
     async with asyncio.timeout(30):
         while engine.queue_depth:  # noqa: ASYNC110 - it tells no event
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.001)
+    assert len(passes) == 3
+    assert len(steps) < 290  # of three times as many
 
 
 # --- kept images ------------------------------------------------------------------------------------------------------
