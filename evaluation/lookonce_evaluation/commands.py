@@ -2,12 +2,15 @@
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lookonce_evaluation.errors import EvaluationError
+from lookonce_evaluation.subject import Subject
+from lookonce_pruning import RowSource, UnknownSelectionError, get_selection, parse_window
 from lookonce_scenes import CHECKPOINT
+from lookonce_server.settings import Settings
 
 
 def parser(name: str, description: str | None, *, images: int) -> argparse.ArgumentParser:
@@ -31,6 +34,52 @@ def parser(name: str, description: str | None, *, images: int) -> argparse.Argum
         help="folder of the results; the same command goes on where one was interrupted [%(default)s]",
     )
     return made
+
+
+def context_options(
+    made: argparse.ArgumentParser, settings: Settings, retentions: Sequence[float]
+) -> argparse.ArgumentParser:
+    """Add `retentions`, `selection`, `window` and `rows`; but for the retentions the server's settings are the defaults."""
+    listed = ",".join(f"{share:g}" for share in retentions)
+    made.add_argument("--retentions", type=shares, default=retentions, help=f"shares of the image tokens [{listed}]")
+    made.add_argument("--selection", type=selection, default=settings.selection, help="how they are chosen [%(default)s]")
+    made.add_argument("--window", default=settings.window, help="layers whose attention is scored [%(default)s]")
+    made.add_argument(
+        "--rows", choices=get_args(RowSource), default=settings.rows, help="whose attention is scored [%(default)s]"
+    )
+    return made
+
+
+def window_of(options: argparse.Namespace, subject: Subject) -> range:
+    """The layers that `--window` names.
+
+    Raises:
+        EvaluationError: the model does not have them.
+    """
+    try:
+        return parse_window(options.window, subject.runner.num_layers)
+    except ValueError as error:
+        raise EvaluationError(f"--window: {error}") from None
+
+
+def selection(text: str) -> str:
+    """An argument that names a selection."""
+    try:
+        get_selection(text)
+    except (UnknownSelectionError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """An argument that lists shares, largest first."""
+    try:
+        found = {float(one) for one in text.split(",")}
+    except ValueError:
+        found = {0.0}
+    if not all(0 < one < 1 for one in found):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers between 0 and 1, as in 0.2,0.05")
+    return tuple(sorted(found, reverse=True))
 
 
 def positive(text: str) -> int:
