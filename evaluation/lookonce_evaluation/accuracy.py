@@ -1,6 +1,6 @@
 """Accuracy of ways to answer, made from their answers' records: rows, and the tables and JSON made of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -107,17 +107,22 @@ def as_json(rows: Sequence[Row]) -> list[Any]:
     return [row.as_json(rows[0].outcomes) for row in rows]
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows, the full pass first, with the 95% intervals of their differences to it, in points."""
-    full = rows[0].outcomes
-    lines = [header("kept", "way", "tokens", "KiB", *_columns(full.kinds))]
+def table(rows: Sequence[Row], more: Mapping[str, Callable[[Row], str]] | None = None) -> str:
+    """The rows, the full pass first, with the 95% intervals of their differences to it, in points.
+
+    Args:
+        rows: the table's.
+        more: further columns, by name.
+    """
+    full, more = rows[0].outcomes, more or {}
+    lines = [header("kept", "way", "tokens", "KiB", *_columns(full.kinds), *more)]
     for row in rows:
         cells = [row.kept, row.name, f"{row.tokens:.0f}", f"{row.bytes / 1024:.0f}"]
         for kind in full.kinds:
             cells += [row.percent(kind), "-" if row is rows[0] else str(row.outcomes.change(full, kind))]
             if kind == "acc":
                 cells.insert(-1, f"{100 * row.outcomes.percent(kind) / full.percent(kind):.1f}%")
-        lines.append(line(cells))
+        lines.append(line([*cells, *(shown(row) for shown in more.values())]))
     return "\n".join(lines)
 
 

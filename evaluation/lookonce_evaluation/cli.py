@@ -10,6 +10,7 @@ from importlib import import_module
 from lookonce_evaluation.errors import EvaluationError
 
 EVAL = {
+    "mme": ("lookonce_evaluation.mme", "MME, or questions of yours in its form, by retention"),
     "retention": ("lookonce_evaluation.retention", "accuracy by retention and selection"),
 }
 ANALYZE: dict[str, tuple[str, str]] = {}

@@ -39,10 +39,12 @@ def parser(name: str, description: str | None, *, images: int) -> argparse.Argum
 def context_options(
     made: argparse.ArgumentParser, settings: Settings, retentions: Sequence[float]
 ) -> argparse.ArgumentParser:
-    """Add `retentions`, `selection`, `window` and `rows`; but for the retentions the server's settings are the defaults."""
+    """Add `retentions`, and `selection`, `window` and `rows` with the server's settings as defaults."""
     listed = ",".join(f"{share:g}" for share in retentions)
     made.add_argument("--retentions", type=shares, default=retentions, help=f"shares of the image tokens [{listed}]")
-    made.add_argument("--selection", type=selection, default=settings.selection, help="how they are chosen [%(default)s]")
+    made.add_argument(
+        "--selection", type=selection, default=settings.selection, help="how they are chosen [%(default)s]"
+    )
     made.add_argument("--window", default=settings.window, help="layers whose attention is scored [%(default)s]")
     made.add_argument(
         "--rows", choices=get_args(RowSource), default=settings.rows, help="whose attention is scored [%(default)s]"
@@ -110,7 +112,12 @@ def pictures(folder: Path) -> list[Path]:
     Raises:
         EvaluationError: there are none.
     """
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
+    found = sorted(filter(is_picture, folder.glob("*")))
     if not found:
         raise EvaluationError(f"{folder}: expected a folder with .png, .jpg or .webp pictures in it")
     return found
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file's name is a picture's."""
+    return path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")

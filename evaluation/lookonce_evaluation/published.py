@@ -43,7 +43,12 @@ def beside_the_papers(rows: Sequence[Row], default: str) -> str:
         paper = (one.accuracy, one.accuracy_plus, one.tokens, PUBLISHED[0].accuracy)
         row = found.get((one.way or default, one.retention))
         if row:
-            ours = (row.outcomes.percent("acc"), row.outcomes.percent("acc+"), row.tokens, rows[0].outcomes.percent("acc"))
+            ours = (
+                row.outcomes.percent("acc"),
+                row.outcomes.percent("acc+"),
+                row.tokens,
+                rows[0].outcomes.percent("acc"),
+            )
             shown = f"{row.name}, {row.kept}" if row.retention else row.name
             lines.append(line([one.name, *_cells(*paper), shown, *_cells(*ours)]))
     return "\n".join(lines)

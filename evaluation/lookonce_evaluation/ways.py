@@ -5,7 +5,7 @@ One describe pass, recorded in every layer, serves all ways, whatever layers and
 
 from dataclasses import dataclass
 from functools import cached_property
-from os.path import commonprefix
+from itertools import takewhile
 from typing import NamedTuple, Protocol
 from zlib import crc32
 
@@ -162,7 +162,7 @@ class CaptionOnly:
         said = (Turn("user", look.subject.describe_prompt), Turn("assistant", look.described.text))
         asked = [Conversation((*said, Turn("user", text))) for text in ("?", *(q.text for q in look.case.questions))]
         ids = [subject.prompts.full_ids(one) for one in asked]
-        shared = commonprefix(ids)
+        shared = [same[0] for same in takewhile(lambda same: len({*same}) == 1, zip(*ids, strict=False))]
         text = Prompt({"input_ids": torch.tensor([shared])}, torch.empty(0, dtype=torch.int64), (0, 0))
         state = subject.runner.prefill(text)
         tokens = len(shared)
