@@ -121,9 +121,14 @@ def table(rows: Sequence[Row], more: Mapping[str, Callable[[Row], str]] | None =
         for kind in full.kinds:
             cells += [row.percent(kind), "-" if row is rows[0] else str(row.outcomes.change(full, kind))]
             if kind == "acc":
-                cells.insert(-1, f"{100 * row.outcomes.percent(kind) / full.percent(kind):.1f}%")
+                cells.insert(-1, of_full(row.outcomes.percent(kind), full.percent(kind)))
         lines.append(line([*cells, *(shown(row) for shown in more.values())]))
     return "\n".join(lines)
+
+
+def of_full(percent: float, full: float) -> str:
+    """A share of the full pass's accuracy."""
+    return f"{100 * percent / full:.1f}%" if full else "-"
 
 
 def _columns(kinds: Sequence[str]) -> list[str]:

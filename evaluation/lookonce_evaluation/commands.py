@@ -36,30 +36,32 @@ def parser(name: str, description: str | None, *, images: int) -> argparse.Argum
     return made
 
 
-def context_options(
-    made: argparse.ArgumentParser, settings: Settings, retentions: Sequence[float]
-) -> argparse.ArgumentParser:
-    """Add `retentions`, and `selection`, `window` and `rows` with the server's settings as defaults."""
+def context_options(made: argparse.ArgumentParser, retentions: Sequence[float]) -> argparse.ArgumentParser:
+    """Add `retentions`, and `selection`, `window` and `rows`, for which `settings_of` has the defaults."""
     listed = ",".join(f"{share:g}" for share in retentions)
     made.add_argument("--retentions", type=shares, default=retentions, help=f"shares of the image tokens [{listed}]")
-    made.add_argument(
-        "--selection", type=selection, default=settings.selection, help="how they are chosen [%(default)s]"
-    )
-    made.add_argument("--window", default=settings.window, help="layers whose attention is scored [%(default)s]")
-    made.add_argument(
-        "--rows", choices=get_args(RowSource), default=settings.rows, help="whose attention is scored [%(default)s]"
-    )
+    made.add_argument("--selection", type=selection, help="how they are chosen [the server's setting]")
+    made.add_argument("--window", help="layers whose attention is scored [the server's setting]")
+    made.add_argument("--rows", choices=get_args(RowSource), help="whose attention is scored [the server's setting]")
     return made
 
 
-def window_of(options: argparse.Namespace, subject: Subject) -> range:
-    """The layers that `--window` names.
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The server's settings, with the command line's selection, window and rows in their place."""
+    names = ("selection", "window", "rows")
+    return Settings().model_copy(
+        update={name: given for name in names if (given := getattr(options, name)) is not None}
+    )
+
+
+def window_of(settings: Settings, subject: Subject) -> range:
+    """The layers of the window.
 
     Raises:
         EvaluationError: the model does not have them.
     """
     try:
-        return parse_window(options.window, subject.runner.num_layers)
+        return parse_window(settings.window, subject.runner.num_layers)
     except ValueError as error:
         raise EvaluationError(f"--window: {error}") from None
 

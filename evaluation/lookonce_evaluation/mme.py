@@ -13,14 +13,13 @@ from pathlib import Path
 import torch
 
 from lookonce_evaluation.accuracy import Row, answered, as_json, by_category, described, rows_of, table
-from lookonce_evaluation.commands import context_options, parser, window_of
+from lookonce_evaluation.commands import context_options, parser, settings_of, window_of
 from lookonce_evaluation.mme_data import COGNITION, PERCEPTION, Entry, read_mme, spread
 from lookonce_evaluation.runs import Run
 from lookonce_evaluation.subject import Subject
 from lookonce_evaluation.ways import Context, FullPass, Way
 from lookonce_evaluation.yes_no import YesNo
 from lookonce_server.decoding import ImageLimits
-from lookonce_server.settings import Settings
 
 RETENTIONS = (0.05, 0.02)
 
@@ -54,15 +53,15 @@ def report(run: Run, found: dict[str, list[Row]]) -> str:
 
 def main(arguments: list[str]) -> None:
     """The command."""
-    settings = Settings()
-    made = context_options(parser("eval mme", __doc__, images=100_000), settings, RETENTIONS)
+    made = context_options(parser("eval mme", __doc__, images=100_000), RETENTIONS)
     made.add_argument("--data", type=Path, required=True, help="MME's folder")
     options = made.parse_args(arguments)
     entries = spread(read_mme(options.data), options.images)
+    settings = settings_of(options)
     subject = Subject.load(options.model, settings, options.device)
-    window = window_of(options, subject)
-    scored = ((window.start, window.stop), options.rows)
-    contexts = [Context(options.selection, share, options.selection, *scored) for share in options.retentions]
+    window, name = window_of(settings, subject), settings.selection
+    scored = ((window.start, window.stop), settings.rows)
+    contexts = [Context(name, share, name, *scored) for share in options.retentions]
     ways: list[Way] = [FullPass(), *contexts, Context("query only", 0.0, "attention", *scored)]
     asked = {"command": "eval mme", "model": subject.fingerprint, "prompt": subject.describe_prompt}
     run = Run(options.out, {**asked, "ways": described(ways)})

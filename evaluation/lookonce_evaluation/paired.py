@@ -51,7 +51,8 @@ class Outcomes:
         """Those of several ways to answer the same questions, a seeded one's say, as if each had been asked of all."""
         made = cls(several[0].categories)
         for kind, counts in made._counts.items():
-            counts += map(sum, zip(*(one._counts[kind] for one in several), strict=True))
+            images = zip(*(one._counts[kind] for one in several), strict=True)
+            counts += [torch.stack(image).sum(0) for image in images]
         return made
 
     def add(self, case: Asked, right: Iterable[bool]) -> None:

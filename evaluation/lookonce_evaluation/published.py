@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lookonce_evaluation.accuracy import Row
+from lookonce_evaluation.accuracy import Row, of_full
 from lookonce_evaluation.tables import header, line
 
 
@@ -55,4 +55,4 @@ def beside_the_papers(rows: Sequence[Row], default: str) -> str:
 
 
 def _cells(accuracy: float, plus: float, tokens: float, full: float) -> list[str]:
-    return [f"{accuracy:.1f}", f"{100 * accuracy / full:.1f}%", f"{plus:.1f}", f"{tokens:.0f}"]
+    return [f"{accuracy:.1f}", of_full(accuracy, full), f"{plus:.1f}", f"{tokens:.0f}"]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from lookonce_evaluation.accuracy import KINDS, Row, answered, as_json, by_category, described, rows_of, table
-from lookonce_evaluation.commands import context_options, parser, window_of
+from lookonce_evaluation.commands import context_options, parser, settings_of, window_of
 from lookonce_evaluation.dataset import held_out
 from lookonce_evaluation.plots import by_retention
 from lookonce_evaluation.published import beside_the_papers
@@ -21,7 +21,6 @@ from lookonce_evaluation.subject import Subject
 from lookonce_evaluation.ways import CaptionOnly, Context, FullPass, ImageOnly, Ready, Way
 from lookonce_pruning import RowSource
 from lookonce_scenes.questions import CATEGORIES, Question
-from lookonce_server.settings import Settings
 
 RETENTIONS = (0.5, 0.2, 0.1, 0.05, 0.02)
 SMALL = (0.05, 0.02)
@@ -77,11 +76,11 @@ def report(run: Run, rows: list[Row], default: str) -> None:
 
 def main(arguments: list[str]) -> None:
     """The command."""
-    settings = Settings()
-    options = context_options(parser("eval retention", __doc__, images=500), settings, RETENTIONS).parse_args(arguments)
+    options = context_options(parser("eval retention", __doc__, images=500), RETENTIONS).parse_args(arguments)
+    settings = settings_of(options)
     subject = Subject.load(options.model, settings, options.device)
-    window, layers = window_of(options, subject), subject.runner.num_layers
-    chosen = ways(options.retentions, options.selection, window, options.rows, layers)
+    window, layers = window_of(settings, subject), subject.runner.num_layers
+    chosen = ways(options.retentions, settings.selection, window, settings.rows, layers)
     asked = {"command": "eval retention", "model": subject.fingerprint, "prompt": subject.describe_prompt}
     run = Run(options.out, {**asked, "ways": described(chosen)})
     cases = held_out(options.images)
@@ -92,6 +91,6 @@ def main(arguments: list[str]) -> None:
     with torch.inference_mode():
         records = run.over(cases, lambda case: answered(subject, case, chosen, exactly), name=lambda case: case.name)
     found = rows_of(cases, chosen, records, CATEGORIES)
-    report(run, found, options.selection)
+    report(run, found, settings.selection)
     run.write_json("result.json", {**asked, "images": len(cases), "rows": as_json(found)})
     print(table(found))

@@ -159,7 +159,7 @@ class CaptionOnly:
     def ready(self, look: Look) -> Ready:
         """See `Way.ready`."""
         subject = look.subject
-        said = (Turn("user", look.subject.describe_prompt), Turn("assistant", look.described.text))
+        said = (Turn("user", subject.describe_prompt), Turn("assistant", _plain(look.described.text, subject)))
         asked = [Conversation((*said, Turn("user", text))) for text in ("?", *(q.text for q in look.case.questions))]
         ids = [subject.prompts.full_ids(one) for one in asked]
         shared = [same[0] for same in takewhile(lambda same: len({*same}) == 1, zip(*ids, strict=False))]
@@ -167,3 +167,10 @@ class CaptionOnly:
         state = subject.runner.prefill(text)
         tokens = len(shared)
         return Ready(*stacked(state.cache, tokens), tokens, [one[tokens:] for one in ids[1:]])
+
+
+def _plain(text: str, subject: Subject) -> str:
+    """A description without what stands for images or videos, should a model have generated that."""
+    for stand_in, _ in subject.prompts.stand_ins.kinds:
+        text = text.replace(stand_in, "")
+    return text

@@ -13,6 +13,7 @@ from lookonce_evaluation.dataset import Case, held_out
 from lookonce_evaluation.oracle import oracle
 from lookonce_evaluation.paired import Outcomes
 from lookonce_evaluation.retention import RETENTIONS, SEEDS, SMALL, ways
+from lookonce_evaluation.shapes import TINY, write_qwen2_vl
 from lookonce_evaluation.ways import CaptionOnly, Context, FullPass, ImageOnly, Look
 from lookonce_pruning import kept_count, parse_window, rotate_keys
 from lookonce_scenes.questions import CATEGORIES, Question
@@ -233,6 +234,20 @@ def test_wrong_arguments_are_named(arguments, message, capsys):
 def test_a_window_that_the_model_does_not_have_is_one_line(capsys, tmp_path):
     assert cli.evaluate(["retention", "--window", "4-99", "--out", str(tmp_path)]) == 1
     assert "--window: window '4-99': expected 0 <= first < end <= 8" in capsys.readouterr().err
+
+
+def test_another_family_with_another_grid(tmp_path):
+    """Positions of three components, sixteen image tokens, text before and after; random weights say anything."""
+    checkpoint = str(write_qwen2_vl(tmp_path / "checkpoint", TINY))
+    arguments = [*ARGUMENTS, "--model", checkpoint, "--images", "1", "--out", str(tmp_path / "out")]
+    assert cli.evaluate(arguments) == 0
+    rows = json.loads((tmp_path / "out" / "result.json").read_text())["rows"]
+    tokens = {(row["name"], row["retention"]): row["tokens"] for row in rows}
+    text = tokens["query only", 0.0]
+    assert tokens["everything", 1.0] == text + 16
+    assert tokens["coverage", 0.05] == text + 1
+    assert tokens["image only", 0.05] == 1
+    assert 16 < tokens["full pass", None] < tokens["everything", 1.0]
 
 
 @pytest.mark.parametrize("threshold", [90.0])
