@@ -20,8 +20,16 @@ from lookonce_evaluation.subject import Subject
 from lookonce_evaluation.ways import Context, FullPass, Way
 from lookonce_evaluation.yes_no import YesNo
 from lookonce_server.decoding import ImageLimits
+from lookonce_server.settings import Settings
 
 RETENTIONS = (0.05, 0.02)
+
+
+def ways_of(retentions: Sequence[float], settings: Settings, window: range) -> list[Way]:
+    """The full pass, contexts, and the query tokens alone."""
+    scored, name = ((window.start, window.stop), settings.rows), settings.selection
+    contexts = [Context(name, share, name, *scored) for share in retentions]
+    return [FullPass(), *contexts, Context("query only", 0.0, "attention", *scored)]
 
 
 def groups(entries: Sequence[Entry]) -> dict[str, list[str]]:
@@ -59,10 +67,7 @@ def main(arguments: list[str]) -> None:
     entries = spread(read_mme(options.data), options.images)
     settings = settings_of(options)
     subject = Subject.load(options.model, settings, options.device)
-    window, name = window_of(settings, subject), settings.selection
-    scored = ((window.start, window.stop), settings.rows)
-    contexts = [Context(name, share, name, *scored) for share in options.retentions]
-    ways: list[Way] = [FullPass(), *contexts, Context("query only", 0.0, "attention", *scored)]
+    ways = ways_of(options.retentions, settings, window_of(settings, subject))
     asked = {"command": "eval mme", "model": subject.fingerprint, "prompt": subject.describe_prompt}
     run = Run(options.out, {**asked, "ways": described(ways)})
     grade = YesNo(subject).grade

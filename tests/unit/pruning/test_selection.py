@@ -183,7 +183,7 @@ def test_the_ends_of_a_hybrid_are_its_parts(rest):
     for share, part in ((0, rest), (1, "attention")):
         hybrid = get_selection(f"attention-{rest}", share=share)
         assert torch.equal(hybrid.select(scores, 9), get_selection(part).select(scores, 9))
-    with pytest.raises(ValueError, match="share 1.5"):
+    with pytest.raises(ValueError, match=r"share 1\.5"):
         get_selection(f"attention-{rest}:share=1.5")
 
 
