@@ -2,12 +2,15 @@
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lookonce_evaluation.errors import EvaluationError
+from lookonce_evaluation.subject import Subject
+from lookonce_pruning import RowSource, UnknownSelectionError, get_selection, parse_window
 from lookonce_scenes import CHECKPOINT
+from lookonce_server.settings import Settings
 
 
 def parser(name: str, description: str | None, *, images: int) -> argparse.ArgumentParser:
@@ -31,6 +34,56 @@ def parser(name: str, description: str | None, *, images: int) -> argparse.Argum
         help="folder of the results; the same command goes on where one was interrupted [%(default)s]",
     )
     return made
+
+
+def context_options(made: argparse.ArgumentParser, retentions: Sequence[float]) -> argparse.ArgumentParser:
+    """Add `retentions`, and `selection`, `window` and `rows`, for which `settings_of` has the defaults."""
+    listed = ",".join(f"{share:g}" for share in retentions)
+    made.add_argument("--retentions", type=shares, default=retentions, help=f"shares of the image tokens [{listed}]")
+    made.add_argument("--selection", type=selection, help="how they are chosen [the server's setting]")
+    made.add_argument("--window", help="layers whose attention is scored [the server's setting]")
+    made.add_argument("--rows", choices=get_args(RowSource), help="whose attention is scored [the server's setting]")
+    return made
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The server's settings, with the command line's selection, window and rows in their place."""
+    names = ("selection", "window", "rows")
+    return Settings().model_copy(
+        update={name: given for name in names if (given := getattr(options, name)) is not None}
+    )
+
+
+def window_of(settings: Settings, subject: Subject) -> range:
+    """The layers of the window.
+
+    Raises:
+        EvaluationError: the model does not have them.
+    """
+    try:
+        return parse_window(settings.window, subject.runner.num_layers)
+    except ValueError as error:
+        raise EvaluationError(f"--window: {error}") from None
+
+
+def selection(text: str) -> str:
+    """An argument that names a selection."""
+    try:
+        get_selection(text)
+    except (UnknownSelectionError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """An argument that lists shares, largest first."""
+    try:
+        found = {float(one) for one in text.split(",")}
+    except ValueError:
+        found = {0.0}
+    if not all(0 < one < 1 for one in found):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers between 0 and 1, as in 0.2,0.05")
+    return tuple(sorted(found, reverse=True))
 
 
 def positive(text: str) -> int:
@@ -61,7 +114,12 @@ def pictures(folder: Path) -> list[Path]:
     Raises:
         EvaluationError: there are none.
     """
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
+    found = sorted(filter(is_picture, folder.glob("*")))
     if not found:
         raise EvaluationError(f"{folder}: expected a folder with .png, .jpg or .webp pictures in it")
     return found
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file's name is a picture's."""
+    return path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")

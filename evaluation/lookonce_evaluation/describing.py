@@ -1,5 +1,6 @@
 """Describe passes kept whole, so that one pass serves every retention and selection."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -73,10 +74,12 @@ def generate(runner: ModelRunner, prompt: Prompt, end: int, max_tokens: int) -> 
     return decode(runner, runner.prefill(prompt), end, max_tokens)
 
 
-def decode(runner: ModelRunner, state: State, end: int, max_tokens: int) -> tuple[State, list[int]]:
-    """Go on greedily from a state; like `generate`."""
+def decode(
+    runner: ModelRunner, state: State, end: int, max_tokens: int, enough: Callable[[list[int]], bool] = lambda _: False
+) -> tuple[State, list[int]]:
+    """Decode greedily until the end token, which is left out, or so many tokens, or enough of them."""
     said: list[int] = []
-    while (token := int(state.logits.argmax())) != end and len(said) < max_tokens:
+    while (token := int(state.logits.argmax())) != end and len(said) < max_tokens and not enough(said):
         said.append(token)
         state = runner.extend(state.cache, state.next_position, torch.tensor([[token]]))
     return state, said

@@ -57,10 +57,10 @@ class Grader:
             questions: the questions, for their answers.
         """
         rows = [(prompt, self.answer(question)) for prompt, question in zip(prompts, questions, strict=True)]
-        width = max(len(prompt) + len(answer) for prompt, answer in rows)
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        for i, (prompt, answer) in enumerate(rows):
-            ids[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+        inputs = [prompt + answer[:-1] for prompt, answer in rows]  # the end token is expected, and never looked from
+        ids = torch.zeros(len(rows), max(map(len, inputs)), dtype=torch.long)
+        for i, one in enumerate(inputs):
+            ids[i, : len(one)] = torch.tensor(one)
         cache = expanded(self._runner, keys, values, len(rows))
         logits = extend(self._runner, cache, next_position, ids).logits
         said = [

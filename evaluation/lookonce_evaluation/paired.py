@@ -1,15 +1,27 @@
 """Right and wrong answers of two ways to answer the same questions, and how sure their difference is."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from lookonce_evaluation.dataset import Case
 from lookonce_scenes.questions import CATEGORIES
 
 RESAMPLES = 2000
+
+
+class Asked(Protocol):
+    """What is asked about one image, as a `Case` tells it."""
+
+    @property
+    def pairs(self) -> Mapping[str, Any]:
+        """Two yes/no questions a category."""
+
+    @property
+    def open(self) -> Mapping[str, Any]:
+        """One open question a category."""
 
 
 class Interval(NamedTuple):
@@ -34,7 +46,16 @@ class Outcomes:
         self.categories = tuple(categories)
         self._counts: dict[str, list[Tensor]] = {"acc": [], "acc+": [], "open": []}
 
-    def add(self, case: Case, right: list[bool]) -> None:
+    @classmethod
+    def pooled(cls, several: "Sequence[Outcomes]") -> Self:
+        """Those of several ways to answer the same questions, a seeded one's say, as if each had been asked of all."""
+        made = cls(several[0].categories)
+        for kind, counts in made._counts.items():
+            images = zip(*(one._counts[kind] for one in several), strict=True)
+            counts += [torch.stack(image).sum(0) for image in images]
+        return made
+
+    def add(self, case: Asked, right: Iterable[bool]) -> None:
         """Take the grades of one image, in the order of `Case.questions`."""
         counts = {kind: torch.zeros(2, len(self.categories)) for kind in self._counts}  # right, asked; by category
         grades = iter(right)
@@ -46,6 +67,11 @@ class Outcomes:
             counts["open"][:, column] = torch.tensor([next(grades), 1])
         for kind, found in counts.items():
             self._counts[kind].append(found)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Those of "acc", "acc+" and "open" that anything was asked for."""
+        return [kind for kind, counts in self._counts.items() if any(found[1].any() for found in counts)]
 
     def percent(self, kind: str) -> float:
         """ACC, ACC+ or the share of exact answers: "acc", "acc+" or "open"."""
@@ -73,6 +99,7 @@ def mean_change(ours: Sequence[float], base: Sequence[float]) -> Interval:
     return Interval(float(differences.mean()), low, high)
 
 
+@lru_cache(maxsize=1)
 def draws(images: int) -> Tensor:
     """How often each image is in each of the bootstrap's draws, `[draws, images]`."""
     drawn = torch.randint(images, (RESAMPLES, images), generator=torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ from lookonce_server.settings import Settings
 
 
 class Prefix(NamedTuple):
-    """A prompt up to its image's last token: what all questions about the image share."""
+    """A prompt up to its image, with the marks around it: what all questions about the image share."""
 
     keys: Tensor  # [layers, kv_heads, tokens, head_dim], after RoPE
     values: Tensor  # like keys
@@ -64,7 +64,7 @@ class Subject:
     def prefix(self, image: Image.Image) -> Prefix:
         """The image, and what comes before it in a prompt, run once."""
         asked = self.prompts.full(Conversation((Turn("user", "?", has_image=True),)), image)
-        end = int(asked.image_columns[-1]) + 1
+        end = asked.tokens - len(self.after_image("?"))
         state = self.runner.prefill(asked)
         # What follows the image is text, which takes one position a token.
         position = state.next_position - (asked.tokens - end)

@@ -38,3 +38,13 @@ class ImageScores:
     def tokens(self) -> int:
         """Number of image tokens."""
         return self.values.shape[1]
+
+    def within(self, window: range) -> ImageScores:
+        """The scores of a smaller window; recording all layers once thus serves every window.
+
+        Raises ValueError for layers that the scores do not cover.
+        """
+        if missing := [layer for layer in window if layer not in self.layers]:
+            raise ValueError(f"window {window}: layers {missing} were not recorded")
+        rows = [self.layers.index(layer) for layer in window]
+        return ImageScores(self.values[rows], tuple(window), self.grid, self.num_layers)

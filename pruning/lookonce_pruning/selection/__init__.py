@@ -11,6 +11,7 @@ from lookonce_pruning.selection.attention import Attention
 from lookonce_pruning.selection.attention_per_layer import AttentionPerLayer
 from lookonce_pruning.selection.base import Selection
 from lookonce_pruning.selection.coverage import Coverage
+from lookonce_pruning.selection.hybrid import AttentionRandom, AttentionUniform
 from lookonce_pruning.selection.random import Random
 from lookonce_pruning.selection.uniform import Uniform
 
@@ -19,6 +20,8 @@ __all__ = ["SELECTIONS", "Selection", "get_selection"]
 SELECTIONS: dict[str, Callable[..., Selection]] = {
     "attention": Attention,
     "attention-per-layer": AttentionPerLayer,
+    "attention-random": AttentionRandom,
+    "attention-uniform": AttentionUniform,
     "coverage": Coverage,
     "random": Random,
     "uniform": Uniform,

@@ -8,8 +8,7 @@ import torch
 
 from lookonce_cache import DEFAULT_TENANT
 from lookonce_evaluation.dataset import held_out
-from lookonce_evaluation.retention import select
-from lookonce_pruning import kept_count, parse_window
+from lookonce_pruning import get_selection, kept_count, parse_window
 from lookonce_scenes.questions import Question
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import DescribePlan
@@ -60,7 +59,7 @@ def test_a_context_is_graded_as_the_engine_decodes_it(subject, settings, retenti
     window = parse_window(settings.window, subject.runner.num_layers)
     for case in CASES:
         described = subject.describe(case, window)
-        kept = select("coverage", described.scores(), kept_count(retention, 196), case.scene, 0)
+        kept = get_selection("coverage").select(described.scores(), kept_count(retention, 196))
         right = subject.from_context(case, described, kept)[0].right
         packed = described.packed(kept, subject.runner.inv_freq)
         for question, verdict in zip(case.questions, right, strict=True):
@@ -107,7 +106,7 @@ def test_the_description_is_the_engines(subject, settings):
 
     theirs = asyncio.run(describe())
     assert theirs.text == ours.text
-    kept = select("coverage", ours.scores(), kept_count(0.05, 196), CASES[0].scene, 0)
+    kept = get_selection("coverage").select(ours.scores(), kept_count(0.05, 196))
     close = partial(torch.testing.assert_close, atol=1e-4, rtol=1e-4)
     assert theirs.kept.tolist() == kept.tolist()
     packed = ours.packed(kept, subject.runner.inv_freq)

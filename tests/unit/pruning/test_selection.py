@@ -166,3 +166,31 @@ def test_options_may_stand_in_the_name():
 def test_wrong_options_are_refused_by_name(spec, message):
     with pytest.raises(ValueError, match=message):
         get_selection(spec)
+
+
+@pytest.mark.parametrize("rest", ["uniform", "random"])
+def test_half_of_a_hybrid_goes_by_attention(rest):
+    scores = scores_of(torch.rand(3, 64, generator=torch.Generator().manual_seed(0)), (8, 8))
+    kept = set(get_selection(f"attention-{rest}").select(scores, 9)[0].tolist())
+    blind = set(get_selection(rest).select(scores, 4)[0].tolist())
+    ranking = scores.values.mean(0).argsort(descending=True).tolist()
+    assert kept == blind | set([token for token in ranking if token not in blind][:5])
+
+
+@pytest.mark.parametrize("rest", ["uniform", "random"])
+def test_the_ends_of_a_hybrid_are_its_parts(rest):
+    scores = scores_of(torch.rand(1, 64, generator=torch.Generator().manual_seed(0)), (8, 8))
+    for share, part in ((0, rest), (1, "attention")):
+        hybrid = get_selection(f"attention-{rest}", share=share)
+        assert torch.equal(hybrid.select(scores, 9), get_selection(part).select(scores, 9))
+    with pytest.raises(ValueError, match=r"share 1\.5"):
+        get_selection(f"attention-{rest}:share=1.5")
+
+
+def test_scores_of_a_smaller_window():
+    scores = ImageScores(torch.arange(12.0).view(3, 4), (2, 3, 4), (2, 2), num_layers=8)
+    inner = scores.within(range(3, 5))
+    assert inner.values.tolist() == scores.values[1:].tolist()
+    assert (inner.layers, inner.grid, inner.num_layers) == ((3, 4), (2, 2), 8)
+    with pytest.raises(ValueError, match=r"layers \[5\] were not recorded"):
+        scores.within(range(3, 6))

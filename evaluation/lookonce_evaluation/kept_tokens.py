@@ -1,0 +1,69 @@
+"""The README's figure: `python -m lookonce_evaluation.kept_tokens`."""
+
+import argparse
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lookonce_evaluation.dataset import held_out
+from lookonce_evaluation.subject import Subject
+from lookonce_pruning import get_selection, kept_count, parse_window
+from lookonce_scenes import CHECKPOINT
+from lookonce_server.settings import Settings
+
+
+def draw(path: Path, seed: int) -> None:
+    """A scene, the attention each of its tokens drew in the describe pass, and what is kept of it."""
+    from matplotlib.figure import Figure
+
+    settings = Settings()
+    subject = Subject.load(str(CHECKPOINT), settings)
+    (case,) = held_out(1, seed)
+    described = subject.describe(case, parse_window(settings.window, subject.runner.num_layers))
+    scores = described.scores(settings.rows)
+    keep = kept_count(settings.retention, scores.tokens)
+    kept = get_selection(settings.selection).select(scores, keep)[0].tolist()
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    axes = figure.subplots(1, 3)
+    titles = ("the picture", "attention while describing", f"kept: {keep} of {scores.tokens}")
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.set_axis_off()
+    pixels = np.asarray(case.image)
+    axes[0].imshow(pixels)
+    axes[1].imshow(torch.sqrt(scores.values.mean(0)).view(scores.grid), cmap="magma")
+    axes[2].imshow(pixels, alpha=0.25)
+    height, width = pixels.shape[0] // scores.grid[0], pixels.shape[1] // scores.grid[1]
+    for row, column in (divmod(index, scores.grid[1]) for index in kept):
+        _show_patch(
+            axes[2], pixels, range(row * height, (row + 1) * height), range(column * width, (column + 1) * width)
+        )
+    figure.supxlabel(textwrap.fill(described.text, 100), fontsize=9)
+    figure.savefig(path, dpi=130)
+
+
+def _show_patch(axis: Any, pixels: np.ndarray[Any, Any], rows: range, columns: range) -> None:
+    from matplotlib.patches import Rectangle
+
+    extent = (columns.start, columns.stop, rows.stop, rows.start)
+    axis.imshow(pixels[rows.start : rows.stop, columns.start : columns.stop], extent=extent)
+    corner = (columns.start, rows.start)
+    axis.add_patch(Rectangle(corner, len(columns), len(rows), fill=False, edgecolor="black", linewidth=0.8))
+    axis.set_xlim(0, pixels.shape[1])
+    axis.set_ylim(pixels.shape[0], 0)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m lookonce_evaluation.kept_tokens", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs/images/kept-tokens.png"), help="[%(default)s]")
+    parser.add_argument("--seed", type=int, default=17, help="the scene [%(default)s]")
+    arguments = parser.parse_args()
+    draw(arguments.out, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

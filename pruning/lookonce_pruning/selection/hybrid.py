@@ -1,0 +1,65 @@
+"""Half a budget spent on attention and half without a look at it, for what attention does not see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lookonce_pruning.scores import ImageScores
+from lookonce_pruning.selection.base import Selection, check_keep, top
+from lookonce_pruning.selection.random import Random
+from lookonce_pruning.selection.uniform import Uniform
+
+
+@dataclass(frozen=True)
+class AttentionUniform:
+    """An even lattice, and the tokens beside it that drew the most attention.
+
+    share: of the budget that goes by attention, 0 to 1
+
+    Raises ValueError for other values.
+    """
+
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check(self.share)
+
+    def select(self, scores: ImageScores, keep: int) -> Tensor:
+        """See `Selection.select`; one row."""
+        return _beside(Uniform(), self.share, scores, keep)
+
+
+@dataclass(frozen=True)
+class AttentionRandom:
+    """A seeded draw, and the tokens beside it that drew the most attention; see `Random` for the seed.
+
+    share: of the budget that goes by attention, 0 to 1
+
+    Raises ValueError for other values.
+    """
+
+    share: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self.share)
+
+    def select(self, scores: ImageScores, keep: int) -> Tensor:
+        """See `Selection.select`; one row."""
+        return _beside(Random(self.seed), self.share, scores, keep)
+
+
+def _beside(first: Selection, share: float, scores: ImageScores, keep: int) -> Tensor:
+    """What `first` selects with its part of the budget, and the best by attention of what it leaves."""
+    check_keep(scores, keep)
+    wanted = scores.values.mean(dim=0, keepdim=True)  # a new tensor
+    wanted[:, first.select(scores, round((1 - share) * keep))[0]] = torch.inf
+    return top(wanted, keep)
+
+
+def _check(share: float) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(f"share {share!r}: expected 0 to 1")
