@@ -12,7 +12,12 @@ from lookonce_evaluation.errors import EvaluationError
 EVAL = {
     "retention": ("lookonce_evaluation.retention", "accuracy by retention and selection"),
 }
-ANALYZE: dict[str, tuple[str, str]] = {}
+ANALYZE: dict[str, tuple[str, str]] = {
+    "attention": (
+        "lookonce_evaluation.grounding.attention",
+        "where it looks while it describes, and whether words find objects",
+    ),
+}
 
 
 def evaluate(arguments: list[str]) -> int:

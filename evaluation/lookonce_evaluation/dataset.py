@@ -1,12 +1,15 @@
 """Held-out questions: for each scene, MME's two yes/no questions a category, and one open question a category."""
 
 import random
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
 from lookonce_scenes.questions import CATEGORIES, OPEN, Question, yes_no_pair
 from lookonce_scenes.world import Scene, render, sample_scene
+from lookonce_server.decoding.decode import decode_image
+from lookonce_server.decoding.limits import ImageLimits
 
 HELD_OUT_SEED = 500_000_000
 """First seed of the scenes that results are reported on; training draws seeds from a thousand million on."""
@@ -32,6 +35,15 @@ class Case(NamedTuple):
 def held_out(count: int, first_seed: int = HELD_OUT_SEED) -> list[Case]:
     """`count` scenes that no training has seen, with their questions."""
     return [_case(first_seed + i) for i in range(count)]
+
+
+def picture(path: Path) -> Case:
+    """A picture in a file, as the server would see it; nothing is asked about it.
+
+    Raises:
+        InvalidImageError: it is none, or beyond the server's limits.
+    """
+    return Case(path.name, decode_image(path.read_bytes(), ImageLimits(), str(path)), {}, {})
 
 
 def _case(seed: int) -> Case:
