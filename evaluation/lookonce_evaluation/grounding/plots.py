@@ -3,7 +3,6 @@
 import io
 from collections.abc import Callable, Sequence
 from math import ceil
-from typing import Any
 
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -21,13 +20,15 @@ from lookonce_evaluation.grounding.summary import ALL, Summary
 # Okabe and Ito's, which everybody can tell apart, as far as they stand out from white and from black.
 _GROUP_COLOURS = dict(zip(GROUPS, ("#8c8c8c", "#cc79a7", "#3d8fd1", "#e69f00", "#009e73"), strict=True))
 _CLASS_COLOURS = {"size": "#cc79a7", "color": "#d55e00", "kind": "#3d8fd1", "place": "#009e73"}
+# The page's cards.
+_DARK = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "#1b2027")
 _MAPS_A_ROW = 9  # the picture and eight layers
 
 
 def png(draw: Callable[[], Figure], *, dark: bool = False) -> bytes:
     """What a function draws, as a PNG."""
     drawn, file = io.BytesIO(), io.BytesIO()
-    with style.context("dark_background" if dark else "default"):
+    with style.context(["dark_background", _DARK] if dark else "default"):
         draw().savefig(drawn, format="png", dpi=130)
     Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return file.getvalue()
@@ -105,14 +106,17 @@ def words_figure(example: Example, bands: Sequence[Band]) -> Figure:
 
 
 def _pictures(rows: Sequence[Sequence[tuple[str, bytes]]]) -> Figure:
-    """Pictures in rows, each with its title; there may be none."""
-    columns = max(1, *map(len, rows))
-    figure = Figure(figsize=(1.15 * columns, 1.45 * len(rows)), layout="constrained")
-    axes: Any = figure.subplots(len(rows), columns, squeeze=False)
-    for line, some in zip(axes, rows, strict=True):
-        for axis, (title, picture) in zip(line, some, strict=False):
-            axis.imshow(pixels_of(picture))
-            axis.set_title(title, fontsize=7, parse_math=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
+    """Pictures in rows, each with its title above it; there may be none."""
+    columns, height = max(1, *map(len, rows)), 1.25
+    figure = Figure(figsize=(1.15 * columns, 1.15 * height * len(rows)))
+    axis = figure.add_axes((0, 0, 1, 1))  # one for all: one each takes seconds
+    for y, some in enumerate(rows):
+        for x, (title, picture) in enumerate(some):
+            pixels = pixels_of(picture)
+            wide, high = (0.94 * side / max(pixels.shape[:2]) for side in (pixels.shape[1], pixels.shape[0]))
+            middle, top = x + 0.5, y * height + 0.28
+            axis.imshow(pixels, extent=(middle - wide / 2, middle + wide / 2, top + high, top))
+            axis.text(middle, top - 0.03, title, ha="center", va="bottom", fontsize=7, parse_math=False)
+    axis.set(xlim=(0, columns), ylim=(height * len(rows), 0))
+    axis.set_axis_off()
     return figure

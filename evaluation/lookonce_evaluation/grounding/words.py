@@ -1,12 +1,14 @@
 """The words of a description: which tokens they are made of, and, in a drawn scene, which object each is about."""
 
 import re
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from lookonce_scenes.world import COLORS, KINDS, REGIONS, SIZES, Scene
 
 CLASSES = ("size", "color", "kind", "place")
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
+_PART = "\N{REPLACEMENT CHARACTER}"  # stands for a part of a character
 
 
 class Word(NamedTuple):
@@ -39,10 +41,12 @@ class Reading(NamedTuple):
 
 def words_of(tokenizer: Any, said: list[int]) -> list[Word]:
     """The words that tokens spell; a token that spells parts of two words belongs to both."""
-    ends = [len(tokenizer.decode(said[: count + 1])) for count in range(len(said))]
+    texts = [tokenizer.decode(said[:count]) for count in range(len(said) + 1)]
+    # A token may end within a character: it spells that character too, as does the next one.
+    spans = [(len(before.rstrip(_PART)), len(after)) for before, after in pairwise(texts)]
     found = []
-    for match in _WORD.finditer(tokenizer.decode(said)):
-        tokens = [i for i, end in enumerate(ends) if end > match.start() and (ends[i - 1] if i else 0) < match.end()]
+    for match in _WORD.finditer(texts[-1]):
+        tokens = [i for i, (start, end) in enumerate(spans) if start < match.end() and end > match.start()]
         found.append(Word(match.group(), match.start(), range(tokens[0], tokens[-1] + 1)))
     return found
 
