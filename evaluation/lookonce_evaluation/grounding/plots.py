@@ -7,7 +7,6 @@ from math import ceil
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from lookonce_evaluation.grounding.examples import Example, pixels_of
@@ -27,10 +26,9 @@ _MAPS_A_ROW = 9  # the picture and eight layers
 
 def png(draw: Callable[[], Figure], *, dark: bool = False) -> bytes:
     """What a function draws, as a PNG."""
-    drawn, file = io.BytesIO(), io.BytesIO()
+    file = io.BytesIO()
     with style.context(["dark_background", _DARK] if dark else "default"):
-        draw().savefig(drawn, format="png", dpi=130)
-    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        draw().savefig(file, format="png", dpi=130, pil_kwargs={"optimize": True})
     return file.getvalue()
 
 
