@@ -8,7 +8,9 @@ import torch
 
 from lookonce_evaluation.cli import analyze
 from lookonce_evaluation.dataset import held_out
-from lookonce_evaluation.grounding.looking import WORD_ROWS, look
+from lookonce_evaluation.grounding.examples import example
+from lookonce_evaluation.grounding.layers import bands_of
+from lookonce_evaluation.grounding.looking import WORD_ROWS, look, record
 from lookonce_evaluation.grounding.shares import GROUPS, ROWS, groups_of, shares
 from lookonce_evaluation.grounding.summary import summarise
 from lookonce_evaluation.shapes import TINY, write_qwen2_vl
@@ -127,6 +129,17 @@ def test_pictures_of_ones_own_have_all_but_grounding(pictures):
     assert "Not measured: these are pictures of your own" in (pictures / "attention.html").read_text()
     assert not (pictures / "grounding.png").exists()
     assert (pictures / "table.md").read_text().count("divided evenly") == 1
+
+
+def test_where_tokens_are_not_known_to_be_nothing_is_grounded(subject, monkeypatch):
+    """As with processors that cut pictures into tiles: no figures, and maps without the picture."""
+    monkeypatch.setattr(subject, "framing", None)
+    one = look(subject, held_out(1, SEED)[0])
+    bands = bands_of(subject.runner.num_layers, range(1))
+    assert record(one, bands, 3)["grounding"] is None
+    shown = example(one, bands, 3)
+    assert shown.words
+    assert {overlay.on_object for word in shown.words for overlay in word.overlays} == {None}
 
 
 class Page(HTMLParser):
