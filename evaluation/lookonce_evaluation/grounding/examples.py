@@ -3,7 +3,6 @@
 import io
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -99,7 +98,7 @@ def _overlay(looked: Looked, scores: Tensor, layers: str, top: int, patches: Ten
     on_object = None if patches is None else int(patches[torch.tensor(highest)].sum())
     return Overlay(
         layers,
-        _png(Image.open(io.BytesIO(drawn)).quantize(_COLOURS, kmeans=3, dither=Image.Dither.NONE)),
+        _png(Image.open(io.BytesIO(drawn)).quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)),
         found,
         on_object,
     )
@@ -113,8 +112,3 @@ def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return file.getvalue()
-
-
-def pixels_of(png: bytes) -> np.ndarray:
-    """For plots: [height, width, 3], uint8."""
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))

@@ -7,9 +7,10 @@ from math import ceil
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
-from lookonce_evaluation.grounding.examples import Example, pixels_of
+from lookonce_evaluation.grounding.examples import Example
 from lookonce_evaluation.grounding.layers import Band
 from lookonce_evaluation.grounding.looking import WORD_ROWS
 from lookonce_evaluation.grounding.measures import MEASURES
@@ -21,6 +22,7 @@ _GROUP_COLOURS = dict(zip(GROUPS, ("#8c8c8c", "#cc79a7", "#3d8fd1", "#e69f00", "
 _CLASS_COLOURS = {"size": "#cc79a7", "color": "#d55e00", "kind": "#3d8fd1", "place": "#009e73"}
 # The page's cards.
 _DARK = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "#1b2027")
+_CELL, _TITLE = 232, 60  # pixels of a sheet: a picture with its margin, and the room above it
 _MAPS_A_ROW = 9  # the picture and eight layers
 
 
@@ -28,7 +30,7 @@ def png(draw: Callable[[], Figure], *, dark: bool = False) -> bytes:
     """What a function draws, as a PNG."""
     file = io.BytesIO()
     with style.context(["dark_background", _DARK] if dark else "default"):
-        draw().savefig(file, format="png", dpi=130, pil_kwargs={"optimize": True})
+        draw().savefig(file, format="png", dpi=130)
     return file.getvalue()
 
 
@@ -105,16 +107,17 @@ def words_figure(example: Example, bands: Sequence[Band]) -> Figure:
 
 def _pictures(rows: Sequence[Sequence[tuple[str, bytes]]]) -> Figure:
     """Pictures in rows, each with its title above it; there may be none."""
-    columns, height = max(1, *map(len, rows)), 1.25
-    figure = Figure(figsize=(1.15 * columns, 1.15 * height * len(rows)))
+    columns = max(1, *map(len, rows))
+    sheet = Image.new("RGB", (columns * _CELL, len(rows) * (_CELL + _TITLE)), "white")
+    figure = Figure(figsize=(1.15 * columns, 1.15 * sheet.height / sheet.width * columns))
     axis = figure.add_axes((0, 0, 1, 1))  # one for all: one each takes seconds
     for y, some in enumerate(rows):
-        for x, (title, picture) in enumerate(some):
-            pixels = pixels_of(picture)
-            wide, high = (0.94 * side / max(pixels.shape[:2]) for side in (pixels.shape[1], pixels.shape[0]))
-            middle, top = x + 0.5, y * height + 0.28
-            axis.imshow(pixels, extent=(middle - wide / 2, middle + wide / 2, top + high, top))
-            axis.text(middle, top - 0.03, title, ha="center", va="bottom", fontsize=7, parse_math=False)
-    axis.set(xlim=(0, columns), ylim=(height * len(rows), 0))
+        for x, (title, content) in enumerate(some):
+            left, top = x * _CELL, y * (_CELL + _TITLE) + _TITLE
+            picture = Image.open(io.BytesIO(content)).convert("RGB")
+            picture.thumbnail((_CELL - 8, _CELL - 8))
+            sheet.paste(picture, (left + (_CELL - picture.width) // 2, top))
+            axis.text(left + _CELL / 2, top - 6, title, ha="center", va="bottom", fontsize=7, parse_math=False)
+    axis.imshow(sheet)
     axis.set_axis_off()
     return figure
