@@ -16,6 +16,10 @@ EVAL = {
     "fallback": ("lookonce_evaluation.fallback", "when to ask again with the whole image"),
 }
 ANALYZE = {
+    "attention": (
+        "lookonce_evaluation.grounding.attention",
+        "where it looks while it describes, and whether words find objects",
+    ),
     "knockout": ("lookonce_evaluation.flow.knockout", "how an image's content flows to what is said"),
     "prompts": ("lookonce_evaluation.prompts", "what a describe prompt's own tokens hold, by prompt"),
 }

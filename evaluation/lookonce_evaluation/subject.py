@@ -10,6 +10,7 @@ from lookonce_evaluation.dataset import Case
 from lookonce_evaluation.describing import Described, describe
 from lookonce_evaluation.grading import Graded, Grader
 from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.framing import framing_of
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
 from lookonce_server.engines.transformers.runner import ModelRunner, stacked
@@ -43,6 +44,7 @@ class Subject:
         self.runner = ModelRunner(loaded.model)
         self.prompts = PromptRenderer(loaded.processor, loaded.model.config)
         self.fingerprint = loaded.fingerprint
+        self.framing = framing_of(loaded.processor)
         self.describe_prompt = describe_prompt
         self.grader = Grader(self.runner, self.prompts, describe_prompt)
 

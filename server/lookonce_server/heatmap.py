@@ -53,8 +53,8 @@ def draw_over(picture: Image.Image, tokens: TokenMap, area: Area, width: int) ->
 
 
 def _drawn(canvas: Image.Image, tokens: TokenMap, area: Area, opacity: float) -> bytes:
-    rows = _cells(canvas.height, area.top, area.bottom, tokens.scores.shape[0])
-    columns = _cells(canvas.width, area.left, area.right, tokens.scores.shape[1])
+    rows = cells_of(canvas.height, area.top, area.bottom, tokens.scores.shape[0])
+    columns = cells_of(canvas.width, area.left, area.right, tokens.scores.shape[1])
     colours = _colours(tokens.scores)[rows][:, columns]
     covered = (rows >= 0)[:, None] & (columns >= 0)
     mask = (covered * round(255 * opacity)).astype(np.uint8)
@@ -68,8 +68,8 @@ def _drawn(canvas: Image.Image, tokens: TokenMap, area: Area, opacity: float) ->
     return file.getvalue()
 
 
-def _cells(pixels: int, first: float, last: float, cells: int) -> np.ndarray:
-    """Which of the cells between two places each pixel's middle lies in, -1 where in none."""
+def cells_of(pixels: int, first: float, last: float, cells: int) -> np.ndarray:
+    """Which of the cells between two places each pixel's middle lies in, -1 where in none: [pixels]."""
     at = np.floor((np.arange(pixels) + 0.5 - first) * cells / (last - first)).astype(np.int64)
     return np.where((at >= 0) & (at < cells), at, -1)
 
