@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from lookonce_evaluation.commands import pictures
 from lookonce_evaluation.errors import EvaluationError
+from lookonce_evaluation.pictures import pictures
 from lookonce_scenes.questions import CATEGORIES, OPEN, Question, yes_no_pair
 from lookonce_scenes.world import Scene, render, sample_scene
 from lookonce_server.decoding.decode import decode_image

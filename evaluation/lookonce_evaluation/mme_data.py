@@ -11,9 +11,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lookonce_evaluation.commands import is_picture
 from lookonce_evaluation.dataset import Case
 from lookonce_evaluation.errors import EvaluationError
+from lookonce_evaluation.pictures import is_picture
 from lookonce_scenes.questions import Question
 from lookonce_server.decoding import ImageLimits, decode_image
 from lookonce_server.errors import InvalidImageError

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from lookonce_evaluation import cli
-from lookonce_evaluation.commands import is_picture
 from lookonce_evaluation.dataset import held_out
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.mme import groups
 from lookonce_evaluation.mme_data import COGNITION, PERCEPTION, Entry, read_mme, spread
 from lookonce_evaluation.paired import Outcomes
+from lookonce_evaluation.pictures import is_picture
 from lookonce_evaluation.ways import Context, FullPass, Look
 from lookonce_evaluation.yes_no import YesNo, verdict
 from lookonce_pruning import parse_window
