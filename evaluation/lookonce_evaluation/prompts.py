@@ -102,8 +102,8 @@ def held(cases: Sequence[Case], records: Records, prompts: Sequence[str]) -> str
     answers = (*KINDS.values(), "ACC, change") if graded else ()
     lines = [header("prompt", "F1 seeing the image", "F1 by its tokens alone", "change", *answers)]
     for way in (*prompts, BLIND):
-        seeing, alone = f1(records, way, "seeing"), f1(records, way, "alone")
-        cells = [_named(way, prompts), _mean(seeing), _mean(alone)]
+        alone = f1(records, way, "alone")
+        cells = [_named(way, prompts), "-" if way == BLIND else _mean(f1(records, way, "seeing")), _mean(alone)]
         cells.append("" if way == prompts[0] else str(mean_change(alone, f1(records, prompts[0], "alone"))))
         if base:
             ours = outcomes(cases, records, way, 0.0)

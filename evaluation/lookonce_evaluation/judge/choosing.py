@@ -75,8 +75,7 @@ def chosen(options: argparse.Namespace, *, scenes: bool) -> Chosen:
 
 def _url(given: str) -> str:
     """A base URL, which may be recorded and shown."""
-    parts = urlsplit(given)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+    if not _is_base(given):
         shown = repr(given) if "@" not in given and "?" not in given else "a URL with a user or a query in it"
         raise EvaluationError(
             f"--judge {shown}: expected 'rules' or a base URL such as http://127.0.0.1:8000/v1; keys go into an"
@@ -85,8 +84,20 @@ def _url(given: str) -> str:
     return given.rstrip("/")
 
 
+def _is_base(given: str) -> bool:
+    try:
+        parts = urlsplit(given)
+        port = parts.port
+    except ValueError:  # brackets or a port that are none
+        return False
+    named = parts.scheme in ("http", "https") and parts.hostname and port != 0
+    return bool(named and "@" not in parts.netloc and not parts.query)
+
+
 def _key(variable: str | None) -> str | None:
-    key = os.environ.get(variable or KEY)
+    key = os.environ.get(variable or KEY, "").strip()
     if variable and not key:
         raise EvaluationError(f"--api-key-env {variable}: the environment has no such variable, or it is empty")
+    if not (key.isascii() and key.isprintable()):
+        raise EvaluationError(f"--api-key-env {variable or KEY}: the variable holds no key that could be sent")
     return key or None

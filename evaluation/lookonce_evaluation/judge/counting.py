@@ -20,10 +20,10 @@ class Summary(NamedTuple):
     def of(cls, scores: Sequence[Score]) -> "Summary":
         """Of one image at least."""
         counts = Score(*(sum(column) for column in zip(*scores, strict=True)))
-        precision, recall = (
-            100 * sum(values) / len(scores) for values in zip(*((s.precision, s.recall) for s in scores), strict=True)
-        )
-        return cls(len(scores), counts, precision, recall, mean_change([s.f1 for s in scores], [0.0] * len(scores)))
+        images = len(scores)
+        precision = 100 * sum(s.precision for s in scores) / images
+        recall = 100 * sum(s.recall for s in scores) / images
+        return cls(images, counts, precision, recall, mean_change([s.f1 for s in scores], [0.0] * images))
 
     @property
     def cells(self) -> list[str]:
