@@ -24,6 +24,8 @@ from lookonce_evaluation.subject import Subject
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.settings import Settings
 
+from .judge_endpoint import Endpoint, completion, listed, serving
+
 SMALL = ["knockout", "--images", "2", "--asked", "2", "--step", "6"]
 FILES = {"f1.png", "flows.png", "records.jsonl", "result.json", "table.md"}
 
@@ -153,6 +155,23 @@ def test_a_window_wider_than_the_model_is_refused(tmp_path, capsys):
 def test_pictures_of_a_folder_need_a_judge_that_reads_more_than_scenes(tmp_path, capsys):
     assert analyze(["knockout", "--images-folder", str(tmp_path)]) == 1
     assert "--judge rules" in capsys.readouterr().err
+
+
+def test_pictures_of_a_folder_are_judged_by_an_endpoint(tmp_path):
+    (case,) = held_out(1, 600_000_100)
+    (tmp_path / "pictures").mkdir()
+    case.image.save(tmp_path / "pictures" / "a.png")
+    out = tmp_path / "run"
+    endpoint = Endpoint({}, say=(200, completion(listed([]))))
+    with serving(endpoint) as url:
+        arguments = ["knockout", "--images-folder", str(tmp_path / "pictures"), "--judge", url, "--judge-model", "m"]
+        assert analyze([*arguments, "--step", "7", "--out", str(out)]) == 0
+    texts = json.loads((out / "records.jsonl").read_text().splitlines()[1].partition("\t")[2])["texts"]
+    assert len(endpoint.requests) == len({text for text in texts if text.strip()})  # each is asked about once
+    text = (out / "table.md").read_text()
+    assert "| nothing |  | 0.0 (0.0 to 0.0) |" in text
+    assert "**Answers**" not in text
+    assert "against what is in the scenes" not in text
 
 
 @pytest.mark.parametrize("tau", ["0", "nan", "101", "much"])
