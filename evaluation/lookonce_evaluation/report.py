@@ -54,7 +54,15 @@ class Step(NamedTuple):
             raise EvaluationError(f"`{self.shown}` ended with exit code {code}")
 
 
-STEPS = (Step("eval retention", "--images 500"),)
+STEPS = (
+    Step("eval retention", "--images 300"),
+    Step("eval search", ""),
+    Step("eval judge", ""),
+    Step("eval fallback", ""),
+    Step("analyze knockout", ""),
+    Step("analyze prompts", "--images 100"),
+    Step("analyze attention", "--images 100"),
+)
 
 
 def fill(page: str, steps: Mapping[str, Step], runs: Path) -> str:
