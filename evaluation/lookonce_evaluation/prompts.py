@@ -198,7 +198,7 @@ def result(cases: Sequence[Case], records: Records, prompts: Sequence[str]) -> d
     for way in (*prompts, BLIND):
         shares = RETENTIONS[: len(_of(records[0], way)["grades"])]
         found[way] = {
-            "f1_seeing": round(100 * sum(f1(records, way, "seeing")) / len(records), 2),
+            "f1_seeing": None if way == BLIND else round(100 * sum(f1(records, way, "seeing")) / len(records), 2),
             "f1_alone": round(100 * sum(f1(records, way, "alone")) / len(records), 2),
             "contexts": {
                 f"{share:g}": {kind: round(outcomes(cases, records, way, share).percent(kind), 2) for kind in KINDS}
