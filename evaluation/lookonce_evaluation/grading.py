@@ -40,7 +40,11 @@ class Grader:
 
     def after_context(self, question: Question) -> list[int]:
         """Token ids of a question as it follows a context."""
-        asked = Conversation((Turn("user", question.text, has_image=True),))
+        return self.question_after_context(question.text)
+
+    def question_after_context(self, text: str) -> list[int]:
+        """The same of a question that is no more than its text."""
+        asked = Conversation((Turn("user", text, has_image=True),))
         ids: list[int] = self._prompts.continuation(self._describe_prompt, asked)[0].tolist()
         return ids
 
@@ -56,7 +60,13 @@ class Grader:
             prompts: each question's token ids.
             questions: the questions, for their answers.
         """
-        rows = [(prompt, self._answer(question)) for prompt, question in zip(prompts, questions, strict=True)]
+        return self.judge(keys, values, next_position, prompts, [self.answer(question) for question in questions])
+
+    def judge(
+        self, keys: Tensor, values: Tensor, next_position: int, prompts: list[list[int]], answers: list[list[int]]
+    ) -> Graded:
+        """The same for answers that are given as token ids, with what ends them."""
+        rows = list(zip(prompts, answers, strict=True))
         width = max(len(prompt) + len(answer) for prompt, answer in rows)
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         for i, (prompt, answer) in enumerate(rows):
@@ -70,6 +80,7 @@ class Grader:
         right = [tokens == answer for tokens, (_, answer) in zip(said, rows, strict=True)]
         return Graded(right, torch.stack([logits[i, len(prompt) - 1] for i, (prompt, _) in enumerate(rows)]))
 
-    def _answer(self, question: Question) -> list[int]:
+    def answer(self, question: Question) -> list[int]:
+        """Token ids of a question's answer, end token included."""
         tokenizer = self._prompts.tokenizer
         return [*tokenizer.encode(question.answer, add_special_tokens=False), tokenizer.eos_token_id]

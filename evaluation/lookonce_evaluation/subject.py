@@ -43,6 +43,7 @@ class Subject:
         self.runner = ModelRunner(loaded.model)
         self.prompts = PromptRenderer(loaded.processor, loaded.model.config)
         self.fingerprint = loaded.fingerprint
+        self.checkpoint = loaded.checkpoint
         self.describe_prompt = describe_prompt
         self.grader = Grader(self.runner, self.prompts, describe_prompt)
 
