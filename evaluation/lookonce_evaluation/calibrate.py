@@ -24,7 +24,7 @@ from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.runs import JSON, Run
 from lookonce_evaluation.subject import Subject
 from lookonce_scenes import CHECKPOINT
-from lookonce_server.profile import Checkpoint, Measured, Profile, check_selection
+from lookonce_server.profile import MOST_PROMPT, Checkpoint, Measured, Profile, check_selection
 from lookonce_server.settings import BUNDLED, Settings
 
 SCENES = "scenes"
@@ -44,15 +44,13 @@ def main(arguments: list[str]) -> None:
     calibration = Calibration(subject, task, options.out, options.retentions, options.selections)
     chosen = smallest(calibration.run(options.tolerance), options.tolerance)
     profile = Profile(
-        checkpoint=Checkpoint(
-            name="lookonce-scenes" if options.model == BUNDLED else Path(options.model).name, digest=subject.checkpoint
-        ),
+        checkpoint=Checkpoint(name=_name(options.model), digest=subject.checkpoint),
         window="{}-{}".format(*chosen.way.candidate.window),
         rows=chosen.way.candidate.rows,
         selection=chosen.way.candidate.selection,
         retention=chosen.way.retention,
         describe_prompt=options.describe_prompt,
-        measured=_measured(chosen, task, options.tolerance, arguments),
+        measured=_measured(chosen, task, options),
     )
     profile.write(options.output)
     print(f"wrote {options.output}: {chosen.way}")
@@ -121,22 +119,36 @@ def smallest(verified: Sequence[Verified], tolerance: float) -> Verified:
     return shown[-1]
 
 
-def _measured(chosen: Verified, task: Task, tolerance: float, arguments: Sequence[str]) -> Measured:
+def _measured(chosen: Verified, task: Task, options: argparse.Namespace) -> Measured:
     compared = chosen.compared
     return Measured(
         measure=task.measure,
         full_pass=round(compared.full, 4),
         context=round(compared.share, 4),
         at_least=round(compared.at_least, 4),
-        tolerance=tolerance,
+        tolerance=options.tolerance,
         images=compared.images,
         tokens=chosen.size.tokens,
         full_tokens=chosen.full.tokens,
         bytes=chosen.size.bytes,
         full_bytes=chosen.full.bytes,
-        by=" ".join(f"lookonce calibrate {shlex.join(arguments)}".split())[:400],
+        by=_told(options)[:400],
         version=version("lookonce"),
         on=datetime.now(UTC).date(),
+    )
+
+
+def _name(model: str) -> str:
+    return "lookonce-scenes" if model == BUNDLED else Path(model).absolute().name
+
+
+def _told(options: argparse.Namespace) -> str:
+    """The command, without the folders of whoever ran it: the server tells it to everybody."""
+    given = {name: getattr(options, name) for name in ("count", "tolerance", "retentions", "selections")}
+    values = {name: value if isinstance(value, list | tuple) else [value] for name, value in given.items()}
+    words = [f"--{name} {shlex.join(map(str, value))}" for name, value in values.items()]
+    return " ".join(
+        ["lookonce calibrate", _name(options.model), "--images", Path(options.images).absolute().name, *words]
     )
 
 
@@ -181,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
         "--retentions", type=_retention, nargs="+", default=RETENTIONS, help="shares of the image tokens [%(default)s]"
     )
     made.add_argument("--selections", type=_selection, nargs="+", default=SELECTIONS, help="[%(default)s]")
-    made.add_argument("--describe-prompt", help="the describe pass's instruction [the server's]")
+    made.add_argument("--describe-prompt", type=_prompt, help="the describe pass's instruction [the server's]")
     made.add_argument("--device", default="cpu", help="'cpu', 'cuda' or 'cuda:1' [%(default)s]")
     made.add_argument(
         "--out",
@@ -215,6 +227,12 @@ def _share(text: str, accepted: Callable[[float], bool], told: str) -> float:
     if not accepted(share):
         raise argparse.ArgumentTypeError(f"{text!r}: expected a share, {told}")
     return share
+
+
+def _prompt(text: str) -> str:
+    if not 0 < len(text) <= MOST_PROMPT:
+        raise argparse.ArgumentTypeError(f"{len(text)} characters; expected 1 to {MOST_PROMPT}")
+    return text
 
 
 def _selection(text: str) -> str:

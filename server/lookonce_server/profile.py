@@ -15,6 +15,7 @@ from lookonce_pruning import SELECTIONS, RowSource, UnknownSelectionError, get_s
 from lookonce_server.errors import ProfileError
 
 MOST_BYTES = 64 * 1024  # of a file: a profile has about one KiB
+MOST_PROMPT = 6000  # characters, as of a request's describe prompt
 _WINDOW = re.compile(r"([0-9]{1,4})-([0-9]{1,4})")
 
 Line = Annotated[str, Field(min_length=1, max_length=400, pattern=r"^[^\r\n]*$")]
@@ -63,7 +64,7 @@ class Profile(_Part):
     rows: RowSource
     selection: Annotated[str, Field(max_length=200)]
     retention: Annotated[float, Field(gt=0, le=1)]
-    describe_prompt: Annotated[str | None, Field(min_length=1, max_length=6000)] = None
+    describe_prompt: Annotated[str | None, Field(min_length=1, max_length=MOST_PROMPT)] = None
     measured: Measured
 
     @field_validator("window")

@@ -101,8 +101,7 @@ def verify(ways: Sequence[Way], names: Sequence[str], tolerance: float, measure:
     for way in ways:
         compared = shares.compared(str(way))
         shown = shown and compared.is_shown(tolerance)
-        sizes = (_size(records, name) for name in (f"{way.retention:g}", "full"))
-        found.append(Verified(way, compared, *sizes, shown))
+        found.append(Verified(way, compared, _size(records, f"{way.retention:g}"), _size(records, "full"), shown))
     return found
 
 

@@ -67,8 +67,8 @@ class Labelled:
 
     def __init__(self, cases: Sequence[Case], identity: Any) -> None:
         self._cases = {case.name: case for case in cases}
-        self.names = list(self._cases)
-        self.identity = identity
+        self.names: Sequence[str] = list(self._cases)
+        self.identity: Any = identity
 
     def ask(self, subject: Subject, name: str) -> Asked:
         """See `Task`."""
@@ -99,10 +99,10 @@ class Agreement:
         found = pictures(folder)
         drawn = random.Random(0).sample(found, min(count, len(found)))
         self._paths = {path.name: path for path in drawn}
-        self.names = list(self._paths)
+        self.names: Sequence[str] = list(self._paths)
         self._questions = tuple(questions)
         content = hashlib.blake2b(b"".join(_digest(path) for path in drawn), digest_size=16).hexdigest()
-        self.identity = {"pictures": content, "questions": list(questions), "answer_tokens": ANSWER_TOKENS}
+        self.identity: Any = {"pictures": content, "questions": list(questions), "answer_tokens": ANSWER_TOKENS}
 
     def ask(self, subject: Subject, name: str) -> Asked:
         """See `Task`."""

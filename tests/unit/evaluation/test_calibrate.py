@@ -237,7 +237,8 @@ def test_scenes_give_a_profile_that_the_server_takes(run, tmp_path, subject):
     measured = profile.measured
     assert (measured.images, measured.tolerance, measured.tokens, measured.full_tokens) == (2, 0.6, 47.0, 198.0)
     assert measured.at_least >= 0.4
-    assert measured.by.startswith("lookonce calibrate bundled --images scenes")
+    assert measured.by.startswith("lookonce calibrate lookonce-scenes --images scenes --count 4 --tolerance 0.6 ")
+    assert str(tmp_path) not in (tmp_path / "profile.json").read_text()
 
     records = (tmp_path / "run" / "records.jsonl").read_text()
     before = profile.model_dump_json()
@@ -293,7 +294,14 @@ def test_what_cannot_be_done_is_one_line(tmp_path, capsys, arguments, told):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--tolerance", "1"), ("--retentions", "0"), ("--retentions", "nan"), ("--selections", "best"), ("--count", "1")],
+    [
+        ("--tolerance", "1"),
+        ("--retentions", "0"),
+        ("--retentions", "nan"),
+        ("--selections", "best"),
+        ("--count", "1"),
+        ("--describe-prompt", ""),
+    ],
 )
 def test_a_bad_option_is_named(capsys, option, value):
     with pytest.raises(SystemExit) as end:
@@ -301,4 +309,4 @@ def test_a_bad_option_is_named(capsys, option, value):
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert f"{option}" in error
-    assert repr(value) in error
+    assert (repr(value) if value else "0 characters") in error
