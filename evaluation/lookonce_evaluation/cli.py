@@ -35,6 +35,11 @@ def analyze(arguments: list[str]) -> int:
     return _dispatch("analyze", ANALYZE, arguments)
 
 
+def calibrate(arguments: list[str]) -> int:
+    """Run `lookonce calibrate`; returns the exit code."""
+    return run("calibrate", "lookonce_evaluation.calibrate", arguments)
+
+
 def _dispatch(group: str, commands: Mapping[str, tuple[str, str]], arguments: list[str]) -> int:
     name = arguments[0] if arguments else ""
     if name not in commands:

@@ -40,7 +40,11 @@ class Grader:
 
     def after_context(self, question: Question) -> list[int]:
         """Token ids of a question as it follows a context."""
-        asked = Conversation((Turn("user", question.text, has_image=True),))
+        return self.question_after_context(question.text)
+
+    def question_after_context(self, text: str) -> list[int]:
+        """The same of a question that is no more than its text."""
+        asked = Conversation((Turn("user", text, has_image=True),))
         ids: list[int] = self._prompts.continuation(self._describe_prompt, asked)[0].tolist()
         return ids
 
@@ -56,8 +60,14 @@ class Grader:
             prompts: each question's token ids.
             questions: the questions, for their answers.
         """
-        rows = [(prompt, self.answer(question)) for prompt, question in zip(prompts, questions, strict=True)]
-        inputs = [prompt + answer[:-1] for prompt, answer in rows]  # the end token is expected, and never looked from
+        return self.judge(keys, values, next_position, prompts, [self.answer(question) for question in questions])
+
+    def judge(
+        self, keys: Tensor, values: Tensor, next_position: int, prompts: list[list[int]], answers: list[list[int]]
+    ) -> Graded:
+        """The same for answers that are given as token ids, with what ends them."""
+        rows = list(zip(prompts, answers, strict=True))
+        inputs = [prompt + answer[:-1] for prompt, answer in rows]  # the last one is expected, and never looked from
         ids = torch.zeros(len(rows), max(map(len, inputs)), dtype=torch.long)
         for i, one in enumerate(inputs):
             ids[i, : len(one)] = torch.tensor(one)

@@ -45,6 +45,7 @@ class Subject:
         self.prompts = PromptRenderer(loaded.processor, loaded.model.config)
         self.fingerprint = loaded.fingerprint
         self.framing = framing_of(loaded.processor)
+        self.checkpoint = loaded.checkpoint
         self.describe_prompt = describe_prompt
         self.grader = Grader(self.runner, self.prompts, describe_prompt)
 

@@ -8,4 +8,7 @@ from pathlib import Path
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 """The bundled checkpoint: a standard `LlavaForConditionalGeneration` folder that any engine loads by path."""
 
-__all__ = ["CHECKPOINT"]
+PROFILE = Path(__file__).parent / "profile.json"
+"""How images are described for it, as `lookonce calibrate` found; not in the folder, whose files are the checkpoint."""
+
+__all__ = ["CHECKPOINT", "PROFILE"]

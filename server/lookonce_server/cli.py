@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from lookonce_cache import InvalidContextError, StoreConfigError, check_tenant
 from lookonce_server import access, logs
 from lookonce_server.api.app import running_app, served_name
-from lookonce_server.errors import AccessConfigError, ModelRefusedError
+from lookonce_server.errors import AccessConfigError, ModelRefusedError, ProfileError
 from lookonce_server.serving import Server
 from lookonce_server.settings import Settings, SettingsFileError, load_settings
 
@@ -59,14 +59,14 @@ def serve(arguments: list[str]) -> int:
         settings = load_settings(flags, known.config)
     except ValidationError as error:
         return _fail("; ".join(_explained(e) for e in error.errors()))
-    except SettingsFileError as error:
+    except (SettingsFileError, ProfileError) as error:
         return _fail(str(error))
     logs.configure(settings.log_level, settings.log_format)
     try:
         code = asyncio.run(_run(settings))
     except KeyboardInterrupt:
         code = 0
-    except (ModelRefusedError, StoreConfigError, AccessConfigError) as error:
+    except (ModelRefusedError, StoreConfigError, AccessConfigError, ProfileError) as error:
         return _fail(str(error))
     if settings.engine == "transformers":
         _end(code)

@@ -10,6 +10,7 @@ ServerError
 ├── BodyTooLargeError        the request's body is larger than what is accepted
 ├── BodyTimeoutError         the request's body did not arrive in time
 ├── AccessConfigError        the API keys in the settings are wrong
+├── ProfileError             the profile in the settings cannot be read, or is of another checkpoint
 ├── ContextNotFoundError     no context has that id, or not any more
 │   └── ImageNotKeptError    a conversation goes on whose image was never kept
 ├── ResponseNotFoundError    no response has that id, or not any more
@@ -88,6 +89,10 @@ class BodyTimeoutError(ServerError):
 
 class AccessConfigError(ServerError):
     """The API keys in the settings, or in the file they name, cannot be read or are wrong."""
+
+
+class ProfileError(ServerError):
+    """The profile in the settings cannot be read, is wrong, or was calibrated for another checkpoint."""
 
 
 class ContextNotFoundError(ServerError):

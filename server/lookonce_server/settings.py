@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -24,8 +24,10 @@ from lookonce_server.images.addresses import parse_network
 from lookonce_server.images.hosts import AllowedHost
 from lookonce_server.limits import TenantLimits
 from lookonce_server.options import ContextLimits
+from lookonce_server.profile import Profile, check_selection
 
 BUNDLED = "bundled"
+NO_PROFILE = "none"
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")  # as browsers write it
 _VLLM = "--vllm-"
 
@@ -128,10 +130,24 @@ class Settings(BaseSettings):
         Field(ge=0, allow_inf_nan=False, description="seconds that what is under way may take when the server ends"),
     ] = 30.0
 
+    profile: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="file of `lookonce calibrate`, for --retention, --selection, --window and --rows where they are"
+            " not given; default: the bundled model's own, for it alone; 'none': no profile",
+        ),
+    ] = None
     retention: Annotated[
         float, Field(gt=0, le=1, description="share of the image tokens kept, above 0 and at most 1")
     ] = 0.05
-    selection: Annotated[str, Field(description=f"how they are chosen: {', '.join(sorted(SELECTIONS))}")] = "coverage"
+    selection: Annotated[
+        str,
+        Field(
+            max_length=200,
+            description=f"how they are chosen: {', '.join(sorted(SELECTIONS))}; with options as 'coverage:reach=0.3'",
+        ),
+    ] = "coverage"
     window: Annotated[
         str,
         Field(description="layers whose attention is recorded: 'middle', 'all', or a half-open range such as '4-8'"),
@@ -208,6 +224,8 @@ class Settings(BaseSettings):
         "text"
     )
 
+    _profile: Profile | None = PrivateAttr(None)
+
     @property
     def has_keys(self) -> bool:
         """Whether API keys are asked for."""
@@ -228,12 +246,50 @@ class Settings(BaseSettings):
         """The allowed origins, one by one."""
         return tuple((self.allowed_origins or "").replace(",", " ").split())
 
-    @field_validator("selection", "precision")
+    @property
+    def applied_profile(self) -> Profile | None:
+        """The profile whose options stand in place of defaults, where `with_profile` put it."""
+        return self._profile
+
+    @property
+    def profile_origin(self) -> str:
+        """Where a profile comes from, as messages name it."""
+        return "the bundled model's profile" if self.profile is None else f"--profile {self.profile}"
+
+    def with_profile(self) -> Self:
+        """These settings with the options of their profile, if there is one, for those that were not given.
+
+        Raises:
+            ProfileError: it cannot be read, or is no profile.
+        """
+        path = self._profile_path()
+        if path is None:
+            return self
+        profile = Profile.read(path, self.profile_origin)
+        free = {name: value for name, value in profile.options.items() if name not in self.model_fields_set}
+        made = self.model_copy(update=free)
+        made._profile = profile
+        return made
+
+    def _profile_path(self) -> Path | None:
+        if self.profile == NO_PROFILE or (self.profile is None and self.model != BUNDLED):
+            return None
+        if self.profile is not None:
+            return Path(self.profile).expanduser()
+        from lookonce_scenes import PROFILE
+
+        return PROFILE
+
+    @field_validator("selection")
     @classmethod
-    def _known(cls, value: str, info: ValidationInfo) -> str:
-        known = sorted(SELECTIONS) if info.field_name == "selection" else PRECISIONS
-        if value not in known:
-            raise ValueError(f"expected one of {', '.join(known)}")
+    def _known_selection(cls, value: str) -> str:
+        return check_selection(value)
+
+    @field_validator("precision")
+    @classmethod
+    def _known_precision(cls, value: str) -> str:
+        if value not in PRECISIONS:
+            raise ValueError(f"expected one of {', '.join(PRECISIONS)}")
         return value
 
     @field_validator("image_hosts")
@@ -314,11 +370,12 @@ class SettingsFileError(ValueError):
 
 
 def load_settings(arguments: list[str], config: str | None = None) -> Settings:
-    """Settings from flags, then the environment, then the TOML file `config`, then the defaults.
+    """Settings from flags, then the environment, then the TOML file `config`, then the profile, then the defaults.
 
     Raises:
         pydantic.ValidationError: a value is wrong; it names the setting, the value and what is accepted.
         SettingsFileError: there is no such file, or it is no TOML.
+        ProfileError: the profile cannot be read, or is no profile.
         SystemExit: `--help`, or an unknown flag.
     """
 
@@ -342,7 +399,7 @@ def load_settings(arguments: list[str], config: str | None = None) -> Settings:
             file = (TomlConfigSettingsSource(settings_cls, config),) if config else ()
             return init_settings, flags, env_settings, *file
 
-    return Layered(vllm=vllm) if vllm else Layered()
+    return (Layered(vllm=vllm) if vllm else Layered()).with_profile()
 
 
 def split_vllm_flags(arguments: list[str]) -> tuple[list[str], dict[str, str | bool]]:

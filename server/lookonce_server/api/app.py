@@ -22,7 +22,7 @@ from lookonce_server.api.state import AppState
 from lookonce_server.api.wall import Wall
 from lookonce_server.contexts import Contexts
 from lookonce_server.engines.base import DescribePlan, Engine
-from lookonce_server.errors import ModelRefusedError
+from lookonce_server.errors import ModelRefusedError, ServerError
 from lookonce_server.fallback import Fallback
 from lookonce_server.images import DecodeProcesses, Fetcher, FetchPolicy, ImageLimits, Images
 from lookonce_server.images.addresses import parse_network
@@ -42,14 +42,20 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
         ModelRefusedError: the model cannot be loaded, or failed the self-check.
         StoreConfigError: the store's URL is wrong.
         AccessConfigError: the API keys are wrong.
+        ProfileError: the profile is of another checkpoint.
     """
     metrics = Metrics()
     metrics.retention.set(settings.retention)
     keys = read_keys(settings.api_keys, settings.api_key_hashes, settings.tenant_limits)
     store = open_store(settings.store, ttl=settings.ttl, observer=metrics.store)
     engine = await _load_engine(settings)
+    try:
+        plan = _plan(settings, engine)
+    except ServerError:
+        await engine.close()
+        await store.close()
+        raise
     images = _images(settings, metrics)
-    plan = _plan(settings, engine)
     contexts = Contexts(
         engine,
         store,
@@ -77,6 +83,7 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
                 store=store,
                 contexts=contexts,
                 sessions=sessions,
+                plan=plan,
                 access=Access(keys.tenants),
                 images=images,
                 metrics=metrics,
@@ -193,6 +200,8 @@ def _images(settings: Settings, metrics: Metrics) -> Images:
 
 
 def _plan(settings: Settings, engine: Engine) -> DescribePlan:
+    if settings.applied_profile:
+        settings.applied_profile.check(engine.facts.checkpoint, settings.model, settings.profile_origin)
     try:
         window = parse_window(settings.window, engine.facts.num_layers)
     except ValueError as error:

@@ -24,7 +24,18 @@ def _model(state: AppState) -> dict[str, Any]:
         "created": int(state.started_at),
         "owned_by": "lookonce",
         "max_model_len": state.engine.facts.max_tokens,
+        "lookonce": _describing(state),
     }
+
+
+def _describing(state: AppState) -> dict[str, Any]:
+    """How images are described, and the profile that says so."""
+    options = state.plan.options
+    profile = state.settings.applied_profile
+    if profile is None:
+        return {**options, "profile": None}
+    told = {"checkpoint": profile.checkpoint, "overridden": profile.overridden(options), "measured": profile.measured}
+    return {**options, "profile": told}
 
 
 @router.get("/v1/models", response_model=Models, responses=errors())

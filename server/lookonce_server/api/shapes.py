@@ -1,8 +1,11 @@
 """What OpenAPI says of answers. The objects themselves are made by `completion` and `operations`."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+from lookonce_pruning import RowSource
+from lookonce_server.profile import Checkpoint, Measured
 
 
 class _Shape(BaseModel):
@@ -128,14 +131,36 @@ class ChatCompletionChunk(_Head):
     lookonce: Lookonce | None = None
 
 
+class ModelProfile(_Shape):
+    """Where a model's options come from, and what was measured of them."""
+
+    checkpoint: Checkpoint
+    overridden: Annotated[
+        list[str], Field(description="options set otherwise here: where any is, `measured` is not theirs")
+    ]
+    measured: Measured
+
+
+class ModelOptions(_Shape):
+    """How images are described, unless a request wants it otherwise."""
+
+    window: Annotated[str, Field(description="half-open range of layers whose attention is recorded, as in '2-6'")]
+    rows: RowSource
+    selection: str
+    retention: float
+    describe_prompt: str
+    profile: ModelProfile | None
+
+
 class Model(_Shape):
-    """A model, as OpenAI's, and its longest prompt and answer together."""
+    """A model, as OpenAI's, its longest prompt and answer together, and how images are described for it."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     max_model_len: int
+    lookonce: ModelOptions
 
 
 class Models(_Shape):

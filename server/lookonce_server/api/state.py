@@ -10,7 +10,7 @@ from lookonce_cache import Store
 from lookonce_server.access import Access
 from lookonce_server.api.fields import shown
 from lookonce_server.contexts import Contexts
-from lookonce_server.engines.base import Engine
+from lookonce_server.engines.base import DescribePlan, Engine
 from lookonce_server.errors import ModelNotFoundError
 from lookonce_server.images import Images
 from lookonce_server.limits import TenantLimits
@@ -30,6 +30,7 @@ class AppState:
     store: Store
     contexts: Contexts
     sessions: Sessions
+    plan: DescribePlan  # how images are described, unless a request wants it otherwise
     access: Access
     images: Images
     metrics: Metrics

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from PIL import Image
 from prometheus_client import CollectorRegistry
@@ -26,6 +26,7 @@ class ModelFacts:
     """What the rest of the server needs to know of a model.
 
     Attributes:
+        checkpoint: digest of the checkpoint's files, however it is run.
         fingerprint: identity of configuration, weights, processor and arithmetic: contexts of equal fingerprints mix.
         template_digest: digest of the chat template.
         num_layers: layers of the text model.
@@ -35,6 +36,7 @@ class ModelFacts:
         vocabulary: how many tokens it knows.
     """
 
+    checkpoint: str
     fingerprint: str
     template_digest: str
     num_layers: int
@@ -106,7 +108,7 @@ class DescribePlan:
         max_tokens: most tokens of the description.
         rows: whose attention scores the image tokens.
         window: half-open range of layers whose attention is recorded.
-        selection: name of the selection method.
+        selection: name of the selection method, with options or without.
         retention: share of the image tokens kept.
     """
 
@@ -116,6 +118,17 @@ class DescribePlan:
     window: tuple[int, int]
     selection: str
     retention: float
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What decides which tokens are kept, by the settings' names and in their form."""
+        return {
+            "window": f"{self.window[0]}-{self.window[1]}",
+            "rows": self.rows,
+            "selection": self.selection,
+            "retention": self.retention,
+            "describe_prompt": self.prompt,
+        }
 
 
 class Description(NamedTuple):

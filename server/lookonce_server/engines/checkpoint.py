@@ -31,18 +31,25 @@ def find_checkpoint(name: str) -> Path:
         ) from error
 
 
-def fingerprint(folder: Path, dtype: torch.dtype) -> str:
-    """BLAKE2b-256 over every file that shapes the model's arithmetic, whole, and over the dtype it runs in.
+def file_digest(folder: Path) -> str:
+    """BLAKE2b-256 over every file that shapes what a model computes, whole: which checkpoint it is, however it is run.
 
-    The same bytes in another folder give the same fingerprint, so replicas share contexts; a changed weight, template
-    or image size gives another one. transformers' minor version counts too: it decides how pictures are resized.
+    The same bytes in another folder give the same digest; a changed weight, template or image size gives another one.
     """
-    total = hashlib.blake2b(digest_size=32, person=b"lookonce-model")
-    version = ".".join(transformers.__version__.split(".")[:2])
-    total.update(f"{dtype} transformers {version}\n".encode())
+    total = hashlib.blake2b(digest_size=32, person=b"lookonce-files")
     files = sorted({path for pattern in _FILES for path in folder.glob(pattern)})
     for path in files:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
         total.update(f"{path.name} {content}\n".encode())
     return total.hexdigest()
+
+
+def fingerprint(checkpoint: str, dtype: torch.dtype) -> str:
+    """BLAKE2b-256 over a checkpoint's `file_digest` and the arithmetic it is run in: replicas of one share contexts.
+
+    That is the dtype, and transformers' minor version: it decides how pictures are resized.
+    """
+    version = ".".join(transformers.__version__.split(".")[:2])
+    text = f"{dtype} transformers {version}\n{checkpoint}\n"
+    return hashlib.blake2b(text.encode(), digest_size=32, person=b"lookonce-model").hexdigest()

@@ -94,7 +94,7 @@ def test_a_question_is_graded_alike_in_any_company(subject):
 def test_the_description_is_the_engines(subject, settings):
     window = parse_window(settings.window, subject.runner.num_layers)
     ours = subject.describe(CASES[0], window)
-    loaded = LoadedModel(subject.runner.model, subject.prompts._processor, "0" * 64)
+    loaded = LoadedModel(subject.runner.model, subject.prompts._processor, "0" * 64, "0" * 64)
     engine = TransformersEngine(loaded, check_model(loaded, settings.describe_prompt))
     plan = DescribePlan(settings.describe_prompt, 128, "generated", (window.start, window.stop), "coverage", 0.05)
 

@@ -77,6 +77,7 @@ def app_with(bench):
                 store=bench.store,
                 contexts=bench.contexts,
                 sessions=bench.sessions,
+                plan=bench.plan,
                 access=Access({}),
                 images=bench.images,
                 metrics=bench.metrics,

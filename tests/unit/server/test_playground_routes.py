@@ -33,6 +33,7 @@ async def client(bench):
         store=bench.store,
         contexts=bench.contexts,
         sessions=bench.sessions,
+        plan=bench.plan,
         access=Access({"0" * 64: "acme"}),
         images=bench.images,
         metrics=bench.metrics,

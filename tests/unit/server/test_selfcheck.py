@@ -57,7 +57,7 @@ def llava_around(loaded):
         )
         with torch.inference_mode(False):
             model = LlavaForConditionalGeneration(config).eval().to(dtype)
-        return LoadedModel(model, loaded.processor, "0" * 64)
+        return LoadedModel(model, loaded.processor, "0" * 64, "0" * 64)
 
     return build
 

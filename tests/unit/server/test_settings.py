@@ -33,7 +33,7 @@ def refused(capsys, *arguments: str) -> str:
 
 
 def test_without_anything_the_defaults_hold():
-    assert load_settings([]).model_dump() == Settings().model_dump()
+    assert load_settings(["--profile", "none"]).model_dump() == Settings(profile="none").model_dump()
     assert Settings().model == "bundled"
 
 
@@ -63,6 +63,11 @@ def test_the_environment_is_read_when_asked_for_not_at_import(monkeypatch):
         ("retention", "1.5"),
         ("retention", "nan"),
         ("selection", "best"),
+        ("selection", "coverage:reach"),
+        ("selection", "coverage:reach=0"),
+        ("selection", "attention:reach=0.3"),
+        ("selection", "coverage:" + "," * 200),
+        ("profile", ""),
         ("rows", "all"),
         ("on-miss", "maybe"),
         ("ttl", "inf"),

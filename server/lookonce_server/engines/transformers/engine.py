@@ -54,6 +54,7 @@ class TransformersEngine:
         self._end_ids = end_ids(loaded.model.generation_config, loaded.processor.tokenizer)
         self._grammars = Grammars(loaded.processor.tokenizer, loaded.model.config.get_text_config().vocab_size)
         self.facts = ModelFacts(
+            checkpoint=loaded.checkpoint,
             fingerprint=loaded.fingerprint,
             template_digest=digest(str(loaded.processor.chat_template).encode()),
             num_layers=self._runner.num_layers,

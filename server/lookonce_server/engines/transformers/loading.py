@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
-from lookonce_server.engines.checkpoint import find_checkpoint, fingerprint
+from lookonce_server.engines.checkpoint import file_digest, find_checkpoint, fingerprint
 from lookonce_server.errors import ModelRefusedError
 
 
@@ -14,7 +14,8 @@ class LoadedModel(NamedTuple):
 
     model: PreTrainedModel
     processor: Any  # transformers' processors share no base class that types know
-    fingerprint: str
+    fingerprint: str  # of its files and the arithmetic
+    checkpoint: str  # digest of its files
 
 
 def load_model(name: str, *, dtype: torch.dtype, device: str) -> LoadedModel:
@@ -34,4 +35,5 @@ def load_model(name: str, *, dtype: torch.dtype, device: str) -> LoadedModel:
     if not getattr(processor, "chat_template", None):
         raise ModelRefusedError(f"model {name!r} has no chat template, so that no conversation can be rendered.")
     model.to(torch.device(device)).eval()  # type: ignore[arg-type]
-    return LoadedModel(model, processor, fingerprint(folder, dtype))
+    digest = file_digest(folder)
+    return LoadedModel(model, processor, fingerprint(digest, dtype), digest)

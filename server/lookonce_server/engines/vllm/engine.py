@@ -27,7 +27,7 @@ from lookonce_server.engines.base import (
     TokenLogprob,
     unheard,
 )
-from lookonce_server.engines.checkpoint import find_checkpoint, fingerprint
+from lookonce_server.engines.checkpoint import file_digest, find_checkpoint, fingerprint
 from lookonce_server.engines.detokenizing import TextStream, end_ids, token_text
 from lookonce_server.engines.framing import framing_of
 from lookonce_server.engines.grammar import Grammars
@@ -69,8 +69,10 @@ class VllmEngine:
         self._prompts = PromptRenderer(processor, self._config)
         self._end_ids = end_ids(_generation_config(folder), processor.tokenizer)
         self._grammars = Grammars(processor.tokenizer, model.get_vocab_size())
+        checkpoint = file_digest(folder)
         self.facts = ModelFacts(
-            fingerprint=_fingerprint(folder, dtype, llm),
+            checkpoint=checkpoint,
+            fingerprint=_fingerprint(checkpoint, dtype, llm),
             template_digest=digest(str(processor.chat_template).encode()),
             num_layers=model.get_total_num_hidden_layers(),
             max_tokens=model.max_model_len,
@@ -317,9 +319,9 @@ def _logprob(token: int, found: Mapping[int, Any] | None, count: int) -> TokenLo
     return TokenLogprob(token, found[token].logprob, top)
 
 
-def _fingerprint(folder: Path, dtype: torch.dtype, llm: AsyncLLM) -> str:
+def _fingerprint(checkpoint: str, dtype: torch.dtype, llm: AsyncLLM) -> str:
     """The checkpoint's, as every engine has it, unless vLLM's options change what it computes."""
-    found = fingerprint(folder, dtype)
+    found = fingerprint(checkpoint, dtype)
     changing = {
         "quantization": llm.model_config.quantization,
         "hf_overrides": llm.model_config.hf_overrides,

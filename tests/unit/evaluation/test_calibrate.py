@@ -1,0 +1,312 @@
+"""Calibration: the search on synthetic answers, and the command from end to end on few images."""
+
+import json
+import random
+
+import pytest
+import torch
+
+from lookonce_evaluation import calibrate, cli
+from lookonce_evaluation.calibrating.candidates import Candidate, Way, candidates, windows
+from lookonce_evaluation.calibrating.measuring import chosen, measure
+from lookonce_evaluation.calibrating.search import halves, search, verify
+from lookonce_evaluation.calibrating.shares import Shares
+from lookonce_evaluation.calibrating.tasks import Agreement, Labelled
+from lookonce_evaluation.dataset import held_out
+from lookonce_evaluation.errors import EvaluationError
+from lookonce_pruning import get_selection, middle_layers
+from lookonce_server.profile import Profile
+from lookonce_server.settings import Settings
+
+COLUMNS = ["acc/color", "acc/color", "open/color", "acc/shape", "acc/shape", "open/shape"]
+UNIT_SEED = 600_000_000
+
+
+# --- candidates -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 8, 24, 80])
+def test_the_windows_are_few_at_any_depth_the_middle_first(depth):
+    found = windows(depth)
+    middle = middle_layers(depth)
+    assert found[0] == (middle.start, middle.stop)
+    assert (0, depth) in found
+    assert len(set(found)) == len(found) <= 8
+    assert all(0 <= first < end <= depth for first, end in found)
+
+
+def test_the_default_comes_first_and_what_is_blind_comes_once():
+    found = candidates(8)
+    assert found[0] == Candidate((2, 4), Settings().rows, Settings().selection)
+    assert [str(one) for one in found if one.selection == "uniform"] == ["2-4/generated/uniform"]
+    assert len(set(found)) == len(found)
+
+
+def test_what_ranks_in_every_layer_is_tried_with_all_of_them_alone():
+    found = candidates(8, ["attention-per-layer"])
+    assert [str(one) for one in found] == [f"0-8/{rows}/attention-per-layer" for rows in ("generated", "query", "both")]
+
+
+# --- shares -----------------------------------------------------------------------------------------------------------
+
+
+def record(**ways: str) -> dict:
+    return {
+        "columns": COLUMNS,
+        "full": ways.pop("full", "111111"),
+        "ways": {name: [text, 0.5] for name, text in ways.items()},
+    }
+
+
+def test_a_share_is_the_mean_over_kinds_of_the_mean_over_categories():
+    shares = Shares([record(way="110111"), record(way="100111")])
+    # acc: color 3/4, shape 1; open: color 0, shape 1
+    assert shares.share("way") == pytest.approx(((0.75 + 1) / 2 + (0 + 1) / 2) / 2)
+    assert shares.distance("way") == 0.5
+
+
+def test_what_was_not_asked_is_not_counted():
+    shares = Shares([record(way="111111") | {"columns": ["acc/a", "acc/a", "acc/b", "acc/b", "acc/b", "acc/b"]}])
+    assert shares.share("way") == 1
+    assert shares.compared("way").full == 1
+
+
+def test_nothing_is_sure_on_few_images_even_if_all_went_well():
+    bounds = [Shares([record(way="111111")] * count).compared("way").at_least for count in (2, 20, 200)]
+    assert bounds == sorted(bounds)
+    assert bounds[0] < 0.9
+    assert 0.98 < bounds[2] < 1
+
+
+def test_the_bound_is_paired():
+    """Where full pass and context fail at the same images, these say nothing of the difference."""
+    rng = random.Random(0)
+    texts = ["".join(rng.choice("01") for _ in COLUMNS) for _ in range(100)]
+    same = Shares([record(full=text, way=text) for text in texts]).compared("way")
+    other = Shares([record(full=a, way=b) for a, b in zip(texts, texts[::-1], strict=True)]).compared("way")
+    assert same.kept == 1
+    assert same.at_least > 0.98
+    assert other.at_least < 0.95
+
+
+def test_the_bound_holds_as_often_as_it_says():
+    """Of many samples of a way that truly keeps 90%, about 95% have a bound at or below that."""
+    rng = random.Random(1)
+    sound = 0
+    for _ in range(100):
+        texts = ["".join("1" if rng.random() < 0.9 else "0" for _ in COLUMNS) for _ in range(40)]
+        sound += Shares([record(way=text) for text in texts]).compared("way").at_least <= 0.9
+    assert sound >= 88
+
+
+def test_a_full_pass_that_has_nothing_right_is_refused():
+    with pytest.raises(EvaluationError, match="no answer right"):
+        Shares([record(full="000000", way="111111")]).compared("way")
+
+
+def test_images_needed_grow_as_the_margin_shrinks():
+    compared = Shares([record(way="111111")] * 19 + [record(way="011111")]).compared("way")
+    assert compared.images_needed(1 - compared.kept) is None
+    needed = [compared.images_needed(tolerance) for tolerance in (0.5, 0.05, 0.02)]
+    assert needed == sorted(needed)
+    assert needed[0] < 20 < needed[2]
+
+
+# --- search -----------------------------------------------------------------------------------------------------------
+
+NAMES = [str(i) for i in range(400)]
+BEST = Candidate((2, 6), "both", "coverage")
+
+
+class World:
+    """Answers by known chances; what was measured of whom."""
+
+    def __init__(self, chance) -> None:
+        self.chance = chance
+        self.asked: list[tuple[str, list[str], list[Way]]] = []
+
+    def __call__(self, stage, names, ways):
+        self.asked.append((stage, list(names), list(ways)))
+        return [self._record(name, ways) for name in names]
+
+    def _record(self, name, ways):
+        found = {}
+        for way in ways:
+            rng = random.Random(f"{name} {way}")
+            found[str(way)] = ["".join("01"[rng.random() < self.chance(way)] for _ in COLUMNS), 0.0]
+        sizes = {f"{way.retention:g}": [round(100 * way.retention), 1000] for way in ways} | {"full": [100, 9000]}
+        return {"columns": COLUMNS, "full": "111111", "ways": found, "sizes": sizes}
+
+
+def chance(way: Way) -> float:
+    best = 0.999 if way.retention >= 0.05 else 0.9
+    return best if way.candidate == BEST else best - 0.1
+
+
+def test_halving_finds_the_best_and_asks_fewer_and_fewer():
+    world = World(chance)
+    choosing, verifying = halves(NAMES)
+    searched = search(candidates(8), (0.02, 0.05, 0.2), choosing, world)
+    assert [way.candidate for way in searched.best()] == [BEST] * 3
+    assert [way.retention for way in searched.best()] == [0.2, 0.05, 0.02]
+    assert [len(names) for _, names, _ in world.asked] == [20, 60, 120]
+    assert [name for _, names, _ in world.asked for name in names] == choosing
+    counts = [len(ways) for _, _, ways in world.asked]
+    assert counts[0] > 3 * counts[1] > 6 * counts[2]
+    last = {way.candidate for way in world.asked[-1][2]}
+    assert {candidates(8)[0], candidates(8)[-1]} <= last  # the default and uniform are always there to be beaten
+
+    verified = verify(searched.best(), verifying, 0.02, world)
+    assert set(world.asked[-1][1]).isdisjoint(choosing)
+    assert [(one.way.retention, one.shown) for one in verified] == [(0.2, True), (0.05, True), (0.02, False)]
+    assert calibrate.smallest(verified, 0.02).way == Way(BEST, 0.05)
+    assert (verified[0].size, verified[0].full) == ((20, 1000), (100, 9000))
+
+
+def test_a_retention_below_one_that_failed_is_not_taken():
+    ways = [Way(BEST, 0.2), Way(BEST, 0.05)]
+    verified = verify(ways, NAMES, 0.02, World(lambda way: 0.9 if way.retention == 0.2 else 0.999))
+    assert [one.compared.is_shown(0.02) for one in verified] == [False, True]
+    assert [one.shown for one in verified] == [False, False]
+
+
+def test_nothing_within_the_tolerance_is_said_in_one_line():
+    verified = verify([Way(BEST, 0.05)], NAMES, 0.02, World(lambda way: 0.9))
+    with pytest.raises(EvaluationError, match=r"--tolerance 0.02: .*@0.05 keeps 88.*less than 98.00%") as refused:
+        calibrate.smallest(verified, 0.02)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_not_shown_says_how_many_images_would():
+    verified = verify([Way(BEST, 0.05)], NAMES[:20], 0.02, World(lambda way: 1.0))
+    with pytest.raises(EvaluationError, match=r"about --count \d+ is needed"):
+        calibrate.smallest(verified, 0.02)
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def test_scores_of_all_layers_serve_every_window(subject):
+    (case,) = held_out(1, UNIT_SEED)
+    whole = subject.describe(case, range(8)).scores("both")
+    part = subject.describe(case, range(2, 6)).scores("both")
+    for selection in ("coverage", "attention"):
+        expected = get_selection(selection).select(part, 20)
+        assert torch.equal(chosen(whole, Candidate((2, 6), "both", selection), 0.1), expected)
+
+
+def test_everything_kept_answers_as_graded_elsewhere(subject):
+    cases = held_out(1, UNIT_SEED)
+    task = Labelled(cases, "unit")
+    way = Way(Candidate((2, 4), "generated", "coverage"), 0.05)
+    found = measure(subject, task.ask(subject, cases[0].name), [way])
+    described = subject.describe(cases[0], range(2, 4))
+    kept = get_selection("coverage").select(described.scores(), 10)
+    graded, keys = subject.from_context(cases[0], described, kept)
+    assert found["ways"][str(way)][0] == "".join("01"[right] for right in graded.right)
+    assert found["sizes"]["0.05"] == [keys.shape[2], 2 * keys.nbytes]
+    assert len(found["columns"]) == len(found["full"]) == len(cases[0].questions)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, subject, capsys):
+    """A function that calibrates the bundled model, loaded once, with few candidates; returns exit code and output."""
+    monkeypatch.setattr(calibrate.Subject, "load", lambda *_: subject)
+    monkeypatch.setattr(calibrate, "candidates", lambda depth, _: candidates(depth, ["coverage"])[:2])
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        folders = ["--out", str(tmp_path / "run"), "-o", str(tmp_path / "profile.json")]
+        code = cli.calibrate(["bundled", *arguments, *folders])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_scenes_give_a_profile_that_the_server_takes(run, tmp_path, subject):
+    arguments = ("--images", "scenes", "--count", "4", "--retentions", "0.2", "--tolerance", "0.6")
+    code, said, _ = run(*arguments)
+    assert code == 0
+    assert "| 0.2 | `" in said
+    profile = Profile.read(tmp_path / "profile.json", "it")
+    assert (profile.retention, profile.selection, profile.rows) == (0.2, "coverage", "generated")
+    assert (profile.checkpoint.name, profile.checkpoint.digest) == ("lookonce-scenes", subject.checkpoint)
+    measured = profile.measured
+    assert (measured.images, measured.tolerance, measured.tokens, measured.full_tokens) == (2, 0.6, 47.0, 198.0)
+    assert measured.at_least >= 0.4
+    assert measured.by.startswith("lookonce calibrate lookonce-scenes --images scenes --count 4 --tolerance 0.6 ")
+    assert str(tmp_path) not in (tmp_path / "profile.json").read_text()
+
+    records = (tmp_path / "run" / "records.jsonl").read_text()
+    before = profile.model_dump_json()
+    assert run(*arguments)[0] == 0  # nothing is measured again
+    assert (tmp_path / "run" / "records.jsonl").read_text() == records
+    assert Profile.read(tmp_path / "profile.json", "it").model_dump_json() == before
+
+
+def test_without_anything_within_the_tolerance_there_is_no_profile(run, tmp_path):
+    code, _, error = run("--images", "scenes", "--count", "2", "--retentions", "0.01", "--tolerance", "0")
+    assert code == 1
+    assert error.splitlines()[-1].startswith("lookonce calibrate: nothing is shown to be within --tolerance 0: ")
+    assert not (tmp_path / "profile.json").exists()
+
+
+def test_a_folder_of_pictures_is_judged_by_the_full_passes_own_answers(run, tmp_path, subject):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for case in held_out(2, UNIT_SEED + 10):
+        case.image.save(folder / f"{case.name}.png")
+    questions = tmp_path / "questions.txt"
+    questions.write_text("What color is the star?\n\nHow many objects are there?\n")
+    task = Agreement(folder, 2, ["How many objects are there?"])
+    asked = task.ask(subject, task.names[0])
+    everything = Way(Candidate((2, 4), "generated", "attention"), 1.0)
+    assert measure(subject, asked, [everything])["ways"][str(everything)][0] == "1"
+
+    arguments = ("--images", str(folder), "--questions", str(questions), "--retentions", "1", "--tolerance", "0.9")
+    code, _, error = run(*arguments)
+    assert code == 0, error
+    measured = json.loads((tmp_path / "profile.json").read_text())["measured"]
+    assert (measured["full_pass"], measured["images"]) == (1.0, 1)
+    assert "token for token" in measured["measure"]
+    records = [line.partition("\t")[2] for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()[1:]]
+    assert [json.loads(record)["columns"] for record in records] == [["agreement/0", "agreement/1"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--images", "{tmp}/none"], "expected a folder with .png"),
+        (["--images", "scenes", "--questions", "{tmp}/none"], "--questions: scenes have questions of their own"),
+        (["--images", "scenes", "-o", "{tmp}/none/p.json"], "--output {tmp}/none/p.json: there is no folder"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(tmp_path, capsys, arguments, told):
+    arguments = [one.replace("{tmp}", str(tmp_path)) for one in arguments]
+    assert cli.calibrate(["bundled", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert told.replace("{tmp}", str(tmp_path)) in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--tolerance", "1"),
+        ("--retentions", "0"),
+        ("--retentions", "nan"),
+        ("--selections", "best"),
+        ("--count", "1"),
+        ("--describe-prompt", ""),
+    ],
+)
+def test_a_bad_option_is_named(capsys, option, value):
+    with pytest.raises(SystemExit) as end:
+        cli.calibrate(["bundled", "--images", "scenes", option, value])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert f"{option}" in error
+    assert (repr(value) if value else "0 characters") in error
