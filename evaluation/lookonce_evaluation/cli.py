@@ -10,6 +10,7 @@ from importlib import import_module
 from lookonce_evaluation.errors import EvaluationError
 
 EVAL = {
+    "search": ("lookonce_evaluation.search.command", "which selection keeps most, and its confirmation"),
     "retention": ("lookonce_evaluation.retention", "accuracy by retention and selection"),
 }
 ANALYZE: dict[str, tuple[str, str]] = {}

@@ -20,6 +20,7 @@ class Described(NamedTuple):
     next_position: int
     text: str
     recorder: AttentionRecorder
+    said: list[int]  # the text's tokens, the end token left out
 
     def scores(self, rows: RowSource = "generated") -> ImageScores:
         """What the recorded rows pay each image token."""
@@ -61,7 +62,7 @@ def describe(
     keys, values = stacked(state.cache, prompt.tokens)
     # Every generated token but the end was run, at one position each.
     next_position = state.next_position - len(said)
-    return Described(prompt, keys, values, next_position, prompts.tokenizer.decode(said), recorder)
+    return Described(prompt, keys, values, next_position, prompts.tokenizer.decode(said), recorder, said)
 
 
 def generate(runner: ModelRunner, prompt: Prompt, end: int, max_tokens: int) -> tuple[State, list[int]]:
