@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class Look:
         """Scores `[layers, image tokens]` made in another way."""
         return ImageScores(values, tuple(layers), self.described.prompt.grid, len(self.all_layers))
 
-    def shared(self, name: str, compute: "Callable[[Look], Tensor]") -> Tensor:
+    def shared(self, name: str, compute: Callable[[Self], Tensor]) -> Tensor:
         """What several ways use, computed for the first of them."""
         if name not in self._shared:
             self._shared[name] = compute(self)

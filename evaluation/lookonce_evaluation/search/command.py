@@ -5,7 +5,7 @@ chosen way with the baselines, asks about scenes that the search never sees.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from lookonce_evaluation.commands import parser, positive
 from lookonce_evaluation.dataset import SEARCH_SEED, Case, held_out
 from lookonce_evaluation.runs import Run
 from lookonce_evaluation.search import baselines, holding, merging, normalising, rereading, spreading, tables, windows
-from lookonce_evaluation.search.candidate import Candidate, Look, middle_half
+from lookonce_evaluation.search.candidate import Candidate, Look, Way, middle_half
 from lookonce_evaluation.subject import Subject
 from lookonce_pruning import Knockout, kept_count, middle_layers
 from lookonce_server.settings import Settings
@@ -56,12 +56,17 @@ def answers(subject: Subject, case: Case, ways: Sequence[Candidate]) -> dict[str
 
 
 def _answer(look: Look, candidate: Candidate, keep: int) -> dict[str, Any]:
-    subject, case = look.subject, look.case
-    context, blocked = candidate.make(look, keep)
-    batch = [blocked] * len(case.questions)
-    with Knockout(subject.runner.model, batch) if blocked else nullcontext():
-        right = subject.ask(case, context.keys, context.values).right
-    return {"right": _digits(right), "tokens": context.tokens}
+    way = candidate.make(look, keep)
+    with blocking(look, way):
+        right = look.subject.ask(look.case, way.context.keys, way.context.values).right
+    return {"right": _digits(right), "tokens": way.context.tokens}
+
+
+def blocking(look: Look, way: Way) -> AbstractContextManager[object]:
+    """While an image's questions are asked, which share a batch: the layers that do not look at the image tokens."""
+    if not way.blocked:
+        return nullcontext()
+    return Knockout(look.subject.runner.model, [way.blocked] * len(look.case.questions))
 
 
 def _digits(right: Sequence[bool]) -> str:
@@ -91,4 +96,5 @@ def _run(folder: Path, subject: Subject, cases: list[Case], ways: list[Candidate
     families = {way.name: way.family for way in ways}
     results = tables.results(cases, records)
     run.write("table.md", tables.markdown(results, families, reference))
+    run.write("categories.md", tables.by_category(results))
     run.write_json("result.json", [result.summary(families) for result in results])

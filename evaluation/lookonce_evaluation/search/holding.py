@@ -17,13 +17,13 @@ def candidates(num_layers: int) -> list[Candidate]:
     ranges = [range(3 * quarter), range(2 * quarter), range(quarter, 3 * quarter), range(quarter, num_layers)]
     return [
         Candidate("description", "with the description's tokens", partial(with_description, layers=half)),
-        *(
-            Candidate(
-                "some layers", f"in layers {seen.start}-{seen.stop} only", partial(only, layers=half, seen_in=seen)
-            )
-            for seen in ranges
-        ),
+        *(_seen_in(seen, half) for seen in ranges),
     ]
+
+
+def _seen_in(seen: range, half: range) -> Candidate:
+    name = f"in layers {seen.start}-{seen.stop} only"
+    return Candidate("some layers", name, partial(only, layers=half, seen_in=seen))
 
 
 def with_description(look: Look, keep: int, *, layers: range) -> Way:

@@ -23,8 +23,8 @@ def candidates(num_layers: int) -> list[Candidate]:
 def merged(look: Look, keep: int, *, layers: range, by: str, keys_too: bool) -> Way:
     """Means weighed by attention, in every layer by that layer's own likeness.
 
-    Keys stay at their tokens' positions while they are averaged, as ToMe (Bolya et al., arXiv 2210.09461) and KV-cache
-    merging (D2O, arXiv 2406.13035) do.
+    After ToMe (Bolya et al., arXiv 2210.09461), which merges like tokens, and D2O (Wan et al., arXiv 2406.13035), which
+    merges what a KV cache drops. Keys are averaged after RoPE, each at its own position.
     """
     described = look.described
     scores, columns = look.scores(layers), described.prompt.image_columns
@@ -35,14 +35,14 @@ def merged(look: Look, keep: int, *, layers: range, by: str, keys_too: bool) -> 
         likeness = look.features(getattr(described, by), range(layer, layer + 1))
         into = (likeness @ likeness[kept[0]].T).argmax(dim=1).cpu()
         into[kept[0]] = torch.arange(keep)  # a kept token stays with itself
-        values[layer][:, columns[kept[0]]] = _means(values[layer][:, columns], weights, into, keep)
+        values[layer][:, columns[kept[0]]] = means(values[layer][:, columns], weights, into, keep)
         if keys_too:
-            keys[layer][:, columns[kept[0]]] = _means(keys[layer][:, columns], weights, into, keep)
+            keys[layer][:, columns[kept[0]]] = means(keys[layer][:, columns], weights, into, keep)
     replaced = described._replace(keys=keys, values=values)
     return Way(replaced.packed(kept, look.subject.runner.inv_freq))
 
 
-def _means(tokens: Tensor, weights: Tensor, into: Tensor, count: int) -> Tensor:
+def means(tokens: Tensor, weights: Tensor, into: Tensor, count: int) -> Tensor:
     """Weighed means of groups: tokens [heads, tokens, size], weights and into [tokens]; [heads, count, size]."""
     shares = torch.zeros(count, len(into)).index_put((into, torch.arange(len(into))), weights)
     return (shares / shares.sum(dim=1, keepdim=True)).to(tokens) @ tokens

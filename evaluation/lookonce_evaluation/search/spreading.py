@@ -8,6 +8,9 @@ from torch import Tensor
 from lookonce_evaluation.search.candidate import Candidate, Look, choosing, middle_half
 from lookonce_pruning import get_selection
 
+GRID = ((0.15, 0.9), (0.2, 0.9), (0.3, 0.9), (0.4, 0.9), (0.25, 0.7), (0.25, 1.0), (0.3, 1.0))
+"""Around the default, reach 0.25 and strength 0.9."""
+
 
 def candidates(num_layers: int) -> list[Candidate]:
     """In the middle half of the layers, but for those where each layer chooses for itself."""
@@ -25,10 +28,6 @@ def candidates(num_layers: int) -> list[Candidate]:
     ]
 
 
-GRID = ((0.15, 0.9), (0.2, 0.9), (0.3, 0.9), (0.4, 0.9), (0.25, 0.7), (0.25, 1.0), (0.3, 1.0))
-"""Around the default, reach 0.25 and strength 0.9."""
-
-
 def selected(look: Look, keep: int, *, layers: range, spec: str) -> Tensor:
     """One of the server's selections."""
     return get_selection(spec).select(look.scores(layers), keep)
@@ -41,14 +40,15 @@ def alone(look: Look, keep: int, *, spec: str) -> Tensor:
 
 
 def determinantal(look: Look, keep: int, *, layers: range, by: str) -> Tensor:
-    """Greedy choice of the largest determinant of quality times likeness (Chen et al., arXiv 1709.05135).
-
-    The quality is the attention drawn, the likeness the cosine of two tokens' keys or values.
-    """
+    """The quality is the attention drawn, the likeness the cosine of two tokens' keys or values."""
     features = look.features(getattr(look.described, by), layers).double().cpu()
     quality = look.scores(layers).values.double().mean(dim=0).clamp_min(1e-12).sqrt()
-    kernel = features @ features.T * quality[:, None] * quality
-    gain, rows, chosen = kernel.diagonal().clone(), torch.zeros(keep, len(kernel), dtype=torch.float64), []
+    return greedy_determinant(features @ features.T * quality[:, None] * quality, keep)
+
+
+def greedy_determinant(kernel: Tensor, keep: int) -> Tensor:
+    """Greedy choice of a large determinant (Chen et al., arXiv 1709.05135, algorithm 1): kernel [tokens, tokens]."""
+    gain, rows, chosen = kernel.diagonal().clone(), kernel.new_zeros(keep, len(kernel)), []
     for i in range(keep):
         best = int(gain.argmax())
         chosen.append(best)
@@ -59,9 +59,14 @@ def determinantal(look: Look, keep: int, *, layers: range, by: str) -> Tensor:
 
 
 def facility(look: Look, keep: int, *, layers: range) -> Tensor:
-    """Greedy choice such that each token, weighed by its attention, has a like one among the kept."""
+    """The likeness is the cosine of two tokens' values, the weight the attention drawn."""
     features = look.features(look.described.values, layers).cpu()
-    likeness, weights = (features @ features.T).clamp_min(0), look.scores(layers).values.mean(dim=0)
+    return greedy_facility(features @ features.T, look.scores(layers).values.mean(dim=0), keep)
+
+
+def greedy_facility(likeness: Tensor, weights: Tensor, keep: int) -> Tensor:
+    """Greedy choice such that each token, by its weight, has a like one among the kept: likeness [tokens, tokens]."""
+    likeness = likeness.clamp_min(0)
     served, chosen = torch.zeros(len(likeness)), []
     for _ in range(keep):
         gain = (weights[:, None] * torch.maximum(served[:, None], likeness)).sum(dim=0)

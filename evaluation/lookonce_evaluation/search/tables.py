@@ -8,6 +8,7 @@ from lookonce_evaluation.dataset import Case
 from lookonce_evaluation.paired import Outcomes
 
 KINDS = ("acc", "acc+", "open")
+NAMES = ("ACC", "ACC+", "open")
 
 
 class Result(NamedTuple):
@@ -64,18 +65,36 @@ def markdown(found: Sequence[Result], families: Mapping[str, str], reference: st
 
 def _table(result: Result, families: Mapping[str, str], reference: str) -> str:
     head = tables.header(
-        f"kept: {result.retention:.0%}", "way", "tokens", "ACC", "of the full pass", "ACC+", "open",
-        "ACC, to the full pass", f"ACC, to {reference}",
-    )  # fmt: skip
-    full = result.full.percent("acc")
-    first = ["-", "full pass", "-", f"{full:.1f}", "100.0%", *(f"{result.full.percent(k):.1f}" for k in KINDS[1:])]
-    lines = [tables.line([*first, "-", result.full.change(result.ways[reference], "acc")])]
+        f"kept: {result.retention:.0%}", "way", "tokens", *NAMES, "ACC, to the full pass", f"ACC, to {reference}"
+    )
+    base = result.ways[reference]
+    lines = [tables.line(["-", "full pass", "-", *_shares(result.full, result), "-", result.full.change(base, "acc")])]
     order = list(dict.fromkeys(families.values()))
-    ranked = sorted(result.ways, key=lambda n: (order.index(families[n]), -result.ways[n].percent("acc")))
-    for name in ranked:
+    for name in sorted(result.ways, key=lambda n: (order.index(families[n]), -result.ways[n].percent("acc"))):
         outcomes = result.ways[name]
-        acc, plus, single = (outcomes.percent(kind) for kind in KINDS)
-        cells = [families[name], name, f"{result.tokens[name]:.0f}", f"{acc:.1f}", f"{100 * acc / full:.1f}%"]
-        changes = [outcomes.change(result.full, "acc"), outcomes.change(result.ways[reference], "acc")]
-        lines.append(tables.line([*cells, f"{plus:.1f}", f"{single:.1f}", *changes]))
+        changes = [outcomes.change(result.full, "acc"), outcomes.change(base, "acc") if name != reference else "-"]
+        tokens = f"{result.tokens[name]:.0f}"
+        lines.append(tables.line([families[name], name, tokens, *_shares(outcomes, result), *changes]))
     return "\n".join([head, *lines])
+
+
+def _shares(outcomes: Outcomes, result: Result) -> list[str]:
+    """ACC, ACC+ and open, each with its share of the full pass's."""
+    figures = [(outcomes.percent(kind), result.full.percent(kind)) for kind in KINDS]
+    return [f"{reached:.1f} ({100 * reached / full:.1f}%)" if full else f"{reached:.1f}" for reached, full in figures]
+
+
+def by_category(found: Sequence[Result]) -> str:
+    """ACC / ACC+ / open of each category, a table for all retentions."""
+    categories = list(found[0].full.by_category("acc"))
+    head = tables.header("kept", "way", *categories)
+    lines = [tables.line(["-", "full pass", *_cells(found[0].full, categories)])]
+    for result in found:
+        for name, outcomes in result.ways.items():
+            lines.append(tables.line([f"{result.retention:.0%}", name, *_cells(outcomes, categories)]))
+    return "\n".join([head, *lines])
+
+
+def _cells(outcomes: Outcomes, categories: Sequence[str]) -> list[str]:
+    shares = [outcomes.by_category(kind) for kind in KINDS]
+    return [" / ".join(f"{by[one]:.1f}" if one in by else "-" for by in shares) for one in categories]
