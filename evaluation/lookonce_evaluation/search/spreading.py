@@ -48,7 +48,8 @@ def determinantal(look: Look, keep: int, *, layers: range, by: str) -> Tensor:
 
 def greedy_determinant(kernel: Tensor, keep: int) -> Tensor:
     """Greedy choice of a large determinant (Chen et al., arXiv 1709.05135, algorithm 1): kernel [tokens, tokens]."""
-    gain, rows, chosen = kernel.diagonal().clone(), kernel.new_zeros(keep, len(kernel)), []
+    gain, rows = kernel.diagonal().clone(), kernel.new_zeros(keep, len(kernel))
+    chosen: list[int] = []
     for i in range(keep):
         best = int(gain.argmax())
         chosen.append(best)
@@ -67,7 +68,8 @@ def facility(look: Look, keep: int, *, layers: range) -> Tensor:
 def greedy_facility(likeness: Tensor, weights: Tensor, keep: int) -> Tensor:
     """Greedy choice such that each token, by its weight, has a like one among the kept: likeness [tokens, tokens]."""
     likeness = likeness.clamp_min(0)
-    served, chosen = torch.zeros(len(likeness)), []
+    served = torch.zeros(len(likeness))
+    chosen: list[int] = []
     for _ in range(keep):
         gain = (weights[:, None] * torch.maximum(served[:, None], likeness)).sum(dim=0)
         gain[chosen] = -1
@@ -79,7 +81,8 @@ def greedy_facility(likeness: Tensor, weights: Tensor, keep: int) -> Tensor:
 def served(look: Look, keep: int, *, layers: range) -> Tensor:
     """Greedy choice in which a word of the description that has got its tokens asks for no more: capped sums by row."""
     rows = look.rows[layers.start : layers.stop].mean(dim=0)  # [rows, image tokens]
-    got, chosen = torch.zeros(len(rows)), []
+    got = torch.zeros(len(rows))
+    chosen: list[int] = []
     for _ in range(keep):
         gain = (got[:, None] + rows).clamp_max(0.1).sum(dim=0) + 1e-6 * rows.sum(dim=0)
         gain[chosen] = -1
