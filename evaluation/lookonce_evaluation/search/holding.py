@@ -13,11 +13,11 @@ from lookonce_server.engines.transformers.runner import stacked
 def candidates(num_layers: int) -> list[Candidate]:
     """The image tokens are chosen by `coverage` in the middle half of the layers."""
     half = middle_half(num_layers)
-    quarter = num_layers // 4
-    ranges = [range(3 * quarter), range(2 * quarter), range(quarter, 3 * quarter), range(quarter, num_layers)]
+    quarters = [(0, 3), (0, 2), (1, 3), (1, 4)]
+    ranges = dict.fromkeys(range(num_layers * first // 4, num_layers * end // 4) for first, end in quarters)
     return [
         Candidate("description", "with the description's tokens", partial(with_description, layers=half)),
-        *(_seen_in(seen, half) for seen in ranges),
+        *(_seen_in(seen, half) for seen in ranges if seen),
     ]
 
 
