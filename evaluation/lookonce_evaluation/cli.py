@@ -11,6 +11,7 @@ from lookonce_evaluation.errors import EvaluationError
 
 EVAL = {
     "mme": ("lookonce_evaluation.mme", "MME, or questions of yours in its form, by retention"),
+    "search": ("lookonce_evaluation.search.command", "which selection keeps most, and its confirmation"),
     "retention": ("lookonce_evaluation.retention", "accuracy by retention and selection"),
     "judge": ("lookonce_evaluation.judge.command", "how much of a description survives, judged by its objects"),
     "fallback": ("lookonce_evaluation.fallback", "when to ask again with the whole image"),
