@@ -32,7 +32,7 @@ from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import Answer, Sampling
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.images import ImageLimits, decode_image
-from lookonce_server.settings import Settings
+from lookonce_server.settings import BUNDLED, Settings
 
 _QUESTION = Conversation((Turn("user", "How many objects are there in the image?", has_image=True),))
 _SETTINGS = Settings()
@@ -124,7 +124,7 @@ HEADER = header(
 
 def recording_cost(rounds: int) -> str:
     """What recording adds to a describe pass of the scenes model, its scores included: one line."""
-    subject = Subject.load(str(CHECKPOINT), _SETTINGS)
+    subject = Subject.load(BUNDLED, _SETTINGS)
     (case,) = held_out(1)
     image = case.image
     end = subject.prompts.tokenizer.eos_token_id

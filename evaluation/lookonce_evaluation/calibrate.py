@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from lookonce_evaluation.calibrating.candidates import RETENTIONS, SELECTIONS, Way, candidates
+from lookonce_evaluation.calibrating.candidates import RETENTIONS, ROWS, SELECTIONS, Candidate, Way, candidates
 from lookonce_evaluation.calibrating.measuring import measure
 from lookonce_evaluation.calibrating.report import candidates_table, not_shown, verified_table
 from lookonce_evaluation.calibrating.search import Verified, halves, search, verify
@@ -23,7 +23,7 @@ from lookonce_evaluation.dataset import SEARCH_SEED, held_out
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.runs import JSON, Run
 from lookonce_evaluation.subject import Subject
-from lookonce_scenes import CHECKPOINT
+from lookonce_pruning import parse_window
 from lookonce_server.profile import MOST_PROMPT, Checkpoint, Measured, Profile, check_selection
 from lookonce_server.settings import BUNDLED, Settings
 
@@ -39,9 +39,10 @@ def main(arguments: list[str]) -> None:
         raise EvaluationError(f"--output {options.output}: there is no folder {options.output.parent}")
     task = _task(options)
     settings = Settings(**({"describe_prompt": options.describe_prompt} if options.describe_prompt else {}))
-    folder = str(CHECKPOINT) if options.model == BUNDLED else options.model
-    subject = Subject.load(folder, settings, options.device)
-    calibration = Calibration(subject, task, options.out, options.retentions, options.selections)
+    subject = Subject.load(options.model, settings, options.device)
+    layers = subject.runner.num_layers
+    tried = candidates(layers, options.selections, options.rows, _windows(options.windows, layers))
+    calibration = Calibration(subject, task, options.out, options.retentions, tried)
     chosen = smallest(calibration.run(options.tolerance), options.tolerance)
     profile = Profile(
         checkpoint=Checkpoint(name=_name(options.model), digest=subject.checkpoint),
@@ -64,16 +65,16 @@ class Calibration:
         task: what it is asked.
         folder: of the results.
         retentions: to choose from.
-        selections: to choose from.
+        tried: the candidates to choose from.
     """
 
     def __init__(
-        self, subject: Subject, task: Task, folder: Path, retentions: Sequence[float], selections: Sequence[str]
+        self, subject: Subject, task: Task, folder: Path, retentions: Sequence[float], tried: Sequence[Candidate]
     ) -> None:
         self._subject = subject
         self._task = task
         self._retentions = sorted(set(retentions))
-        self._candidates = candidates(subject.runner.num_layers, selections)
+        self._candidates = tried
         asked = {
             "command": "calibrate",
             "checkpoint": subject.fingerprint,
@@ -144,7 +145,8 @@ def _name(model: str) -> str:
 
 def _told(options: argparse.Namespace) -> str:
     """The command, without the folders of whoever ran it: the server tells it to everybody."""
-    given = {name: getattr(options, name) for name in ("count", "tolerance", "retentions", "selections")}
+    names = ("count", "tolerance", "retentions", "selections", "rows", "windows")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
     values = {name: value if isinstance(value, list | tuple) else [value] for name, value in given.items()}
     words = [f"--{name} {shlex.join(map(str, value))}" for name, value in values.items()]
     return " ".join(
@@ -165,6 +167,16 @@ def _task(options: argparse.Namespace) -> Task:
             f"--images {folder}: expected two pictures at least, one that chooses and one that verifies"
         )
     return task
+
+
+def _windows(given: Sequence[str] | None, num_layers: int) -> list[tuple[int, int]] | None:
+    if given is None:
+        return None
+    try:
+        found = [parse_window(text, num_layers) for text in given]
+    except ValueError as error:
+        raise EvaluationError(f"--windows: {error}") from None
+    return [(window.start, window.stop) for window in found]
 
 
 def _questions(path: Path) -> list[str]:
@@ -193,6 +205,8 @@ def _parser() -> argparse.ArgumentParser:
         "--retentions", type=_retention, nargs="+", default=RETENTIONS, help="shares of the image tokens [%(default)s]"
     )
     made.add_argument("--selections", type=_selection, nargs="+", default=SELECTIONS, help="[%(default)s]")
+    made.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="whose attention is scored [%(default)s]")
+    made.add_argument("--windows", nargs="+", metavar="WINDOW", help="layers, as in 'middle' or '2-6' [many by depth]")
     made.add_argument("--describe-prompt", type=_prompt, help="the describe pass's instruction [the server's]")
     made.add_argument("--device", default="cpu", help="'cpu', 'cuda' or 'cuda:1' [%(default)s]")
     made.add_argument(

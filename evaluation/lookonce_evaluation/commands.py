@@ -9,8 +9,7 @@ from typing import Any, get_args
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.subject import Subject
 from lookonce_pruning import RowSource, UnknownSelectionError, get_selection, parse_window
-from lookonce_scenes import CHECKPOINT
-from lookonce_server.settings import Settings
+from lookonce_server.settings import BUNDLED, Settings
 
 
 def parser(name: str, description: str | None, *, images: int) -> argparse.ArgumentParser:
@@ -24,7 +23,7 @@ def parser(name: str, description: str | None, *, images: int) -> argparse.Argum
     made = argparse.ArgumentParser(
         prog=f"lookonce {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--model", default=str(CHECKPOINT), help="checkpoint folder or hub name [the bundled one]")
+    made.add_argument("--model", default=BUNDLED, help="checkpoint folder, hub name, or 'bundled' [%(default)s]")
     made.add_argument("--device", default="cpu", help="'cpu', 'cuda' or 'cuda:1' [%(default)s]")
     made.add_argument("--images", type=positive, default=images, help="how many images [%(default)s]")
     made.add_argument(
@@ -47,11 +46,14 @@ def context_options(made: argparse.ArgumentParser, retentions: Sequence[float]) 
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """The server's settings, with the command line's selection, window and rows in their place."""
-    names = ("selection", "window", "rows")
-    return Settings().model_copy(
-        update={name: given for name in names if (given := getattr(options, name)) is not None}
-    )
+    """`settings_for` the command line's model, with what `context_options` take in their place."""
+    given = {name: getattr(options, name) for name in ("selection", "window", "rows")}
+    return settings_for(options.model, **{name: value for name, value in given.items() if value is not None})
+
+
+def settings_for(model: str, **given: Any) -> Settings:
+    """The settings that the server would have for a model, its profile's among them, but for those given."""
+    return Settings(model=model, **given).with_profile()
 
 
 def window_of(settings: Settings, subject: Subject) -> range:
@@ -96,7 +98,7 @@ def positive(text: str) -> int:
 def parse_arguments(name: str, description: str | None, *, images: int) -> argparse.Namespace:
     """The command line's `model`, `images` and `json`, of the commands that are modules."""
     made = argparse.ArgumentParser(prog=f"python -m lookonce_evaluation.{name}", description=description)
-    made.add_argument("--model", default=str(CHECKPOINT), help="checkpoint folder [the bundled one]")
+    made.add_argument("--model", default=BUNDLED, help="checkpoint folder [the bundled one]")
     made.add_argument("--images", type=positive, default=images, help="held-out scenes [%(default)s]")
     made.add_argument("--json", type=Path, help="also write the rows there")
     return made.parse_args()

@@ -15,6 +15,7 @@ from torch import Tensor
 from lookonce_evaluation.batching import expanded, extend
 from lookonce_evaluation.describing import Described
 from lookonce_evaluation.subject import Subject
+from lookonce_pruning import ImageScores
 from lookonce_pruning.attention import observed
 from lookonce_pruning.capture import attention_rows
 from lookonce_scenes.questions import Question
@@ -61,7 +62,9 @@ class ImageLooks:
         return attention_mask
 
 
-def answers(subject: Subject, questions: list[Question], described: Described, kept: Tensor) -> Said:
+def answers(
+    subject: Subject, questions: list[Question], described: Described, kept: Tensor, scores: ImageScores
+) -> Said:
     """How the questions are answered from the context that keeps these image tokens, and how surely.
 
     Args:
@@ -69,6 +72,7 @@ def answers(subject: Subject, questions: list[Question], described: Described, k
         questions: about one image.
         described: its describe pass.
         kept: `[1 or layers, kept]`, image tokens.
+        scores: by which they were chosen.
     """
     packed = described.packed(kept, subject.runner.inv_freq)
     prompts = [subject.grader.after_context(question) for question in questions]
@@ -90,7 +94,7 @@ def answers(subject: Subject, questions: list[Question], described: Described, k
             least[i] = torch.minimum(least[i], _margin_and_probability(row))
     right = [tokens == answer for tokens, answer in zip(said, wanted, strict=True)]
     signals = _first_token(steps[0]) | {name: [float(one[j]) for one in least] for j, name in enumerate(WHOLE_ANSWER)}
-    signals |= _attention(torch.tensor(looks.shares)) | {"scores kept": [_kept_share(described, kept)] * len(questions)}
+    signals |= _attention(torch.tensor(looks.shares)) | {"scores kept": [_kept_share(scores, kept)] * len(questions)}
     return Said(right, signals, [len(prompt) for prompt in prompts])
 
 
@@ -123,7 +127,7 @@ def _attention(shares: Tensor) -> dict[str, list[float]]:
     return {name: third.mean(0).tolist() for name, third in zip(ATTENTION, thirds, strict=True) if len(third)}
 
 
-def _kept_share(described: Described, kept: Tensor) -> float:
+def _kept_share(scores: ImageScores, kept: Tensor) -> float:
     """The share of the describe pass's attention to the image that went to what is kept."""
-    scores = described.scores().values.mean(0)
-    return float(scores[kept[0]].sum() / scores.sum())
+    drawn = scores.values.mean(0)
+    return float(drawn[kept[0]].sum() / drawn.sum())

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lookonce_evaluation.commands import parser, positive
+from lookonce_evaluation.commands import context_options, parser, positive, settings_of, window_of
 from lookonce_evaluation.confidence import SIGNALS, answers
 from lookonce_evaluation.dataset import HELD_OUT_SEED, SEARCH_SEED, Case, held_out
 from lookonce_evaluation.paired import Outcomes
@@ -21,8 +21,7 @@ from lookonce_evaluation.roc import auc_with_interval
 from lookonce_evaluation.runs import JSON, Run
 from lookonce_evaluation.subject import Subject
 from lookonce_evaluation.tables import header, line
-from lookonce_pruning import get_selection, kept_count, parse_window
-from lookonce_server.settings import Settings
+from lookonce_pruning import RowSource, get_selection, kept_count
 
 SIGNAL = "least margin"
 """What thresholds are tabulated of: the server's own signal, in nats. (It looks at the first few tokens, which are all
@@ -53,6 +52,7 @@ class Kept(NamedTuple):
     """What contexts keep."""
 
     window: range
+    rows: RowSource
     selection: str
     retentions: tuple[float, ...]
 
@@ -62,11 +62,11 @@ def record(subject: Subject, case: Case, kept: Kept) -> JSON:
     graded, prefix = subject.full_pass(case)
     tokens = [prefix.tokens + len(subject.after_image(question.text)) for question in case.questions]
     described = subject.describe(case, kept.window)
-    scores = described.scores()
+    scores = described.scores(kept.rows)
     ways = {}
     for retention in kept.retentions:
         chosen = get_selection(kept.selection).select(scores, kept_count(retention, scores.tokens))
-        said = answers(subject, case.questions, described, chosen)
+        said = answers(subject, case.questions, described, chosen, scores)
         ways[f"{retention:g}"] = said._asdict()
     return {"full": graded.right, "full_tokens": tokens, "ways": ways}
 
@@ -222,13 +222,9 @@ def plot(path: Path, result: JSON) -> None:
 def main(arguments: list[str]) -> None:
     """The command."""
     options = _parser().parse_args(arguments)
-    settings = Settings()
+    settings = settings_of(options)
     subject = Subject.load(options.model, settings, options.device)
-    kept = Kept(
-        parse_window(options.window or settings.window, subject.runner.num_layers),
-        options.selection or settings.selection,
-        options.retentions,
-    )
+    kept = Kept(window_of(settings, subject), settings.rows, settings.selection, options.retentions)
     run = Run(
         options.out,
         {
@@ -236,6 +232,7 @@ def main(arguments: list[str]) -> None:
             "model": subject.fingerprint,
             "describe_prompt": subject.describe_prompt,
             "window": [kept.window.start, kept.window.stop],
+            "rows": kept.rows,
             "selection": kept.selection,
             "retentions": list(kept.retentions),
         },
@@ -252,23 +249,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = parser("eval fallback", __doc__, images=300)
+    made = context_options(parser("eval fallback", __doc__, images=300), (0.05, 0.02))
     made.add_argument(
         "--search", type=positive, default=300, metavar="N", help="scenes by which thresholds are chosen [%(default)s]"
     )
-    made.add_argument("--window", help="layers that score image tokens, as `lookonce serve --window` [the server's]")
-    made.add_argument("--selection", help="how image tokens are chosen [the server's]")
-    made.add_argument(
-        "--retentions", type=_retentions, default=(0.05, 0.02), metavar="A,B", help="shares kept [0.05,0.02]"
-    )
     return made
-
-
-def _retentions(text: str) -> tuple[float, ...]:
-    try:
-        found = tuple(float(one) for one in text.split(","))
-    except ValueError:
-        found = ()
-    if not found or not all(0 < one <= 1 for one in found):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected shares above 0 and at most 1, as in 0.05,0.02")
-    return found

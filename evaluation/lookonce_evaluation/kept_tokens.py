@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from lookonce_evaluation.commands import settings_for
 from lookonce_evaluation.dataset import held_out
 from lookonce_evaluation.subject import Subject
 from lookonce_pruning import get_selection, kept_count, parse_window
-from lookonce_scenes import CHECKPOINT
-from lookonce_server.settings import Settings
+from lookonce_server.settings import BUNDLED
 
 
 def draw(path: Path, seed: int) -> None:
     """A scene, the attention each of its tokens drew in the describe pass, and what is kept of it."""
     from matplotlib.figure import Figure
 
-    settings = Settings()
-    subject = Subject.load(str(CHECKPOINT), settings)
+    settings = settings_for(BUNDLED)
+    subject = Subject.load(BUNDLED, settings)
     (case,) = held_out(1, seed)
     described = subject.describe(case, parse_window(settings.window, subject.runner.num_layers))
     scores = described.scores(settings.rows)

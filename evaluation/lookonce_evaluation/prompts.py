@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lookonce_evaluation.commands import parser
+from lookonce_evaluation.commands import parser, settings_for
 from lookonce_evaluation.dataset import Case, held_out, in_folder
 from lookonce_evaluation.describing import Described
 from lookonce_evaluation.grading import Grader
@@ -168,7 +168,7 @@ def main(arguments: list[str]) -> None:
     options = made.parse_args(arguments)
     who = chosen(options, scenes=not options.images_folder)
     cases = in_folder(options.images_folder, options.images) if options.images_folder else held_out(options.images)
-    settings = Settings()
+    settings = settings_for(options.model)
     subject = Subject.load(options.model, settings, options.device)
     prompts = taken(subject, list(dict.fromkeys((settings.describe_prompt, *OTHERS, *options.prompt))))
     asked = {

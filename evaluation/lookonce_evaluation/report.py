@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from lookonce_evaluation.cli import analyze, evaluate
+from lookonce_evaluation.cli import analyze, calibrate, evaluate
 from lookonce_evaluation.errors import EvaluationError
 
 _MARKED = re.compile(r"<!-- report: (?P<run>[a-z-]+)/(?P<file>[\w./-]+) -->\n.*?<!-- /report -->", re.DOTALL)
-_GROUPS: dict[str, Callable[[list[str]], int]] = {"eval": evaluate, "analyze": analyze}
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {"eval": evaluate, "analyze": analyze, "calibrate": calibrate}
 
 
 class Step(NamedTuple):
@@ -47,18 +47,24 @@ class Step(NamedTuple):
         Raises:
             EvaluationError: it failed.
         """
-        group, command = self.name.split()
+        command, *rest = self.name.split()
         print(f"\n{self.shown}", flush=True)
-        code = _GROUPS[group]([command, *shlex.split(self.arguments), "--out", str(runs / self.run)])
+        code = _COMMANDS[command]([*rest, *shlex.split(self.arguments), "--out", str(runs / self.run)])
         if code:
             raise EvaluationError(f"`{self.shown}` ended with exit code {code}")
 
 
+# The others evaluate the bundled model with its profile, so the calibration that makes it comes first.
 STEPS = (
+    Step(
+        "calibrate",
+        "bundled --images scenes --count 400 --retentions 0.05 --windows middle 2-6 --rows generated"
+        " --selections coverage attention uniform -o scenes/lookonce_scenes/profile.json",
+    ),
     Step("eval retention", "--images 300"),
     Step("eval search", ""),
     Step("eval judge", ""),
-    Step("eval fallback", ""),
+    Step("eval fallback", "--images 200 --search 200"),
     Step("analyze knockout", ""),
     Step("analyze prompts", "--images 100"),
     Step("analyze attention", "--images 100"),

@@ -9,12 +9,13 @@ from torch import Tensor
 from lookonce_evaluation.dataset import Case
 from lookonce_evaluation.describing import Described, describe
 from lookonce_evaluation.grading import Graded, Grader
+from lookonce_scenes import CHECKPOINT
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.framing import framing_of
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
 from lookonce_server.engines.transformers.runner import ModelRunner, stacked
-from lookonce_server.settings import Settings
+from lookonce_server.settings import BUNDLED, Settings
 
 
 class Prefix(NamedTuple):
@@ -57,7 +58,8 @@ class Subject:
             ModelRefusedError: it cannot be loaded.
         """
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        return cls(load_model(checkpoint, dtype=dtype, device=device), settings.describe_prompt)
+        name = str(CHECKPOINT) if checkpoint == BUNDLED else checkpoint
+        return cls(load_model(name, dtype=dtype, device=device), settings.describe_prompt)
 
     def describe(self, case: Case, window: range, prompt: str | None = None) -> Described:
         """The describe pass of a case, by another prompt where one is given."""

@@ -41,13 +41,25 @@ def windows(num_layers: int) -> list[tuple[int, int]]:
     return [window for window in dict.fromkeys(found) if window[0] < window[1]]
 
 
-def candidates(num_layers: int, selections: Sequence[str] = SELECTIONS) -> list[Candidate]:
-    """Every selection with all sources of rows and windows that it can use, the server's defaults first."""
+def candidates(
+    num_layers: int,
+    selections: Sequence[str] = SELECTIONS,
+    rows: Sequence[RowSource] = ROWS,
+    among: Sequence[tuple[int, int]] | None = None,
+) -> list[Candidate]:
+    """Every selection with all sources of rows and windows that it can use, the server's defaults first.
+
+    Args:
+        num_layers: of the model.
+        selections: to choose from.
+        rows: to choose from.
+        among: the windows to choose from; those by depth unless given.
+    """
     return [
-        Candidate(window, rows, selection)
+        Candidate(window, source, selection)
         for selection in selections
-        for rows in (ROWS[:1] if needs_no_scores(selection) else ROWS)
-        for window in _windows_of(selection, num_layers)
+        for source in (rows[:1] if needs_no_scores(selection) else rows)
+        for window in _windows_of(selection, num_layers, among)
     ]
 
 
@@ -56,10 +68,10 @@ def needs_no_scores(selection: str) -> bool:
     return _name(selection) in ("uniform", "random")
 
 
-def _windows_of(selection: str, num_layers: int) -> list[tuple[int, int]]:
+def _windows_of(selection: str, num_layers: int, among: Sequence[tuple[int, int]] | None) -> Sequence[tuple[int, int]]:
     if _name(selection) == "attention-per-layer":
         return [(0, num_layers)]
-    return windows(num_layers)[: 1 if needs_no_scores(selection) else None]
+    return (among or windows(num_layers))[: 1 if needs_no_scores(selection) else None]
 
 
 def _name(selection: str) -> str:

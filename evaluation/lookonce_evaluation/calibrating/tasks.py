@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lookonce_evaluation.commands import pictures
 from lookonce_evaluation.dataset import Case
 from lookonce_evaluation.errors import EvaluationError
+from lookonce_evaluation.pictures import pictures
 from lookonce_evaluation.subject import Prefix, Subject
 from lookonce_server.decoding import ImageLimits, decode_image
 from lookonce_server.engines.detokenizing import end_ids

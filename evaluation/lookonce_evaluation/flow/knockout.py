@@ -12,7 +12,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from lookonce_evaluation.commands import parser, positive
+from lookonce_evaluation.commands import parser, positive, settings_for
 from lookonce_evaluation.dataset import Case, held_out, in_folder
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.flow.asking import Asked, about_objects, read_questions
@@ -25,7 +25,6 @@ from lookonce_evaluation.flow.tables import markdown
 from lookonce_evaluation.judge.choosing import add_arguments, chosen
 from lookonce_evaluation.runs import Run
 from lookonce_evaluation.subject import Subject
-from lookonce_server.settings import Settings
 
 ASKED = 100
 """Scenes that are asked about."""
@@ -36,7 +35,7 @@ def main(arguments: list[str]) -> None:
     options = _parser().parse_args(arguments)
     who = chosen(options, scenes=not options.images_folder)
     cases, questions = _cases(options), _questions(options)
-    subject = Subject.load(options.model, Settings(), options.device)
+    subject = Subject.load(options.model, settings_for(options.model), options.device)
     num_layers = subject.runner.num_layers
     width = options.window or default_window(num_layers)
     step = options.step or default_step(num_layers)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lookonce_evaluation.commands import parser, positive
+from lookonce_evaluation.commands import parser, positive, settings_for
 from lookonce_evaluation.dataset import Case, held_out, in_folder
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.grounding.examples import example
@@ -22,15 +22,14 @@ from lookonce_evaluation.grounding.summary import summarise
 from lookonce_evaluation.runs import Run
 from lookonce_evaluation.subject import Subject
 from lookonce_pruning import parse_window
-from lookonce_scenes import CHECKPOINT
 from lookonce_server.errors import InvalidImageError
-from lookonce_server.settings import Settings
+from lookonce_server.settings import BUNDLED
 
 
 def main(arguments: list[str]) -> None:
     """The command."""
     options = _options(arguments)
-    settings = Settings()
+    settings = settings_for(options.model)
     folder = options.images_folder
     cases = in_folder(folder, options.images) if folder else held_out(options.images)
     subject = Subject.load(options.model, settings, options.device)
@@ -85,7 +84,7 @@ def _facts(subject: Subject, name: str, records: Sequence[dict[str, Any]], image
     grids = {tuple(one["grid"]) for one in records}
     grid = " x ".join(map(str, grids.pop())) if len(grids) == 1 else "of several sizes"
     return {
-        "Model": "the bundled model" if name == str(CHECKPOINT) else name,
+        "Model": "the bundled model" if name == BUNDLED else name,
         "Architecture": f"{type(subject.runner.model).__name__}, {text.model_type}",
         "Layers": str(subject.runner.num_layers),
         "Heads": f"{text.num_attention_heads}, and {text.num_key_value_heads} of keys and values",

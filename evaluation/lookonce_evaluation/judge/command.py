@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lookonce_evaluation.commands import parser
+from lookonce_evaluation.commands import parser, settings_for
 from lookonce_evaluation.dataset import Case, held_out, in_folder
 from lookonce_evaluation.judge.check import check
 from lookonce_evaluation.judge.choosing import Chosen, add_arguments, chosen
@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> None:
         _pairs(options.pairs, who, options.out)
         return
     cases = in_folder(options.images_folder, options.images) if options.images_folder else held_out(options.images)
-    settings = Settings()
+    settings = settings_for(options.model)
     subject = Subject.load(options.model, settings, options.device)
     asked = {
         "command": "eval judge",

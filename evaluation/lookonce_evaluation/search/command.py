@@ -9,14 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from lookonce_evaluation.commands import parser, positive
+from lookonce_evaluation.commands import parser, positive, settings_for
 from lookonce_evaluation.dataset import SEARCH_SEED, Case, held_out
 from lookonce_evaluation.runs import Run
 from lookonce_evaluation.search import baselines, holding, merging, normalising, rereading, spreading, tables, windows
 from lookonce_evaluation.search.candidate import Candidate, Look, Way, middle_half
 from lookonce_evaluation.subject import Subject
 from lookonce_pruning import Knockout, kept_count, middle_layers
-from lookonce_server.settings import Settings
 
 FAMILIES = (baselines, windows, spreading, normalising, rereading, merging, holding)
 RETENTIONS = (0.05, 0.02)
@@ -79,7 +78,7 @@ def main(arguments: list[str]) -> None:
     made.add_argument("--confirm", type=positive, default=500, help="scenes of the confirmation [%(default)s]")
     made.add_argument("--part", choices=("search", "confirm"), help="only this one of the two [both]")
     options = made.parse_args(arguments)
-    subject = Subject.load(options.model, Settings(), options.device)
+    subject = Subject.load(options.model, settings_for(options.model), options.device)
     layers = subject.runner.num_layers
     if options.part != "confirm":
         cases = held_out(options.images, SEARCH_SEED)

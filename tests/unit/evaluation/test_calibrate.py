@@ -215,7 +215,7 @@ def test_everything_kept_answers_as_graded_elsewhere(subject):
 def run(tmp_path, monkeypatch, subject, capsys):
     """A function that calibrates the bundled model, loaded once, with few candidates; returns exit code and output."""
     monkeypatch.setattr(calibrate.Subject, "load", lambda *_: subject)
-    monkeypatch.setattr(calibrate, "candidates", lambda depth, _: candidates(depth, ["coverage"])[:2])
+    monkeypatch.setattr(calibrate, "candidates", lambda depth, *_: candidates(depth, ["coverage"])[:2])
 
     def run(*arguments: str) -> tuple[int, str, str]:
         folders = ["--out", str(tmp_path / "run"), "-o", str(tmp_path / "profile.json")]

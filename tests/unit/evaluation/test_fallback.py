@@ -27,7 +27,7 @@ def asked(subject, settings):
         described = subject.describe(case, window)
         scores = described.scores()
         kept = get_selection("coverage").select(scores, kept_count(0.02, scores.tokens))
-        found.append((case, described, kept, answers(subject, case.questions, described, kept)))
+        found.append((case, described, kept, answers(subject, case.questions, described, kept, scores)))
     return found
 
 
@@ -67,7 +67,7 @@ def test_attention_is_what_the_recorder_sees_when_all_is_kept(subject, asked):
     columns = described.prompt.image_columns
     question = case.questions[0]
     everything = torch.arange(len(columns))[None]
-    said = answers(subject, [question], described, everything)
+    said = answers(subject, [question], described, everything, described.scores())
     ids = torch.tensor([subject.grader.after_context(question)])
     prompt = described.prompt
     total = prompt.tokens + ids.shape[1]
@@ -142,7 +142,7 @@ def test_the_curve_goes_from_nothing_to_everything():
 
 def test_a_small_evaluation_from_end_to_end(subject, settings, tmp_path):
     window = parse_window(settings.window, subject.runner.num_layers)
-    kept = Kept(window, "coverage", (0.05,))
+    kept = Kept(window, "generated", "coverage", (0.05,))
     records = json.loads(json.dumps([record(subject, case, kept) for case in CASES], allow_nan=False))
     result = summary({"search": records, "held out": records}, CASES, kept.retentions)
     json.dumps(result, allow_nan=False)
@@ -157,7 +157,7 @@ def test_a_small_evaluation_from_end_to_end(subject, settings, tmp_path):
 
 
 @pytest.mark.parametrize("given", ["", "0", "1.5", "a", "0.05,"])
-def test_a_wrong_retention_is_named(given, capsys):
+def test_a_wrong_retention_is_refused(given, capsys):
     with pytest.raises(SystemExit):
         fallback.main(["--retentions", given])
-    assert "expected shares above 0 and at most 1" in capsys.readouterr().err
+    assert "expected numbers between 0 and 1" in capsys.readouterr().err

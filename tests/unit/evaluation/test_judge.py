@@ -44,6 +44,8 @@ def test_a_caption_names_its_scenes_objects(seed):
         ("small blue red circle", ["small red circle"]),
         ("a small red circle at the top left, a small red circle at the top left, a small red", ["small red circle"]),
         ("the digit 7 in blue, a large green number 8", ["digit 7", "large green 8"]),
+        ("2", []),
+        ("there are 3", []),
         ("Red circles and BLUE SQUARES", ["red circle", "blue square"]),
         ("77 starscircle recircle", []),
         ("ein großer 猫 \x00\n\ud800 star", ["star"]),

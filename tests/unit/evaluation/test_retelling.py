@@ -7,7 +7,11 @@ import torch
 
 from lookonce_evaluation.dataset import held_out
 from lookonce_evaluation.describing import generate
+from lookonce_evaluation.judge import RuleJudge
+from lookonce_evaluation.prompts import look, taken
 from lookonce_evaluation.retelling import blinded, describe_again, kept_tokens, retell
+from lookonce_evaluation.shapes import TINY, write_qwen2_vl
+from lookonce_evaluation.subject import Subject
 from lookonce_pruning import Blocked, Knockout, parse_window
 
 CASES = held_out(3, 600_000_100)
@@ -62,3 +66,15 @@ def test_blind_tokens_hold_nothing_of_the_image(subject, settings):
     torch.testing.assert_close(query(blind[0]), query(blind[1]), atol=1e-4, rtol=1e-4)
     assert (query(seen[0]) - query(seen[1])).abs().max() > 0.1
     assert len({retell(subject, one, kept_tokens(one, 0.0, settings)) for one in blind}) == 1
+
+
+def test_positions_in_three_components_are_kept_too(settings, tmp_path):
+    """A tiny Qwen2-VL with random weights: each token said depends on every position."""
+    qwen = Subject.load(str(write_qwen2_vl(tmp_path, TINY)), settings)
+    described = qwen.describe(CASES[0], parse_window(settings.window, qwen.runner.num_layers))
+    kept = kept_tokens(described, 0.05, settings)
+    dropped = [i for i in range(len(described.prompt.image_columns)) if i not in kept[0].tolist()]
+    said = retell(qwen, described, kept)
+    assert said == knocked_out(qwen, described, dropped) != described.text
+    prompts = taken(qwen, ["Describe the image.", ""])
+    assert list(look(qwen, settings, RuleJudge(), prompts, CASES[0])["prompts"]) == ["Describe the image.", ""]
