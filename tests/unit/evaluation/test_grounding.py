@@ -90,7 +90,7 @@ def test_a_words_rows_are_the_one_that_gave_it_and_its_own(looked):
 
 def test_a_scenes_results(scenes):
     found = result(scenes)
-    assert found["units"] == [*range(8), "early (0-2)", "middle (3-4)", "late (5-7)", "scored (2-3)"]
+    assert found["units"] == [*range(8), "early (0-2)", "middle (3-4)", "late (5-7)", "scored (2-5)"]
     for rows in ROWS:
         assert [sum(layer) for layer in found["shares"][rows]["by_layer"]] == pytest.approx([1] * 8, abs=1e-3)
     everything = found["grounding"]["all"]
