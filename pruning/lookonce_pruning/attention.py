@@ -6,14 +6,16 @@ the text model's config redirects the text layers alone; the vision tower has a 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -87,3 +89,29 @@ def observed(config: PreTrainedConfig, observer: Observer) -> Iterator[None]:
     finally:
         config._attn_implementation = previous
         _observer.reset(token)
+
+
+class Observing(ABC):
+    """A context manager that is the observer of a model's text layers inside its block; see `observed`.
+
+    model: any `*ForConditionalGeneration`
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._observed = model.config.get_text_config()
+        self._stack = ExitStack()
+
+    @abstractmethod
+    def observe(
+        self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
+    ) -> Tensor | None:
+        """See `Observer.observe`."""
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(observed(self._observed, self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lookonce_pruning.attention import allowed, observed
+from lookonce_pruning.attention import Observing, allowed
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +25,7 @@ class Blocked:
     layers: Collection[int]
 
 
-class Knockout:
+class Knockout(Observing):
     """A context manager: run the model inside, in the same thread; each row of the batch has a case of its own.
 
     The forward pass is the ordinary one, by the same attention function that the server records with; only the mask
@@ -43,18 +40,8 @@ class Knockout:
     """
 
     def __init__(self, model: PreTrainedModel, cases: Sequence[Sequence[Blocked]]) -> None:
-        self._config = model.config.get_text_config()
+        super().__init__(model)
         self._cases = cases
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        self._stack.enter_context(observed(self._config, self))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stack.close()
 
     def observe(
         self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lookonce_pruning.attention import observed
+from lookonce_pruning.attention import Observing
 from lookonce_pruning.capture import LayerCapture
 from lookonce_pruning.errors import RecordingError
 from lookonce_pruning.scores import ImageScores
@@ -18,7 +16,7 @@ from lookonce_pruning.scores import ImageScores
 RowSource = Literal["generated", "query", "both"]
 
 
-class AttentionRecorder:
+class AttentionRecorder(Observing):
     """A context manager around a describe pass: run the model inside, in the same thread, then ask for `scores`.
 
     The model's outputs are those of SDPA, and its attention implementation is put back on the way out. While the model
@@ -44,8 +42,8 @@ class AttentionRecorder:
         window: range,
         grid: tuple[int, int],
     ) -> None:
-        self._config = model.config.get_text_config()
-        self._num_layers: int = self._config.num_hidden_layers
+        super().__init__(model)
+        self._num_layers: int = model.config.get_text_config().num_hidden_layers
         if not window or window.start < 0 or window.stop > self._num_layers:
             raise ValueError(f"window {window}: expected layers of 0-{self._num_layers}")
         if grid[0] * grid[1] != len(image_columns) or not len(image_columns):
@@ -57,16 +55,6 @@ class AttentionRecorder:
         self._prompt_length = prompt_length
         self._grid = grid
         self._captures = {layer: LayerCapture(self._query_start) for layer in window}
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        self._stack.enter_context(observed(self._config, self))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stack.close()
 
     def observe(
         self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
