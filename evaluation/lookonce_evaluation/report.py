@@ -6,7 +6,7 @@ Each command writes tables, plots and JSON into a folder of its own. A page of d
     (anything; replaced by the command that was run, and the file)
     <!-- /report -->
 
-Plots become docs/images/eval-retention-<name>.png, JSON and HTML docs/results/eval-retention.json and .html.
+Plots become docs/images/eval-retention-<name>.png, and result.json docs/results/eval-retention.json.
 """
 
 import argparse
@@ -97,13 +97,13 @@ def fill(page: str, steps: Mapping[str, Step], runs: Path) -> str:
 
 
 def publish(step: Step, runs: Path, docs: Path) -> None:
-    """Copy a run's plots, JSON and HTML to where the pages refer to them."""
+    """Copy a run's plots and figures to where the pages refer to them."""
     for file in sorted((runs / step.run).rglob("*")):
         part = "-".join(file.relative_to(runs).parent.parts)  # "eval-search-confirm" where a run has parts
         if file.suffix == ".png":
             shutil.copy(file, docs / "images" / f"{part}-{file.name}")
-        elif file.suffix == ".html" or file.name == "result.json":
-            shutil.copy(file, docs / "results" / f"{part}{file.suffix}")
+        elif file.name == "result.json":
+            shutil.copy(file, docs / "results" / f"{part}.json")
 
 
 def main(arguments: list[str]) -> None:
