@@ -14,6 +14,9 @@ SERVER_VARIABLE, KEY_VARIABLE = "LOOKONCE_SERVER", "LOOKONCE_API_KEY"
 _PLUGIN_HELP = {
     "serve": "run a server (needs the extra `server`; options: lookonce serve --help)",
     "new-key": "make an API key for a server (needs the extra `server`)",
+    "eval": "measure what a checkpoint keeps of its accuracy (needs the extra `eval`)",
+    "analyze": "see where a checkpoint looks, and what that does (needs the extra `eval`)",
+    "calibrate": "find how to describe images for a checkpoint (needs the extra `eval`)",
 }
 _Commands = argparse._SubParsersAction  # argparse has no public name for it
 
