@@ -9,7 +9,7 @@ from .load import PATIENCE
 from .redis_server import RedisServer, wait_until
 from .server_process import LookonceServer
 
-PICTURES = range(303, 306)
+PICTURES = range(300, 303)
 
 
 @pytest.fixture(scope="module")
