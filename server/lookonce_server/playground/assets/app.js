@@ -9,7 +9,7 @@ import { Keeping } from "./keeping.js";
 import { Overlay } from "./overlay.js";
 import { dataUrl, onFile, openPicture } from "./picture.js";
 
-const FIRST_SCENES = [26, 15, 9, 8, 11, 0];
+const FIRST_SCENES = [26, 15, 9, 8, 11, 150];
 const SCENES_END = 1e9; // the server draws scenes below it
 
 const at = (id) => document.getElementById(id);
