@@ -21,6 +21,13 @@ ImageUrlText = Annotated[
 ]
 
 
+# Whoever sends more of them is not read to the end; nor is a list after its first wrong item.
+MOST_MESSAGES = 2048  # as at OpenAI
+MOST_PARTS = 1024  # of one message
+Messages = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
+Parts = Field(min_length=1, max_length=MOST_PARTS, fail_fast=True)
+
+
 class ChatModel(BaseModel):
     """What a chat request is made of: JSON of exactly these types, and nothing unknown."""
 
@@ -102,7 +109,7 @@ class Message(ChatModel):
     )
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[Part], Field(min_length=1)] | None = None
+    content: Text | Annotated[list[Part], Parts] | None = None
     name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     refusal: Text | None = None
     # What an answer of OpenAI's brings along when it is sent back as history.

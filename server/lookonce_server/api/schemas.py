@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from lookonce_server.api.messages import ChatModel, Message, ModelName, Text
+from lookonce_server.api.messages import ChatModel, Message, Messages, ModelName, Text
 from lookonce_server.api.response_format import ResponseFormat
 from lookonce_server.api.unused import Unused
 from lookonce_server.options import ContextOptions
@@ -61,7 +61,7 @@ class ChatRequest(ChatModel):
     """`POST /v1/chat/completions`. Null is the same as leaving a field out."""
 
     model: ModelName
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Messages]
 
     # How the answer is made.
     max_tokens: Annotated[int, Field(ge=1)] | None = None
