@@ -177,8 +177,6 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     param = field_of(worst, error.body)
     if worst["type"] == "extra_forbidden":
         message = f"{param} is not supported by this server."
-    elif worst["type"] == "json_invalid":
-        return _response(_body("The body is not valid JSON.", "invalid_request_error", None, None), 400)
     else:
         message = f"{param or 'The body'}: {worst['msg']} (given: {shown(worst.get('input'))})."
     return _response(_body(message, "invalid_request_error", param, None), 400)

@@ -8,6 +8,7 @@ import uuid
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -63,6 +64,8 @@ class Front:
     async def _answer(self, sending: "_Sending", scope: Scope, receive: Receive) -> None:
         try:
             await self._app(scope, receive, sending)
+        except ClientDisconnect:
+            pass  # while its body was read: there is nobody to tell
         except Exception as error:
             if sending.started:  # nothing can be told any more; whoever runs us closes the connection
                 sending.outcome = 500
