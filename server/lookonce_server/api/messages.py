@@ -21,12 +21,12 @@ ImageUrlText = Annotated[
 ]
 
 
+_Ignored = Annotated[Any, Field(description="ignored; in an assistant's message only")]
 # Whoever sends more of them is not read to the end; nor is a list after its first wrong item.
 MOST_MESSAGES = 2048  # as at OpenAI
 MOST_PARTS = 1024  # of one message
 Messages = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
 Parts = Field(min_length=1, max_length=MOST_PARTS, fail_fast=True)
-_Ignored = Annotated[Any, Field(description="ignored; in an assistant's message only")]
 
 
 class ChatModel(RequestModel):
