@@ -53,20 +53,15 @@ class ModelFacts:
         """
         room = self.max_tokens - prompt_tokens
         if room < 1:
-            raise PromptTooLongError(
-                f"The prompt has {prompt_tokens} tokens; this model takes {self.max_tokens}, answer included.",
-                param="messages",
-            )
+            raise PromptTooLongError.beyond(self.max_tokens, f"the prompt has {prompt_tokens} tokens")
         return replace(sampling, max_tokens=min(room, sampling.max_tokens))
 
     def check_length(self, conversation: Conversation) -> None:
         """Raise PromptTooLongError at text that cannot fit: to count its tokens takes long, and answers would wait."""
         length, most = conversation.length, self.max_tokens * _CHARACTERS_A_TOKEN
         if length > most:
-            raise PromptTooLongError(
-                f"The messages have {length} characters; this model takes {self.max_tokens} tokens, answer included,"
-                f" which {most} characters are sure to exceed.",
-                param="messages",
+            raise PromptTooLongError.beyond(
+                self.max_tokens, f"the messages have {length} characters, where {most} are sure to be too many"
             )
 
 
