@@ -29,12 +29,10 @@ class LookonceServer:
 
     Args:
         arguments: of `lookonce serve`, beside the port.
-        ready: what `/ready` says once it has started: 503 where it starts without its store.
     """
 
-    def __init__(self, *arguments: str, ready: int = 200) -> None:
+    def __init__(self, *arguments: str) -> None:
         self._arguments = arguments
-        self._ready = ready
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -70,7 +68,7 @@ class LookonceServer:
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
         self.url = found[1]
-        while self.get("/ready").status_code != self._ready:
+        while self.get("/ready").status_code != 200:
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
 
