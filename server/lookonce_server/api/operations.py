@@ -53,12 +53,14 @@ async def model(name: str, request: Request, tenant: Tenant) -> dict[str, Any]:
     return _model(state)
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", response_model=Health)
 async def health() -> dict[str, str]:
     """The process is up and answers."""
     return {"status": "ok"}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", response_model=Ready, responses={503: {"description": "It cannot, for now.", "model": NotReady}})
 async def ready(request: Request) -> JSONResponse:
     """The model passed its self-check, the engine works, and the server is not about to end: it answers questions.
@@ -91,6 +93,7 @@ async def _store_state(state: AppState) -> Literal["ok", "read_only", "unavailab
     return "ok" if state.metrics.store.takes_writes(state.store.tier) else "read_only"
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", response_class=PlainTextResponse, responses={200: {"description": "Prometheus' text format."}})
 async def metrics(request: Request) -> Response:
     """Prometheus metrics: the server's, and the engine's own."""

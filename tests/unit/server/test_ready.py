@@ -1,4 +1,4 @@
-"""/ready: whether questions are answered, and how it is with the store; on a server whose store is dead from the start."""
+"""/ready: whether questions are answered, and how it is with the store; with a store that is dead from the start."""
 
 import time
 from dataclasses import replace
