@@ -152,6 +152,11 @@ class Settings(BaseSettings):
         Field(ge=0, allow_inf_nan=False, description="seconds that what is under way may take when the server ends"),
     ] = 30.0
 
+    ready_needs_store: Annotated[
+        bool,
+        Field(description="whether /ready is 503 while the store does not answer, though images are answered"),
+    ] = False
+
     profile: Annotated[
         str | None,
         Field(
