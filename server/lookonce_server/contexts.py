@@ -119,7 +119,8 @@ class Contexts:
         """The context with that id, after a describe pass that is making it.
 
         Raises:
-            ContextNotFoundError: there is none, it is another tenant's, or another model made it.
+            ContextNotFoundError: there is none, it is another tenant's, another model made it, or what the template
+                prints before the image has changed since, as a date does.
             StoreUnavailableError: the store does not answer.
         """
         key = _key(tenant, context_id)
@@ -202,19 +203,19 @@ class Contexts:
             StoreUnavailableError: the store does not answer.
         """
         identity = await asyncio.to_thread(self.identity, tenant, image.data, options)
-        created = False
-        if await self.find(identity.key(), options.ttl) is None:
+        key, created = identity.key(), False
+        if await self.find(key, options.ttl) is None:
             making = self.make(identity, image, ttl=options.ttl, must_keep=True)
             async for text in making.progress.follow():
                 yield text
             try:
-                await self.made(making, image, options)
+                key = (await self.made(making, image, options)).key
             except WritesRefusedError as error:
                 raise ContextNotKeptError(
                     "The store takes no contexts for now; it has no room, or only reads."
                 ) from error
             created = making.progress.begun
-        info = await self._store.info(identity.key())
+        info = await self._store.info(key)
         if info is None:
             raise ContextNotKeptError("The context was made, but the store did not keep it: it has no room for it.")
         yield Prepared(info, created)
@@ -265,7 +266,7 @@ class Contexts:
         except StoreUnavailableError:
             self._metrics.lookups.labels("unavailable", self._store.tier).inc()
             raise
-        if found is not None and found.context.identity.model_fingerprint != self._fingerprint:
+        if found is not None and not await asyncio.to_thread(self._describer.is_current, found.context.identity):
             found = None
         self._lookups[key.tenant, found is not None] += 1
         self._metrics.lookups.labels("hit" if found else "miss", found.tier if found else self._store.tier).inc()

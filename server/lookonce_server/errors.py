@@ -26,6 +26,7 @@ ServerError
 ├── ModelRefusedError        the self-check failed: answers from a context would be wrong with this model
 └── EngineError              the engine failed
     └── ContextLostError     the context was gone when the engine wanted it; the whole image still answers
+        └── ContextOutdatedError     the template's tokens before the image have changed since it was made
 """
 
 from typing import Self
@@ -215,3 +216,7 @@ class EngineError(ServerError):
 
 class ContextLostError(EngineError):
     """The context that an answer was to stand on was gone when the engine came to it: asking again may work."""
+
+
+class ContextOutdatedError(ContextLostError):
+    """The context was made behind other tokens than those that now come before the image, as another date."""

@@ -235,7 +235,8 @@ class Maker:
             raise EngineError(f"The describe pass failed: {type(error).__name__}.") from error
         # One that cannot be stored still answers those who wait for it.
         try:
-            await self._store.put(context, lease, ttl=wish.ttl)
+            # The lease is on the key that was looked for: see `Describer.describe` for a context that has another one.
+            await self._store.put(context, lease if context.key == key else None, ttl=wish.ttl)
             if wish.once_kept is not None:
                 await wish.once_kept()
         except CacheError as error:

@@ -27,7 +27,9 @@ from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import Answer, Engine, Piece, Sampling, Started
 from lookonce_server.errors import (
     ContextLostError,
+    ContextNotFoundError,
     ContextNotKeptError,
+    ContextOutdatedError,
     EngineError,
     InvalidImageError,
     InvalidRequestError,
@@ -167,7 +169,10 @@ class Sessions:
         image = None
         if self._fallback.is_wanted(options):
             image = await self._contexts.kept_image(found.context.key, options.ttl)
-        return await self._hit(found, question, image)
+        try:
+            return await self._hit(found, question, image)
+        except ContextOutdatedError:  # the template's date changed just now
+            raise ContextNotFoundError(context_id) from None
 
     async def _hit(self, found: Found, question: _Question, image: ImageBytes | None) -> Session:
         lookup = Lookup("hit", found.tier, found.context.id, found.context)

@@ -281,7 +281,6 @@ PARTS = [{"type": "text", "text": "Hi"}]
             {"messages": [messages("Hi", picture_url(1))[0] | {"role": "system"}, *messages("Hi", None)]},
             "messages[0].content[1].type",
         ),
-        ({"messages": messages("What is <image>?", None)}, "messages[0].content"),
         ({"messages": messages("red " * 3000, None)}, "messages"),
     ],
 )  # fmt: skip

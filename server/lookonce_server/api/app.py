@@ -177,6 +177,7 @@ async def _load_transformers(settings: Settings) -> Engine:
         describe_prompt=settings.describe_prompt,
         max_running=settings.max_running,
         max_queue=settings.max_queue,
+        allow_control_tokens=settings.allow_control_tokens,
     )
 
 
@@ -193,6 +194,7 @@ async def _load_vllm(settings: Settings) -> Engine:
         describe_prompt=settings.describe_prompt,
         max_queue=settings.max_queue,
         options=settings.vllm,
+        allow_control_tokens=settings.allow_control_tokens,
     )
 
 
