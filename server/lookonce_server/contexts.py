@@ -120,7 +120,7 @@ class Contexts:
 
         Raises:
             ContextNotFoundError: there is none, it is another tenant's, another model made it, or what the template
-                prints before the image has changed since, as a date does.
+                prints around the image has changed since, as a date does.
             StoreUnavailableError: the store does not answer.
         """
         key = _key(tenant, context_id)

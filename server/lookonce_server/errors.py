@@ -26,7 +26,7 @@ ServerError
 ├── ModelRefusedError        the self-check failed: answers from a context would be wrong with this model
 └── EngineError              the engine failed
     └── ContextLostError     the context was gone when the engine wanted it; the whole image still answers
-        └── ContextOutdatedError     the template's tokens before the image have changed since it was made
+        └── ContextOutdatedError     what the template prints around the image has changed since it was made
 """
 
 from typing import Self
@@ -219,4 +219,4 @@ class ContextLostError(EngineError):
 
 
 class ContextOutdatedError(ContextLostError):
-    """The context was made behind other tokens than those that now come before the image, as another date."""
+    """The context was made of a describe turn that the template would not print now, as with another date."""

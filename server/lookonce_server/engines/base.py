@@ -134,7 +134,7 @@ class Description(NamedTuple):
     )
     values: Tensor  # like keys
     shared_tokens: int  # before the image
-    template_digest: str  # of the prefix that the pass began with; see `Engine.template_digest`
+    template_digest: str  # of the turn that the pass began with; see `Engine.template_digest`
     moved_by: int  # positions by which the keys were rotated
     kept: Tensor  # [1 or layers, kept], int32, ascending
     scores: Tensor  # [image tokens], float32: mean attention over the window
@@ -194,7 +194,7 @@ class Engine(Protocol):
     registry: CollectorRegistry | None  # of metrics that the engine keeps itself
 
     def template_digest(self, describe_prompt: str) -> str:
-        """Identity of the chat template and of the tokens that it puts before the image now.
+        """Identity of the chat template and of the describe turn as it renders it now, with a date where it prints one.
 
         Contexts of another one are not used: `answer` raises ContextOutdatedError, with no event before it.
 
