@@ -61,7 +61,7 @@ class Describer:
     async def describe(self, identity: ContextIdentity, image: ImageBytes, heard: Heard) -> CompressedContext:
         """The context of that identity, which came of this image.
 
-        It has another one where the template printed something else before the image since the identity was told.
+        It has another one where the template has printed something else since the identity was told.
         """
         pixels = await self._images.decode(image)
         plan = replace(self._plan, retention=identity.retention, prompt=identity.describe_prompt)

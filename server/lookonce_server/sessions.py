@@ -28,10 +28,12 @@ from lookonce_server.engines.base import Answer, Engine, Piece, Sampling, Starte
 from lookonce_server.errors import (
     ContextLostError,
     ContextNotFoundError,
+    ContextNotKeptError,
     ContextOutdatedError,
     EngineError,
     InvalidImageError,
     InvalidRequestError,
+    ShuttingDownError,
 )
 from lookonce_server.fallback import Fallback, Outcome, as_asked, looked_into
 from lookonce_server.images import ContextReference, ImageBytes, Images, ImageSource
@@ -145,7 +147,7 @@ class Sessions:
             with suppress(ContextLostError):
                 return await self._hit(found, question, image)
         elif (options.on_miss or self._on_miss) == "compress":
-            with suppress(EngineError, StoreUnavailableError):
+            with suppress(EngineError, StoreUnavailableError, ContextNotKeptError, ShuttingDownError):
                 making = self._contexts.make(identity, image, ttl=options.ttl)
                 context = await self._contexts.made(making, image, options)
                 lookup = Lookup("miss", None, context.id, context)

@@ -48,20 +48,15 @@ class ModelFacts:
         """
         room = self.max_tokens - prompt_tokens
         if room < 1:
-            raise PromptTooLongError(
-                f"The prompt has {prompt_tokens} tokens; this model takes {self.max_tokens}, answer included.",
-                param="messages",
-            )
+            raise PromptTooLongError.beyond(self.max_tokens, f"the prompt has {prompt_tokens} tokens")
         return replace(sampling, max_tokens=min(room, sampling.max_tokens))
 
     def check_length(self, conversation: Conversation) -> None:
         """Raise PromptTooLongError at text that cannot fit: to count its tokens takes long, and answers would wait."""
         length, most = conversation.length, self.max_tokens * _CHARACTERS_A_TOKEN
         if length > most:
-            raise PromptTooLongError(
-                f"The messages have {length} characters; this model takes {self.max_tokens} tokens, answer included,"
-                f" which {most} characters are sure to exceed.",
-                param="messages",
+            raise PromptTooLongError.beyond(
+                self.max_tokens, f"the messages have {length} characters, where {most} are sure to be too many"
             )
 
 
@@ -73,6 +68,8 @@ class Sampling:
         max_tokens: most tokens generated.
         temperature: 0 is greedy.
         top_p: share of probability sampled from.
+        top_k: how many of the likeliest tokens are sampled from; 0: all.
+        min_p: least probability of a token that is sampled, as a share of the likeliest one's.
         seed: makes sampling repeatable.
         stop: texts that end the answer, and are not part of it.
         presence_penalty: taken off the logits of tokens that the answer has already.
@@ -92,6 +89,8 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
     json_schema: str | None = None
+    top_k: int = 0
+    min_p: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +134,7 @@ class Description(NamedTuple):
     )
     values: Tensor  # like keys
     shared_tokens: int  # before the image
-    template_digest: str  # of the prefix that the pass began with; see `Engine.template_digest`
+    template_digest: str  # of the turn that the pass began with; see `Engine.template_digest`
     moved_by: int  # positions by which the keys were rotated
     kept: Tensor  # [1 or layers, kept], int32, ascending
     scores: Tensor  # [image tokens], float32: mean attention over the window
@@ -195,7 +194,7 @@ class Engine(Protocol):
     registry: CollectorRegistry | None  # of metrics that the engine keeps itself
 
     def template_digest(self, describe_prompt: str) -> str:
-        """Identity of the chat template and of the tokens that it puts before the image now.
+        """Identity of the chat template and of the describe turn as it renders it now, with a date where it prints one.
 
         Contexts of another one are not used: `answer` raises ContextOutdatedError, with no event before it.
 

@@ -50,7 +50,7 @@ class DescribeTurn(NamedTuple):
     rendered: Rendered
     ids: list[int]  # with one image token for the whole image
     prefix: tuple[int, ...]  # ids of what comes before the image
-    digest: str  # of the template and the prefix: part of what a context is a function of
+    digest: str  # of the template and the turn: part of what a context is a function of
 
 
 class PromptRenderer:
@@ -102,8 +102,8 @@ class PromptRenderer:
         ids = self._control_tokens.encode(rendered)
         at = next((i for i, id_ in enumerate(ids) if id_ in self._image_ids), None)
         prefix = tuple(ids[: at or 0])
-        # Where no token shows the image's place, all of the turn may come before it.
-        content = [str(self._processor.chat_template), rendered.is_broken, ids if at is None else list(prefix)]
+        # All of the turn, since a context keeps what is printed behind the image too, as the date of the day.
+        content = [str(self._processor.chat_template), rendered.is_broken, ids]
         return DescribeTurn(rendered, ids, prefix, digest(repr(content).encode()))
 
     def describe_ids(self, prompt: str) -> list[int]:

@@ -88,11 +88,13 @@ class SharedPrefixes:
 
 
 def check_prefix(context: CompressedContext, rendered: str) -> None:
-    """Raise ContextOutdatedError unless a context was made behind the tokens that now come before the image.
+    """Raise ContextOutdatedError unless the describe turn that a context was made of would be the same one now.
 
     Args:
         context: that is to be used.
         rendered: digest of the describe turn that was rendered for it.
     """
     if context.identity.template_digest != rendered:
-        raise ContextOutdatedError("What the chat template prints before the image has changed since it was made.")
+        raise ContextOutdatedError(
+            "What the chat template prints around the image has changed since the context was made."
+        )

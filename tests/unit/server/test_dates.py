@@ -159,7 +159,8 @@ async def test_a_day_that_begins_while_a_context_is_prepared(client, bench, cloc
     assert (reply.status_code, reply.json()["id"]) == (200, bench.context_id(png(97)))
 
 
-async def test_a_date_behind_the_image_changes_no_identity(loaded, clock):
+async def test_a_date_behind_the_image_changes_the_identity_too(loaded, clock):
+    """A context keeps the tokens of the describe turn behind the image, and a full pass would show the new date."""
     later = DATED.replace("{{ bos_token }}{{ '<|system|>Today is ' + strftime_now('%d %B %Y') }}", "{{ bos_token }}")
     later = later.replace(
         "{%- if add_generation_prompt -%}", "{{- strftime_now('%d %B %Y') }}{%- if add_generation_prompt -%}"
@@ -168,8 +169,8 @@ async def test_a_date_behind_the_image_changes_no_identity(loaded, clock):
     before = prompts.describe_turn(PROMPT)
     clock.strike()
     after = prompts.describe_turn(PROMPT)
-    assert (before.digest, before.prefix) == (after.digest, after.prefix)
-    assert before.ids != after.ids
+    assert before.prefix == after.prefix
+    assert before.digest != after.digest
 
 
 async def test_a_template_that_never_prints_the_same_is_refused(loaded, clock, monkeypatch):

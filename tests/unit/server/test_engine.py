@@ -229,7 +229,9 @@ async def test_a_prompt_beyond_the_model_is_refused(engine, context_of):
         engine.full(about(words), picture(31), GREEDY, TENANT),
         engine.full(Conversation((Turn("user", words),)), None, GREEDY, TENANT),
     ):
-        with pytest.raises(PromptTooLongError, match="this model takes 2048") as caught:
+        with pytest.raises(
+            PromptTooLongError, match=r"^This model's maximum context length is 2048 tokens\. "
+        ) as caught:
             await anext(answer)
         assert caught.value.param == "messages"
         assert caught.value.code == "context_length_exceeded"
