@@ -4,11 +4,15 @@ ServerError
 ├── InvalidRequestError      the request is wrong; `param` names the field
 │   ├── InvalidImageError    an image cannot be used: not decodable, too large, not allowed to be fetched
 │   ├── ModelNotFoundError   another model than the one served
-│   └── PromptTooLongError   the prompt and the answer asked for do not fit the model
+│   └── PromptTooLongError   the prompt leaves the model no room for an answer
 ├── InvalidKeyError          the API key is missing or unknown
 ├── ForbiddenError           the Host or the Origin of the request is not one that may ask here
 ├── BodyTooLargeError        the request's body is larger than what is accepted
 ├── BodyTimeoutError         the request's body did not arrive in time
+├── InvalidHttpError         what was sent is no HTTP/1.1 request
+├── HeadersTooLargeError     the request has more bytes beside its body than are accepted
+├── HeadersTimeoutError      the request's headers did not arrive in time
+├── TooManyConnectionsError  the server has as many connections as it takes on
 ├── AccessConfigError        the API keys in the settings are wrong
 ├── ProfileError             the profile in the settings cannot be read, or is of another checkpoint
 ├── ContextNotFoundError     no context has that id, or not any more
@@ -22,7 +26,10 @@ ServerError
 ├── ModelRefusedError        the self-check failed: answers from a context would be wrong with this model
 └── EngineError              the engine failed
     └── ContextLostError     the context was gone when the engine wanted it; the whole image still answers
+        └── ContextOutdatedError     the template's tokens before the image have changed since it was made
 """
+
+from typing import Self
 
 
 class ServerError(Exception):
@@ -58,9 +65,23 @@ class ModelNotFoundError(InvalidRequestError):
 
 
 class PromptTooLongError(InvalidRequestError):
-    """The prompt, or the prompt with the answer asked for, is longer than the model's context."""
+    """The prompt is so long that the model has no room for an answer."""
 
     code = "context_length_exceeded"
+
+    @classmethod
+    def beyond(cls, limit: int, length: str) -> Self:
+        """The error in OpenAI's words: clients look for them to shorten the prompt, or to ask a larger model.
+
+        Args:
+            limit: tokens that the model takes, the answer's included.
+            length: of the prompt, as in "the prompt has 3000 tokens".
+        """
+        return cls(
+            f"This model's maximum context length is {limit} tokens. However, {length}, and the answer needs room too."
+            " Please reduce the length of the messages.",
+            param="messages",
+        )
 
 
 class InvalidKeyError(ServerError):
@@ -85,6 +106,28 @@ class BodyTooLargeError(ServerError):
 
 class BodyTimeoutError(ServerError):
     """The request's body did not arrive in time."""
+
+
+class InvalidHttpError(ServerError):
+    """What was sent is no HTTP/1.1 request."""
+
+    def __init__(self) -> None:
+        super().__init__("The request is not valid HTTP/1.1.")
+
+
+class HeadersTooLargeError(ServerError):
+    """The request has more bytes beside its body than are accepted."""
+
+
+class HeadersTimeoutError(ServerError):
+    """The request's headers did not arrive in time."""
+
+
+class TooManyConnectionsError(ServerError):
+    """The server has as many connections as it takes on."""
+
+    def __init__(self) -> None:
+        super().__init__("The server has as many connections as it takes on. Ask again in a moment.")
 
 
 class AccessConfigError(ServerError):
@@ -173,3 +216,7 @@ class EngineError(ServerError):
 
 class ContextLostError(EngineError):
     """The context that an answer was to stand on was gone when the engine came to it: asking again may work."""
+
+
+class ContextOutdatedError(ContextLostError):
+    """The context was made behind other tokens than those that now come before the image, as another date."""

@@ -1,24 +1,58 @@
 """Running the app under uvicorn, and how it ends."""
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
+from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from lookonce_server.connection import ConnectionConfig, ConnectionLimits, RefusalLog
 from lookonce_server.errors import ShuttingDownError
+from lookonce_server.listener import Listener, listen
+from lookonce_server.settings import Settings
 
+_log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05
+
+
+class Background(Protocol):
+    """Work that no request waits for."""
+
+    def end(self) -> None:
+        """Begin nothing more, and drop what has hardly begun."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is work under way, which is worth waiting for."""
 
 
 @dataclass(slots=True)
 class Phase:
-    """Where the server is in its life: at work, or ending."""
+    """Where the server is in its life: at work, or ending.
 
+    Attributes:
+        background: what may go on behind requests.
+    """
+
+    background: Background | None = None
     ending: bool = False
+
+    def end(self) -> None:
+        """Take nothing more on; what was begun goes on."""
+        self.ending = True
+        if self.background is not None:
+            self.background.end()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether work goes on behind requests."""
+        return self.background is not None and self.background.is_busy
 
     def check(self) -> None:
         """Return if new requests are taken on.
@@ -38,39 +72,68 @@ class Server(uvicorn.Server):
 
     Args:
         app: what is served.
-        host: address to listen on.
-        port: 0 takes a free one.
+        settings: where, and what a connection may take.
+        refusals: is told what is refused of connections.
         phase: is told when the end begins.
-        shutdown_seconds: that what is under way may take then.
         greet: is called with the URL once it listens.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        host: str,
-        port: int,
+        settings: Settings,
         *,
+        refusals: RefusalLog,
         phase: Phase,
-        shutdown_seconds: float,
         greet: Callable[[str], None],
     ) -> None:
         super().__init__(
-            uvicorn.Config(
+            ConnectionConfig(
                 app,
-                host=host,
-                port=port,
+                limits=_limits(settings),
+                refusals=refusals,
+                host=settings.host,
+                port=settings.port,
+                backlog=settings.backlog,
+                timeout_keep_alive=settings.keep_alive_timeout,
+                proxy_headers=bool(settings.forwarded_allow_ips),
+                forwarded_allow_ips=list(settings.forwarded_allow_ips),
                 lifespan="off",
                 ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                proxy_headers=False,
             )
         )
+        self._settings = settings
+        self._refusals = refusals
         self._phase = phase
-        self._shutdown_seconds = shutdown_seconds
+        self._shutdown_seconds = settings.shutdown_seconds
         self._greet = greet
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn.
+
+        Raises:
+            SystemExit: the address cannot be had; the log says why.
+        """
+        if sockets is None:
+            try:
+                sockets = list(self._listen())
+            except OSError as error:
+                _log.error("cannot listen on %s, port %d: %s", self._settings.host, self._settings.port, error)
+                raise SystemExit(1) from None
+        await super().serve(sockets)
+
+    def _listen(self) -> list[Listener]:
+        settings = self._settings
+        return listen(
+            settings.host,
+            settings.port,
+            backlog=settings.backlog,
+            max_connections=settings.max_connections,
+            refused=self._refusals,
+        )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn."""
@@ -80,11 +143,29 @@ class Server(uvicorn.Server):
             self._greet(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See uvicorn; a second SIGINT ends it at once."""
-        self._phase.ending = True
+        """See uvicorn. Waits for requests, and for work behind them that was begun; a second signal ends it at once."""
+        self._phase.end()
         deadline = time.monotonic() + self._shutdown_seconds
-        while self.server_state.tasks and not self.force_exit and time.monotonic() < deadline:  # noqa: ASYNC110
+        while self._is_busy() and not self.force_exit and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
         left = max(0.0, deadline - time.monotonic())
         self.config.timeout_graceful_shutdown = left  # type: ignore[assignment]  # a float is as good
         await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See uvicorn, which ends at once for a second SIGINT only: here any second signal does."""
+        self.force_exit = self.should_exit
+        super().handle_exit(sig, frame)
+
+    def _is_busy(self) -> bool:
+        return bool(self.server_state.tasks) or self._phase.is_busy
+
+
+def _limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
+        max_connections=settings.max_connections,
+        max_head_bytes=settings.max_header_bytes,
+        head_seconds=settings.header_timeout,
+        body_seconds=settings.body_timeout,
+        send_seconds=settings.send_timeout,
+    )

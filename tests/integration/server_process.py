@@ -29,12 +29,12 @@ class LookonceServer:
 
     Args:
         arguments: of `lookonce serve`, beside the port.
-        ready: what `/ready` says once it has started: 503 where it starts without its store.
+        open_files: limits on the files that the process may open, as "soft:hard"; None: those of this one.
     """
 
-    def __init__(self, *arguments: str, ready: int = 200) -> None:
+    def __init__(self, *arguments: str, open_files: str | None = None) -> None:
         self._arguments = arguments
-        self._ready = ready
+        self._limited = () if open_files is None else ("prlimit", f"--nofile={open_files}")
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -58,7 +58,7 @@ class LookonceServer:
 
     def start(self) -> None:
         """Start it, and return once it listens and says what it should of its store and its model."""
-        command = [sys.executable, "-m", "lookonce", "serve", "--port", "0", *self._arguments]
+        command = [*self._limited, sys.executable, "-m", "lookonce", "serve", "--port", "0", *self._arguments]
         self._log.write_bytes(b"")
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -70,7 +70,7 @@ class LookonceServer:
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
         self.url = found[1]
-        while self.get("/ready").status_code != self._ready:
+        while self.get("/ready").status_code != 200:
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
 
@@ -78,6 +78,12 @@ class LookonceServer:
         """Stop it as an operator would, and start it anew; the URL changes."""
         assert self._stop() == 0, self.log()
         self.start()
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self._process is not None
+        return self._process.pid
 
     def begin_to_stop(self) -> None:
         """Tell it to stop, and do not wait."""
@@ -115,6 +121,14 @@ class LookonceServer:
     def log(self) -> str:
         """What it has written so far."""
         return self._log.read_text()
+
+    def log_with(self, *texts: str, seconds: float = 120) -> str:
+        """Return what it has written, in whole lines, once each text is there: a request's line follows its answer."""
+        deadline = time.monotonic() + seconds
+        while missing := [text for text in texts if text not in (lines := self.log().rpartition("\n")[0])]:
+            assert time.monotonic() < deadline, f"{missing} not in the log:\n{lines}"
+            time.sleep(0.02)
+        return lines
 
     def http(self, **options: Any) -> httpx2.Client:
         """A plain client, which asks once."""

@@ -1,6 +1,7 @@
 """The application and its parts, made when it starts and closed when it ends."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 from fastapi import FastAPI
 
-from lookonce_cache import open_store
+from lookonce_cache import Store, StoreUnavailableError, open_store
 from lookonce_pruning import parse_window
 from lookonce_server.access import Access
 from lookonce_server.api import chat, context_views, errors, openapi, operations, playground, responses
@@ -18,6 +19,7 @@ from lookonce_server.api import contexts as context_routes
 from lookonce_server.api.body_limit import BodyLimit
 from lookonce_server.api.front import Front
 from lookonce_server.api.gate import Gate
+from lookonce_server.api.paths import Paths
 from lookonce_server.api.state import AppState
 from lookonce_server.api.wall import Wall
 from lookonce_server.contexts import Contexts
@@ -30,8 +32,11 @@ from lookonce_server.images.hosts import AllowedHost
 from lookonce_server.keys import read_keys
 from lookonce_server.limits import Turnstile
 from lookonce_server.metrics import Metrics
+from lookonce_server.serving import Phase
 from lookonce_server.sessions import Sessions
 from lookonce_server.settings import BUNDLED, Settings
+
+_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -74,6 +79,7 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
         metrics=metrics,
         fallback=Fallback(settings.fallback, settings.fallback_margin, settings.fallback_tokens),
     )
+    looking = asyncio.create_task(_look_for(store))
     try:
         yield _app(
             AppState(
@@ -89,19 +95,40 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
                 metrics=metrics,
                 started_at=time.time(),
                 tenant_limits=keys.limits,
+                phase=Phase(contexts.maker),
             )
         )
     finally:
+        looking.cancel()
         await contexts.close()
         await engine.close()
         await store.close()
         await asyncio.to_thread(images.close)
 
 
+async def _look_for(store: Store) -> None:
+    """Say so in the log if the store does not answer when the server starts, which it does all the same."""
+    try:
+        await store.ping()
+    except StoreUnavailableError as error:
+        _log.warning(
+            "the store does not answer: %s. Images are answered all the same, each by a full pass; it is used as soon "
+            "as it answers.",
+            error,
+        )
+
+
 def _app(state: AppState) -> FastAPI:
     summary = "Look at an image once, ask about it as often as you like."
     # Without FastAPI's own pages, which use a CDN.
-    app = FastAPI(title="lookonce", summary=summary, version=version("lookonce"), docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="lookonce",
+        summary=summary,
+        version=version("lookonce"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.parts = state
     errors.install(app)
     settings = state.settings
@@ -116,10 +143,12 @@ def _app(state: AppState) -> FastAPI:
     app.add_middleware(Gate, access=state.access, turnstile=turnstile, phase=state.phase)
     app.add_middleware(Wall, any_host=state.access.asks_for_keys or settings.allow_anyone, origins=settings.origins)
     app.add_middleware(Front, metrics=state.metrics)
-    for routes in (chat.router, responses.router, context_routes.router, context_views.router, operations.router):
-        app.include_router(routes)
+    app.add_middleware(Paths, root_path=settings.root_path)
+    # Not included as routers are, so that `app.routes` is one flat list, in which a path is found with all its methods.
+    for router in (chat.router, responses.router, context_routes.router, context_views.router, operations.router):
+        app.router.routes.extend(router.routes)
     playground.install(app)
-    openapi.install(app, wants_keys=state.access.asks_for_keys)
+    openapi.install(app, wants_keys=state.access.asks_for_keys, root_path=settings.root_path)
     return app
 
 
@@ -148,6 +177,7 @@ async def _load_transformers(settings: Settings) -> Engine:
         describe_prompt=settings.describe_prompt,
         max_running=settings.max_running,
         max_queue=settings.max_queue,
+        allow_control_tokens=settings.allow_control_tokens,
     )
 
 
@@ -164,6 +194,7 @@ async def _load_vllm(settings: Settings) -> Engine:
         describe_prompt=settings.describe_prompt,
         max_queue=settings.max_queue,
         options=settings.vllm,
+        allow_control_tokens=settings.allow_control_tokens,
     )
 
 

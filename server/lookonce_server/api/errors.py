@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import Match, Route
+from starlette.routing import Match
 
 from lookonce_cache import StoreUnavailableError
 from lookonce_server.api.fields import field_of, furthest, sendable, shown
@@ -21,6 +21,9 @@ from lookonce_server.errors import (
     ContextNotKeptError,
     EngineError,
     ForbiddenError,
+    HeadersTimeoutError,
+    HeadersTooLargeError,
+    InvalidHttpError,
     InvalidKeyError,
     InvalidRequestError,
     ModelNotFoundError,
@@ -29,6 +32,7 @@ from lookonce_server.errors import (
     ResponseNotFoundError,
     ServerError,
     ShuttingDownError,
+    TooManyConnectionsError,
 )
 from lookonce_server.logs import current_request
 
@@ -50,6 +54,10 @@ _TABLE: dict[type[Exception], _Mapping] = {
     ForbiddenError: _Mapping(403, "invalid_request_error", None),
     BodyTimeoutError: _Mapping(408, "invalid_request_error", "request_timeout"),
     BodyTooLargeError: _Mapping(413, "invalid_request_error", "request_too_large"),
+    InvalidHttpError: _Mapping(400, "invalid_request_error", "invalid_http"),
+    HeadersTooLargeError: _Mapping(431, "invalid_request_error", "headers_too_large"),
+    HeadersTimeoutError: _Mapping(408, "invalid_request_error", "request_timeout"),
+    TooManyConnectionsError: _Mapping(503, "server_error", "too_many_connections"),
     OverloadedError: _Mapping(429, "rate_limit_error", "overloaded"),
     RateLimitError: _Mapping(429, "rate_limit_error", "rate_limit_exceeded"),
     ConcurrencyLimitError: _Mapping(429, "rate_limit_error", "concurrency_limit_exceeded"),
@@ -60,6 +68,7 @@ _TABLE: dict[type[Exception], _Mapping] = {
     EngineError: _Mapping(500, "server_error", "engine_error"),
     ServerError: _Mapping(500, "server_error", None),
 }
+_OF_FILES = {"GET", "HEAD"}  # the methods of mounted files, where no route of ours leads to
 _INTERNAL = _Mapping(500, "server_error", "internal_error")
 # The codes of requests that were not let in, or not taken on.
 REFUSALS = frozenset(
@@ -119,7 +128,7 @@ def _mapping(error: Exception) -> _Mapping:
 
 
 def _body(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return {"error": {"message": sendable(message), "type": kind, "param": param and sendable(param), "code": code}}
 
 
 def _response(body: dict[str, Any], status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -148,16 +157,17 @@ async def _known(request: Request, error: Exception) -> JSONResponse:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path}: {error.detail}."
+    # Not from `request.url`, which is made of the header Host, whatever that is.
+    message = f"{request.method} {request.scope['path']}: {error.detail}."
     headers = {"allow": _allowed(request)} if error.status_code == 405 else error.headers
     return _response(_body(message, "invalid_request_error", None, None), error.status_code, headers)
 
 
 def _allowed(request: Request) -> str:
-    """The methods of a path: of all its routes, where Starlette tells those of the first."""
-    routes = [route for route in request.app.routes if isinstance(route, Route)]
-    first = next(route for route in routes if route.matches(request.scope)[0] != Match.NONE)
-    return ", ".join(sorted({method for r in routes if r.path == first.path for method in r.methods or ()}))
+    """The methods of a path: of all routes that it leads to, where Starlette tells those of the first."""
+    leading = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    methods = {method for route in leading for method in getattr(route, "methods", None) or ()}
+    return ", ".join(sorted(methods or _OF_FILES))
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
@@ -167,8 +177,6 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     param = field_of(worst, error.body)
     if worst["type"] == "extra_forbidden":
         message = f"{param} is not supported by this server."
-    elif worst["type"] == "json_invalid":
-        return _response(_body("The body is not valid JSON.", "invalid_request_error", None, None), 400)
     else:
         message = f"{param or 'The body'}: {worst['msg']} (given: {shown(worst.get('input'))})."
-    return _response(_body(sendable(message), "invalid_request_error", param, None), 400)
+    return _response(_body(message, "invalid_request_error", param, None), 400)

@@ -1,12 +1,25 @@
 """Naming a request's fields and values in errors, as the client wrote them."""
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
+
+from lookonce_server.api.unused import NO_TOOLS
 
 _LONGEST_NAME = 200
 
-_short = reprlib.Repr()
+
+class _Short(reprlib.Repr):
+    """Values in part. Of an object only the first names are looked at, where reprlib sorts all of them."""
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        """See reprlib, which finds this by its name."""
+        first = dict(islice(x.items(), self.maxdict + 1))
+        return super().repr_dict(first, level)
+
+
+_short = _Short()
 _short.maxstring = _short.maxother = _short.maxlong = 80
 
 
@@ -20,11 +33,12 @@ def furthest(errors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The validation error that got furthest into the request.
 
     A value may be of several kinds, and an error that is not about the kind is the one that helps; what is there and
-    wrong tells more than what is missing.
+    wrong tells more than what is missing. Tools come first: what else a client sends may be there for them alone.
     """
 
-    def helps(error: Mapping[str, Any]) -> tuple[int, bool, bool]:
-        return len(error["loc"]), not error["type"].endswith("_type"), error["type"] != "missing"
+    def helps(error: Mapping[str, Any]) -> tuple[bool, int, bool, bool]:
+        kind = error["type"]
+        return kind == NO_TOOLS, len(error["loc"]), not kind.endswith("_type"), kind != "missing"
 
     return max(errors, key=helps)
 
@@ -44,7 +58,12 @@ def field_of(error: Mapping[str, Any], body: Any) -> str | None:
     place, *parts = error["loc"]
     if place == "body" and isinstance(body, dict | list):
         parts = _within(body, parts, missing=error["type"] == "missing")
-    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+    return name_of(parts)
+
+
+def name_of(parts: Iterable[str | int]) -> str | None:
+    """Those steps into a body as a field's name, in part where it is long; None where there are none."""
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:_LONGEST_NAME]}" for part in parts).lstrip(".")
     return sendable(name)[:_LONGEST_NAME] or None
 
 

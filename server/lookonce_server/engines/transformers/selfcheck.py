@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lookonce_pruning import AttentionRecorder, PruningError, check_rotation, compress, rotate_keys
 from lookonce_server.conversation import Conversation, Turn
-from lookonce_server.engines.prompts import Prompt, PromptRenderer
+from lookonce_server.engines.prompts import Prompt, PromptRenderer, common_prefix
 from lookonce_server.engines.shared import SharedTokens
 from lookonce_server.engines.transformers.loading import LoadedModel
 from lookonce_server.engines.transformers.runner import ModelRunner, State, stacked
@@ -28,14 +28,14 @@ from lookonce_server.errors import ModelRefusedError
 _QUESTION = Conversation((Turn("user", "", has_image=True), Turn("user", "What color is it?")))
 
 
-def check_model(loaded: LoadedModel, describe_prompt: str) -> SharedTokens:
-    """The tokens before an image, on a model that answers from a context exactly.
+def check_model(loaded: LoadedModel, describe_prompt: str) -> None:
+    """Check that a model answers from a context exactly.
 
     Raises:
         ModelRefusedError: it does not; the message says why.
     """
     try:
-        return _check(loaded, describe_prompt)
+        _check(loaded, describe_prompt)
     except PruningError as error:
         raise ModelRefusedError(f"This model cannot be served by image re-prompting: {error}") from error
 
@@ -78,19 +78,20 @@ class _Described(NamedTuple):
 
 
 @torch.inference_mode()
-def _check(loaded: LoadedModel, describe_prompt: str) -> SharedTokens:
+def _check(loaded: LoadedModel, describe_prompt: str) -> None:
     runner = ModelRunner(loaded.model)
     check_rotation(loaded.model, runner.inv_freq)
     prompts = PromptRenderer(loaded.processor, loaded.model.config)
     prompts.check_template(describe_prompt)
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-    prompt = prompts.describe(describe_prompt, Image.fromarray(noise))
+    turn = prompts.describe_turn(describe_prompt)
+    prompt = prompts.shown(turn, Image.fromarray(noise))
     if not len(prompt.image_columns):
         raise ModelRefusedError("The chat template or the processor puts no image tokens in the prompt.")
     after = prompts.continuation(describe_prompt, _QUESTION)
     state = _recorded(runner, prompt)
     keys, values = stacked(state.cache, prompt.tokens)
-    shared = runner.shared(prompts.before_image(prompt))
+    shared = runner.shared(common_prefix(turn.prefix, prompt.ids))
     described = _Described(runner, prompt, keys, values, state.next_position, shared)
     everything = torch.arange(len(prompt.image_columns))
     half = everything[::2]
@@ -101,7 +102,6 @@ def _check(loaded: LoadedModel, describe_prompt: str) -> SharedTokens:
     ):
         _compare(described.packed(kept, after, last=False), expected, what)
         _compare(described.packed(kept, after, last=True), expected, f"{what}, at the model's last positions", far=True)
-    return shared
 
 
 def _recorded(runner: ModelRunner, prompt: Prompt) -> State:
