@@ -166,13 +166,12 @@ class BrokenTokenizer:
         return_tensors: Any = None,
         **_: Any,
     ) -> BatchEncoding:
-        """See transformers; there is one text, and so no padding."""
-        if isinstance(text, str):
-            ids = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
-            return BatchEncoding({"input_ids": ids, "attention_mask": [1] * len(ids)})
-        rows = [self._backend.encode(one, add_special_tokens=add_special_tokens).ids for one in text]
-        made = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
-        return BatchEncoding(made, tensor_type=return_tensors)
+        """See transformers; each text by itself, with no padding."""
+        texts = [text] if isinstance(text, str) else text
+        found = [self._backend.encode(one, add_special_tokens=add_special_tokens) for one in texts]
+        rows = {"input_ids": [one.ids for one in found], "attention_mask": [one.attention_mask for one in found]}
+        made = {name: row[0] for name, row in rows.items()} if isinstance(text, str) else rows
+        return BatchEncoding(made, found, tensor_type=return_tensors)
 
 
 def _within(text: str, change: Change) -> str:

@@ -71,12 +71,11 @@ class PromptRenderer:
         if image_id is None:
             raise ModelRefusedError("The model's configuration names no image token.")
         self.image_id = int(image_id)
-        self.stand_ins = StandIns.of(self.tokenizer, config)
-        placeholders = [getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio")]
-        texts = {*(text for text, _ in self.stand_ins.kinds), *(text for text in placeholders if text)}
-        added = self.tokenizer.added_tokens_decoder.items()
-        self._image_ids = {self.image_id, *(id_ for id_, token in added if token.content == placeholders[0])}
-        self._control_tokens = ControlTokens(self.tokenizer, str(processor.chat_template), sorted(texts))
+        self.stand_ins = StandIns.of(processor, config)
+        texts = [text for text, _ in self.stand_ins.kinds]
+        self._control_tokens = ControlTokens(self.tokenizer, str(processor.chat_template), texts)
+        added, placeholder = self.tokenizer.added_tokens_decoder, getattr(processor, "image_token", None)
+        self._image_ids = {self.image_id, *(id_ for id_, token in added.items() if token.content == placeholder)}
 
     def full(self, conversation: Conversation, image: Any | None) -> Prompt:
         """The whole conversation, with the image where it has one."""
