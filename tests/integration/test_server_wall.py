@@ -317,6 +317,18 @@ def test_told_to_stop_it_finishes_its_streams_and_takes_nothing_new_on():
         assert server.wait() == 0
 
 
+def test_told_twice_to_stop_it_ends_at_once():
+    with LookonceServer("--shutdown-seconds", "600") as server, server.openai() as client:
+        stream = talking(client)
+        server.begin_to_stop()
+        while server.get("/ready").status_code == 200:
+            pass
+        server.begin_to_stop()
+        assert server.wait() == 0
+        with pytest.raises((httpx2.TransportError, openai.APIError)):
+            list(stream)
+
+
 def test_a_stream_that_goes_on_for_too_long_is_cut():
     with LookonceServer("--shutdown-seconds", "0.2") as server, server.openai() as client:
         stream = talking(client)
