@@ -27,6 +27,7 @@ ServerError
 ├── ModelRefusedError        the self-check failed: answers from a context would be wrong with this model
 └── EngineError              the engine failed
     └── ContextLostError     the context was gone when the engine wanted it; the whole image still answers
+        └── ContextOutdatedError     what the template prints around the image has changed since it was made
 """
 
 from typing import Self
@@ -222,3 +223,7 @@ class EngineError(ServerError):
 
 class ContextLostError(EngineError):
     """The context that an answer was to stand on was gone when the engine came to it: asking again may work."""
+
+
+class ContextOutdatedError(ContextLostError):
+    """The context was made of a describe turn that the template would not print now, as with another date."""

@@ -6,6 +6,8 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
+from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -19,11 +21,38 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05
 
 
+class Background(Protocol):
+    """Work that no request waits for."""
+
+    def end(self) -> None:
+        """Begin nothing more, and drop what has hardly begun."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is work under way, which is worth waiting for."""
+
+
 @dataclass(slots=True)
 class Phase:
-    """Where the server is in its life: at work, or ending."""
+    """Where the server is in its life: at work, or ending.
 
+    Attributes:
+        background: what may go on behind requests.
+    """
+
+    background: Background | None = None
     ending: bool = False
+
+    def end(self) -> None:
+        """Take nothing more on; what was begun goes on."""
+        self.ending = True
+        if self.background is not None:
+            self.background.end()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether work goes on behind requests."""
+        return self.background is not None and self.background.is_busy
 
     def check(self) -> None:
         """Return if new requests are taken on.
@@ -114,14 +143,22 @@ class Server(uvicorn.Server):
             self._greet(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See uvicorn; a second SIGINT ends it at once."""
-        self._phase.ending = True
+        """See uvicorn. Waits for requests, and for work behind them that was begun; a second signal ends it at once."""
+        self._phase.end()
         deadline = time.monotonic() + self._shutdown_seconds
-        while self.server_state.tasks and not self.force_exit and time.monotonic() < deadline:  # noqa: ASYNC110
+        while self._is_busy() and not self.force_exit and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
         left = max(0.0, deadline - time.monotonic())
         self.config.timeout_graceful_shutdown = left  # type: ignore[assignment]  # a float is as good
         await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See uvicorn, which ends at once for a second SIGINT only: here any second signal does."""
+        self.force_exit = self.should_exit
+        super().handle_exit(sig, frame)
+
+    def _is_busy(self) -> bool:
+        return bool(self.server_state.tasks) or self._phase.is_busy
 
 
 def _limits(settings: Settings) -> ConnectionLimits:

@@ -155,6 +155,33 @@ def test_one_who_was_stopped_and_comes_back_late_changes_nothing(three, store):
     assert_right(replies[:-1], right)
 
 
+def test_one_who_was_stopped_for_longer_than_its_lease_keeps_what_nobody_else_has_made(three, store):
+    maker, *others = three
+    image = picture_url(354)
+    before, refused = described(others), refused_puts(maker)
+    with describing(maker, store, image) as late:
+        with store.client() as client:
+            client.pexpire(*leases(store), 1)  # now, not in ten seconds
+        wait_until(lambda: not leases(store), "it has run out")
+        maker.go_on()
+        assert late.result().status == 200
+    hit = ask(others[0], image, max_tokens=4)
+    assert (hit.cache, hit.text) == ("hit", late.result().text)
+    assert described(others) == before
+    assert refused_puts(maker) == refused
+
+
+def test_told_to_stop_a_server_first_ends_the_describe_pass_that_runs(store, three):
+    image = picture_url(355)
+    with LookonceServer("--store", store.url) as ending:
+        miss = ask(ending, image, max_tokens=1)
+        ending.begin_to_stop()
+        assert ending.wait() == 0
+    hit = ask(three[0], f"lookonce:{miss.context_id}", max_tokens=1)
+    assert (miss.cache, hit.status, hit.cache) == ("miss", 200, "hit")
+    assert not leases(store)
+
+
 def test_what_is_deleted_while_it_is_described_does_not_come_back(three, store):
     maker, other, _ = three
     image = picture_url(353)

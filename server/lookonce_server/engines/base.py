@@ -12,7 +12,6 @@ from lookonce_cache import CompressedContext
 from lookonce_pruning import RowSource
 from lookonce_server.conversation import Conversation
 from lookonce_server.engines.framing import Framing
-from lookonce_server.engines.stand_ins import StandIns
 from lookonce_server.errors import PromptTooLongError
 
 # No text worth reading has as many characters to a token, whatever the model.
@@ -28,20 +27,16 @@ class ModelFacts:
     Attributes:
         checkpoint: digest of the checkpoint's files, however it is run.
         fingerprint: identity of configuration, weights, processor and arithmetic: contexts of equal fingerprints mix.
-        template_digest: digest of the chat template.
         num_layers: layers of the text model.
         max_tokens: positions the model was made for: prompt and answer together.
-        stand_ins: the texts that no prompt may contain.
         framing: which part of a picture the image tokens cover; None where that cannot be told.
         vocabulary: how many tokens it knows.
     """
 
     checkpoint: str
     fingerprint: str
-    template_digest: str
     num_layers: int
     max_tokens: int
-    stand_ins: StandIns
     framing: Framing | None
     vocabulary: int
 
@@ -139,6 +134,7 @@ class Description(NamedTuple):
     )
     values: Tensor  # like keys
     shared_tokens: int  # before the image
+    template_digest: str  # of the turn that the pass began with; see `Engine.template_digest`
     moved_by: int  # positions by which the keys were rotated
     kept: Tensor  # [1 or layers, kept], int32, ascending
     scores: Tensor  # [image tokens], float32: mean attention over the window
@@ -197,6 +193,15 @@ class Engine(Protocol):
 
     facts: ModelFacts
     registry: CollectorRegistry | None  # of metrics that the engine keeps itself
+
+    def template_digest(self, describe_prompt: str) -> str:
+        """Identity of the chat template and of the describe turn as it renders it now, with a date where it prints one.
+
+        Contexts of another one are not used: `answer` raises ContextOutdatedError, with no event before it.
+
+        Raises:
+            InvalidRequestError: the prompt cannot be encoded.
+        """
 
     async def check_schema(self, schema: str) -> None:
         """Raise InvalidRequestError unless answers can be held to a JSON Schema; to be called before any work."""

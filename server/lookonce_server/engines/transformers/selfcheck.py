@@ -16,8 +16,7 @@ from torch import Tensor
 
 from lookonce_pruning import AttentionRecorder, PruningError, check_rotation, compress
 from lookonce_server.conversation import Conversation, Turn
-from lookonce_server.engines.prompts import Prompt, PromptRenderer
-from lookonce_server.engines.shared import SharedTokens
+from lookonce_server.engines.prompts import Prompt, PromptRenderer, common_prefix
 from lookonce_server.engines.transformers.loading import LoadedModel
 from lookonce_server.engines.transformers.runner import ModelRunner, stacked
 from lookonce_server.errors import ModelRefusedError
@@ -25,26 +24,27 @@ from lookonce_server.errors import ModelRefusedError
 _QUESTION = Conversation((Turn("user", "", has_image=True), Turn("user", "What color is it?")))
 
 
-def check_model(loaded: LoadedModel, describe_prompt: str) -> SharedTokens:
-    """The tokens before an image, on a model that answers from a context exactly.
+def check_model(loaded: LoadedModel, describe_prompt: str) -> None:
+    """Check that a model answers from a context exactly.
 
     Raises:
         ModelRefusedError: it does not; the message says why.
     """
     try:
-        return _check(loaded, describe_prompt)
+        _check(loaded, describe_prompt)
     except PruningError as error:
         raise ModelRefusedError(f"This model cannot be served by image re-prompting: {error}") from error
 
 
 @torch.inference_mode()
-def _check(loaded: LoadedModel, describe_prompt: str) -> SharedTokens:
+def _check(loaded: LoadedModel, describe_prompt: str) -> None:
     runner = ModelRunner(loaded.model)
     check_rotation(loaded.model, runner.inv_freq)
     prompts = PromptRenderer(loaded.processor, loaded.model.config)
     prompts.check_template(describe_prompt)
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-    prompt = prompts.describe(describe_prompt, Image.fromarray(noise))
+    turn = prompts.describe_turn(describe_prompt)
+    prompt = prompts.shown(turn, Image.fromarray(noise))
     if not len(prompt.image_columns):
         raise ModelRefusedError("The chat template or the processor puts no image tokens in the prompt.")
     after = prompts.continuation(describe_prompt, _QUESTION)
@@ -59,7 +59,7 @@ def _check(loaded: LoadedModel, describe_prompt: str) -> SharedTokens:
         state = runner.prefill(prompt)
     recorder.scores()
     keys, values = stacked(state.cache, prompt.tokens)
-    shared = runner.shared(prompts.before_image(prompt))
+    shared = runner.shared(common_prefix(turn.prefix, prompt.ids))
 
     def from_context(kept: Tensor) -> Tensor:
         packed = compress(
@@ -84,7 +84,6 @@ def _check(loaded: LoadedModel, describe_prompt: str) -> SharedTokens:
     gapped = runner.cache_of(keys[:, :, columns], values[:, :, columns])
     expected = runner.extend(gapped, state.next_position, after).logits
     _compare(from_context(half), expected, "with half of the image dropped, the original positions")
-    return shared
 
 
 def _joined(prompt: Prompt, after: Tensor) -> Prompt:
