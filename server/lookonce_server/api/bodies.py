@@ -59,11 +59,7 @@ def documented_body(form: type[BaseModel], body: type[PictureRequest]) -> dict[s
     properties = {name: _without_null(schema) for name, schema in fields.get("properties", {}).items()}
     fields["properties"] = {_FILE: {"type": "string", "format": "binary"}, **properties}
     fields["required"] = [_FILE]
-<<<<<<< HEAD
-    fields["additionalProperties"] = False  # where JSON may have nulls, a form has none
-=======
     fields["additionalProperties"] = False  # where JSON may have null, a form has nothing to say that with
->>>>>>> main
     content = {JSON: {"schema": body.model_json_schema()}, FORM: {"schema": fields}}
     return {"requestBody": {"required": True, "content": content}}
 
