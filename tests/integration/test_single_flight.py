@@ -173,9 +173,14 @@ def test_one_who_was_stopped_for_longer_than_its_lease_keeps_what_nobody_else_ha
 
 def test_told_to_stop_a_server_first_ends_the_describe_pass_that_runs(store, three):
     image = picture_url(355)
-    with LookonceServer("--store", store.url) as ending:
+    with LookonceServer("--store", f"{store.url}?timeout=60&socket_timeout=60") as ending:
         miss = ask(ending, image, max_tokens=1)
-        ending.begin_to_stop()
+        store.stop()  # so that the pass is not over too soon
+        try:
+            ending.begin_to_stop()
+            wait_until(lambda: ending.get("/ready").status_code == 503, "it begins to end")
+        finally:
+            store.go_on()
         assert ending.wait() == 0
     hit = ask(three[0], f"lookonce:{miss.context_id}", max_tokens=1)
     assert (miss.cache, hit.status, hit.cache) == ("miss", 200, "hit")
