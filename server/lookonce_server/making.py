@@ -238,10 +238,18 @@ class Maker:
             if expected:
                 raise
             raise EngineError(f"The describe pass failed: {type(error).__name__}.") from error
-        # One that cannot be stored still answers those who wait for it.
+        # The lease is on the key that was looked for: see `Describer.describe` for a context that has another one.
+        await self._keep_or_offer(context, wish, lease if context.key == key else None)
+        self._metrics.describes.labels("done").inc()
+        self._metrics.describe_seconds.observe(time.monotonic() - started)
+        self._metrics.context_bytes.observe(context.nbytes)
+        return context
+
+    async def _keep_or_offer(self, context: CompressedContext, wish: _Wish, lease: Lease | None) -> None:
+        """Store a context, now or later. One that cannot be stored still answers those who wait for it."""
+        key = wish.key
         try:
-            # The lease is on the key that was looked for: see `Describer.describe` for a context that has another one.
-            await self._keep(context, wish, lease if context.key == key else None)
+            await self._keep(context, wish, lease)
         except CacheError as error:
             _log.warning("context %s was not stored: %s", key.id[:12], error)
             self._hold_off(key, error)
@@ -249,10 +257,6 @@ class Maker:
             if is_away and lease is not None and len(self._offering) < KEPT_LATER:
                 offering = self._offering[key] = asyncio.create_task(self._offer(context, wish, lease))
                 offering.add_done_callback(lambda _: self._offering.pop(key, None))
-        self._metrics.describes.labels("done").inc()
-        self._metrics.describe_seconds.observe(time.monotonic() - started)
-        self._metrics.context_bytes.observe(context.nbytes)
-        return context
 
     async def _keep(self, context: CompressedContext, wish: _Wish, lease: Lease | None) -> None:
         await self._store.put(context, lease, ttl=wish.ttl)
