@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import import_module
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import transformers
@@ -280,8 +279,7 @@ def family_processor(family: Family, kind: str, *, prints: bool) -> ProcessorMix
 def renderer_of(processor: Any, **options: bool) -> PromptRenderer:
     """A renderer whose model has nothing but an image token."""
     token = getattr(processor.tokenizer, "image_token", None) or processor.image_token
-    config = SimpleNamespace(
-        image_token_id=processor.tokenizer.convert_tokens_to_ids(token),
-        vision_config=SimpleNamespace(spatial_merge_size=2),
+    config = transformers.Qwen2VLConfig(
+        image_token_id=processor.tokenizer.convert_tokens_to_ids(token), text_config={"max_position_embeddings": 4096}
     )
     return PromptRenderer(processor, config, **options)
