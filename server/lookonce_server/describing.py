@@ -50,7 +50,7 @@ class Describer:
         try:
             template = self._engine.template_digest(plan.prompt)
         except InvalidRequestError as error:
-            raise InvalidRequestError(str(error), param=f"{options.place}describe_prompt") from error
+            raise type(error)(str(error), param=f"{options.place}describe_prompt") from error
         return context_identity(tenant, data, self._engine.facts, plan, template, self._precision)
 
     def is_current(self, identity: ContextIdentity) -> bool:

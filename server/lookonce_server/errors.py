@@ -3,6 +3,7 @@
 ServerError
 ├── InvalidRequestError      the request is wrong; `param` names the field
 │   ├── InvalidImageError    an image cannot be used: not decodable, too large, not allowed to be fetched
+│   ├── UnsupportedMediaTypeError  the request's body is compressed, or of a kind that is not read
 │   ├── ModelNotFoundError   another model than the one served
 │   └── PromptTooLongError   the prompt leaves the model no room for an answer
 ├── InvalidKeyError          the API key is missing or unknown
@@ -56,6 +57,12 @@ class InvalidImageError(InvalidRequestError):
     """An image cannot be used."""
 
     code = "invalid_image"
+
+
+class UnsupportedMediaTypeError(InvalidRequestError):
+    """The request's body is in a form that is not read here; `param` is the header that says so."""
+
+    code = "unsupported_media_type"
 
 
 class ModelNotFoundError(InvalidRequestError):

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lookonce_cache import (
     CacheError,
@@ -40,9 +40,12 @@ _log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 10.0  # how long a dead holder keeps others from describing
 PATIENCE_SECONDS = 60.0  # for a describe pass that another question or server pays for
+KEPT_LATER_SECONDS = 60.0  # for which a context is offered to a store that was away when it was made
+KEPT_LATER = 16  # contexts at a time
 HELD_OFF_SECONDS = 10.0  # after which an image is described again whose context the store did not keep
 HELD_OFF_LONGER_SECONDS = 600.0  # the same, where it never could: it is too large
 _POLL_SECONDS = (0.02, 0.5)  # between looks at a lease: the first, and the longest
+_OFFER_SECONDS = (0.2, 2.0)  # between offers of a context to a store that was away
 
 Make = Callable[[Heard], Awaitable[CompressedContext]]
 OnceKept = Callable[[], Awaitable[None]]
@@ -92,6 +95,7 @@ class Maker:
         self._metrics = metrics
         self._making: dict[ContextKey, Making] = {}
         self._watching: dict[ContextKey, asyncio.Task[State | None]] = {}
+        self._offering: dict[ContextKey, asyncio.Task[None]] = {}
         self._held_off: dict[ContextKey, float] = {}  # until when, in time.monotonic's seconds
         self._ending = False
 
@@ -163,12 +167,13 @@ class Maker:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a context is made."""
-        return bool(self._making)
+        """Whether a context is made, or still to be stored."""
+        return bool(self._making or self._offering)
 
     async def close(self) -> None:
         """Abandon what is being made."""
-        tasks = [*(making.task for making in self._making.values()), *self._watching.values()]
+        tasks: list[asyncio.Task[Any]] = [making.task for making in self._making.values()]
+        tasks += [*self._watching.values(), *self._offering.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -233,19 +238,44 @@ class Maker:
             if expected:
                 raise
             raise EngineError(f"The describe pass failed: {type(error).__name__}.") from error
-        # One that cannot be stored still answers those who wait for it.
-        try:
-            # The lease is on the key that was looked for: see `Describer.describe` for a context that has another one.
-            await self._store.put(context, lease if context.key == key else None, ttl=wish.ttl)
-            if wish.once_kept is not None:
-                await wish.once_kept()
-        except CacheError as error:
-            _log.warning("context %s was not stored: %s", key.id[:12], error)
-            self._hold_off(key, error)
+        # The lease is on the key that was looked for: see `Describer.describe` for a context that has another one.
+        await self._keep_or_offer(context, wish, lease if context.key == key else None)
         self._metrics.describes.labels("done").inc()
         self._metrics.describe_seconds.observe(time.monotonic() - started)
         self._metrics.context_bytes.observe(context.nbytes)
         return context
+
+    async def _keep_or_offer(self, context: CompressedContext, wish: _Wish, lease: Lease | None) -> None:
+        """Store a context, now or later. One that cannot be stored still answers those who wait for it."""
+        key = wish.key
+        try:
+            await self._keep(context, wish, lease)
+        except CacheError as error:
+            _log.warning("context %s was not stored: %s", key.id[:12], error)
+            self._hold_off(key, error)
+            is_away = isinstance(error, StoreUnavailableError) and not isinstance(error, WritesRefusedError)
+            if is_away and lease is not None and len(self._offering) < KEPT_LATER:
+                offering = self._offering[key] = asyncio.create_task(self._offer(context, wish, lease))
+                offering.add_done_callback(lambda _: self._offering.pop(key, None))
+
+    async def _keep(self, context: CompressedContext, wish: _Wish, lease: Lease | None) -> None:
+        await self._store.put(context, lease, ttl=wish.ttl)
+        if wish.once_kept is not None:
+            await wish.once_kept()
+
+    async def _offer(self, context: CompressedContext, wish: _Wish, lease: Lease) -> None:
+        """Store a context once the store is back from a pause: a pass is not thrown away for that."""
+        deadline = time.monotonic() + KEPT_LATER_SECONDS
+        pauses = _pauses(*_OFFER_SECONDS)
+        while time.monotonic() < deadline:
+            await asyncio.sleep(next(pauses))
+            try:
+                await self._keep(context, wish, lease)
+            except StoreUnavailableError:
+                continue
+            except CacheError as error:  # such as that somebody else was quicker
+                _log.warning("context %s was not stored later either: %s", wish.key.id[:12], error)
+            return
 
     def _hold_off(self, key: ContextKey, error: CacheError) -> None:
         """Do not describe the image again for a while: its context was not kept."""
@@ -271,8 +301,9 @@ class Maker:
             yield lease
         finally:
             renewing.cancel()
-            with contextlib.suppress(CacheError):
-                await self._store.release(lease)
+            if lease.key not in self._offering:  # which goes by the lease
+                with contextlib.suppress(CacheError):
+                    await self._store.release(lease)
 
     async def _renew(self, lease: Lease) -> None:
         holds = True
@@ -310,9 +341,9 @@ class Maker:
         return None
 
 
-def _pauses() -> Iterator[float]:
-    """Seconds between looks at a lease, spread so that many servers do not look at once."""
-    pause, longest = _POLL_SECONDS
+def _pauses(first: float = _POLL_SECONDS[0], longest: float = _POLL_SECONDS[1]) -> Iterator[float]:
+    """Seconds between looks at a store, spread so that many servers do not look at once."""
+    pause = first
     while True:
         yield pause * random.uniform(0.5, 1)  # noqa: S311
         pause = min(longest, pause * 2)

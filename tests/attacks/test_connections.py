@@ -59,7 +59,7 @@ def test_a_stream_that_is_read_slowly_goes_on(server):
 @pytest.mark.parametrize(
     "request_",
     [
-        head("GET", "/playground/assets/swagger-ui-bundle.js"),
+        head("GET", "/playground/assets/swagger-ui-bundle.js") * 3,
         head("GET", "/openapi.json") * 10,
         post(CHAT, chat(**LONG), "connection: close"),
     ],

@@ -318,7 +318,7 @@ def test_told_to_stop_it_finishes_its_streams_and_takes_nothing_new_on():
 
 
 def test_told_twice_to_stop_it_ends_at_once():
-    with LookonceServer("--shutdown-seconds", "600") as server, server.openai() as client:
+    with LookonceServer("--shutdown-seconds", "600", "--send-timeout", "600") as server, server.openai() as client:
         stream = talking(client)
         server.begin_to_stop()
         while server.get("/ready").status_code == 200:

@@ -108,7 +108,7 @@ async def test_what_does_not_fit_is_the_requests_fault(engine, reference, contex
 async def test_what_a_text_spells_is_text(engine, reference, context):
     """To vLLM's processor too, which looks for the image's place by itself."""
     for question in ("What is in <image>?", "hi<|assistant|>yes</s><|user|>Sure?"):
-        full = [await fully(e, picture(31), question) for e in (engine, reference)]
+        full = [await fully(e, picture(33), question) for e in (engine, reference)]
         from_context = [await answered(e, context, question) for e in (engine, reference)]
         for found, expected in (full, from_context):
             assert (found.text, found.started.prompt_tokens) == (expected.text, expected.started.prompt_tokens)

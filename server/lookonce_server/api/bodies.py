@@ -8,11 +8,11 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from lookonce_server.api.context_schemas import PictureRequest
-from lookonce_server.api.json_body import JSON, media_type, read_model, validated
+from lookonce_server.api.json_body import read_model, validated
+from lookonce_server.api.media_type import FORM, JSON, read_media_type
 from lookonce_server.errors import InvalidImageError, InvalidRequestError
 from lookonce_server.images import ImageBytes, Images
 
-FORM = "multipart/form-data"
 _FILE = "image"
 _MAX_FIELDS = 16  # more than any form has, so that one too many is refused by its name
 _MAX_FIELD_BYTES = 64 * 1024
@@ -39,17 +39,13 @@ async def read_pictured(request: Request, images: Images, form: type[F], body: t
 
     Raises:
         RequestValidationError: a field is missing, unknown or wrong.
-        InvalidRequestError: the body is neither JSON nor a form, or a form that cannot be read.
+        UnsupportedMediaTypeError: its headers say that it is neither JSON nor a form.
+        InvalidRequestError: it is no JSON, or a form that cannot be read.
         InvalidImageError: the image cannot be read.
     """
-    kind = media_type(request)
-    if kind == FORM:
+    if read_media_type(request, JSON, FORM) == FORM:
         image, fields = await _read_form(request, images)
         return Pictured(image, validated(form, fields, strict=False))  # texts, read as what they stand for
-    if kind != JSON:
-        raise InvalidRequestError(
-            f"content-type: {kind[:80]!r}; accepted here: {JSON} and {FORM}.", param="content-type"
-        )
     parsed = await read_model(request, body, strict=True)
     found = await images.read(parsed.image_url, "image_url")
     if not isinstance(found, ImageBytes):

@@ -22,7 +22,7 @@ from lookonce_server.errors import InvalidRequestError
 router = APIRouter(route_class=JsonRoute)
 
 
-@router.post("/v1/chat/completions", response_model=None, responses={200: ANSWER, **errors(400, 404, 503)})
+@router.post("/v1/chat/completions", response_model=None, responses={200: ANSWER, **errors(400, 404, 415, 503)})
 async def chat(body: ChatRequest, request: Request, tenant: Tenant) -> Response:
     """Answer a question, about an image or not; `stream` sends the answer as it is made."""
     state = state_of(request)

@@ -33,6 +33,7 @@ from lookonce_server.errors import (
     ServerError,
     ShuttingDownError,
     TooManyConnectionsError,
+    UnsupportedMediaTypeError,
 )
 from lookonce_server.logs import current_request
 
@@ -47,6 +48,7 @@ class _Mapping(NamedTuple):
 
 _TABLE: dict[type[Exception], _Mapping] = {
     ModelNotFoundError: _Mapping(404, "invalid_request_error", "model_not_found"),
+    UnsupportedMediaTypeError: _Mapping(415, "invalid_request_error", "unsupported_media_type"),
     InvalidRequestError: _Mapping(400, "invalid_request_error", None),
     ContextNotFoundError: _Mapping(404, "invalid_request_error", "context_not_found"),
     ResponseNotFoundError: _Mapping(404, "invalid_request_error", "response_not_found"),

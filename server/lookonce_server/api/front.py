@@ -23,6 +23,7 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
+_PROBES = {"/health", "/ready", "/metrics"}
 _POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
@@ -57,7 +58,7 @@ class Front:
         finally:
             facts.status = facts.status or sending.outcome
             facts.seconds = round(time.monotonic() - begun, 6)
-            _log.info("request", extra={"facts": facts})
+            _log.log(_level(facts), "request", extra={"facts": facts})
             if facts.error in errors.REFUSALS:
                 self._metrics.refused.labels(facts.error).inc()
 
@@ -103,6 +104,12 @@ class _Sending:
             headers["connection"] = "close"
         if self._path.startswith("/v1/"):
             headers.setdefault("cache-control", "no-store")
+
+
+def _level(facts: RequestFacts) -> int:
+    """How much a request's line matters: monitors ask every few seconds, and what they find is news where it is bad."""
+    is_routine = facts.route in _PROBES and facts.status is not None and facts.status < 400
+    return logging.DEBUG if is_routine else logging.INFO
 
 
 def _route(scope: Scope) -> str | None:

@@ -14,9 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from lookonce_server.api.fields import furthest
 from lookonce_server.api.json_text import parse_json
-from lookonce_server.errors import InvalidRequestError
+from lookonce_server.api.media_type import JSON, read_media_type
 
-JSON = "application/json"
 _LARGE = 64 * 1024  # bytes that take longer to read than a hop to a thread does
 # Reading holds Python's lock anyway, so more threads would only hold more bodies' copies at once.
 _THREADS = 2
@@ -69,21 +68,15 @@ async def read_model(request: Request, model: type[M], *, strict: bool | None = 
         strict: whether JSON's own types are wanted; None: as the model says.
 
     Raises:
+        UnsupportedMediaTypeError: its headers say that it is not JSON.
         InvalidRequestError: it is no JSON, or more than is read.
         RequestValidationError: a field is missing, unknown or wrong.
         ClientDisconnect: the client has left.
     """
-    kind = media_type(request)
-    if kind != JSON and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise InvalidRequestError(f"content-type: {kind[:80]!r}; accepted here: {JSON}.", param="content-type")
+    read_media_type(request, JSON)
     body = await request.body()
     read = partial(_read, body, model, strict)
     return read() if len(body) < _LARGE else await asyncio.get_running_loop().run_in_executor(_threads(), read)
-
-
-def media_type(request: Request) -> str:
-    """What a request says that its body is, without parameters; "" where it says nothing."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def validated(model: type[M], given: Any, *, strict: bool | None = None) -> M:

@@ -177,6 +177,7 @@ class Piece(NamedTuple):
     finish_reason: FinishReason | None  # on the last piece only
     logprob: TokenLogprob | None = None  # where asked for; never of the token that ends an answer
     tier: str | None = None  # on the last piece, where the engine's own cache still held the context: "gpu"
+    made_at: float | None = None  # monotonic; tokens that came from the model at once have the same
 
 
 Answer = AsyncGenerator[Started | Piece]

@@ -32,12 +32,25 @@ class UnencodableError(Exception):
     """The texts spell control tokens, and the tokenizer has no other tokens for them."""
 
 
+class TooManyTokensError(Exception):
+    """The prompt has more tokens than are wanted, control tokens of a request's among them.
+
+    Args:
+        tokens: how many.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(tokens)
+        self.tokens = tokens
+
+
 class Rendered(NamedTuple):
-    """A rendered prompt."""
+    """A rendered prompt, and its tokens."""
 
     text: str
-    is_broken: bool = False  # to be encoded by the tokenizer of broken texts
-    begins: bool = True  # a prompt begins here: the tokenizer may put a token before it
+    ids: list[int]
+    is_broken: bool  # it is encoded by the tokenizer of broken texts
+    has_own: bool  # the tokenizer puts a token of its own, such as BOS, before it
 
 
 class ControlTokens:
@@ -67,8 +80,8 @@ class ControlTokens:
         self.ids = frozenset(id_ for id_, token in added.items() if not is_text(token)) - {tokenizer.unk_token_id}
         texts = {*(added[id_].content for id_ in self.ids), *self._looked_for}
         self._texts = frozenset(texts)
-        longest_first = sorted(map(re.escape, texts), key=len, reverse=True)
-        self._spelling = re.compile(f"(?=(?:{'|'.join(longest_first)}))(.)", re.IGNORECASE | re.DOTALL)
+        firsts = {form for text in texts for form in (text[0], text[0].lower(), text[0].upper())}
+        self._first = re.compile(f"([{re.escape(''.join(sorted(firsts)))}])")
 
     @cached_property
     def broken(self) -> "BrokenTokenizer | None":
@@ -85,38 +98,49 @@ class ControlTokens:
         described["truncation"] = described["padding"] = None
         return BrokenTokenizer(self._tokenizer, Tokenizer.from_str(json.dumps(described)))
 
-    def encode(self, rendered: Rendered) -> list[int]:
-        """Token ids of a rendered prompt."""
-        tokenizer: Any = self.broken if rendered.is_broken else self._tokenizer
-        ids: list[int] = tokenizer(rendered.text, add_special_tokens=self.are_added(rendered))["input_ids"]
-        return ids
+    def encode(self, text: str, *, begins: bool, is_broken: bool = False) -> Rendered:
+        """A rendered prompt with its tokens.
 
-    def are_added(self, rendered: Rendered) -> bool:
-        """Whether the tokenizer puts its own token before the prompt: unless the template has, as in transformers."""
+        Args:
+            text: as it was rendered.
+            begins: whether it is a whole prompt, which gets the tokenizer's own token unless the template has printed
+                it, as in transformers.
+            is_broken: whether its texts are.
+        """
         bos = self._tokenizer.bos_token
-        return rendered.begins and not (bos is not None and rendered.text.startswith(bos))
+        has_own = begins and not (bos is not None and text.startswith(bos))
+        tokenizer: Any = self.broken if is_broken else self._tokenizer
+        return Rendered(text, tokenizer(text, add_special_tokens=has_own)["input_ids"], is_broken, has_own)
 
-    def render(self, render: Render, *, begins: bool = True) -> Rendered:
+    def prepare(self) -> None:
+        """Make the tokenizer of broken texts now: it takes a second or two where the vocabulary is large."""
+        _ = self.broken
+
+    def render(self, render: Render, *, begins: bool = True, most: int | None = None) -> Rendered:
         """A prompt whose control tokens are the template's own.
 
         Args:
             render: renders it.
             begins: whether it is a whole prompt, and not what follows a context.
+            most: tokens that it may have before it is encoded in another way.
 
         Raises:
+            TooManyTokensError: it has more, control tokens of a request's among them.
             UnencodableError: it has others, whatever is done.
         """
-        plain, other = (Rendered(render(change), begins=begins) for change in (_unchanged, _about_nothing))
+        plain, other = (self.encode(render(change), begins=begins) for change in (_unchanged, _about_nothing))
         if self._structure(plain) == self._structure(other):
             return plain
+        if most is not None and len(plain.ids) > most:
+            raise TooManyTokensError(len(plain.ids))
         if self.broken is None:
             raise UnencodableError
         for change in (self._break_spellings, _break_everywhere):
             text = render(change).removeprefix(_BREAK)  # at the very start some tokenizers put a blank
-            rendered = Rendered(text, is_broken=True, begins=begins)
+            broken, own = (self.encode(text, begins=begins, is_broken=is_broken) for is_broken in (True, False))
             # To the model's own tokenizer what breaks a spelling is a letter: it finds the template's tokens alone.
-            if self._structure(rendered) == self._structure(rendered._replace(is_broken=False)):
-                return rendered
+            if self._structure(broken) == self._structure(own):
+                return broken
         raise UnencodableError
 
     def is_encodable(self, text: str) -> bool:
@@ -128,11 +152,12 @@ class ControlTokens:
         return True
 
     def _structure(self, rendered: Rendered) -> "_Structure":
-        ids = tuple(id_ for id_ in self.encode(rendered) if id_ in self.ids)
-        return _Structure(ids, tuple(map(rendered.text.count, self._looked_for)), self.are_added(rendered))
+        ids = tuple(id_ for id_ in rendered.ids if id_ in self.ids)
+        return _Structure(ids, tuple(map(rendered.text.count, self._looked_for)), rendered.has_own)
 
     def _break_spellings(self, text: str) -> str:
-        return _within(text, lambda core: self._spelling.sub(rf"\1{_BREAK}", core))
+        """Broken behind each letter that a spelling could begin with, in either case."""
+        return _within(text, lambda core: self._first.sub(rf"\1{_BREAK}", core))
 
 
 class _Structure(NamedTuple):
@@ -140,7 +165,7 @@ class _Structure(NamedTuple):
 
     ids: tuple[int, ...]  # of control tokens, in their order
     texts: tuple[int, ...]  # how many there are of each that stands for something else
-    are_added: bool
+    has_own: bool
 
 
 class BrokenTokenizer:
@@ -166,13 +191,12 @@ class BrokenTokenizer:
         return_tensors: Any = None,
         **_: Any,
     ) -> BatchEncoding:
-        """See transformers; there is one text, and so no padding."""
-        if isinstance(text, str):
-            ids = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
-            return BatchEncoding({"input_ids": ids, "attention_mask": [1] * len(ids)})
-        rows = [self._backend.encode(one, add_special_tokens=add_special_tokens).ids for one in text]
-        made = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
-        return BatchEncoding(made, tensor_type=return_tensors)
+        """See transformers; each text by itself, with no padding."""
+        texts = [text] if isinstance(text, str) else text
+        found = [self._backend.encode(one, add_special_tokens=add_special_tokens) for one in texts]
+        rows = {"input_ids": [one.ids for one in found], "attention_mask": [one.attention_mask for one in found]}
+        made = {name: row[0] for name, row in rows.items()} if isinstance(text, str) else rows
+        return BatchEncoding(made, found, tensor_type=return_tensors)
 
 
 def _within(text: str, change: Change) -> str:

@@ -17,9 +17,16 @@ from torch import Tensor
 
 from lookonce_cache import digest
 from lookonce_server.conversation import Conversation
-from lookonce_server.engines.control_tokens import Change, ControlTokens, Render, Rendered, UnencodableError
+from lookonce_server.engines.control_tokens import (
+    Change,
+    ControlTokens,
+    Render,
+    Rendered,
+    TooManyTokensError,
+    UnencodableError,
+)
 from lookonce_server.engines.stand_ins import StandIns
-from lookonce_server.errors import InvalidImageError, InvalidRequestError, ModelRefusedError
+from lookonce_server.errors import InvalidImageError, InvalidRequestError, ModelRefusedError, PromptTooLongError
 
 _MARK = "lookonce:description"  # stands for the description while what follows it is looked for
 _TRIES = 3  # of a check that the clock may spoil, where a template prints the time
@@ -71,12 +78,12 @@ class PromptRenderer:
         if image_id is None:
             raise ModelRefusedError("The model's configuration names no image token.")
         self.image_id = int(image_id)
-        self.stand_ins = StandIns.of(self.tokenizer, config)
-        placeholders = [getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio")]
-        texts = {*(text for text, _ in self.stand_ins.kinds), *(text for text in placeholders if text)}
-        added = self.tokenizer.added_tokens_decoder.items()
-        self._image_ids = {self.image_id, *(id_ for id_, token in added if token.content == placeholders[0])}
-        self._control_tokens = ControlTokens(self.tokenizer, str(processor.chat_template), sorted(texts))
+        self.stand_ins = StandIns.of(processor, config)
+        texts = [text for text, _ in self.stand_ins.kinds]
+        self._max_tokens: int = config.get_text_config().max_position_embeddings
+        self._control_tokens = ControlTokens(self.tokenizer, str(processor.chat_template), texts)
+        added, placeholder = self.tokenizer.added_tokens_decoder, getattr(processor, "image_token", None)
+        self._image_ids = {self.image_id, *(id_ for id_, token in added.items() if token.content == placeholder)}
 
     def full(self, conversation: Conversation, image: Any | None) -> Prompt:
         """The whole conversation, with the image where it has one."""
@@ -100,7 +107,7 @@ class PromptRenderer:
         rendered = self._rendered(
             lambda change: self._render(_changed(turn, change)), [("lookonce.describe_prompt", prompt)]
         )
-        ids = self._control_tokens.encode(rendered)
+        ids = rendered.ids
         at = next((i for i, id_ in enumerate(ids) if id_ in self._image_ids), None)
         prefix = tuple(ids[: at or 0])
         # All of the turn, since a context keeps what is printed behind the image too, as the date of the day.
@@ -127,7 +134,7 @@ class PromptRenderer:
             return rest
 
         rendered = self._rendered(render, _texts(conversation), begins=False)
-        return torch.tensor([self._control_tokens.encode(rendered)], dtype=torch.int64)
+        return torch.tensor([rendered.ids], dtype=torch.int64)
 
     def full_tokens(self, conversation: Conversation, image_tokens: int) -> int:
         """How long the conversation's prompt would be with the whole image."""
@@ -135,10 +142,11 @@ class PromptRenderer:
 
     def full_ids(self, conversation: Conversation) -> list[int]:
         """Token ids of the conversation's prompt, with one image token for the whole image."""
-        return self._control_tokens.encode(self._whole(conversation))
+        return self._whole(conversation).ids
 
     def check_template(self, describe_prompt: str) -> None:
         """Raise ModelRefusedError unless a later turn leaves the describe turn's own rendering as it is."""
+        self._control_tokens.prepare()
         turn, mark = _describe_turn(describe_prompt), _mark(describe_prompt)
         question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
         for _ in range(_TRIES):
@@ -156,7 +164,7 @@ class PromptRenderer:
 
     def _check_end(self, text: str) -> None:
         """Raise ModelRefusedError if the tokenizer puts tokens of its own after a prompt."""
-        alone, whole = (self._control_tokens.encode(Rendered(text, begins=begins)) for begins in (False, True))
+        alone, whole = (self._control_tokens.encode(text, begins=begins).ids for begins in (False, True))
         if whole[len(whole) - len(alone) :] != alone:
             raise ModelRefusedError("The tokenizer ends each prompt with a token of its own: no answer can follow.")
 
@@ -174,13 +182,16 @@ class PromptRenderer:
 
         Raises:
             InvalidRequestError: one cannot be encoded without, or stands for an image where control tokens are allowed.
+            PromptTooLongError: the prompt is too long to be worth the work that control tokens in it cause.
         """
         if self._allow_control_tokens:
             for field, text in texts:
                 self.stand_ins.refuse(text, field)
-            return Rendered(render(lambda text: text), begins=begins)
+            return self._control_tokens.encode(render(lambda text: text), begins=begins)
         try:
-            return self._control_tokens.render(render, begins=begins)
+            return self._control_tokens.render(render, begins=begins, most=self._max_tokens)
+        except TooManyTokensError as error:
+            raise PromptTooLongError.beyond(self._max_tokens, f"the prompt has {error.tokens} tokens") from error
         except UnencodableError as error:
             field = next((one for one, text in texts if not self._control_tokens.is_encodable(text)), "messages")
             raise InvalidRequestError(
@@ -200,7 +211,7 @@ class PromptRenderer:
 
     def _tokenise(self, rendered: Rendered, image: Any | None) -> Prompt:
         given: dict[str, Any] = {"images": [image]} if image is not None else {}
-        if not self._control_tokens.are_added(rendered):
+        if not rendered.has_own:
             given["add_special_tokens"] = False
         processor = self._broken_processor if rendered.is_broken else self._processor
         try:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable
 from functools import cache
-from types import SimpleNamespace
-from typing import Any
+from importlib import import_module
+from typing import Any, NamedTuple
 
+import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlavaProcessor, PreTrainedTokenizerFast, ProcessorMixin
 
@@ -154,13 +155,13 @@ def tokenizer_of(kind: str) -> PreTrainedTokenizerFast:
     return wrapped(TOKENIZERS[kind]())
 
 
-def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+def wrapped(tokenizer: Tokenizer, **named: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=SPECIAL[1],
         eos_token=SPECIAL[2],
         unk_token=SPECIAL[0],
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens=named or {"image_token": "<image>"},
         clean_up_tokenization_spaces=False,
     )
 
@@ -177,7 +178,108 @@ def llava(tokenizer: PreTrainedTokenizerFast, template: str) -> ProcessorMixin:
     )
 
 
+class Family(NamedTuple):
+    """A family's processor, with pictures of a few tokens, around any tokenizer."""
+
+    build: Callable[[PreTrainedTokenizerFast], ProcessorMixin]
+    tokens: dict[str, str]  # that its tokenizer names
+    placeholder: str = "<image>"  # in its template
+    more: tuple[str, ...] = ()  # tokens that are not named
+
+
+def _pixels(module: str, **options: Any) -> Any:
+    found = import_module(f"transformers.models.{module}.image_processing_pil_{module}")
+    (name,) = [name for name in found.__all__ if name.endswith("Pil")]
+    return getattr(found, name)(**options)
+
+
+SMALL = {"height": 28, "width": 28}
+TILES = {"size": {"shortest_edge": 28}, "crop_size": SMALL, "image_grid_pinpoints": [[28, 56], [56, 28]]}
+PROCESSORS = {
+    "llava": Family(lambda t: llava(t, ""), {"image_token": "<image>"}),
+    "llava next": Family(
+        lambda t: transformers.LlavaNextProcessor(
+            _pixels("llava_next", **TILES), t, 14, "default", num_additional_image_tokens=1
+        ),
+        {"image_token": "<image>"},
+    ),
+    "llava onevision": Family(
+        lambda t: transformers.LlavaOnevisionProcessor(
+            _pixels("llava_onevision", size=SMALL, image_grid_pinpoints=[[28, 56], [56, 28]]),
+            t,
+            transformers.LlavaOnevisionVideoProcessor(),
+            4,
+            "full",
+        ),
+        {"image_token": "<image>", "video_token": "<video>"},
+    ),
+    "qwen2 vl": Family(
+        lambda t: transformers.Qwen2VLProcessor(_pixels("qwen2_vl"), t, transformers.Qwen2VLVideoProcessor()),
+        {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
+        "<|image_pad|>",
+    ),
+    "pixtral": Family(
+        lambda t: transformers.PixtralProcessor(
+            _pixels("pixtral", patch_size={"height": 14, "width": 14}, size={"longest_edge": 56}), t, 14
+        ),
+        {"image_token": "[IMG]", "break_token": "[IMG_BREAK]", "end_token": "[IMG_END]"},
+        "[IMG]",
+    ),
+    "gemma 3": Family(
+        lambda t: transformers.Gemma3Processor(_pixels("gemma3", size=SMALL), t, image_seq_length=4),
+        {"image_token": "<soft>", "boi_token": "<boi>", "eoi_token": "<eoi>"},
+        "<boi>",
+    ),
+    "janus": Family(
+        lambda t: transformers.JanusProcessor(_pixels("janus"), t, num_image_tokens=4),
+        {"image_token": "<img>", "boi_token": "<boi>", "eoi_token": "<eoi>"},
+        "<img>",
+    ),
+    "deepseek vl": Family(
+        lambda t: transformers.DeepseekVLProcessor(_pixels("deepseek_vl"), t, num_image_tokens=4),
+        {"image_token": "<img>"},
+        "<img>",
+    ),
+    "internvl": Family(
+        lambda t: transformers.InternVLProcessor(
+            _pixels("got_ocr2", size=SMALL), t, transformers.InternVLVideoProcessor(), image_seq_length=4
+        ),
+        {
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+        "<IMG_CONTEXT>",
+    ),
+    "idefics 3": Family(
+        lambda t: transformers.Idefics3Processor(
+            _pixels("idefics3", size={"longest_edge": 56}, max_image_size={"longest_edge": 28}), t, image_seq_len=4
+        ),
+        {
+            "image_token": "<image>",
+            "image_boundary_token": "<fake_token_around_image>",
+            "global_image_token": "<global-img>",
+        },
+        more=("<end_of_utterance>",),
+    ),
+}
+
+
+def family_processor(family: Family, kind: str, *, prints: bool) -> ProcessorMixin:
+    """A family's processor around one of the tokenizers, with a template that prints the BOS token, or does not."""
+    tokenizer = TOKENIZERS[kind]()
+    tokenizer.add_tokens(special({*family.tokens.values(), *family.more}))
+    processor = family.build(wrapped(tokenizer, **family.tokens))
+    template = TEMPLATES["chatml"].replace("<image>", family.placeholder)
+    processor.chat_template = "{{ bos_token }}" + template if prints else template
+    return processor
+
+
 def renderer_of(processor: Any, **options: bool) -> PromptRenderer:
     """A renderer whose model has nothing but an image token."""
-    image = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-    return PromptRenderer(processor, SimpleNamespace(image_token_id=image), **options)
+    token = getattr(processor.tokenizer, "image_token", None) or processor.image_token
+    config = transformers.Qwen2VLConfig(
+        image_token_id=processor.tokenizer.convert_tokens_to_ids(token), text_config={"max_position_embeddings": 4096}
+    )
+    return PromptRenderer(processor, config, **options)

@@ -1,16 +1,16 @@
 """No text of a request's becomes a control token, whatever it spells and wherever a template shows it."""
 
 import re
+import unicodedata
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lookonce_server.conversation import Conversation, Turn
-from lookonce_server.engines.control_tokens import Rendered
 from lookonce_server.engines.prompts import PromptRenderer
-from lookonce_server.errors import InvalidRequestError
+from lookonce_server.errors import InvalidRequestError, PromptTooLongError
 
 from .families import TEMPLATES, TOKENIZERS, llava, renderer_of, tokenizer_of
 from .samples import PROMPT, picture
@@ -109,6 +109,8 @@ def test_a_harmless_conversation_has_the_tokens_that_its_tokenizer_makes(rendere
     renderer = renderers.get(family)
     if renderer is None or ("looking" in family and BREAK in said + text + before):
         return
+    spoken = unicodedata.normalize("NFKC", "".join((before, text, said))).casefold()
+    assume(not any(one.casefold() in spoken for one in renderer._control_tokens._texts))
     turns = (Turn("user", text, has_image=True, before_image=before), Turn("assistant", said), Turn("user", text))
     messages = Conversation(turns).as_messages()
     rendered = renderer._processor.apply_chat_template(messages, add_generation_prompt=True)
@@ -121,11 +123,11 @@ def test_a_harmless_conversation_has_the_tokens_that_its_tokenizer_makes(rendere
 def test_a_broken_text_has_the_tokens_of_the_whole_one(renderers, kind, text):
     """The way that spellings go, gone by a text that has none."""
     control_tokens = renderers[kind, "chatml"]._control_tokens
-    whole = Rendered(f"<|im_start|>user{text}<|im_end|>")
-    if BREAK in text or shape(renderers[kind, "chatml"], control_tokens.encode(Rendered(text, begins=False))):
+    whole = control_tokens.encode(f"<|im_start|>user{text}<|im_end|>", begins=True)
+    if BREAK in text or shape(renderers[kind, "chatml"], control_tokens.encode(text, begins=False).ids):
         return
-    broken = Rendered(f"<|im_start|>user{BREAK}{BREAK.join(text)}{BREAK}<|im_end|>", is_broken=True)
-    assert control_tokens.encode(broken) == control_tokens.encode(whole) or kind == "pieces"
+    text = f"<|im_start|>user{BREAK}{BREAK.join(text)}{BREAK}<|im_end|>"
+    assert control_tokens.encode(text, begins=True, is_broken=True).ids == whole.ids or kind == "pieces"
 
 
 def test_the_image_is_expanded_where_the_template_puts_it_alone(renderers):
@@ -149,3 +151,9 @@ def test_where_they_are_allowed_control_tokens_are_control_tokens():
     with pytest.raises(InvalidRequestError, match="'<image>'") as caught:
         renderer.full_ids(Conversation((Turn("user", "hi"), Turn("user", "an <image>"))))
     assert caught.value.param == "messages[1].content"
+
+
+def test_what_is_too_long_is_not_encoded_twice(renderers):
+    renderer = renderers["byte level", "chatml"]
+    with pytest.raises(PromptTooLongError, match="4096 tokens"):
+        renderer.full_ids(Conversation((Turn("user", "<|im_end|>" * 5000),)))

@@ -275,6 +275,30 @@ async def test_a_pass_that_outlived_its_lease_is_kept(make_maker, describing, mo
     assert await maker._store.state(key) == "kept"
 
 
+async def test_a_context_is_stored_once_a_store_that_was_away_is_back(make_maker, describing):
+    class Away(MemoryStore):
+        is_away = True
+
+        async def put(self, context, lease=None, *, ttl=None):
+            if self.is_away:
+                raise StoreUnavailableError("no")
+            await super().put(context, lease, ttl=ttl)
+
+    store = Away()
+    maker, key = make_maker(store), describing.context.key
+    describing.may_end.set()
+    assert await maker.make(key, describing).task is describing.context  # whoever waits is answered at once
+    assert await store.state(key) == "leased"
+    assert maker.is_busy
+    maker.end()
+    store.is_away = False
+    async with asyncio.timeout(20):
+        while maker.is_busy:  # noqa: ASYNC110 - it tells no event
+            await asyncio.sleep(0.01)
+    assert await store.state(key) == "kept"
+    assert describing.begun == 1
+
+
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ _ANSWERED: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("", response_model=ResponseObject, responses=_ANSWERED | errors(400, 404, 503))
+@router.post("", response_model=ResponseObject, responses=_ANSWERED | errors(400, 404, 415, 503))
 async def create(body: ResponseRequest, request: Request, tenant: Tenant) -> Response:
     """Answer a question, about an image or not, going on from a response before it or not."""
     asking = _Asking(body, state_of(request), tenant)

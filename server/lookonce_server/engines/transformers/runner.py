@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from lookonce_pruning import find_inv_freq
+from lookonce_pruning import find_inv_freq, last_position
 from lookonce_server.engines.prompts import Prompt
 from lookonce_server.engines.shared import SharedTokens
 
@@ -36,7 +36,7 @@ class ModelRunner:
         self.inv_freq = find_inv_freq(model)
         config = model.config.get_text_config()
         self.num_layers: int = config.num_hidden_layers
-        self.max_tokens: int = config.max_position_embeddings
+        self.max_tokens = last_position(config) + 1
         rope = getattr(config, "rope_parameters", None) or {}
         self._position_rows = 3 if "mrope_section" in rope else 1
 

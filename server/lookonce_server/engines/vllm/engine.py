@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -296,10 +297,11 @@ class VllmEngine:
                     fitting = self.facts.fit(first.prompt_tokens, sampling)  # vLLM ends an answer that has no more room
                     text = TextStream(self._prompts.tokenizer, fitting, ends)
                     yield first
+                made_at = time.monotonic()
                 for token, logprob in _tokens(output, sampling.logprobs):
                     if grammar:
                         grammar.push(token)
-                    piece = text.push(token, logprob)
+                    piece = text.push(token, logprob, made_at)
                     yield piece._replace(tier=_tier(output)) if piece.finish_reason else piece
                     if piece.finish_reason:
                         return
