@@ -34,7 +34,7 @@ _OPERATIONS = (
     *("read", "write", "forget"),
     *("lease", "renew", "release", "state"),
 )
-_DAMAGES = ("truncated", "trailing", "foreign", "version", "header", "checksum", "record")
+_DAMAGES = ("truncated", "trailing", "foreign", "version", "header", "checksum", "record", "lease", "index")
 _WRITE_REFUSALS = ("misconf", "noreplicas", "oom", "readonly", "noperm")  # of writes
 
 
