@@ -1,4 +1,4 @@
-"""`lookonce serve`, and `lookonce new-key`."""
+"""`lookonce serve`, and `lookonce new-key`, which needs nothing of what the server loads."""
 
 import argparse
 import asyncio
@@ -6,17 +6,12 @@ import logging
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from pydantic import ValidationError
-
-from lookonce_cache import InvalidContextError, StoreConfigError, check_tenant
 from lookonce_server import access, logs
-from lookonce_server.api.app import running_app, served_name
-from lookonce_server.connection import RefusalLog
-from lookonce_server.errors import AccessConfigError, ModelRefusedError, ProfileError
-from lookonce_server.serving import Server
-from lookonce_server.settings import Settings, SettingsFileError, load_settings
+
+if TYPE_CHECKING:
+    from lookonce_server.settings import Settings
 
 _HINT = """
 lookonce serves {model!r} at {url}. Try, in another terminal:
@@ -53,6 +48,12 @@ def serve(arguments: list[str]) -> int:
     Returns:
         The exit code: 0, or 1 when it could not start, with one line that says why.
     """
+    from pydantic import ValidationError
+
+    from lookonce_cache import StoreConfigError
+    from lookonce_server.errors import AccessConfigError, ModelRefusedError, ProfileError
+    from lookonce_server.settings import SettingsFileError, load_settings
+
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     files.add_argument("--config")
     known, flags = files.parse_known_args(arguments)
@@ -86,16 +87,20 @@ def new_key(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="lookonce new-key", description=new_key.__doc__.partition("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("tenant", help="whose key it is: letters, digits, '.', '_' or '-'")
     tenant = parser.parse_args(arguments).tenant
-    try:
-        check_tenant(tenant)
-    except InvalidContextError as error:
-        parser.error(str(error))
+    if not access.is_tenant(tenant):
+        parser.error(
+            f"tenant: {tenant[:80]!r}; accepted: 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first"
+        )
     key = access.new_key()
     print(_NEW_KEY.format(key=key, tenant=tenant, hash=access.key_hash(key)))  # noqa: T201 - for people
     return 0
 
 
-async def _run(settings: Settings) -> int:
+async def _run(settings: "Settings") -> int:
+    from lookonce_server.api.app import running_app, served_name
+    from lookonce_server.connection import RefusalLog
+    from lookonce_server.serving import Server
+
     model, api_key = served_name(settings), "<key>" if settings.has_keys else "any"
 
     def greet(url: str) -> None:
