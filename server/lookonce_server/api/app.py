@@ -63,6 +63,7 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
     metrics.retention.set(settings.retention)
     keys = read_keys(settings.api_keys, settings.api_key_hashes, settings.tenant_limits)
     store = open_store(settings.store, ttl=settings.ttl, observer=metrics.store)
+    metrics.store.begin(store.tier)
     engine = await _load_engine(settings)
     try:
         plan = _plan(settings, engine)
