@@ -250,7 +250,7 @@ class Judge:
             if line["message"] == "request":
                 lines.setdefault(line["request_id"], []).append(line)
         found = ((one, self._fault(one, lines)) for one in sent)
-        return [f"{why}: {one.data[:1500]!r}: {one.answer}"[:3000] for one, why in found if why]
+        return [f"{why}: {one.data[:800]!r}: {one.answer}"[:1500] for one, why in found if why]
 
     def _fault(self, sent: Sent, lines: dict[str, list[dict[str, Any]]]) -> str | None:
         answer = sent.answer
