@@ -78,8 +78,12 @@ async def test_by_id_yesterdays_context_does_not_exist(bench, clock):
     context = await bench.create(png(92))
     await bench.ask(context.id, QUESTION)
     clock.strike()
+    before = await bench.contexts.stats(TENANT)
     with pytest.raises(ContextNotFoundError):
         await bench.ask(context.id, QUESTION)
+    after = await bench.contexts.stats(TENANT)
+    assert after.hits == before.hits  # it is no hit in the counts either
+    assert after.misses > before.misses
     today = await bench.create(png(92))
     assert (await bench.ask(today.id, QUESTION)).lookup.cache == "hit"
 
