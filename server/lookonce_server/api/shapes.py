@@ -191,8 +191,9 @@ class NotReady(BaseModel):
     status: Literal["not ready"]
 
 
+_EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
 ANSWER: dict[str, Any] = {
     "model": ChatCompletion,
     "description": "The answers; with `stream`, as server-sent events, each a chunk, and last `[DONE]`.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {"text/event-stream": {"itemSchema": _EVENT}},
 }

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from lookonce_server.api.messages import ImageUrlText, Messages, ModelName, Parts, kind_of
@@ -139,6 +139,11 @@ Metadata = Annotated[
 Label = Annotated[str, Field(max_length=512)]
 
 
+def _or_default(model: type[BaseModel]) -> BeforeValidator:
+    """Null is the same as leaving the field out."""
+    return BeforeValidator(lambda given: model() if given is None else given, json_schema_input_type=model | None)
+
+
 class ResponseRequest(_Strict):
     """`POST /v1/responses`. Fields with one accepted value are those whose default means "not used"."""
 
@@ -152,7 +157,7 @@ class ResponseRequest(_Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     include: Annotated[list[Literal["message.output_text.logprobs"]], Field(fail_fast=True)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    text: Annotated[TextConfig, BeforeValidator(lambda text: TextConfig() if text is None else text)] = TextConfig()
+    text: Annotated[TextConfig, _or_default(TextConfig)] = TextConfig()
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     truncation: Literal["disabled"] | None = None
@@ -167,7 +172,7 @@ class ResponseRequest(_Strict):
     user: Label | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
-    lookonce: Annotated[Extension, BeforeValidator(lambda own: Extension() if own is None else own)] = Extension()
+    lookonce: Annotated[Extension, _or_default(Extension)] = Extension()
 
     @property
     def items(self) -> list[Item]:
