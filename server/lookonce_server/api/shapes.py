@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lookonce_pruning import RowSource
+from lookonce_server.api.documented import EVENT
 from lookonce_server.profile import Checkpoint, Measured
 
 
@@ -194,5 +195,5 @@ class NotReady(BaseModel):
 ANSWER: dict[str, Any] = {
     "model": ChatCompletion,
     "description": "The answers; with `stream`, as server-sent events, each a chunk, and last `[DONE]`.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {"text/event-stream": {"itemSchema": EVENT}},
 }

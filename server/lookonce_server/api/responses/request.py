@@ -152,7 +152,10 @@ class ResponseRequest(_Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     include: Annotated[list[Literal["message.output_text.logprobs"]], Field(fail_fast=True)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    text: Annotated[TextConfig, BeforeValidator(lambda text: TextConfig() if text is None else text)] = TextConfig()
+    text: Annotated[
+        TextConfig,
+        BeforeValidator(lambda text: TextConfig() if text is None else text, json_schema_input_type=TextConfig | None),
+    ] = TextConfig()
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     truncation: Literal["disabled"] | None = None
@@ -167,7 +170,10 @@ class ResponseRequest(_Strict):
     user: Label | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
-    lookonce: Annotated[Extension, BeforeValidator(lambda own: Extension() if own is None else own)] = Extension()
+    lookonce: Annotated[
+        Extension,
+        BeforeValidator(lambda own: Extension() if own is None else own, json_schema_input_type=Extension | None),
+    ] = Extension()
 
     @property
     def items(self) -> list[Item]:
