@@ -15,21 +15,16 @@ from lookonce_server.api.context_schemas import (
     ContextRequest,
     ContextStats,
 )
-from lookonce_server.api.documented import errors
+from lookonce_server.api.documented import EVENT, errors
 from lookonce_server.api.state import Tenant, state_of
 from lookonce_server.api.streaming import DONE, EventStream, event
 from lookonce_server.contexts import Prepared
 
 router = APIRouter(prefix="/v1/contexts")
-_EVENT = {
-    "type": "object",
-    "required": ["data"],
-    "properties": {"data": {"type": "string", "contentMediaType": "application/json"}},
-}
 _CREATED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The context, or with `stream` the events of its making.",
-        "content": {"text/event-stream": {"itemSchema": _EVENT}},
+        "content": {"text/event-stream": {"itemSchema": EVENT}},
     }
 }
 

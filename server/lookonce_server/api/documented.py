@@ -17,6 +17,13 @@ _WHEN = {
     503: "For the moment this cannot be served; `retry-after` says when to try again.",
 }
 
+# One of a stream's.
+EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string", "contentMediaType": "application/json"}},
+}
+
 
 class ErrorDetail(BaseModel):
     """What went wrong."""

@@ -166,9 +166,11 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed(request: Request) -> str:
-    """The methods of a path: of all routes that it leads to, where Starlette tells those of the first."""
-    leading = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    methods = {method for route in leading for method in getattr(route, "methods", None) or ()}
+    """The methods of a path: of all routes that are written alike, where Starlette tells those of the first."""
+    leading = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    path = getattr(next(leading, None), "path", None)
+    alike = [route for route in request.app.routes if getattr(route, "path", None) == path]
+    methods = {method for route in alike for method in getattr(route, "methods", None) or ()}
     return ", ".join(sorted(methods or _OF_FILES))
 
 

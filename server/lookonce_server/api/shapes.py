@@ -191,9 +191,8 @@ class NotReady(BaseModel):
     status: Literal["not ready"]
 
 
-_EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
 ANSWER: dict[str, Any] = {
     "model": ChatCompletion,
     "description": "The answers; with `stream`, as server-sent events, each a chunk, and last `[DONE]`.",
-    "content": {"text/event-stream": {"itemSchema": _EVENT}},
+    "content": {"text/event-stream": {"itemSchema": EVENT}},
 }

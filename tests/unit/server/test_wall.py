@@ -239,7 +239,7 @@ METHODS = {
     "/v1/models": "GET",
     "/v1/chat/completions": "POST",
     "/v1/contexts": "GET, POST",
-    "/v1/contexts/stats": "DELETE, GET",  # which is also an id that no context has
+    "/v1/contexts/stats": "GET",
     "/v1/contexts/x/heatmap.png": "GET, POST",
 }
 
