@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lookonce_pruning import RowSource
+from lookonce_server.api.documented import EVENT
 from lookonce_server.profile import Checkpoint, Measured
 
 
