@@ -164,6 +164,7 @@ async def _load_vllm(settings: Settings) -> Engine:
         describe_prompt=settings.describe_prompt,
         max_queue=settings.max_queue,
         options=settings.vllm,
+        handover_dir=settings.handover_dir,
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from prometheus_client import REGISTRY, CollectorRegistry
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -37,6 +38,7 @@ from lookonce_server.engines.vllm.capturing import Capturer
 from lookonce_server.engines.vllm.contexts import Contexts
 from lookonce_server.engines.vllm.contract import Compression, Job
 from lookonce_server.engines.vllm.options import engine_args
+from lookonce_server.engines.vllm.parent import binding_forks
 from lookonce_server.engines.vllm.requests import BACKGROUND, Requests, sampling_params
 from lookonce_server.engines.vllm.selfcheck import check_model
 from lookonce_server.engines.vllm.spool import Spool
@@ -57,10 +59,11 @@ class VllmEngine:
     Args:
         llm: vLLM's engine, its workers attached.
         folder: of the checkpoint.
+        spool: hands tensors over; closed with the engine.
         max_queue: passes that wait or run before more are refused.
     """
 
-    def __init__(self, llm: AsyncLLM, folder: Path, *, max_queue: int) -> None:
+    def __init__(self, llm: AsyncLLM, folder: Path, spool: Spool, *, max_queue: int) -> None:
         model = llm.model_config
         dtype = model.dtype
         assert isinstance(dtype, torch.dtype)
@@ -84,7 +87,7 @@ class VllmEngine:
         self._shared: SharedTokens | None = None  # until the self-check has found them
         self.registry: CollectorRegistry | None = REGISTRY  # where vLLM keeps its metrics
         self._requests = Requests(llm, max_queue=max_queue)
-        self._spool = Spool()
+        self._spool = spool
         self._contexts = Contexts(self._spool)
         self._capturer = Capturer(
             self._requests,
@@ -95,7 +98,14 @@ class VllmEngine:
 
     @classmethod
     async def load(
-        cls, name: str, *, dtype: torch.dtype, describe_prompt: str, max_queue: int, options: Mapping[str, Any]
+        cls,
+        name: str,
+        *,
+        dtype: torch.dtype,
+        describe_prompt: str,
+        max_queue: int,
+        options: Mapping[str, Any],
+        handover_dir: Path | None = None,
     ) -> Self:
         """Start vLLM with a checkpoint and check that it can be served.
 
@@ -105,6 +115,7 @@ class VllmEngine:
             describe_prompt: tried in the self-check.
             max_queue: passes that wait or run before more are refused.
             options: vLLM's own, see `options.engine_args`.
+            handover_dir: where tensors are handed to its processes; None chooses.
 
         Raises:
             ModelRefusedError: it cannot be served, or an option is wrong; the message says why.
@@ -114,16 +125,21 @@ class VllmEngine:
         os.environ.setdefault("LLGUIDANCE_LOG_LEVEL", "0")  # a grammar that fails is told to whoever asked
         folder = await asyncio.to_thread(find_checkpoint, name)
         args = await asyncio.to_thread(engine_args, options, model=str(folder), dtype=str(dtype).removeprefix("torch."))
+        spool = await asyncio.to_thread(Spool, handover_dir)
         try:
-            llm = await asyncio.to_thread(AsyncLLM.from_engine_args, args)
-        except (ValueError, RuntimeError, OSError) as error:
+            llm = await asyncio.to_thread(_start, args)
+        except BaseException as error:
+            spool.close()
+            if not isinstance(error, (ValueError, RuntimeError, OSError)):
+                raise
             raise ModelRefusedError(f"vLLM cannot run model {name!r}: {error}") from error
         try:
             for problems in await llm.collective_rpc("lookonce_attach"):
                 if problems:
                     raise ModelRefusedError(f"This model cannot be served by image re-prompting. {' '.join(problems)}")
-            engine = cls(llm, folder, max_queue=max_queue)
+            engine = cls(llm, folder, spool, max_queue=max_queue)
         except BaseException:
+            spool.close()
             await asyncio.to_thread(llm.shutdown)
             raise
         try:
@@ -293,6 +309,12 @@ class VllmEngine:
         ids: list[int] = self._prompts.continuation(context.identity.describe_prompt, conversation)[0].tolist()
         full_tokens = self._prompts.full_tokens(conversation, context.image_tokens)
         return _Continued(ids, full_tokens, self._shared.before(context))
+
+
+def _start(args: AsyncEngineArgs) -> AsyncLLM:
+    """Start vLLM; its processes end with this one, and with the thread that this is called in."""
+    with binding_forks():
+        return AsyncLLM.from_engine_args(args)
 
 
 def _tier(output: RequestOutput) -> str | None:

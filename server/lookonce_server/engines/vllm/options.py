@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from lookonce_server.engines.vllm.parent import Binding
 from lookonce_server.errors import ModelRefusedError
 
 CONNECTOR = "ContextConnector"
@@ -60,7 +61,10 @@ def engine_args(given: Mapping[str, Any], *, model: str, dtype: str) -> Any:
     arguments = [_argument(name, value) for name, value in {**defaults, **given}.items()]
     args = AsyncEngineArgs.from_cli_args(parser.parse_args([*arguments, f"--model={model}", f"--dtype={dtype}"]))
     args.kv_transfer_config = KVTransferConfig(
-        kv_connector=CONNECTOR, kv_connector_module_path=CONNECTOR_MODULE, kv_role="kv_both"
+        kv_connector=CONNECTOR,
+        kv_connector_module_path=CONNECTOR_MODULE,
+        kv_role="kv_both",
+        kv_connector_extra_config={"parent": Binding()},
     )
     args.worker_extension_cls = WORKER_EXTENSION
     args.structured_outputs_config = StructuredOutputsConfig(
