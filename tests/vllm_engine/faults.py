@@ -23,6 +23,11 @@ def arm(name: str, rank: int = 0) -> None:
     Path(os.environ[VARIABLE]).write_text(f"{name} {rank}")
 
 
+def disarm() -> None:
+    """Have nothing fail."""
+    Path(os.environ[VARIABLE]).unlink(missing_ok=True)
+
+
 def is_armed() -> bool:
     """Whether it is still to fail."""
     return Path(os.environ[VARIABLE]).exists()
@@ -50,7 +55,8 @@ class Faulty(ContextConnector):
         update, see = layer.impl.do_kv_cache_update, self._recorder._see
 
         def failing_update(*arguments: Any, **more: Any) -> Any:
-            _fire("layer", self._rank)
+            if self._inside == "start_load_kv":  # vLLM calls it too
+                _fire("layer", self._rank)
             return update(*arguments, **more)
 
         def failing_see(index: int, *arguments: Any) -> None:

@@ -12,13 +12,22 @@ from lookonce_server.errors import EngineError
 
 from ..unit.server.samples import PLAN, TENANT, picture
 from .engines import answered, context_of, fully, start
-from .faults import ENTRY_POINTS, VARIABLE, arm, is_armed
+from .faults import ENTRY_POINTS, VARIABLE, arm, disarm, is_armed
 
 pytestmark = pytest.mark.anyio
 
-QUESTION = "What is at the center?"
+SEEDS = (51, 52, 53)
+QUESTIONS = ("What is at the center?", "How many objects are there?", "Find the red object.")
 RETENTION = 0.5  # three full blocks of 32
 AT_START = {"register_kv_caches"}  # called before any request
+HARMLESS_TO_HITS = {
+    "request_finished",
+    "bind_connector_metadata",
+    "wait_for_save",
+    "get_block_ids_with_load_errors",
+    "forward",
+}
+OF_A_STEP = {"build_connector_meta", "start_load_kv"}  # it cannot be known which of the step's requests is concerned
 WITHOUT_WORK = {"wait_for_layer_load", "save_kv_layer"}  # nothing in them can fail
 FAULTS = [name for name in ENTRY_POINTS if name not in AT_START | WITHOUT_WORK] + ["layer", "forward"]
 
@@ -49,33 +58,46 @@ async def faulty(anyio_backend, tmp_path_factory):
         await engine.close()
 
 
+@pytest.fixture(scope="module")
+async def made(reference):
+    """Contexts, and the answers that are right for each and for its whole picture."""
+    made = [await context_of(reference, picture(seed), retention=RETENTION) for seed in SEEDS]
+    right = [(await answered(reference, context, question)).text for context in made for question in QUESTIONS]
+    whole = (await fully(reference, picture(SEEDS[0]), QUESTIONS[0])).text
+    described = (await reference.describe(picture(SEEDS[1]), PLAN, TENANT)).text
+    assert len({tuple(right[i : i + len(QUESTIONS)]) for i in range(0, len(right), len(QUESTIONS))}) == len(SEEDS)
+    return made, right, whole, described
+
+
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_fault_costs_its_request_and_nothing_else(faulty, reference, fault):
-    """One request at a time, so that it is known whose fault it is; then many at once."""
-    seeds = [100 + 3 * FAULTS.index(fault) + i for i in range(3)]
-    made = [await context_of(reference, picture(seed), retention=RETENTION) for seed in seeds]
-    right = [(await answered(reference, context, QUESTION)).text for context in made]
-    right.append((await fully(reference, picture(seeds[0]), QUESTION)).text)
+async def test_a_fault_costs_its_request_and_nothing_else(faulty, made, fault):
+    """It meets answers from contexts, then a describe pass, then a full pass among answers from contexts."""
+    contexts, right, whole, described = made
 
-    async def everything():
-        asked = [answered(faulty, context, QUESTION) for context in made]
-        return await asyncio.gather(
-            *asked,
-            fully(faulty, picture(seeds[0]), QUESTION),
-            faulty.describe(picture(seeds[1]), PLAN, TENANT),
-            return_exceptions=True,
-        )
+    def hits():
+        return [answered(faulty, context, question) for context in contexts for question in QUESTIONS]
 
-    arm(fault)
-    *texts, description = await everything()
-    assert not is_armed(), "it never happened"
-    for found, expected in zip(texts, right, strict=True):
-        assert isinstance(found, EngineError) or found.text == expected
-    failed = [one for one in (*texts, description) if isinstance(one, Exception)]
-    assert all(isinstance(one, EngineError) for one in failed), failed
-    assert len(failed) <= 3, failed
-    *texts, description = await everything()  # and it goes on
-    assert [found.text for found in texts] == right
-    assert description.text
+    async def all_failed_or_right(asked, expected):
+        await faulty._requests._llm.reset_prefix_cache()  # so that every context is loaded
+        arm(fault)
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        fired = not is_armed()
+        disarm()
+        failed = [isinstance(one, EngineError) for one in found]
+        assert [one if bad else one.text for one, bad in zip(found, failed, strict=True)] == [
+            one if bad else text for one, text, bad in zip(found, expected, failed, strict=True)
+        ]
+        assert [one.text for one in await asyncio.gather(*hits())] == right  # and it goes on
+        return fired, failed
+
+    fired, failed = await all_failed_or_right(hits(), right)
+    assert fired or fault == "forward"
+    assert any(failed) is (fault not in HARMLESS_TO_HITS)
+    assert not all(failed) or fault in OF_A_STEP
+    fired, failed = await all_failed_or_right([faulty.describe(picture(SEEDS[1]), PLAN, TENANT)], [described])
+    assert fired or fault == "layer"
+    fired, failed = await all_failed_or_right([fully(faulty, picture(SEEDS[0]), QUESTIONS[0]), *hits()], [whole, *right])
+    assert not failed[0]
+    assert (await faulty.describe(picture(SEEDS[1]), PLAN, TENANT)).text == described
     assert faulty.queue_depth == 0
     await faulty.ping()
