@@ -73,7 +73,9 @@ class Settings(BaseSettings):
     ] = {}
     handover_dir: Annotated[
         Path | None,
-        Field(description="folder in which contexts are handed to vLLM's processes; default: in memory if there is room"),
+        Field(
+            description="folder in which contexts are handed to vLLM's processes; default: in memory if there is room"
+        ),
     ] = None
     device: Annotated[str, Field(description="'cpu', 'cuda', 'cuda:1', or 'auto'; with vLLM it is vLLM's affair")] = (
         "auto"

@@ -1,17 +1,22 @@
 """Nothing of ours raises into vLLM: whatever fails costs the request concerned, and never makes an answer wrong."""
 
 import asyncio
+import os
+import shutil
+import subprocess
+from contextlib import contextmanager, suppress
 
 import pytest
+import torch
 
 from lookonce_scenes import CHECKPOINT
-from lookonce_server.engines.vllm import options
+from lookonce_server.engines.vllm import VllmEngine, options
 from lookonce_server.engines.vllm.connector import ContextConnector
 from lookonce_server.engines.vllm.worker import WorkerExtension
-from lookonce_server.errors import EngineError
+from lookonce_server.errors import ContextLostError, EngineError
 
-from ..unit.server.samples import PLAN, TENANT, picture
-from .engines import answered, context_of, fully, start
+from ..unit.server.samples import PLAN, PROMPT, TENANT, picture
+from .engines import SMALL, answered, context_of, fully
 from .faults import ENTRY_POINTS, VARIABLE, arm, disarm, is_armed
 
 pytestmark = pytest.mark.anyio
@@ -53,9 +58,37 @@ async def faulty(anyio_backend, tmp_path_factory):
         patch.setenv(VARIABLE, str(tmp_path_factory.mktemp("fault") / "next"))
         patch.setattr(options, "CONNECTOR", "Faulty")
         patch.setattr(options, "CONNECTOR_MODULE", "tests.vllm_engine.faults")
-        engine = await start(CHECKPOINT)
+        place = tmp_path_factory.mktemp("handover")
+        if os.geteuid() == 0:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "lookonce-test", place], check=True)
+        engine = await VllmEngine.load(
+            str(CHECKPOINT),
+            dtype=torch.float32,
+            describe_prompt=PROMPT,
+            max_queue=256,
+            options=SMALL,
+            handover_dir=place,
+        )
         yield engine
         await engine.close()
+        if os.geteuid() == 0:
+            subprocess.run(["umount", place], check=True)
+
+
+@contextmanager
+def nothing_can_be_written(folder):
+    """A full disk for root, who may make one; for others a folder that they may not write to."""
+    if os.geteuid() != 0:
+        folder.chmod(0o500)
+        yield
+        folder.chmod(0o700)
+        return
+    filler = folder.parent / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    yield
+    filler.unlink()
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +129,48 @@ async def test_a_fault_costs_its_request_and_nothing_else(faulty, made, fault):
     assert not all(failed) or fault in OF_A_STEP
     fired, failed = await all_failed_or_right([faulty.describe(picture(SEEDS[1]), PLAN, TENANT)], [described])
     assert fired or fault == "layer"
-    fired, failed = await all_failed_or_right([fully(faulty, picture(SEEDS[0]), QUESTIONS[0]), *hits()], [whole, *right])
+    fired, failed = await all_failed_or_right(
+        [fully(faulty, picture(SEEDS[0]), QUESTIONS[0]), *hits()], [whole, *right]
+    )
     assert not failed[0]
     assert (await faulty.describe(picture(SEEDS[1]), PLAN, TENANT)).text == described
     assert faulty.queue_depth == 0
     await faulty.ping()
+
+
+async def test_a_full_disk_costs_the_requests_that_need_it_and_room_heals_it(faulty, made):
+    contexts, right, whole, described = made
+    with nothing_can_be_written(faulty._spool.folder):
+        for context in contexts:
+            with pytest.raises(ContextLostError, match="could not be handed to vLLM"):
+                await answered(faulty, context, QUESTIONS[0])
+        with pytest.raises(EngineError, match="could not be captured"):
+            await faulty.describe(picture(SEEDS[1]), PLAN, TENANT)
+        assert (await fully(faulty, picture(SEEDS[0]), QUESTIONS[0])).text == whole
+    assert list(faulty._spool.folder.iterdir()) == []
+    assert [(await answered(faulty, c, q)).text for c in contexts for q in QUESTIONS] == right
+    assert (await faulty.describe(picture(SEEDS[1]), PLAN, TENANT)).text == described
+
+
+async def test_a_folder_that_is_cleaned_away_costs_nothing_that_comes_later(faulty, made):
+    contexts, right, _, described = made
+    await faulty._requests._llm.reset_prefix_cache()
+    shutil.rmtree(faulty._spool.folder)
+    assert [(await answered(faulty, c, q)).text for c in contexts for q in QUESTIONS] == right
+    assert (await faulty.describe(picture(SEEDS[1]), PLAN, TENANT)).text == described
+
+
+async def test_a_folder_that_is_cleaned_away_meanwhile_costs_one_describe_pass(faulty, made, monkeypatch):
+    """Between the request and its result, where the worker writes to it: as by a cleaner of temporary files."""
+    new_path = faulty._spool.new_path
+
+    def vanishing():
+        path = new_path()
+        shutil.rmtree(path.parent)
+        return path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(faulty._spool, "new_path", vanishing)
+        with pytest.raises(EngineError, match="could not be captured: no result was written to"):
+            await faulty.describe(picture(SEEDS[1]), PLAN, TENANT)
+    assert (await faulty.describe(picture(SEEDS[1]), PLAN, TENANT)).text == made[3]
