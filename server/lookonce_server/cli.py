@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from lookonce_cache import InvalidContextError, StoreConfigError, check_tenant
 from lookonce_server import access, logs
 from lookonce_server.api.app import running_app, served_name
+from lookonce_server.connection import RefusalLog
 from lookonce_server.errors import AccessConfigError, ModelRefusedError, ProfileError
 from lookonce_server.serving import Server
 from lookonce_server.settings import Settings, SettingsFileError, load_settings
@@ -101,19 +102,13 @@ async def _run(settings: Settings) -> int:
         print(_HINT.format(model=model, url=url, api_key=api_key), flush=True)  # noqa: T201 - for people
 
     async with running_app(settings) as app:
-        server = Server(
-            app,
-            settings.host,
-            settings.port,
-            phase=app.state.parts.phase,
-            shutdown_seconds=settings.shutdown_seconds,
-            greet=greet,
-        )
+        parts = app.state.parts
+        server = Server(app, settings, refusals=RefusalLog(parts.metrics), phase=parts.phase, greet=greet)
         # uvicorn raises the signal again when it has shut down; by default that ends us before our parts are closed.
         signal.signal(signal.SIGTERM, lambda *_: None)
         try:
             await server.serve()
-        except SystemExit:  # uvicorn's way to say that the port cannot be had; it has logged why
+        except SystemExit:  # the port cannot be had; the log says why
             return 1
     return 0
 

@@ -9,6 +9,10 @@ ServerError
 ├── ForbiddenError           the Host or the Origin of the request is not one that may ask here
 ├── BodyTooLargeError        the request's body is larger than what is accepted
 ├── BodyTimeoutError         the request's body did not arrive in time
+├── InvalidHttpError         what was sent is no HTTP/1.1 request
+├── HeadersTooLargeError     the request has more bytes beside its body than are accepted
+├── HeadersTimeoutError      the request's headers did not arrive in time
+├── TooManyConnectionsError  the server has as many connections as it takes on
 ├── AccessConfigError        the API keys in the settings are wrong
 ├── ProfileError             the profile in the settings cannot be read, or is of another checkpoint
 ├── ContextNotFoundError     no context has that id, or not any more
@@ -85,6 +89,28 @@ class BodyTooLargeError(ServerError):
 
 class BodyTimeoutError(ServerError):
     """The request's body did not arrive in time."""
+
+
+class InvalidHttpError(ServerError):
+    """What was sent is no HTTP/1.1 request."""
+
+    def __init__(self) -> None:
+        super().__init__("The request is not valid HTTP/1.1.")
+
+
+class HeadersTooLargeError(ServerError):
+    """The request has more bytes beside its body than are accepted."""
+
+
+class HeadersTimeoutError(ServerError):
+    """The request's headers did not arrive in time."""
+
+
+class TooManyConnectionsError(ServerError):
+    """The server has as many connections as it takes on."""
+
+    def __init__(self) -> None:
+        super().__init__("The server has as many connections as it takes on. Ask again in a moment.")
 
 
 class AccessConfigError(ServerError):

@@ -1,6 +1,7 @@
 """Running the app under uvicorn, and how it ends."""
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -9,8 +10,12 @@ from dataclasses import dataclass
 import uvicorn
 from starlette.types import ASGIApp
 
+from lookonce_server.connection import ConnectionConfig, ConnectionLimits, RefusalLog
 from lookonce_server.errors import ShuttingDownError
+from lookonce_server.listener import Listener, listen
+from lookonce_server.settings import Settings
 
+_log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05
 
 
@@ -38,39 +43,68 @@ class Server(uvicorn.Server):
 
     Args:
         app: what is served.
-        host: address to listen on.
-        port: 0 takes a free one.
+        settings: where, and what a connection may take.
+        refusals: is told what is refused of connections.
         phase: is told when the end begins.
-        shutdown_seconds: that what is under way may take then.
         greet: is called with the URL once it listens.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        host: str,
-        port: int,
+        settings: Settings,
         *,
+        refusals: RefusalLog,
         phase: Phase,
-        shutdown_seconds: float,
         greet: Callable[[str], None],
     ) -> None:
         super().__init__(
-            uvicorn.Config(
+            ConnectionConfig(
                 app,
-                host=host,
-                port=port,
+                limits=_limits(settings),
+                refusals=refusals,
+                host=settings.host,
+                port=settings.port,
+                backlog=settings.backlog,
+                timeout_keep_alive=settings.keep_alive_timeout,
+                proxy_headers=bool(settings.forwarded_allow_ips),
+                forwarded_allow_ips=list(settings.forwarded_allow_ips),
                 lifespan="off",
                 ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                proxy_headers=False,
             )
         )
+        self._settings = settings
+        self._refusals = refusals
         self._phase = phase
-        self._shutdown_seconds = shutdown_seconds
+        self._shutdown_seconds = settings.shutdown_seconds
         self._greet = greet
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn.
+
+        Raises:
+            SystemExit: the address cannot be had; the log says why.
+        """
+        if sockets is None:
+            try:
+                sockets = list(self._listen())
+            except OSError as error:
+                _log.error("cannot listen on %s, port %d: %s", self._settings.host, self._settings.port, error)
+                raise SystemExit(1) from None
+        await super().serve(sockets)
+
+    def _listen(self) -> list[Listener]:
+        settings = self._settings
+        return listen(
+            settings.host,
+            settings.port,
+            backlog=settings.backlog,
+            max_connections=settings.max_connections,
+            refused=self._refusals,
+        )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn."""
@@ -88,3 +122,13 @@ class Server(uvicorn.Server):
         left = max(0.0, deadline - time.monotonic())
         self.config.timeout_graceful_shutdown = left  # type: ignore[assignment]  # a float is as good
         await super().shutdown(sockets)
+
+
+def _limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
+        max_connections=settings.max_connections,
+        max_head_bytes=settings.max_header_bytes,
+        head_seconds=settings.header_timeout,
+        body_seconds=settings.body_timeout,
+        send_seconds=settings.send_timeout,
+    )

@@ -3,6 +3,7 @@
 import math
 import re
 import tomllib
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +30,7 @@ from lookonce_server.profile import Profile, check_selection
 BUNDLED = "bundled"
 NO_PROFILE = "none"
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")  # as browsers write it
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _VLLM = "--vllm-"
 
 
@@ -131,6 +133,26 @@ class Settings(BaseSettings):
     body_timeout: Annotated[
         float, Field(gt=0, allow_inf_nan=False, description="seconds that a request's body may take to arrive")
     ] = 60.0
+    max_header_bytes: Annotated[
+        int, Field(ge=4096, description="bytes of a request beside its body, before it gets a 431")
+    ] = 64 * 1024
+    header_timeout: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="seconds that a request's headers may take to arrive")
+    ] = 30.0
+    send_timeout: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="seconds in which a client reads some of what is sent it")
+    ] = 60.0
+    keep_alive_timeout: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="seconds that a connection may be idle between requests")
+    ] = 75.0
+    max_connections: Annotated[int, Field(ge=1, description="connections open at once, before more get a 503")] = 4096
+    backlog: Annotated[int, Field(ge=1, description="connections that may wait to be accepted")] = 2048
+    root_path: Annotated[
+        str, Field(description="path that a proxy serves this server below, as in '/vision'; default: none")
+    ] = ""
+    forwarded_allow_ips: Annotated[
+        Names, Field(description="proxies whose x-forwarded-for and -proto are believed: '10.0.0.7,10.1.0.0/16'")
+    ] = ()
     shutdown_seconds: Annotated[
         float,
         Field(ge=0, allow_inf_nan=False, description="seconds that what is under way may take when the server ends"),
@@ -310,6 +332,20 @@ class Settings(BaseSettings):
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for one in value:
             parse_network(one)
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_path(cls, value: str) -> str:
+        if value and not _ROOT_PATH.fullmatch(value):
+            raise ValueError("expected a path such as '/vision', without a slash at its end")
+        return value
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            ip_network(one)
         return value
 
     @field_validator("vllm")

@@ -30,11 +30,13 @@ class LookonceServer:
     Args:
         arguments: of `lookonce serve`, beside the port.
         ready: what `/ready` says once it has started: 503 where it starts without its store.
+        open_files: the most that the process may open; None: as many as this one.
     """
 
-    def __init__(self, *arguments: str, ready: int = 200) -> None:
+    def __init__(self, *arguments: str, ready: int = 200, open_files: int | None = None) -> None:
         self._arguments = arguments
         self._ready = ready
+        self._limited = () if open_files is None else ("prlimit", f"--nofile={open_files}:{open_files}")
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -58,7 +60,7 @@ class LookonceServer:
 
     def start(self) -> None:
         """Start it, and return once it listens and says what it should of its store and its model."""
-        command = [sys.executable, "-m", "lookonce", "serve", "--port", "0", *self._arguments]
+        command = [*self._limited, sys.executable, "-m", "lookonce", "serve", "--port", "0", *self._arguments]
         self._log.write_bytes(b"")
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -78,6 +80,12 @@ class LookonceServer:
         """Stop it as an operator would, and start it anew; the URL changes."""
         assert self._stop() == 0, self.log()
         self.start()
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self._process is not None
+        return self._process.pid
 
     def begin_to_stop(self) -> None:
         """Tell it to stop, and do not wait."""

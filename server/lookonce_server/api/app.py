@@ -18,6 +18,7 @@ from lookonce_server.api import contexts as context_routes
 from lookonce_server.api.body_limit import BodyLimit
 from lookonce_server.api.front import Front
 from lookonce_server.api.gate import Gate
+from lookonce_server.api.paths import Paths
 from lookonce_server.api.state import AppState
 from lookonce_server.api.wall import Wall
 from lookonce_server.contexts import Contexts
@@ -101,7 +102,14 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
 def _app(state: AppState) -> FastAPI:
     summary = "Look at an image once, ask about it as often as you like."
     # Without FastAPI's own pages, which use a CDN.
-    app = FastAPI(title="lookonce", summary=summary, version=version("lookonce"), docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="lookonce",
+        summary=summary,
+        version=version("lookonce"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.parts = state
     errors.install(app)
     settings = state.settings
@@ -116,10 +124,11 @@ def _app(state: AppState) -> FastAPI:
     app.add_middleware(Gate, access=state.access, turnstile=turnstile, phase=state.phase)
     app.add_middleware(Wall, any_host=state.access.asks_for_keys or settings.allow_anyone, origins=settings.origins)
     app.add_middleware(Front, metrics=state.metrics)
+    app.add_middleware(Paths, root_path=settings.root_path)
     for routes in (chat.router, responses.router, context_routes.router, context_views.router, operations.router):
         app.include_router(routes)
     playground.install(app)
-    openapi.install(app, wants_keys=state.access.asks_for_keys)
+    openapi.install(app, wants_keys=state.access.asks_for_keys, root_path=settings.root_path)
     return app
 
 

@@ -21,6 +21,9 @@ from lookonce_server.errors import (
     ContextNotKeptError,
     EngineError,
     ForbiddenError,
+    HeadersTimeoutError,
+    HeadersTooLargeError,
+    InvalidHttpError,
     InvalidKeyError,
     InvalidRequestError,
     ModelNotFoundError,
@@ -29,6 +32,7 @@ from lookonce_server.errors import (
     ResponseNotFoundError,
     ServerError,
     ShuttingDownError,
+    TooManyConnectionsError,
 )
 from lookonce_server.logs import current_request
 
@@ -50,6 +54,10 @@ _TABLE: dict[type[Exception], _Mapping] = {
     ForbiddenError: _Mapping(403, "invalid_request_error", None),
     BodyTimeoutError: _Mapping(408, "invalid_request_error", "request_timeout"),
     BodyTooLargeError: _Mapping(413, "invalid_request_error", "request_too_large"),
+    InvalidHttpError: _Mapping(400, "invalid_request_error", "invalid_http"),
+    HeadersTooLargeError: _Mapping(431, "invalid_request_error", "headers_too_large"),
+    HeadersTimeoutError: _Mapping(408, "invalid_request_error", "request_timeout"),
+    TooManyConnectionsError: _Mapping(503, "server_error", "too_many_connections"),
     OverloadedError: _Mapping(429, "rate_limit_error", "overloaded"),
     RateLimitError: _Mapping(429, "rate_limit_error", "rate_limit_exceeded"),
     ConcurrencyLimitError: _Mapping(429, "rate_limit_error", "concurrency_limit_exceeded"),

@@ -9,17 +9,20 @@ _NEVER_SENT = "422"  # FastAPI's own answer to a wrong request; ours is a 400 in
 _ITS_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 
-def install(app: FastAPI, *, wants_keys: bool) -> None:
+def install(app: FastAPI, *, wants_keys: bool, root_path: str) -> None:
     """Have an app tell the truth at `/openapi.json`.
 
     Args:
         app: with all of its routes.
         wants_keys: whether routes below `/v1` want an API key.
+        root_path: below which a proxy serves them; "": none.
     """
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             app.openapi_schema = _document(app, wants_keys=wants_keys)
+            if root_path:
+                app.openapi_schema["servers"] = [{"url": root_path}]
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to change it

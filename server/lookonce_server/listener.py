@@ -1,0 +1,163 @@
+"""Listening sockets that leave the process descriptors to work with, however many clients come."""
+
+import errno
+import json
+import logging
+import os
+import resource
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lookonce_server.api.errors import body_of
+from lookonce_server.errors import TooManyConnectionsError
+
+_log = logging.getLogger(__name__)
+_RESERVED = 128  # descriptors for all else than connections: the store, files, the processes that decode images
+_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+
+
+class Listener(socket.socket):
+    """Accept connections while descriptors are left; refuse the others with a 503, one by one.
+
+    asyncio accepts until nobody waits, and where a process has no descriptor left it tells of each attempt. So this
+    socket takes none of the highest ones: those are for the rest of the process.
+
+    Args:
+        fileno: of a socket that listens.
+        descriptors: connections have descriptors below that number.
+        refused: is called for each connection that is refused.
+    """
+
+    def __init__(self, fileno: int, descriptors: int, refused: Callable[[str], None]) -> None:
+        super().__init__(fileno=fileno)
+        self._descriptors = descriptors
+        self._refused = refused
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """See socket.
+
+        Raises:
+            BlockingIOError: nobody waits, or who waited was refused.
+        """
+        try:
+            connection, address = super().accept()
+        except OSError as error:
+            if error.errno not in _OUT_OF_DESCRIPTORS:
+                raise
+            self._refuse_with_spare()
+        else:
+            if connection.fileno() < self._descriptors:
+                return connection, address
+            self._refuse(connection)
+        raise BlockingIOError
+
+    def close(self) -> None:
+        """See socket."""
+        super().close()
+        self._close_spare()
+
+    def _refuse_with_spare(self) -> None:
+        """Refuse one who waits though no descriptor is left: or the loop would be told of it for ever."""
+        self._close_spare()
+        try:
+            connection, _ = super().accept()
+            self._refuse(connection)
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # another thread has taken it meanwhile: the next attempt
+            self._refused(_CODE)
+
+    def _refuse(self, connection: socket.socket) -> None:
+        self._refused(_CODE)
+        try:
+            connection.setblocking(False)
+            connection.send(_REFUSAL)
+            connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it has gone
+        finally:
+            connection.close()
+
+    def _close_spare(self) -> None:
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+
+
+def listen(
+    host: str, port: int, *, backlog: int, max_connections: int, refused: Callable[[str], None]
+) -> list[Listener]:
+    """Listen on each address of a host, and let the process open as many files as that takes.
+
+    Args:
+        host: a name or an address.
+        port: 0 takes a free one, the same on each address.
+        backlog: connections that may wait to be accepted.
+        max_connections: that will be open at once.
+        refused: is called with an error's code for each connection that is refused.
+
+    Raises:
+        OSError: an address is in use, or none can be had.
+    """
+    descriptors = _descriptors_for(max_connections)
+    listeners: list[Listener] = []
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            taken = listeners[0].getsockname()[1] if listeners else port
+            made = _socket(family, (address[0], taken, *address[2:]), backlog)
+            if made is not None:
+                listeners.append(Listener(made.detach(), descriptors, refused))
+    except OSError:
+        for listener in listeners:
+            listener.close()
+        raise
+    if not listeners:
+        raise OSError(errno.EADDRNOTAVAIL, f"{host} is no address of this machine")
+    return listeners
+
+
+def _socket(family: int, address: Sequence[Any], backlog: int) -> socket.socket | None:
+    """A socket that listens; None where this machine has no such address, as `::1` without IPv6."""
+    try:
+        return socket.create_server(tuple(address), family=family, backlog=backlog)
+    except OSError as error:
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            return None
+        raise
+
+
+def _descriptors_for(max_connections: int) -> int:
+    """Raise the limit on open files as far as connections need it and may; how many descriptors are theirs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max_connections + _RESERVED
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    if soft < wanted:
+        left = soft - min(_RESERVED, soft // 2)
+        _log.warning(
+            "this process may open %d files, which is enough for about %d connections, not for --max-connections %d:"
+            " more are refused; raise the limit (ulimit -n, LimitNOFILE=)",
+            soft,
+            left,
+            max_connections,
+        )
+        return left
+    return soft - _RESERVED
+
+
+def _refusal() -> bytes:
+    content = json.dumps(body_of(TooManyConnectionsError())).encode()
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
+        f"connection: close\r\ncontent-length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
+
+
+_CODE = "too_many_connections"
+_REFUSAL = _refusal()
