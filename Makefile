@@ -3,7 +3,8 @@ BIN    := $(VENV)/bin
 PYTHON ?= python3
 # Other people's clients, which want other versions of what the server's own tests use.
 CLIENTS := $(VENV)/clients
-PIP     = $(BIN)/python -m pip install --quiet
+# Its progress is shown, since the first install takes a while: PIP_QUIET=1 makes it silent.
+PIP     = $(BIN)/python -m pip install
 TORCH  := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 # An index to take torch from instead of pip's own, e.g. PyTorch's CPU wheels: see CONTRIBUTING.md.
 TORCH_INDEX ?=
@@ -78,7 +79,7 @@ $(VENV)/.server: $(TORCH_STAMP) pyproject.toml
 
 $(CLIENTS)/.installed: tests/clients/requirements.txt $(TORCH_STAMP)
 	$(PYTHON) -m venv --clear $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip install --quiet --no-compile --requirement $<
+	$(CLIENTS)/bin/python -m pip install --no-compile --requirement $<
 	@touch $@
 
 $(VENV)/.dev: $(TORCH_STAMP) pyproject.toml

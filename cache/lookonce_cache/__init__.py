@@ -10,6 +10,7 @@ from lookonce_cache.errors import (
     RecordTooLargeError,
     StoreConfigError,
     StoreUnavailableError,
+    WritesRefusedError,
 )
 from lookonce_cache.factory import open_store
 from lookonce_cache.keys import DEFAULT_TENANT, FORMAT_VERSION, ContextIdentity, ContextKey, check_tenant, digest
@@ -52,6 +53,7 @@ __all__ = [
     "StoreStats",
     "StoreUnavailableError",
     "StoredTensor",
+    "WritesRefusedError",
     "check_tenant",
     "decode",
     "digest",

@@ -4,10 +4,11 @@
     ├── InvalidContextError      (also a ValueError) a context whose parts contradict each other
     ├── ContextTooLargeError     a context that the store could never hold
     ├── RecordTooLargeError      a record that no store takes
-    ├── LeaseLostError           a context was made under a lease that no longer holds
+    ├── LeaseLostError           a context was made under a lease that was broken, or is another's
     ├── ContextFormatError       bytes that are not a whole, undamaged context of this format
     ├── StoreConfigError         (also a ValueError) a bad store URL or option
     └── StoreUnavailableError    the backend cannot be reached, or refuses to serve
+        └── WritesRefusedError   it serves reads, and takes no writes for now
 
 Stores never let `ContextFormatError` out, since a damaged value is a miss: it is for callers of `decode`.
 """
@@ -30,7 +31,7 @@ class RecordTooLargeError(CacheError):
 
 
 class LeaseLostError(CacheError):
-    """The lease under which a context was made has expired or was broken: another server may be making it."""
+    """The lease under which a context was made was broken, or is somebody else's now; see `Store.put`."""
 
 
 class ContextFormatError(CacheError):
@@ -51,3 +52,15 @@ class StoreConfigError(CacheError, ValueError):
 
 class StoreUnavailableError(CacheError):
     """The store's backend cannot be reached, timed out or refused the command. No message contains a password."""
+
+
+class WritesRefusedError(StoreUnavailableError):
+    """The store's backend answers, and does not carry out writes for now; reads go on.
+
+    Attributes:
+        reason: a slug for metrics: "misconf", "noreplicas", "oom", "readonly" or "noperm".
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -19,6 +19,7 @@ from lookonce_cache.records import MemoryRecords
 from lookonce_cache.store import MAX_LISTED, ContextInfo, Found, Lease, Page, State, StoreStats
 
 DEFAULT_MAX_BYTES = 2 * 1024**3
+REMEMBERED_SECONDS = 3600.0  # that a lease is good for after it has expired, as long as nobody takes the next one
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class MemoryStore:
         # Least recently used first.
         self._entries: OrderedDict[ContextKey, _Entry] = OrderedDict()
         self._leases: dict[ContextKey, _Leased] = {}
+        self._last_leases: dict[ContextKey, _Leased] = {}  # those that were taken last, also if they have expired
         # Nothing expires before it: until then no call has to look at every entry.
         self._earliest_expiry = math.inf
 
@@ -90,12 +92,12 @@ class MemoryStore:
             ContextTooLargeError: the context alone exceeds the budget; what is stored stays as it is.
         """
         self._drop_expired()
-        if lease is not None and not self._holds(lease):
+        if lease is not None and not (self._holds(lease) or self._has_merely_expired(lease)):
             raise LeaseLostError(f"the lease on context {context.id} does not hold any more")
         if context.nbytes > self.max_bytes:
             raise ContextTooLargeError(f"a context of {context.nbytes} bytes exceeds max_bytes={self.max_bytes}")
         if lease is not None:
-            del self._leases[lease.key]
+            self._end(lease.key)
         self._drop(context.key)
         while self.used_bytes + context.nbytes > self.max_bytes:
             self._drop(next(iter(self._entries)))
@@ -112,7 +114,7 @@ class MemoryStore:
     async def delete(self, key: ContextKey) -> bool:
         """See `Store.delete`."""
         self._drop_expired()
-        self._leases.pop(key, None)
+        self._end(key)
         return self._drop(key)
 
     @observed
@@ -148,6 +150,7 @@ class MemoryStore:
             return None
         lease = Lease(key, secrets.token_hex(16))
         self._leases[key] = _Leased(lease.token, self._expiring_in(seconds))
+        self._last_leases[key] = _Leased(lease.token, self._expiring_in(REMEMBERED_SECONDS))
         return lease
 
     @observed
@@ -162,7 +165,7 @@ class MemoryStore:
     async def release(self, lease: Lease) -> None:
         """See `Store.release`."""
         if self._holds(lease):
-            del self._leases[lease.key]
+            self._end(lease.key)
 
     @observed
     async def state(self, key: ContextKey) -> State:
@@ -178,6 +181,7 @@ class MemoryStore:
         """See `Store.close`."""
         self._entries.clear()
         self._leases.clear()
+        self._last_leases.clear()
         self.records.clear()
         self._hold(-self.used_bytes)
 
@@ -197,6 +201,17 @@ class MemoryStore:
         self._drop_expired()
         leased = self._leases.get(lease.key)
         return leased is not None and leased.token == lease.token
+
+    def _has_merely_expired(self, lease: Lease) -> bool:
+        """Whether the lease is as good as one that holds: see `Store.put`."""
+        last = self._last_leases.get(lease.key)
+        is_free = lease.key not in self._leases and lease.key not in self._entries
+        return is_free and last is not None and last.token == lease.token
+
+    def _end(self, key: ContextKey) -> None:
+        """End the lease on a key, whosever it is."""
+        self._leases.pop(key, None)
+        self._last_leases.pop(key, None)
 
     def _expiry(self, ttl: float | None) -> float:
         seconds = self._ttl if ttl is None else ttl
@@ -224,10 +239,11 @@ class MemoryStore:
             return
         for key in [key for key, entry in self._entries.items() if entry.expires_at <= now]:
             self._drop(key)
-        for leased_key in [key for key, leased in self._leases.items() if leased.expires_at <= now]:
-            del self._leases[leased_key]
         expiries = [entry.expires_at for entry in self._entries.values()]
-        expiries += [leased.expires_at for leased in self._leases.values()]
+        for leases in (self._leases, self._last_leases):
+            for leased_key in [key for key, leased in leases.items() if leased.expires_at <= now]:
+                del leases[leased_key]
+            expiries += [leased.expires_at for leased in leases.values()]
         self._earliest_expiry = min(expiries, default=math.inf)
 
     def _describe(self, entry: _Entry) -> ContextInfo:

@@ -5,7 +5,13 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
-from lookonce_cache.errors import ContextTooLargeError, LeaseLostError, RecordTooLargeError, StoreUnavailableError
+from lookonce_cache.errors import (
+    ContextTooLargeError,
+    LeaseLostError,
+    RecordTooLargeError,
+    StoreUnavailableError,
+    WritesRefusedError,
+)
 
 Outcome = Literal["ok", "miss", "refused", "error"]
 
@@ -22,8 +28,8 @@ class Observer:
         Args:
             store: the store's tier.
             operation: the method's name.
-            outcome: "ok"; "miss" where there was nothing; "refused" where the store cannot take a value, or a lease
-                did not hold; "error" where the store could not be reached.
+            outcome: "ok"; "miss" where there was nothing; "refused" where the store cannot take a value, takes no
+                writes for now, or a lease did not hold; "error" where the store could not be reached.
             seconds: how long it took, encoding and decoding included.
         """
 
@@ -36,8 +42,12 @@ class Observer:
     def damaged(self, store: str, reason: str) -> None:
         """A value was met that is no context, or not the one asked for; see `ContextFormatError.reason`.
 
-        A damaged record has the reason "record".
+        A damaged record has the reason "record"; what is no lease under a lease's name "lease"; what is no context's
+        name in the index, or no index under its name, "index".
         """
+
+    def writes(self, store: str, refusal: str | None) -> None:
+        """A write was taken, or refused though the store answers; then why, see `WritesRefusedError.reason`."""
 
     def breaker(self, store: str, node: str, is_open: bool) -> None:
         """A node of the store was given up for a while, or is used again."""
@@ -71,14 +81,21 @@ def observed(
         except (ContextTooLargeError, LeaseLostError, RecordTooLargeError):
             report("refused")
             raise
+        except WritesRefusedError as error:
+            report("refused")
+            self.observer.writes(self.tier, error.reason)
+            raise
         except StoreUnavailableError:
             report("error")
             raise
         found_nothing = result is False or (result is None and name in _MAY_FIND_NOTHING)
         report("miss" if found_nothing else "ok")
+        if name in _WRITES:
+            self.observer.writes(self.tier, None)
         return result
 
     return reporting
 
 
+_WRITES = {"put", "lease", "write"}  # which never go without one
 _MAY_FIND_NOTHING = {"get", "peek", "info", "lease", "read"}

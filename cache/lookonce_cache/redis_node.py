@@ -15,6 +15,7 @@ from lookonce_cache.breaker import Breaker
 from lookonce_cache.errors import StoreUnavailableError
 from lookonce_cache.observer import Observer
 from lookonce_cache.redis_options import Address, RedisOptions
+from lookonce_cache.redis_refusals import refusal_of
 
 RETRIES = 3  # of a lost connection, within about a second
 BACKOFF = ExponentialWithJitterBackoff(base=0.1, cap=0.5)
@@ -72,10 +73,11 @@ class Node:
         """Asks the server even if it was given up, and uses it again if it answers.
 
         Raises:
-            StoreUnavailableError: see `send`; or it answers with an error.
+            StoreUnavailableError: see `send`; or it answers with an error, other than that it takes no writes: a
+                server that cannot save says so to PING too, and still serves reads.
         """
         (reply,) = await self._send([("PING",)], asyncio.Semaphore())
-        if isinstance(reply, ResponseError):  # to connecting, maybe
+        if isinstance(reply, ResponseError) and refusal_of(reply) is None:  # to connecting, maybe
             raise self.unavailable(reply)
         self.breaker.close()
 
@@ -168,6 +170,30 @@ async def _ping(node: Node) -> None:
         return  # such as that this user may not PING: it answers
 
 
+class _Checked:
+    """A connection whose health check takes any answer for health.
+
+    redis-py's own takes "+PONG" only; a server that cannot save its data says "-MISCONF" to PING, and serves reads.
+    """
+
+    async def check_health(self) -> None:
+        """See redis-py; called before a command is sent on a connection that was idle."""
+        with suppress(ResponseError):
+            await super().check_health()  # type: ignore[misc]
+
+
+class _Tcp(_Checked, Connection):
+    pass
+
+
+class _Tls(_Checked, SSLConnection):
+    pass
+
+
+class _Unix(_Checked, UnixDomainSocketConnection):
+    pass
+
+
 def _connect(address: Address, options: RedisOptions) -> Redis:
     """A client of one server, connected when it is used.
 
@@ -176,10 +202,10 @@ def _connect(address: Address, options: RedisOptions) -> Redis:
     to its end is never used again: redis-py closes it when reading or writing is cut off by whatever exception,
     CancelledError included, and looks for left-over bytes before each use besides.
     """
-    kind: type[Connection | UnixDomainSocketConnection] = SSLConnection if options.tls is not None else Connection
+    kind: type[Connection | UnixDomainSocketConnection] = _Tls if options.tls is not None else _Tcp
     place: dict[str, Any] = {"host": address.host, "port": address.port}
     if not address.port:
-        kind, place = UnixDomainSocketConnection, {"path": address.host}
+        kind, place = _Unix, {"path": address.host}
     pool = ConnectionPool(
         connection_class=kind,
         max_connections=2**31,  # `Node` limits them: a pool would raise instead of waiting

@@ -4,7 +4,7 @@ from lookonce_cache.observer import Observer, observed
 from lookonce_cache.records import RecordKey, seal, unseal
 from lookonce_cache.redis_index import PREFIX
 from lookonce_cache.redis_node import Command
-from lookonce_cache.redis_servers import Servers, WrongTypeError, checked, write_or_read
+from lookonce_cache.redis_servers import Servers, WrongTypeError, write_or_read, written
 
 
 class RedisRecords:
@@ -30,7 +30,7 @@ class RedisRecords:
         expiring = self._expiring(ttl)
         command: Command = ("GETEX", record_key(key), *expiring) if expiring else plain
         try:
-            stored: bytes | None = await write_or_read(self._servers, command, plain)
+            stored: bytes | None = await write_or_read(self._servers, self.observer, command, plain)
         except WrongTypeError:
             stored = b""
         if stored is None:
@@ -44,13 +44,13 @@ class RedisRecords:
     async def write(self, key: RecordKey, value: bytes, *, ttl: float | None = None) -> None:
         """See `Records.write`."""
         (reply,) = await self._servers.send(("SET", record_key(key), seal(key, value), *self._expiring(ttl)))
-        checked(self._servers, reply)
+        written(self._servers, reply)
 
     @observed
     async def forget(self, key: RecordKey) -> bool:
         """See `Records.forget`."""
         (reply,) = await self._servers.send(("UNLINK", record_key(key)))
-        return bool(checked(self._servers, reply))
+        return bool(written(self._servers, reply))
 
     def _expiring(self, ttl: float | None) -> tuple[str, int] | tuple[()]:
         seconds = self._ttl if ttl is None else ttl

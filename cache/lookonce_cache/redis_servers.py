@@ -2,12 +2,13 @@
 
 from typing import Any, Protocol
 
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import ResponseError
 
-from lookonce_cache.errors import StoreUnavailableError
+from lookonce_cache.errors import StoreUnavailableError, WritesRefusedError
 from lookonce_cache.observer import Observer
 from lookonce_cache.redis_node import Command, Node
 from lookonce_cache.redis_options import RedisOptions
+from lookonce_cache.redis_refusals import refusal_of
 
 
 class Servers(Protocol):
@@ -46,14 +47,29 @@ def checked(servers: Servers, reply: Any) -> Any:
     raise WrongTypeError(str(failure)) if str(reply).startswith("WRONGTYPE") else failure
 
 
-async def write_or_read(servers: Servers, command: Command, reading: Command) -> Any:
-    """The reply, on a read-only replica that of the reading command: reads go on, and expiry is not put off.
+def written(servers: Servers, reply: Any) -> Any:
+    """The reply to a command that writes.
+
+    Raises:
+        WritesRefusedError: Redis takes no writes.
+        WrongTypeError, StoreUnavailableError: as `checked` does.
+    """
+    reason = refusal_of(reply)
+    if reason is not None:
+        raise WritesRefusedError(reason, str(servers.unavailable(reply)))
+    return checked(servers, reply)
+
+
+async def write_or_read(servers: Servers, observer: Observer, command: Command, reading: Command) -> Any:
+    """The reply; where Redis takes no writes, that of the reading command: reads go on, and expiry is not put off.
 
     Raises:
         WrongTypeError, StoreUnavailableError: as `checked` and `Servers.send` do.
     """
     (reply,) = await servers.send(command)
-    if isinstance(reply, ReadOnlyError):
+    reason = refusal_of(reply)
+    if reason is not None:
+        observer.writes("redis", reason)
         (reply,) = await servers.send(reading)
     return checked(servers, reply)
 

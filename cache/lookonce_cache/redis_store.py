@@ -14,19 +14,20 @@ from lookonce_cache.header import DIGEST_BYTES
 from lookonce_cache.keys import ContextKey, check_tenant
 from lookonce_cache.observer import Observer, observed
 from lookonce_cache.redis_cluster import Cluster
-from lookonce_cache.redis_index import Member, RedisIndex, lease_key, value_key
+from lookonce_cache.redis_index import Member, RedisIndex, last_lease_key, lease_key, value_key
 from lookonce_cache.redis_infos import Damage, read_infos
 from lookonce_cache.redis_node import Command
 from lookonce_cache.redis_options import parse_redis_url
 from lookonce_cache.redis_records import RedisRecords
 from lookonce_cache.redis_scripts import PUT_UNDER_LEASE, RELEASE_LEASE, RENEW_LEASE, TAKE_LEASE, Script, run
-from lookonce_cache.redis_servers import OneServer, Servers, WrongTypeError, checked, write_or_read
+from lookonce_cache.redis_servers import OneServer, Servers, WrongTypeError, checked, write_or_read, written
 from lookonce_cache.store import MAX_LISTED, ContextInfo, Found, Lease, Page, State, StoreStats
 from lookonce_cache.wire import decode, encode
 
 INDEX_SECONDS = 1.0  # that a put may spend on the index
 HEADS = 64  # read in one round trip, 64 KiB each at most
 SIZES = 1000  # read in one round trip
+REMEMBERED_SECONDS = 3600.0  # that a lease is good for after it has expired, as long as nobody takes the next one
 FORGOTTEN_SECONDS = 60.0  # after which a value is dropped that came, but whose lease could not be looked at
 
 
@@ -82,7 +83,7 @@ class RedisStore:
         expiry = self._expiry(ttl)
         if lease is None:
             expiring = () if expiry is None else ("PX", expiry)
-            self._checked(*await self._servers.send(("SET", value_key(context.key), value, *expiring)))
+            written(self._servers, *await self._servers.send(("SET", value_key(context.key), value, *expiring)))
         elif lease.key != context.key or not await self._put_under(lease, context.key, value, expiry):
             raise LeaseLostError(f"the lease on context {context.id} does not hold any more")
         self.observer.transferred(self.tier, "written", len(value))
@@ -93,7 +94,7 @@ class RedisStore:
         """See `Store.touch`."""
         exists, expiry = ("EXISTS", value_key(key)), self._expiry(ttl)
         command = exists if expiry is None else ("PEXPIRE", value_key(key), expiry)
-        return bool(await write_or_read(self._servers, command, exists))
+        return bool(await write_or_read(self._servers, self.observer, command, exists))
 
     @observed
     async def delete(self, key: ContextKey) -> bool:
@@ -101,8 +102,8 @@ class RedisStore:
         # The index first, or a put at the same moment could end up kept and not listed. Then the lease, or a put under
         # it could come after the value was deleted.
         await self._update_index(key, "drop")
-        replies = await self._servers.send(("UNLINK", lease_key(key)), ("UNLINK", value_key(key)))
-        _, unlinked = map(self._checked, replies)
+        replies = await self._servers.send(("UNLINK", lease_key(key), last_lease_key(key)), ("UNLINK", value_key(key)))
+        _, unlinked = (written(self._servers, reply) for reply in replies)
         return bool(unlinked)
 
     @observed
@@ -116,7 +117,7 @@ class RedisStore:
         """See `Store.list`. Those put last come first; reads the heads of the values only."""
         limit = max(0, min(limit, MAX_LISTED))
         shown: list[tuple[Member, ContextInfo]] = []
-        index = RedisIndex(self._servers, check_tenant(tenant))
+        index = self._index(check_tenant(tenant))
         async with aclosing(index.newest_first(after, HEADS)) as batches:
             async for members in batches:
                 infos = await self._infos([member.key for member in members])
@@ -134,7 +135,7 @@ class RedisStore:
         contexts = nbytes = 0
         oldest = newest = None
         dead: list[Member] = []
-        index = RedisIndex(self._servers, check_tenant(tenant))
+        index = self._index(check_tenant(tenant))
         async for members in index.newest_first(None, SIZES):
             sizes = await self._servers.send(*(("STRLEN", value_key(member.key)) for member in members))
             for member, size in zip(members, sizes, strict=True):
@@ -150,7 +151,11 @@ class RedisStore:
     async def lease(self, key: ContextKey, seconds: float) -> Lease | None:
         """See `Store.lease`."""
         lease = Lease(key, secrets.token_hex(16))
-        return lease if await self._run(TAKE_LEASE, [lease_key(key)], lease.token, _ms(seconds)) else None
+        keys = [lease_key(key), last_lease_key(key)]
+        taken = await self._run(TAKE_LEASE, keys, lease.token, _ms(seconds), _ms(REMEMBERED_SECONDS))
+        if taken == 2:
+            self.observer.damaged(self.tier, "lease")
+        return lease if taken else None
 
     @observed
     async def renew(self, lease: Lease, seconds: float) -> bool:
@@ -160,14 +165,14 @@ class RedisStore:
     @observed
     async def release(self, lease: Lease) -> None:
         """See `Store.release`."""
-        await self._run(RELEASE_LEASE, [lease_key(lease.key)], lease.token)
+        await self._run(RELEASE_LEASE, [lease_key(lease.key), last_lease_key(lease.key)], lease.token)
 
     @observed
     async def state(self, key: ContextKey) -> State:
         """See `Store.state`."""
-        replies = await self._servers.send(("EXISTS", value_key(key)), ("EXISTS", lease_key(key)))
-        kept, leased = (self._checked(reply) for reply in replies)
-        return "kept" if kept else "leased" if leased else "absent"
+        replies = await self._servers.send(("EXISTS", value_key(key)), ("PTTL", lease_key(key)))
+        kept, lease_ms = (checked(self._servers, reply) for reply in replies)
+        return "kept" if kept else "leased" if lease_ms >= 0 else "absent"  # what never ends is no lease
 
     @observed
     async def ping(self) -> None:
@@ -188,7 +193,7 @@ class RedisStore:
         plain = ("GET", value_key(key))
         command = plain if expiry is None else ("GETEX", value_key(key), "PX", expiry)
         try:
-            value: bytes | None = await write_or_read(self._servers, command, plain)
+            value: bytes | None = await write_or_read(self._servers, self.observer, command, plain)
             if value is None:
                 return None
             context = await asyncio.to_thread(decode, value, key)
@@ -205,11 +210,12 @@ class RedisStore:
         new = f"{lease_key(key)}:{lease.token}"
         ttl = "" if expiry is None else expiry
         setting: Command = ("SET", new, value, "PX", round(1000 * FORGOTTEN_SECONDS))
-        keys, arguments = [value_key(key), lease_key(key), new], [lease.token, ttl, value[-DIGEST_BYTES:]]
-        return bool(self._checked(await run(self._servers, PUT_UNDER_LEASE, keys, arguments, first=setting)))
+        keys = [value_key(key), lease_key(key), last_lease_key(key), new]
+        arguments = [lease.token, ttl, value[-DIGEST_BYTES:]]
+        return bool(written(self._servers, await run(self._servers, PUT_UNDER_LEASE, keys, arguments, first=setting)))
 
     async def _update_index(self, key: ContextKey, change: str) -> None:
-        index = RedisIndex(self._servers, key.tenant)
+        index = self._index(key.tenant)
         try:
             async with asyncio.timeout(INDEX_SECONDS):
                 await (index.add(key) if change == "add" else index.drop(key))
@@ -224,10 +230,10 @@ class RedisStore:
         return infos
 
     async def _run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
-        return self._checked(await run(self._servers, script, keys, arguments))
+        return written(self._servers, await run(self._servers, script, keys, arguments))
 
-    def _checked(self, reply: Any) -> Any:
-        return checked(self._servers, reply)
+    def _index(self, tenant: str) -> RedisIndex:
+        return RedisIndex(self._servers, tenant, self.observer)
 
 
 def _ms(seconds: float) -> int:

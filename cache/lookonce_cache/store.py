@@ -77,7 +77,8 @@ class Store(Protocol):
 
     A key says whose context it is; no method ever shows or changes another tenant's.
 
-    Every method except `close` may raise StoreUnavailableError.
+    Every method except `close` may raise StoreUnavailableError; those that write WritesRefusedError, one of its kind,
+    while reads go on.
 
     Attributes:
         tier: the store's name in metrics: "memory" or "redis"; of a tiered store, the last tier's.
@@ -99,11 +100,13 @@ class Store(Protocol):
         """Keep the context, in place of one with the same key. Counts as use.
 
         With a lease, the context is kept only if the lease still holds, and the lease ends with it, in one step: a
-        holder that was slow, stopped or cut off cannot bring back what was deleted, or replaced, meanwhile.
+        holder that was slow, stopped or cut off cannot bring back what was deleted, or replaced, meanwhile. One that
+        has merely expired is as good for an hour, as long as nobody has taken the next one, and nothing was put or
+        deleted: what was computed is not thrown away because of a pause.
 
         Raises:
             ContextTooLargeError: the store could never hold it.
-            LeaseLostError: the lease has expired or was broken; nothing was changed.
+            LeaseLostError: the lease is somebody else's, or was broken, or ended with a context; nothing was changed.
         """
 
     async def touch(self, key: ContextKey, *, ttl: float | None = None) -> bool:
@@ -143,7 +146,7 @@ class Store(Protocol):
         """Whether the context is there, else whether somebody has a lease to make it. Does not count as use."""
 
     async def ping(self) -> None:
-        """Return if the store works, and raise StoreUnavailableError if it does not."""
+        """Return if the store works, for reads at least, and raise StoreUnavailableError if it does not."""
 
     async def close(self) -> None:
         """Let go of connections and memory. The store is not used after it."""

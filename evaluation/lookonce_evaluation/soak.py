@@ -153,12 +153,14 @@ def truth(arguments: argparse.Namespace) -> list[Picture]:
 
 
 def print_report(soaked: Soaked) -> None:
-    """The table, the facts, and the first of what was wrong or lost."""
+    """The table, the facts, and the first of what was wrong, lost or refused without an excuse."""
     print("\n".join([*table(soaked.tally), ""]))
     for name, fact in soaked.facts.items():
         print(f"{name}: {fact}")
     for reply in soaked.tally.bad()[:SHOWN]:
         print(f"{reply.outcome}: {reply.kind}: {reply.detail}")
+    for reply in soaked.tally.unexplained()[:SHOWN]:
+        print(f"refused, unexplained: {reply.kind}: {reply.detail}")
 
 
 def report(soaked: Soaked) -> dict[str, Any]:

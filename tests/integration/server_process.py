@@ -124,6 +124,14 @@ class LookonceServer:
         """What it has written so far."""
         return self._log.read_text()
 
+    def log_with(self, *texts: str, seconds: float = 120) -> str:
+        """Return what it has written, in whole lines, once each text is there: a request's line follows its answer."""
+        deadline = time.monotonic() + seconds
+        while missing := [text for text in texts if text not in (lines := self.log().rpartition("\n")[0])]:
+            assert time.monotonic() < deadline, f"{missing} not in the log:\n{lines}"
+            time.sleep(0.02)
+        return lines
+
     def http(self, **options: Any) -> httpx2.Client:
         """A plain client, which asks once."""
         return httpx2.Client(base_url=self.url, timeout=60, trust_env=False, **options)

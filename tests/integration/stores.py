@@ -29,6 +29,7 @@ class Listener(Observer):
         self.transfers: list[tuple[str, str, int]] = []
         self.damage: list[tuple[str, str]] = []
         self.breakers: list[bool] = []
+        self.refusals: set[str | None] = set()
 
     def operation(self, store, operation, outcome, seconds):
         self.calls.append((store, operation, outcome, seconds))
@@ -38,6 +39,9 @@ class Listener(Observer):
 
     def damaged(self, store, reason):
         self.damage.append((store, reason))
+
+    def writes(self, store, refusal):
+        self.refusals.add(refusal)
 
     def breaker(self, store, node, is_open):
         self.breakers.append(is_open)

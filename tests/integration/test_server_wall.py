@@ -210,15 +210,21 @@ def test_a_client_that_leaves_before_its_answer_frees_the_work(running):
         running.wait_for("queue_depth", 8)
     running.wait_for("queue_depth", 0)
     running.wait_for("requests_total", gone + 1, status="499")
-    assert "status=499" in running.log()
+    running.log_with("status=499")
 
 
 # --- the log ----------------------------------------------------------------------------------------------------------
 
 
-def entries(server: LookonceServer) -> list[dict]:
-    """The log's lines, without the words for people at the start."""
-    return [json.loads(line) for line in server.log().splitlines() if line.startswith("{")]
+def request_lines(log: str) -> dict[str, dict]:
+    """The requests' lines by the id of each; the words for people at the start are no JSON."""
+    entries = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    return {entry["request_id"]: entry for entry in entries if entry["message"] == "request"}
+
+
+def line_of(reply: httpx2.Response) -> str:
+    """What stands in the line of an answer's request, and in no other one that has this id."""
+    return f'"message": "request", "request_id": "{reply.headers["x-request-id"]}"'
 
 
 def test_the_log_tells_each_request_and_nobodys_words(keyed):
@@ -261,8 +267,8 @@ def test_the_log_tells_each_request_and_nobodys_words(keyed):
         for header in (f"Bearer {wrong}", f"Basic {KEYS['acme']}", KEYS["acme"], f"Bearer {KEYS['acme']} Zanzibar"):
             replies.append(client.get("/v1/models", headers={"authorization": header, "x-api-key": wrong}))
             assert replies[-1].status_code == 401
-    said = keyed.log()
-    lines = {line["request_id"]: line for line in entries(keyed) if line["message"] == "request"}
+    said = keyed.log_with(*map(line_of, replies))
+    lines = request_lines(said)
     assert [lines[reply.headers["x-request-id"]]["status"] for reply in replies] == [r.status_code for r in replies]
     pictures = [picture_url(501), picture_url(502), data_url(broken)]
     secrets |= {url[i : i + 16] for url in pictures for i in range(22, len(url) - 16, 16)}
@@ -275,7 +281,8 @@ def test_a_questions_line_has_its_accounts(keyed):
     with keyed.http(headers={"authorization": f"Bearer {KEYS['other']}"}) as client:
         question = question_about(picture_url(503), max_tokens=8)
         replies = [client.post(CHAT, json=question, headers={"x-request-id": f"mine.{i}"}) for i in range(2)]
-    miss, hit = (next(e for e in entries(keyed) if e.get("request_id") == f"mine.{i}" and "route" in e) for i in (0, 1))
+    lines = request_lines(keyed.log_with(*map(line_of, replies)))
+    miss, hit = lines["mine.0"], lines["mine.1"]
     for line, reply in zip((miss, hit), replies, strict=True):
         usage, found = reply.json()["usage"], reply.json()["lookonce"]
         assert line["logger"] == "lookonce_server.api.front"

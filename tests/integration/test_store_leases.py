@@ -169,3 +169,63 @@ async def test_a_lease_is_no_context(store):
     assert await store.info(KEY) is None
     assert await listed(store) == []
     assert (await store.stats("acme")).contexts == 0
+
+
+# ---- a lease that has merely expired
+
+
+async def expired(store, key=KEY):
+    """A lease that was taken, and ran out."""
+    lease = await store.lease(key, 0.05)
+
+    async def is_over():
+        return await store.state(key) == "absent"
+
+    await eventually(is_over)
+    return lease
+
+
+async def test_a_put_under_a_lease_that_has_merely_expired_is_taken(store):
+    lease = await expired(store)
+    await store.put(make_context(), lease)
+    assert_same((await store.get(KEY)).context, make_context())
+    assert time.time() + 50 < (await store.info(KEY)).expires_at < time.time() + 61
+    assert await listed(store) == [KEY.id]
+    assert await store.state(KEY) == "kept"
+
+
+async def test_a_lease_that_has_expired_is_not_renewed_and_keeps_nobody_from_the_next(store):
+    lease = await expired(store)
+    assert not await store.renew(lease, 60)
+    await store.release(lease)
+    assert await store.state(KEY) == "absent"
+    assert await store.lease(KEY, 60)
+
+
+async def test_what_was_deleted_after_a_lease_had_expired_does_not_come_back(store):
+    for was_there in (False, True):
+        lease = await expired(store)
+        if was_there:
+            await store.put(make_context())
+        assert await store.delete(KEY) is was_there
+        with pytest.raises(LeaseLostError):
+            await store.put(make_context(), lease)
+        assert await everything(store, KEY) == (False, False, None, "absent", [], 0)
+
+
+async def test_once_the_next_one_was_taken_a_lease_that_has_expired_is_lost(store):
+    lost = await expired(store)
+    next_one = await expired(store)
+    with pytest.raises(LeaseLostError):
+        await store.put(make_context(description="of the first"), lost)
+    assert await store.state(KEY) == "absent"
+    await store.put(make_context(), next_one)
+    assert_same((await store.get(KEY)).context, make_context())
+
+
+async def test_what_was_put_after_a_lease_had_expired_stays(store):
+    lost = await expired(store)
+    await store.put(make_context())
+    with pytest.raises(LeaseLostError):
+        await store.put(make_context(description="of the first"), lost)
+    assert_same((await store.get(KEY)).context, make_context())

@@ -1,11 +1,14 @@
 """vLLM's own options reach vLLM, and those that lookonce decides are refused."""
 
+import copy
 import re
+from dataclasses import fields
 
 import pytest
 
 from lookonce_scenes import CHECKPOINT
-from lookonce_server.engines.vllm.options import engine_args
+from lookonce_server.engines.vllm import options
+from lookonce_server.engines.vllm.options import computing_options, engine_args
 from lookonce_server.errors import ModelRefusedError
 
 
@@ -56,6 +59,11 @@ def test_what_lookonce_sets():
         ("kv_transfer_config", "{}", "--vllm-kv-transfer-config: not for vLLM to decide"),
         ("worker_extension_cls", "x.Y", "--vllm-worker-extension-cls: not for vLLM to decide"),
         ("structured_outputs_config", "{}", "--vllm-structured-outputs-config: not for vLLM to decide"),
+        ("tokenizer", "/elsewhere", "--vllm-tokenizer: it takes a part of the model from outside of its folder"),
+        ("hf-config-path", "/elsewhere", "--vllm-hf-config-path: it takes a part of the model from outside"),
+        ("revision", "main", "--vllm-revision: it takes a part of the model from outside"),
+        ("load_format", "pt", "--vllm-load-format=pt: it reads weights that are no safetensors"),
+        ("load_format", "sharded_state", "--vllm-load-format=sharded_state: it reads weights that are no safetensors"),
         ("max_modle_len", "4", "unrecognized arguments: --vllm-max-modle-len=4"),
         ("tensor_parallel_size", "two", "argument --vllm-tensor-parallel-size/-tp: invalid"),
     ],
@@ -63,3 +71,43 @@ def test_what_lookonce_sets():
 def test_an_option_that_cannot_be_is_refused_by_name(name, value, said):
     with pytest.raises(ModelRefusedError, match=re.escape(said)):
         args(**{name: value})
+
+
+def counting(**given):
+    return computing_options(given, model=str(CHECKPOINT), dtype="float32")
+
+
+def test_options_that_change_what_is_computed_count():
+    for given in (
+        {"load_format": "dummy"},
+        {"quantization": "fp8"},
+        {"kv_cache_dtype": "fp8"},
+        {"hf_overrides": {"rope_theta": 5.0}},
+        {"mm_processor_kwargs": {"size": 5}},
+        {"video_pruning_rate": "0.5"},
+        {"model_impl": "transformers"},
+        {"trust_remote_code": True},
+    ):
+        assert list(counting(**given)) == list(given)
+
+
+def test_every_option_counts_unless_it_is_known_to_be_harmless():
+    """So one that a later vLLM has will, whatever it is called and does."""
+    plain = options._parsed({}, str(CHECKPOINT), "float32")
+    for field in fields(plain):
+        other = copy.copy(plain)
+        setattr(other, field.name, "another value")
+        assert list(options._changed(other, plain)) == [field.name]
+    assert {field.name for field in fields(plain)} > options._HARMLESS
+
+
+def test_options_that_change_no_result_do_not_count():
+    assert counting() == {}
+    assert counting(tensor_parallel_size="2", max_model_len="1k", enforce_eager=True, gpu_memory_utilization=0.5) == {}
+    assert counting(load_format="auto") == {}  # what it is without being told
+
+
+def test_an_option_counts_alike_however_it_is_written():
+    assert counting(hf_overrides={"b": 1, "a": 2}) == counting(hf_overrides='{"a": 2, "b": 1}')
+    assert counting(hf_overrides={"b": 1}) != counting(hf_overrides={"b": 2})
+    assert counting(no_trust_remote_code=True) == {}

@@ -1,5 +1,8 @@
 """How to decode means the same to both engines."""
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 
 from lookonce_server.engines.base import Sampling
@@ -61,6 +64,29 @@ async def test_a_narrow_share_is_greedy(engine, context):
     greedy = await answered(engine, context, QUESTION)
     narrow = await answered(engine, context, QUESTION, Sampling(24, temperature=1.5, top_p=1e-6, seed=1))
     assert narrow.text == greedy.text
+
+
+async def test_top_k_and_min_p_leave_the_same_tokens(engine, reference, context):
+    """Of five tokens, nearly alike by their biases; each of the three looks at what the one before has left."""
+    first = (await answered(reference, context, QUESTION, Sampling(1, logprobs=20))).pieces[0].logprob.top
+    tokens = [token for token, _ in first[:5]]
+    bias = tuple((token, 40 - 0.2 * i - logprob) for i, (token, logprob) in enumerate(first[:5]))
+    for options, left in (
+        ({}, 5),
+        ({"top_k": 1}, 1),
+        ({"top_k": 3}, 3),
+        ({"min_p": 1.0}, 1),
+        ({"min_p": 0.5}, 4),  # the fourth has exp(-0.6) of the first one's probability, the fifth exp(-0.8)
+        ({"min_p": 0.5, "top_k": 2}, 2),
+        ({"top_p": 0.55}, 3),
+        ({"top_k": 4, "top_p": 0.55}, 2),
+        ({"min_p": 0.5, "top_p": 0.55}, 2),
+    ):
+        wanted = Sampling(1, temperature=1.0, logit_bias=bias, logprobs=0, **options)
+        for e in (engine, reference):
+            passes = [answered(e, context, QUESTION, replace(wanted, seed=seed)) for seed in range(60)]
+            found = await asyncio.gather(*passes)
+            assert {one.pieces[0].logprob.token for one in found} == set(tokens[:left]), (options, type(e))
 
 
 async def test_what_does_not_fit_is_the_requests_fault(engine, reference, context):

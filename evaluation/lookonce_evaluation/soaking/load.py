@@ -43,7 +43,7 @@ class Known:
     picture: Picture
     file: bytes
     context_id: str
-    last_hit: float = -math.inf  # when its context was last used, in time.monotonic's seconds
+    last_hit: float = -math.inf  # when the last question that hit its context was sent, in time.monotonic's seconds
     deleted: bool = False
 
 
@@ -162,6 +162,7 @@ class Asker:
         question = self._random.choice(list(image.picture.answers))
         session = self._client.image(source)
         options: lookonce.AskOptions = {"max_tokens": MAX_TOKENS, "on_miss": on_miss}
+        asked_at = time.monotonic()
         if self._random.random() < STREAMED:
             with session.stream(question, **options) as stream:
                 for _ in stream:
@@ -171,7 +172,7 @@ class Asker:
             answer = session.ask(question, **options)
         right = image.picture.answers[question]
         if answer.hit:
-            image.last_hit = time.monotonic()
+            image.last_hit = max(image.last_hit, asked_at)
         is_same_image = image.context_id in ("", answer.context_id)
         is_right = right.is_met_by(answer) and is_same_image
         said = f"{question!r} of {image.context_id!r}: {answer}; right is {right}"

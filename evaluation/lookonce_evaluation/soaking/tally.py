@@ -19,7 +19,7 @@ Outcome = Literal["right", "wrong", "lost", "refused"]
 - lost: anything else. An error in answer to pixels, a connection that breaks, a reply that is none.
 """
 
-SHOWN = 20  # of what is wrong or lost
+SHOWN = 20  # of what is wrong, lost or unexplained
 
 
 class Reply(NamedTuple):
@@ -54,6 +54,10 @@ class Tally:
     def bad(self) -> list[Reply]:
         """Those that must not be."""
         return [reply for reply in self.replies() if reply.outcome in ("wrong", "lost")]
+
+    def unexplained(self) -> list[Reply]:
+        """Refusals that nothing excuses."""
+        return [reply for reply in self.replies() if reply.unexplained]
 
 
 COLUMNS: dict[str, Callable[[Sequence[Reply]], int]] = {

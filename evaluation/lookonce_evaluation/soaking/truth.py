@@ -53,7 +53,9 @@ def png(case: Case) -> bytes:
     comment = PngInfo()
     comment.add_text("Comment", secrets.token_hex(16))
     file = io.BytesIO()
-    case.image.save(file, "PNG", pnginfo=comment)
+    # A copy, since Pillow keeps what it is to write on the image while it saves: with one image, threads that save at
+    # once lose their comments, or write each other's, and two "new" images are one.
+    case.image.copy().save(file, "PNG", pnginfo=comment)
     return file.getvalue()
 
 

@@ -125,8 +125,9 @@ def _app(state: AppState) -> FastAPI:
     app.add_middleware(Wall, any_host=state.access.asks_for_keys or settings.allow_anyone, origins=settings.origins)
     app.add_middleware(Front, metrics=state.metrics)
     app.add_middleware(Paths, root_path=settings.root_path)
-    for routes in (chat.router, responses.router, context_routes.router, context_views.router, operations.router):
-        app.include_router(routes)
+    # Not included as routers are, so that `app.routes` is one flat list, in which a path is found with all its methods.
+    for router in (chat.router, responses.router, context_routes.router, context_views.router, operations.router):
+        app.router.routes.extend(router.routes)
     playground.install(app)
     openapi.install(app, wants_keys=state.access.asks_for_keys, root_path=settings.root_path)
     return app

@@ -2,26 +2,23 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from lookonce_cache import CompressedContext, ContextInfo, Page
 from lookonce_server.api.messages import ImageUrlText
 from lookonce_server.api.schemas import ContextWishes
+from lookonce_server.api.unused import RequestModel
 from lookonce_server.contexts import TenantStats
 
 
-class PictureRequest(BaseModel):
+class PictureRequest(RequestModel):
     """An image by its URL, as JSON. In a form it is the file field `image`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     image_url: Annotated[ImageUrlText, Field(description="a base64 data: URL, or one that the server may fetch")]
 
 
-class PictureForm(BaseModel):
+class PictureForm(RequestModel):
     """What comes beside the image in a form: nothing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ContextForm(ContextWishes):

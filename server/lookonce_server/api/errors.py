@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import Match, Route
+from starlette.routing import Match
 
 from lookonce_cache import StoreUnavailableError
 from lookonce_server.api.fields import field_of, furthest, sendable, shown
@@ -68,6 +68,7 @@ _TABLE: dict[type[Exception], _Mapping] = {
     EngineError: _Mapping(500, "server_error", "engine_error"),
     ServerError: _Mapping(500, "server_error", None),
 }
+_OF_FILES = {"GET", "HEAD"}  # the methods of mounted files, where no route of ours leads to
 _INTERNAL = _Mapping(500, "server_error", "internal_error")
 # The codes of requests that were not let in, or not taken on.
 REFUSALS = frozenset(
@@ -127,7 +128,7 @@ def _mapping(error: Exception) -> _Mapping:
 
 
 def _body(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return {"error": {"message": sendable(message), "type": kind, "param": param and sendable(param), "code": code}}
 
 
 def _response(body: dict[str, Any], status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -156,16 +157,17 @@ async def _known(request: Request, error: Exception) -> JSONResponse:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path}: {error.detail}."
+    # Not from `request.url`, which is made of the header Host, whatever that is.
+    message = f"{request.method} {request.scope['path']}: {error.detail}."
     headers = {"allow": _allowed(request)} if error.status_code == 405 else error.headers
     return _response(_body(message, "invalid_request_error", None, None), error.status_code, headers)
 
 
 def _allowed(request: Request) -> str:
-    """The methods of a path: of all its routes, where Starlette tells those of the first."""
-    routes = [route for route in request.app.routes if isinstance(route, Route)]
-    first = next(route for route in routes if route.matches(request.scope)[0] != Match.NONE)
-    return ", ".join(sorted({method for r in routes if r.path == first.path for method in r.methods or ()}))
+    """The methods of a path: of all routes that it leads to, where Starlette tells those of the first."""
+    leading = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    methods = {method for route in leading for method in getattr(route, "methods", None) or ()}
+    return ", ".join(sorted(methods or _OF_FILES))
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
@@ -179,4 +181,4 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
         return _response(_body("The body is not valid JSON.", "invalid_request_error", None, None), 400)
     else:
         message = f"{param or 'The body'}: {worst['msg']} (given: {shown(worst.get('input'))})."
-    return _response(_body(sendable(message), "invalid_request_error", param, None), 400)
+    return _response(_body(message, "invalid_request_error", param, None), 400)

@@ -4,6 +4,8 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lookonce_server.api.unused import NO_TOOLS
+
 _LONGEST_NAME = 200
 
 _short = reprlib.Repr()
@@ -20,11 +22,12 @@ def furthest(errors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The validation error that got furthest into the request.
 
     A value may be of several kinds, and an error that is not about the kind is the one that helps; what is there and
-    wrong tells more than what is missing.
+    wrong tells more than what is missing. Tools come first: what else a client sends may be there for them alone.
     """
 
-    def helps(error: Mapping[str, Any]) -> tuple[int, bool, bool]:
-        return len(error["loc"]), not error["type"].endswith("_type"), error["type"] != "missing"
+    def helps(error: Mapping[str, Any]) -> tuple[bool, int, bool, bool]:
+        kind = error["type"]
+        return kind == NO_TOOLS, len(error["loc"]), not kind.endswith("_type"), kind != "missing"
 
     return max(errors, key=helps)
 

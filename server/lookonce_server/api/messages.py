@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from lookonce_server.api.unused import Unused
+from lookonce_server.api.unused import NoTools, RequestModel, Unused
 from lookonce_server.decoding import FORMATS
 
 # JSON may contain halves of characters, which are no text. pydantic looks at that where a string has a constraint.
@@ -21,10 +21,13 @@ ImageUrlText = Annotated[
 ]
 
 
-class ChatModel(BaseModel):
-    """What a chat request is made of: JSON of exactly these types, and nothing unknown."""
+_Ignored = Annotated[Any, Field(description="ignored; in an assistant's message only")]
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+class ChatModel(RequestModel):
+    """What a chat request is made of: JSON of exactly these types, and nothing unknown that asks for something."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class TextPart(ChatModel):
@@ -91,7 +94,24 @@ Part = Annotated[
 ]
 
 
-class Message(ChatModel):
+class AnswerExtras(ChatModel):
+    """What clients keep beside an answer's text, and send back with it as history.
+
+    It is about the text and not part of what was said, so the model is not shown it; docs/api.md lists who sends it.
+    """
+
+    annotations: _Ignored = None
+    id: _Ignored = None
+    parsed: _Ignored = None
+    provider_specific_fields: _Ignored = None
+    reasoning: _Ignored = None
+    reasoning_content: _Ignored = None
+    reasoning_details: _Ignored = None
+    reasoning_items: _Ignored = None
+    thinking_blocks: _Ignored = None
+
+
+class Message(AnswerExtras):
     """One message of the conversation. Which role may have what, `parsing` checks."""
 
     model_config = ConfigDict(
@@ -105,11 +125,16 @@ class Message(ChatModel):
     content: Text | Annotated[list[Part], Field(min_length=1)] | None = None
     name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     refusal: Text | None = None
-    # What an answer of OpenAI's brings along when it is sent back as history.
+    # What an answer may be besides text, elsewhere.
     audio: Annotated[Any, Unused()] = None
-    annotations: Annotated[Any, Unused([])] = None
-    function_call: Annotated[Any, Unused()] = None
-    tool_calls: Annotated[Any, Unused([])] = None
+    function_call: Annotated[Any, NoTools()] = None
+    images: Annotated[Any, Unused([])] = None
+    tool_calls: Annotated[Any, NoTools([])] = None
+
+    @property
+    def extras(self) -> list[str]:
+        """Which of the `AnswerExtras` it has."""
+        return [name for name in AnswerExtras.model_fields if getattr(self, name) not in (None, [], {})]
 
     @property
     def parts(self) -> list[TextPart | ImagePart | RefusalPart]:

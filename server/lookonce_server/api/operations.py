@@ -52,12 +52,14 @@ async def model(name: str, request: Request, tenant: Tenant) -> dict[str, Any]:
     return _model(state)
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", response_model=Health)
 async def health() -> dict[str, str]:
     """The process is up and answers."""
     return {"status": "ok"}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", response_model=Ready, responses={503: {"description": "It cannot, for now.", "model": NotReady}})
 async def ready(request: Request) -> JSONResponse:
     """The model passed its self-check, the engine works, the store answers, and the server is not about to end."""
@@ -76,6 +78,7 @@ async def ready(request: Request) -> JSONResponse:
     return JSONResponse({"status": "ready", "model": state.served_name, "store": state.store.tier})
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", response_class=PlainTextResponse, responses={200: {"description": "Prometheus' text format."}})
 async def metrics(request: Request) -> Response:
     """Prometheus metrics: the server's, and the engine's own."""

@@ -87,6 +87,8 @@ def _check_parts(message: Message, place: str) -> None:
         raise _refused(f"{place}.content", "Field required")
     if message.refusal is not None and role != "assistant":
         raise _refused(f"{place}.refusal", f"only assistant messages may have one, not {role!r}")
+    if role != "assistant" and (extras := message.extras):
+        raise _refused(f"{place}.{extras[0]}", f"only assistant messages may have it, not {role!r}")
     for i, part in enumerate(message.content if isinstance(message.content, list) else []):
         if isinstance(part, ImagePart) and role != "user":
             raise _refused(f"{place}.content[{i}].type", f"only user messages may have images, not {role!r}")
@@ -125,12 +127,14 @@ def _text(parts: list[TextPart | ImagePart | RefusalPart]) -> str:
 
 def _sampling(request: ChatRequest, max_answer_tokens: int) -> Sampling:
     wanted = request.max_completion_tokens or request.max_tokens or max_answer_tokens
-    if request.top_logprobs is not None and not request.logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise InvalidRequestError("top_logprobs needs logprobs=true.", param="top_logprobs")
     return Sampling(
         max_tokens=min(wanted, max_answer_tokens),
         temperature=0.0 if request.top_p == 0 else request.temperature or 0.0,  # of no share the likeliest is left
         top_p=request.top_p or 1.0,
+        top_k=max(0, request.top_k or 0),
+        min_p=request.min_p or 0.0,
         seed=request.seed,
         stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
         presence_penalty=request.presence_penalty or 0.0,

@@ -44,7 +44,7 @@ class _Assets(StaticFiles):
 
 def install(app: FastAPI) -> None:
     """Add the pages and what they load to an app."""
-    app.include_router(router)
+    app.router.routes.extend(router.routes)
     # Of fastapi_offline only the folder is used: Swagger UI's own files, which FastAPI would load from a CDN.
     folders: list[str | tuple[str, str]] = [
         ("lookonce_server", "playground/assets"),

@@ -3,24 +3,23 @@
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from lookonce_server.api.messages import ChatModel, Message, ModelName, Text
 from lookonce_server.api.response_format import ResponseFormat
-from lookonce_server.api.unused import Unused
+from lookonce_server.api.unused import NO_TOOLS, NoTools, RequestModel, Unused
+from lookonce_server.api.vllm_fields import VllmFields
 from lookonce_server.options import ContextOptions
 
 # FastAPI writes bounds as floating-point numbers, which these are not.
 _INT64 = WithJsonSchema({"type": "integer", "format": "int64"})
 
 
-class _Request(BaseModel):
-    # Bounded only so that texts are checked at all: JSON can escape half of a character, which no tokenizer takes.
-    model_config = ConfigDict(extra="forbid", frozen=True, str_max_length=2**31)
-
-
-class ContextWishes(_Request):
+class ContextWishes(RequestModel):
     """What a request may ask of an image's context, within the operator's limits."""
+
+    # Bounded only so that texts are checked at all: JSON can escape half of a character, which no tokenizer takes.
+    model_config = ConfigDict(str_max_length=2**31)
 
     retention: Annotated[float, Field(gt=0, le=1)] | None = None
     ttl: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -57,7 +56,7 @@ class Extension(ContextWishes):
         return replace(super().options(place), on_miss=self.on_miss, bypass=bypass, fallback=self.fallback)
 
 
-class ChatRequest(ChatModel):
+class ChatRequest(VllmFields):
     """`POST /v1/chat/completions`. Null is the same as leaving a field out."""
 
     model: ModelName
@@ -114,12 +113,12 @@ class ChatRequest(ChatModel):
 
     # What is not there.
     audio: Annotated[Any, Unused()] = None
-    function_call: Annotated[Any, Unused("none")] = None
-    functions: Annotated[Any, Unused([])] = None
+    function_call: Annotated[Any, NoTools("none", "auto")] = None
+    functions: Annotated[Any, NoTools([], error=NO_TOOLS)] = None
     moderation: Annotated[Any, Unused()] = None
     prediction: Annotated[Any, Unused()] = None
     prompt_cache_options: Annotated[Any, Unused()] = None
     prompt_cache_retention: Annotated[Any, Unused()] = None
-    tool_choice: Annotated[Any, Unused("none")] = None
-    tools: Annotated[Any, Unused([])] = None
+    tool_choice: Annotated[Any, NoTools("none", "auto")] = None
+    tools: Annotated[Any, NoTools([], error=NO_TOOLS)] = None
     web_search_options: Annotated[Any, Unused()] = None

@@ -71,7 +71,15 @@ class Wall:
             return True
         if site is not None:  # browsers set it themselves, pages cannot
             return site in ("same-origin", "none")
-        return origin is None or urlsplit(origin).netloc == headers.get("host")
+        return origin is None or _authority(origin) == headers.get("host")
+
+
+def _authority(origin: str) -> str | None:
+    """An Origin's host and port; None where it is no URL."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _name(host: str) -> str:

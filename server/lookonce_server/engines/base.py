@@ -78,6 +78,8 @@ class Sampling:
         max_tokens: most tokens generated.
         temperature: 0 is greedy.
         top_p: share of probability sampled from.
+        top_k: how many of the likeliest tokens are sampled from; 0: all.
+        min_p: least probability of a token that is sampled, as a share of the likeliest one's.
         seed: makes sampling repeatable.
         stop: texts that end the answer, and are not part of it.
         presence_penalty: taken off the logits of tokens that the answer has already.
@@ -97,6 +99,8 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
     json_schema: str | None = None
+    top_k: int = 0
+    min_p: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,9 @@
 """What the soak counts, and what it takes for right."""
 
 import json
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -8,6 +11,7 @@ import pytest
 
 from lookonce import Answer
 from lookonce_evaluation.dataset import held_out
+from lookonce_evaluation.soaking import load
 from lookonce_evaluation.soaking.load import Asker, Known, Shared
 from lookonce_evaluation.soaking.tally import KINDS, Reply, Tally, figures, table
 from lookonce_evaluation.soaking.truth import Picture, Right, alike, png
@@ -41,6 +45,15 @@ def test_the_same_pixels_are_a_new_image_each_time():
     assert len(png(case)) > 0
 
 
+def test_threads_that_draw_one_picture_at_once_make_images_of_their_own():
+    """Pillow keeps what it is to write on the image: two threads must not save the same one at once."""
+    picture = Picture(held_out(1)[0], {})
+    with ThreadPoolExecutor(4) as pool:
+        files = list(pool.map(lambda _: picture.file(), range(400)))
+    assert len(set(files)) == 400
+    assert all(b"Comment" in file for file in files)
+
+
 def test_how_often_a_swapped_answer_would_pass():
     (case,) = held_out(1)
     pictures = [Picture(case, {"?": Right(full, context)}) for full, context in (("a", "x"), ("a", "y"), ("b", "z"))]
@@ -71,16 +84,17 @@ def test_a_tally_counts_what_must_not_be():
 
 @pytest.fixture
 def failing():
-    """Starts a server that replies to everything with a status and a body, and gives its URL."""
+    """Starts a server that replies to everything with a status and a body, once it has done more, and gives its URL."""
     servers = []
 
-    def start(status: int, body: bytes) -> str:
+    def start(status: int, body: bytes, meanwhile: Callable[[], None] = lambda: None) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 self.rfile.read(int(self.headers["content-length"]))
                 self.do_GET()
 
             def do_GET(self):
+                meanwhile()
                 self.send_response(status)
                 self.end_headers()
                 self.wfile.write(body)
@@ -124,3 +138,22 @@ def test_only_a_clear_refusal_of_what_has_no_pixels_is_not_lost(failing, status,
         asker.request(kind)
     outcomes = {reply.kind: reply.outcome for reply in shared.tally.replies()}
     assert outcomes == {"new image": by_pixels, "known, pixels": by_pixels, "known, by id": by_id}
+
+
+def test_an_answer_that_began_before_the_store_was_disturbed_does_not_prove_that_it_has_the_context(
+    failing, monkeypatch
+):
+    """It may have taken longer than a restart: only a lookup since then counts."""
+    image = Known(Picture(held_out(1)[0], {"How many?": RIGHT}), b"", "a" * 64)
+    lookonce = {"cache": "hit", "context_tokens": 5, "context_id": "a" * 64, "tier": "redis", "tokens_saved": 1}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Three."}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}
+    models = [{"id": "a model"}]  # which the client asks for first
+    body = json.dumps({"data": models, "choices": [choice], "usage": usage, "lookonce": lookonce}).encode()
+    monkeypatch.setattr(load, "STREAMED", 0)
+    shared = Shared("", [image.picture], Tally())
+    shared.url = failing(200, body, lambda: shared.calm.begin(0))
+    shared.known.append(image)
+    asker = Asker(shared, seed=0)
+    asker._ask(image, "lookonce:" + image.context_id)
+    assert -math.inf < image.last_hit < shared.calm.since

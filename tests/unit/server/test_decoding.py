@@ -178,6 +178,24 @@ def test_top_p_leaves_the_tail_out():
     assert set(picks(temperature=1.0, top_p=0.8, seed=0)) == {1, 2}
 
 
+def test_top_k_and_min_p_leave_the_tail_out():
+    for options, left in (
+        ({"top_k": 1}, {1}),
+        ({"top_k": 2}, {1, 2}),
+        ({"top_k": 9}, {0, 1, 2, 3}),
+        ({"min_p": 1.0}, {1}),
+        ({"min_p": 0.2}, {1, 2}),
+        ({"min_p": 0.1}, {0, 1, 2}),
+        ({"min_p": 0.2, "temperature": 2.0}, {0, 1, 2}),
+        # Each looks at what the one before has left: of all four tokens, the first has less than this share.
+        ({"top_k": 2, "top_p": 0.6}, {1}),
+        ({"min_p": 0.2, "top_p": 0.6}, {1}),
+        ({"top_p": 0.6}, {1, 2}),
+    ):
+        assert set(picks(1000, **{"temperature": 1.0, "seed": 0} | options)) == left, options
+    assert set(picks(20, temperature=0.0, top_k=3, min_p=0.1)) == {1}
+
+
 @pytest.mark.parametrize("seed", [-(2**63), -1, 0, 2**63 - 1])
 def test_any_64_bit_seed(seed):
     assert picks(3, temperature=1.0, seed=seed) == picks(3, temperature=1.0, seed=seed)

@@ -1,18 +1,15 @@
 """Profiles: strict files, options that stand between the given ones and the defaults, and one checkpoint each."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 import pytest
-import torch
 
-from lookonce_scenes import CHECKPOINT, PROFILE
+from lookonce_scenes import PROFILE
 from lookonce_server.api.app import _app, _plan
 from lookonce_server.cli import serve
-from lookonce_server.engines.checkpoint import file_digest, fingerprint
 from lookonce_server.errors import ModelRefusedError, ProfileError
 from lookonce_server.profile import MOST_BYTES, Profile
 from lookonce_server.settings import Settings, load_settings
@@ -167,15 +164,6 @@ def test_a_window_beyond_the_model_is_refused(engine, profile, write):
     settings = load_settings(["--profile", write(profile | {"window": "6-9"})])
     with pytest.raises(ModelRefusedError, match=r"window '6-9': expected 0 <= first < end <= 8"):
         _plan(settings, engine)
-
-
-def test_the_digest_is_of_the_files_alone(tmp_path):
-    copy = shutil.copytree(CHECKPOINT, tmp_path / "copy", copy_function=shutil.copyfile)
-    assert file_digest(copy) == file_digest(CHECKPOINT)
-    prints = {fingerprint(file_digest(copy), dtype) for dtype in (torch.float32, torch.bfloat16)}
-    assert len(prints | {file_digest(copy)}) == 3
-    (copy / "chat_template.jinja").write_text("other")
-    assert file_digest(copy) != file_digest(CHECKPOINT)
 
 
 @pytest.mark.anyio

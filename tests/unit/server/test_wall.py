@@ -112,6 +112,8 @@ REFUSED = [
     {"origin": "http://localhost:8080"},
     {"origin": "null"},
     {"origin": ""},
+    {"origin": "http://["},
+    {"origin": "http://[::1"},
     {"origin": PAGE + ".evil.example"},
     {"origin": "https://evil.example", "sec_fetch_site": "cross-site"},
     {"sec_fetch_site": "cross-site"},
@@ -226,6 +228,42 @@ async def test_headers_that_a_route_sets_itself_stay(app):
     app.router.routes.pop()
     assert reply.headers.items() >= own.items()
     assert reply.headers.get_list("content-security-policy") == [own["content-security-policy"]]
+
+
+# --- methods ----------------------------------------------------------------------------------------------------------
+
+METHODS = {
+    "/health": "GET, HEAD",
+    "/openapi.json": "GET, HEAD",
+    "/playground/assets/playground.js": "GET, HEAD",
+    "/v1/models": "GET",
+    "/v1/chat/completions": "POST",
+    "/v1/contexts": "GET, POST",
+    "/v1/contexts/stats": "DELETE, GET",  # which is also an id that no context has
+    "/v1/contexts/x/heatmap.png": "GET, POST",
+}
+
+
+@pytest.mark.parametrize(("path", "methods"), METHODS.items())
+async def test_a_wrong_method_is_told_all_of_the_right_ones(app, lines, path, methods):
+    reply = await get(app, path, "PATCH")
+    assert (reply.status_code, reply.headers["allow"]) == (405, methods)
+    assert reply.json()["error"]["message"] == f"PATCH {path}: Method Not Allowed."
+    assert lines()[-1].route is not None
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
+async def test_who_only_looks_whether_it_is_there_may(app, path):
+    head, whole = await get(app, path, "HEAD"), await get(app, path)
+    assert head.status_code == whole.status_code == 200
+    assert head.headers["content-type"] == whole.headers["content-type"]
+
+
+async def test_an_error_names_the_path_whatever_the_host():
+    async with running_app(Settings(allow_anyone=True)) as app, client_of(app) as client:
+        for host in ("[", "[::1", "a b", "\xff", "x" * 5000):
+            reply = await client.get("/v1/nowhere", headers=[(b"host", host.encode("latin-1"))])
+            assert (reply.status_code, reply.json()["error"]["message"]) == (404, "GET /v1/nowhere: Not Found.")
 
 
 # --- the log's line ---------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
 from lookonce_server.api.messages import kind_of
 from lookonce_server.api.response_format import FormatName, Schema
@@ -20,19 +20,29 @@ class Shown(BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
 
-class FreeText(Shown):
+class Requested(Shown):
+    """A part of an answer that tells what was asked; it is without the nulls that came in fields it does not know."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unknown_nulls(cls, data: Any) -> Any:
+        known = {name for field, info in cls.model_fields.items() for name in (field, info.alias)}
+        return {k: v for k, v in data.items() if v is not None or k in known} if isinstance(data, dict) else data
+
+
+class FreeText(Requested):
     """Any text."""
 
     type: Literal["text"]
 
 
-class JsonObject(Shown):
+class JsonObject(Requested):
     """A JSON object."""
 
     type: Literal["json_object"]
 
 
-class JsonSchema(Shown):
+class JsonSchema(Requested):
     """JSON that a schema accepts; `strict` or not, it always does."""
 
     type: Literal["json_schema"]
@@ -54,7 +64,7 @@ TextFormat = Annotated[
 ]
 
 
-class TextConfig(Shown):
+class TextConfig(Requested):
     """The answer's text."""
 
     format: TextFormat = FreeText(type="text")

@@ -38,7 +38,7 @@ def draft_of(request: ResponseRequest, model: str, *, store: bool) -> ResponseOb
         top_p=1.0 if request.top_p is None else request.top_p,
         top_logprobs=request.top_logprobs or 0,
         text=request.text,
-        tool_choice=request.tool_choice,
+        tool_choice=request.tool_choice or "auto",
         parallel_tool_calls=request.parallel_tool_calls is not False,
         metadata=request.metadata or {},
         user=request.user,

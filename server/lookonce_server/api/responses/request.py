@@ -2,17 +2,17 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from lookonce_server.api.messages import ImageUrlText, ModelName, kind_of
 from lookonce_server.api.responses.objects import TextConfig
 from lookonce_server.api.schemas import Extension
-from lookonce_server.api.unused import Unused
+from lookonce_server.api.unused import NO_TOOLS, NoTools, RequestModel, Unused
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+class _Strict(RequestModel):
+    model_config = ConfigDict(strict=True)
 
 
 class InputText(_Strict):
@@ -29,6 +29,7 @@ class OutputText(_Strict):
     text: str
     annotations: list[dict[str, Any]] | None = None
     logprobs: list[dict[str, Any]] | None = None
+    parsed: Any = None  # what openai's `parse` made of it
 
 
 class InputImage(_Strict):
@@ -151,22 +152,22 @@ class ResponseRequest(_Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     include: list[Literal["message.output_text.logprobs"]] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    text: TextConfig = TextConfig()
+    text: Annotated[TextConfig, BeforeValidator(lambda text: TextConfig() if text is None else text)] = TextConfig()
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     truncation: Literal["disabled"] | None = None
     background: Annotated[Any, Unused(False)] = None
     service_tier: Literal["auto", "default"] | None = None
     # Without tools these say nothing.
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_choice: Literal["auto", "none"] = "auto"
+    tools: Annotated[Any, NoTools([], error=NO_TOOLS)] = None
+    tool_choice: Annotated[Literal["auto", "none"] | None, NoTools("auto", "none")] = None
     parallel_tool_calls: bool | None = None
     # Labels for the caller's own bookkeeping: they change no answer.
     metadata: Metadata | None = None
     user: Label | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
-    lookonce: Extension = Extension()
+    lookonce: Annotated[Extension, BeforeValidator(lambda own: Extension() if own is None else own)] = Extension()
 
     @property
     def items(self) -> list[Item]:

@@ -5,7 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from lookonce_server.engines.base import Sampling, TokenLogprob
 
@@ -15,8 +22,8 @@ _COLDEST = 1e-4  # below it sampling is greedy: logits divided by less overflow
 class Sampler:
     """Picks an answer's tokens one after the other.
 
-    Greedy at temperature 0, else from the top-p share of the tempered distribution; in both cases the tokens picked
-    before are penalised.
+    Greedy at temperature 0, else from what min_p, top_k and top_p leave of the tempered distribution; in both cases the
+    tokens picked before are penalised.
     """
 
     def __init__(self, sampling: Sampling) -> None:
@@ -29,9 +36,7 @@ class Sampler:
         if sampling.presence_penalty or sampling.frequency_penalty:
             self._processors.append(_Penalties(sampling.presence_penalty, sampling.frequency_penalty))
         if not self._greedy:
-            self._processors.append(TemperatureLogitsWarper(sampling.temperature))
-            if sampling.top_p < 1:
-                self._processors.append(TopPLogitsWarper(sampling.top_p))
+            self._processors.extend(_warpers(sampling))
         self._generator = torch.Generator()
         if sampling.seed is None:
             self._generator.seed()
@@ -62,6 +67,18 @@ class Sampler:
         process: Any = self._processors  # its types name legacy tensor classes
         picked = torch.tensor([self._picked], dtype=torch.long)
         return torch.as_tensor(process(picked, logits.float().cpu()[None])[0])
+
+
+def _warpers(sampling: Sampling) -> list[LogitsProcessor]:
+    """What leaves the tokens that are sampled from, in vLLM's order: each looks at what the one before has left."""
+    warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(sampling.temperature)]
+    if sampling.min_p > 0:
+        warpers.append(MinPLogitsWarper(sampling.min_p))
+    if sampling.top_k > 0:
+        warpers.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    return warpers
 
 
 class _Bias(LogitsProcessor):

@@ -28,7 +28,7 @@ from lookonce_server.engines.base import (
     TokenLogprob,
     unheard,
 )
-from lookonce_server.engines.checkpoint import file_digest, find_checkpoint, fingerprint
+from lookonce_server.engines.checkpoint import check_code, check_unchanged, file_digest, find_checkpoint, fingerprint
 from lookonce_server.engines.detokenizing import TextStream, end_ids, token_text
 from lookonce_server.engines.framing import framing_of
 from lookonce_server.engines.grammar import Grammars
@@ -37,7 +37,7 @@ from lookonce_server.engines.shared import DenseContext, SharedTokens
 from lookonce_server.engines.vllm.capturing import Capturer
 from lookonce_server.engines.vllm.contexts import Contexts
 from lookonce_server.engines.vllm.contract import Compression, Job
-from lookonce_server.engines.vllm.options import engine_args
+from lookonce_server.engines.vllm.options import computing_options, engine_args
 from lookonce_server.engines.vllm.parent import binding_forks
 from lookonce_server.engines.vllm.requests import BACKGROUND, Requests, sampling_params
 from lookonce_server.engines.vllm.selfcheck import check_model
@@ -60,10 +60,14 @@ class VllmEngine:
         llm: vLLM's engine, its workers attached.
         folder: of the checkpoint.
         spool: hands tensors over; closed with the engine.
+        checkpoint: digest of its files, from before vLLM loaded it.
+        options: of vLLM, that may change what it computes; see `options.computing_options`.
         max_queue: passes that wait or run before more are refused.
     """
 
-    def __init__(self, llm: AsyncLLM, folder: Path, spool: Spool, *, max_queue: int) -> None:
+    def __init__(
+        self, llm: AsyncLLM, folder: Path, spool: Spool, *, checkpoint: str, options: Mapping[str, str], max_queue: int
+    ) -> None:
         model = llm.model_config
         dtype = model.dtype
         assert isinstance(dtype, torch.dtype)
@@ -72,10 +76,9 @@ class VllmEngine:
         self._prompts = PromptRenderer(processor, self._config)
         self._end_ids = end_ids(_generation_config(folder), processor.tokenizer)
         self._grammars = Grammars(processor.tokenizer, model.get_vocab_size())
-        checkpoint = file_digest(folder)
         self.facts = ModelFacts(
             checkpoint=checkpoint,
-            fingerprint=_fingerprint(checkpoint, dtype, llm),
+            fingerprint=_fingerprint(fingerprint(checkpoint, dtype, processor), options, llm),
             template_digest=digest(str(processor.chat_template).encode()),
             num_layers=model.get_total_num_hidden_layers(),
             max_tokens=model.max_model_len,
@@ -124,7 +127,15 @@ class VllmEngine:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # a start is a hundred lines at its INFO
         os.environ.setdefault("LLGUIDANCE_LOG_LEVEL", "0")  # a grammar that fails is told to whoever asked
         folder = await asyncio.to_thread(find_checkpoint, name)
-        args = await asyncio.to_thread(engine_args, options, model=str(folder), dtype=str(dtype).removeprefix("torch."))
+        where = {"model": str(folder), "dtype": str(dtype).removeprefix("torch.")}
+        args = await asyncio.to_thread(engine_args, options, **where)
+        if args.load_format != "dummy" and not any(folder.glob("*.safetensors")):
+            raise ModelRefusedError(
+                f"vLLM cannot run model {name!r}: {folder} has no *.safetensors, which alone is read."
+            )
+        if args.trust_remote_code:
+            check_code(folder)
+        checkpoint = await asyncio.to_thread(file_digest, folder)
         spool = await asyncio.to_thread(Spool, handover_dir)
         try:
             llm = await asyncio.to_thread(_start, args)
@@ -137,13 +148,15 @@ class VllmEngine:
             for problems in await llm.collective_rpc("lookonce_attach"):
                 if problems:
                     raise ModelRefusedError(f"This model cannot be served by image re-prompting. {' '.join(problems)}")
-            engine = cls(llm, folder, spool, max_queue=max_queue)
+            counting = computing_options(options, **where)
+            engine = cls(llm, folder, spool, checkpoint=checkpoint, options=counting, max_queue=max_queue)
         except BaseException:
             spool.close()
             await asyncio.to_thread(llm.shutdown)
             raise
         try:
             await engine.check(describe_prompt)
+            await asyncio.to_thread(check_unchanged, folder, checkpoint)  # now that all has been loaded, and used
         except BaseException:
             await engine.close()
             raise
@@ -341,17 +354,17 @@ def _logprob(token: int, found: Mapping[int, Any] | None, count: int) -> TokenLo
     return TokenLogprob(token, found[token].logprob, top)
 
 
-def _fingerprint(checkpoint: str, dtype: torch.dtype, llm: AsyncLLM) -> str:
-    """The checkpoint's, as every engine has it, unless vLLM's options change what it computes."""
-    found = fingerprint(checkpoint, dtype)
-    changing = {
+def _fingerprint(found: str, options: Mapping[str, str], llm: AsyncLLM) -> str:
+    """The fingerprint that every engine has, `found`, unless vLLM computes otherwise: as told, or as a checkpoint asks.
+
+    Options count by themselves, so that none is forgotten.
+    """
+    chosen = {  # by options, or by the checkpoint
         "quantization": llm.model_config.quantization,
-        "hf_overrides": llm.model_config.hf_overrides,
-        "mm_processor_kwargs": _processor_options(llm),
         "kv_cache_dtype": llm.vllm_config.cache_config.cache_dtype.replace("auto", ""),
     }
-    changed = {name: str(value) for name, value in changing.items() if value}
-    return digest(f"{found} {changed}".encode()) if changed else found
+    changed = dict(options) | {name: str(value) for name, value in chosen.items() if value}
+    return digest(f"{found} {sorted(changed.items())}".encode()) if changed else found
 
 
 def _processor_options(llm: AsyncLLM) -> Any:

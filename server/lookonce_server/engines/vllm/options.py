@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, NoReturn
 
 from lookonce_server.engines.vllm.parent import Binding
@@ -20,6 +21,38 @@ _OURS = {
     "worker_extension_cls": "nothing: it is lookonce's own",
     "structured_outputs_config": "nothing: JSON is decoded as in every engine",
 }
+# Options that name something outside of the checkpoint's folder, which could change and nobody would see it.
+_ELSEWHERE = (
+    "tokenizer",
+    "hf_config_path",
+    "model_weights",
+    "revision",
+    "code_revision",
+    "tokenizer_revision",
+    "default_mm_loras",
+    "mm_encoder_fp8_scale_path",
+)
+# Where the weights come from: safetensors of the checkpoint's folder, which are in its digest, or no file at all.
+_LOAD_FORMATS = ("auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "mistral", "dummy")
+# Options that do not change what is computed for a token, beyond the rounding of sums in another order. What is not
+# among them counts: two servers that differ in it share no contexts.
+_HARMLESS = frozenset(
+    (
+        # how the work is shared out
+        *("tensor_parallel_size", "data_parallel_size", "data_parallel_size_local", "data_parallel_rank"),
+        *("data_parallel_start_rank", "data_parallel_address", "data_parallel_rpc_port", "data_parallel_backend"),
+        *("distributed_executor_backend", "nnodes", "node_rank", "master_addr", "master_port"),
+        # how much of it at once, and what is remembered of it
+        *("max_model_len", "max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill", "async_scheduling"),
+        *("scheduling_policy", "long_prefill_token_threshold", "limit_mm_per_prompt", "enable_prefix_caching"),
+        *("gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override", "block_size"),
+        *("cpu_offload_gb", "mm_processor_cache_gb", "mm_processor_cache_type", "mm_shm_cache_max_object_size_mb"),
+        # how it is started and watched
+        *("enforce_eager", "disable_custom_all_reduce", "max_parallel_loading_workers", "use_tqdm_on_load"),
+        *("disable_log_stats", "enable_log_requests", "show_hidden_metrics_for_version", "otlp_traces_endpoint"),
+        *("max_logprobs", "hf_token", "download_dir"),
+    )
+)
 _CPU_CACHE_BYTES = 2 * 1024**3  # on a CPU vLLM would take most of the machine's memory, and fail where it is in use
 
 
@@ -32,16 +65,64 @@ def engine_args(given: Mapping[str, Any], *, model: str, dtype: str) -> Any:
         dtype: arithmetic of the model.
 
     Raises:
-        ModelRefusedError: an option is unknown, has a wrong value, or is decided by lookonce; it is named.
+        ModelRefusedError: an option is unknown, has a wrong value, is decided by lookonce, or takes a part of the model
+            from elsewhere; it is named.
     """
     from vllm.config import KVTransferConfig, StructuredOutputsConfig
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.platforms import current_platform
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     for name in given:
         if name in _OURS:
             raise ModelRefusedError(f"--vllm-{_flag(name)}: not for vLLM to decide. Use {_OURS[name]}.")
+    args = _parsed(given, model, dtype)
+    for name in _changed(args, _parsed({}, model, dtype)):
+        if name in _ELSEWHERE:
+            raise ModelRefusedError(
+                f"--vllm-{_flag(name)}: it takes a part of the model from outside of its folder, which may change"
+                " behind it. Accepted: a checkpoint folder that has everything, as --model."
+            )
+    if args.load_format not in _LOAD_FORMATS:
+        raise ModelRefusedError(
+            f"--vllm-load-format={args.load_format}: it reads weights that are no safetensors of the checkpoint's"
+            f" folder. Accepted: {', '.join(_LOAD_FORMATS)}."
+        )
+    args.kv_transfer_config = KVTransferConfig(
+        kv_connector=CONNECTOR,
+        kv_connector_module_path=CONNECTOR_MODULE,
+        kv_role="kv_both",
+        kv_connector_extra_config={"parent": Binding()},
+    )
+    args.worker_extension_cls = WORKER_EXTENSION
+    args.structured_outputs_config = StructuredOutputsConfig(
+        backend="guidance", disable_any_whitespace=True, enable_in_reasoning=True
+    )
+    return args
+
+
+def computing_options(given: Mapping[str, Any], *, model: str, dtype: str) -> dict[str, str]:
+    """Those of vLLM's options that may change what is computed, by name: other than without `given`, and not harmless.
+
+    The arguments are those of `engine_args`. However a value is written, as a flag or in JSON, its text is the same.
+    """
+    changed = _changed(_parsed(given, model, dtype), _parsed({}, model, dtype))
+    return {name: text for name, text in changed.items() if name not in _HARMLESS}
+
+
+def _changed(args: Any, plain: Any) -> dict[str, str]:
+    """The fields in which `args` differs from `plain`, and their values."""
+    names = (field.name for field in fields(args))
+    return {name: _text(getattr(args, name)) for name in names if getattr(args, name) != getattr(plain, name)}
+
+
+def _text(value: Any) -> str:
+    """A value's text; the order in which names were given does not matter."""
+    return json.dumps(value, sort_keys=True, default=lambda one: sorted(one) if isinstance(one, set) else repr(one))
+
+
+def _parsed(given: Mapping[str, Any], model: str, dtype: str) -> Any:
+    """vLLM's `AsyncEngineArgs` with lookonce's defaults, and without what it decides."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     class Parser(FlexibleArgumentParser):
         def error(self, message: str) -> NoReturn:
@@ -59,18 +140,7 @@ def engine_args(given: Mapping[str, Any], *, model: str, dtype: str) -> Any:
     if current_platform.is_cpu():
         defaults["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
     arguments = [_argument(name, value) for name, value in {**defaults, **given}.items()]
-    args = AsyncEngineArgs.from_cli_args(parser.parse_args([*arguments, f"--model={model}", f"--dtype={dtype}"]))
-    args.kv_transfer_config = KVTransferConfig(
-        kv_connector=CONNECTOR,
-        kv_connector_module_path=CONNECTOR_MODULE,
-        kv_role="kv_both",
-        kv_connector_extra_config={"parent": Binding()},
-    )
-    args.worker_extension_cls = WORKER_EXTENSION
-    args.structured_outputs_config = StructuredOutputsConfig(
-        backend="guidance", disable_any_whitespace=True, enable_in_reasoning=True
-    )
-    return args
+    return AsyncEngineArgs.from_cli_args(parser.parse_args([*arguments, f"--model={model}", f"--dtype={dtype}"]))
 
 
 def _argument(name: str, value: Any) -> str:

@@ -1,0 +1,152 @@
+"""What a new user does: the README's commands from a clean shell, and the server's own tests in fresh environments.
+
+The clone is of the last commit. Each environment is made from nothing, by the README's first command or by pip.
+"""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..docs.snippets import ROOT, Snippet, snippets
+from .lowest import lowest
+
+REPOSITORY = "https://github.com/lookonce/lookonce"
+HTTP_TESTS = [
+    f"tests/unit/server/test_{name}.py"
+    for name in (
+        "access body_limit chat chat_fields chat_shapes context_requests context_views contexts_routes errors logs"
+        " metrics playground_routes responses routes settings wall"
+    ).split()
+]
+NEEDS_VLLM = "not vllm"  # what of them asks vLLM's own parser
+# Blocks of the README that the docs' tests parse instead: they want another model, more packages, or run this test.
+ELSEWHERE = ("make test", "lookonce serve", "pip install '.[vllm")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def clean(home) -> dict[str, str]:
+    """A new user's environment: nothing of the one that the tests run in, and a clone that needs no network."""
+    own = str(Path(sys.prefix) / "bin")
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_")) or name == "LANG"}
+    return kept | {
+        "HOME": str(home),
+        "PATH": os.pathsep.join(folder for folder in os.environ["PATH"].split(os.pathsep) if folder != own),
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.file://{ROOT}.insteadOf",
+        "GIT_CONFIG_VALUE_0": REPOSITORY,
+        "PIP_QUIET": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def clone(home, port, clean) -> Iterator[Path]:
+    """The folder of a clone whose server, begun with the README's first block, listens."""
+    first, *_ = (s for s in snippets(ROOT / "README.md") if s.language == "bash")
+    assert f"git clone {REPOSITORY}\n" in first.text
+    script = re.sub(r"^make serve\b", f"exec make serve PORT={port}", first.text, flags=re.MULTILINE)
+    log = home / "serve.log"
+    with log.open("wb") as file:
+        server = subprocess.Popen(
+            ["bash", "-euc", script], cwd=home, env=clean, stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 900
+        while "lookonce serves" not in log.read_text():
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield home / "lookonce"
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def test_the_readme_runs_as_it_is_written(clone, clean, port):
+    """In one shell, from its second terminal on; what it says is printed is what is printed."""
+    blocks = snippets(clone / "README.md")
+    script, shown = ["set -eu", f"cd {clone}"], []
+    for block, after in zip(blocks, [*blocks[1:], None], strict=True):
+        if any(line.startswith(ELSEWHERE) for line in block.commands) or "git clone" in block.text:
+            continue
+        script += [f"echo {MARK}", *commands(block)]
+        prints = after is not None and after.language == "" and block.language == "python"
+        shown.append(after.text if prints else block.output if block.language == "console" else None)
+    text = "\n".join(script).replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+    done = subprocess.run(
+        ["bash"],
+        input=text,
+        env=clean | {"LOOKONCE_SERVER": f"http://127.0.0.1:{port}"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = done.stdout.split(f"{MARK}\n")[1:]
+    assert len(printed) == len(shown) >= 4
+    for found, expected in zip(printed, shown, strict=True):
+        if expected is not None:
+            assert shape(found) == shape(expected)
+
+
+MARK = "-----"
+
+
+def commands(block: Snippet) -> list[str]:
+    if block.language == "python":
+        return ["python - <<'SNIPPET'", block.text + "SNIPPET"]
+    return block.commands
+
+
+def shape(output: str) -> str:
+    """An output without the seconds that differ from run to run."""
+    return re.sub(r"\d+\.\d+ s\b", "T", output).strip()
+
+
+def test_the_http_tests_pass_with_the_newest_versions(clone, clean):
+    """In the environment of the README's first command: what pip chooses today, and no vLLM."""
+    check_http(clone, clean, clone / ".venv")
+
+
+def test_the_http_tests_pass_with_the_lowest_versions(clone, clean, tmp_path):
+    held = tmp_path / "lowest.txt"
+    held.write_text("\n".join(lowest(clone / "pyproject.toml")))
+    torch = next(line for line in held.read_text().splitlines() if line.startswith("torch=="))
+    subprocess.run(["python3", "-m", "venv", tmp_path / "venv"], env=clean, check=True)
+    pip = [tmp_path / "venv" / "bin" / "python", "-m", "pip", "install"]
+    subprocess.run([*pip, torch], env=clean, check=True, timeout=600)
+    check_http(clone, clean, tmp_path / "venv", "--constraint", held)
+
+
+def check_http(clone: Path, clean: dict[str, str], venv: Path, *constraint: str | Path) -> None:
+    python = venv / "bin" / "python"
+    install = [python, "-m", "pip", "install", *constraint, "--editable", ".[test]"]
+    subprocess.run(install, cwd=clone, env=clean, check=True, timeout=600)
+    done = subprocess.run(
+        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", NEEDS_VLLM, *HTTP_TESTS],
+        cwd=clone,
+        env=clean,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout[-8000:]
