@@ -1,29 +1,33 @@
 """Running the app under uvicorn, and how it ends."""
 
 import asyncio
-import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from lookonce_server.connection import ConnectionConfig, ConnectionLimits, RefusalLog
-from lookonce_server.errors import ShuttingDownError
-from lookonce_server.listener import Listener, listen
+from lookonce_server.errors import ShuttingDownError, StartError
+from lookonce_server.listener import bind, listen
 from lookonce_server.settings import Settings
 
-_log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05
 
 
 @dataclass(slots=True)
 class Phase:
-    """Where the server is in its life: at work, or ending."""
+    """Where the server is in its life: at work, or ending.
+
+    Attributes:
+        failure: why it ends, where that is no wish of whoever runs it.
+    """
 
     ending: bool = False
+    failure: str | None = None
 
     def check(self) -> None:
         """Return if new requests are taken on.
@@ -31,6 +35,8 @@ class Phase:
         Raises:
             ShuttingDownError: none are.
         """
+        if self.failure:
+            raise ShuttingDownError(self.failure)
         if self.ending:
             raise ShuttingDownError("The server is shutting down; ask another one, or again in a moment.")
 
@@ -48,6 +54,8 @@ class Server(uvicorn.Server):
         phase: is told when the end begins.
         greet: is called with the URL once it listens.
     """
+
+    failure_seconds = 5.0  # for requests to hear that the engine has ended
 
     def __init__(
         self,
@@ -82,29 +90,35 @@ class Server(uvicorn.Server):
         self._shutdown_seconds = settings.shutdown_seconds
         self._greet = greet
 
+    def stop(self) -> None:
+        """Begin to end; may be called by a signal."""
+        self.should_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """See uvicorn: it captures none, they are seen to from the first line on."""
+        yield
+
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn.
 
-        Raises:
-            SystemExit: the address cannot be had; the log says why.
-        """
-        if sockets is None:
-            try:
-                sockets = list(self._listen())
-            except OSError as error:
-                _log.error("cannot listen on %s, port %d: %s", self._settings.host, self._settings.port, error)
-                raise SystemExit(1) from None
-        await super().serve(sockets)
+        Args:
+            sockets: that are bound, and do not listen yet.
 
-    def _listen(self) -> list[Listener]:
+        Raises:
+            StartError: another process listens there by now.
+        """
         settings = self._settings
-        return listen(
-            settings.host,
-            settings.port,
-            backlog=settings.backlog,
-            max_connections=settings.max_connections,
-            refused=self._refusals,
-        )
+        try:
+            listeners = listen(
+                sockets or bind(settings.host, settings.port),
+                backlog=settings.backlog,
+                max_connections=settings.max_connections,
+                refused=self._refusals,
+            )
+        except OSError as error:
+            raise StartError(f"--port {settings.port}: another process has taken it meanwhile ({error}).") from error
+        await super().serve(list(listeners))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn."""
@@ -116,7 +130,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn; a second SIGINT ends it at once."""
         self._phase.ending = True
-        deadline = time.monotonic() + self._shutdown_seconds
+        seconds = self._shutdown_seconds
+        deadline = time.monotonic() + (min(seconds, self.failure_seconds) if self._phase.failure else seconds)
         while self.server_state.tasks and not self.force_exit and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
         left = max(0.0, deadline - time.monotonic())

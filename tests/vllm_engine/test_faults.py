@@ -52,27 +52,34 @@ def test_a_worker_that_cannot_be_attached_says_why(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-async def faulty(anyio_backend, tmp_path_factory):
+def small_disk(tmp_path_factory):
+    """A file system of 8 MiB for those who may make one, and any folder for others."""
+    place = tmp_path_factory.mktemp("handover")
+    if os.geteuid() != 0:
+        yield place
+        return
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "lookonce-test", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.fixture(scope="module")
+async def faulty(anyio_backend, tmp_path_factory, small_disk):
     """An engine in which faults can be provoked."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, str(tmp_path_factory.mktemp("fault") / "next"))
         patch.setattr(options, "CONNECTOR", "Faulty")
         patch.setattr(options, "CONNECTOR_MODULE", "tests.vllm_engine.faults")
-        place = tmp_path_factory.mktemp("handover")
-        if os.geteuid() == 0:
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "lookonce-test", place], check=True)
         engine = await VllmEngine.load(
             str(CHECKPOINT),
             dtype=torch.float32,
             describe_prompt=PROMPT,
             max_queue=256,
             options=SMALL,
-            handover_dir=place,
+            handover_dir=small_disk,
         )
         yield engine
         await engine.close()
-        if os.geteuid() == 0:
-            subprocess.run(["umount", place], check=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The hand-over folder: made anew when it vanishes, swept when its server was killed, chosen where cleaners stay away."""
+"""The hand-over folder: made anew when it vanishes, swept when its server was killed, away from cleaners."""
 
 import asyncio
 import os
@@ -17,6 +17,7 @@ from lookonce_server.errors import ContextLostError, ModelRefusedError
 
 pytestmark = pytest.mark.anyio
 
+MEMORY = Path("/dev/shm")  # noqa: S108 - it is what is tested
 TENSORS = {"keys": torch.zeros(2, 3)}
 
 
@@ -111,9 +112,9 @@ def test_what_a_killed_server_has_left_is_swept_and_nothing_else(tmp_path):
 def test_it_is_in_memory_where_there_is_room_and_else_in_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    total = shutil.disk_usage("/dev/shm").total
+    total = shutil.disk_usage(MEMORY).total
     monkeypatch.setattr("lookonce_server.engines.vllm.spool._LEAST_BYTES", total)
-    assert default_base() == Path("/dev/shm")
+    assert default_base() == MEMORY
     monkeypatch.setattr("lookonce_server.engines.vllm.spool._LEAST_BYTES", total + 1)
     assert default_base() == tmp_path / "lookonce"
     monkeypatch.setattr(os, "access", lambda path, mode: False)

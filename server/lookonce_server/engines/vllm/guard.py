@@ -7,32 +7,30 @@ method's. A fallback must fail the requests concerned: none may be answered from
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Self = TypeVar("Self")
 _log = logging.getLogger(__name__)
 _logged: set[tuple[str, type[BaseException]]] = set()  # whose traceback the log has already
 
 
-def guarded(
-    fallback: Callable[Concatenate[Any, Exception, P], R],
-) -> Callable[[Callable[Concatenate[Self, P], R]], Callable[Concatenate[Self, P], R]]:
+def guarded(fallback: Callable[..., R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a method that vLLM calls.
 
     Args:
-        fallback: is called with the object, the error and the method's arguments, and must not raise.
+        fallback: is called with the object, the error and the method's other arguments, and must not raise.
     """
 
-    def decorate(method: Callable[Concatenate[Self, P], R]) -> Callable[Concatenate[Self, P], R]:
+    def decorate(method: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(method)
-        def call(self: Self, *args: P.args, **kwargs: P.kwargs) -> R:
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
-                return method(self, *args, **kwargs)
+                return method(*args, **kwargs)
             except Exception as error:
                 log_failure(method.__qualname__, error)
-                return fallback(self, error, *args, **kwargs)
+                owner, *rest = args
+                return fallback(owner, error, *rest, **kwargs)
 
         call.guarded = True  # type: ignore[attr-defined]
         return call

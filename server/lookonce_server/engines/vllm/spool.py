@@ -24,6 +24,7 @@ from torch import Tensor
 from lookonce_server.errors import ContextLostError, ModelRefusedError
 
 _PREFIX = "lookonce-handover-"
+_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder made in it is its owner's alone
 _LEAST_BYTES = 1024**3  # of a file system in memory; a container's /dev/shm has 64 MiB, which one large model's fills
 _log = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ def default_base() -> Path:
 
     It is none of the places that are cleaned by the age of files, where there is any other.
     """
-    in_memory = [Path("/dev/shm"), *map(Path, filter(None, [os.environ.get("XDG_RUNTIME_DIR")]))]
+    in_memory = [_MEMORY, *map(Path, filter(None, [os.environ.get("XDG_RUNTIME_DIR")]))]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     for base in in_memory:
         if os.access(base, os.W_OK | os.X_OK) and shutil.disk_usage(base).total >= _LEAST_BYTES:
