@@ -60,7 +60,7 @@ def test_a_server_whose_engine_is_killed_tells_its_clients_and_ends(tmp_path):
         waiting = [threading.Thread(target=wait_for_an_answer, args=(stream,)) for stream in (False, True)]
         for thread in waiting:
             thread.start()
-        server.wait_for("queue_depth", 2)
+        wait_until(lambda: server.metric("queue_depth") >= 2)
         core.kill()
         for thread in waiting:
             thread.join()
