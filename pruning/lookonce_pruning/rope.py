@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from lookonce_pruning.attention import Observing
 from lookonce_pruning.errors import UnsupportedModelError
 
 # Types whose frequencies do not depend on how long the sequence is.
@@ -84,25 +85,43 @@ def inv_freq_of_config(config: PreTrainedConfig) -> Tensor:
 
 @torch.no_grad()
 def check_rotation(model: PreTrainedModel, inv_freq: Tensor) -> None:
-    """Try on the model itself that `rotate_keys` moves the keys of every layer: a few tokens, prefilled at two places.
+    """Try on the model itself that attention depends on differences of positions alone, and that keys can be moved.
 
-    A self-check at retention 1.0 cannot see this for plain RoPE, where nothing is dropped and the rotation is by zero.
+    A few tokens are prefilled at several places, the last of the model's positions among them, which costs nothing, as
+    positions are given. In every layer `rotate_keys` must turn the keys of one place into those of another, and queries
+    alike. A self-check at retention 1.0 cannot see this for plain RoPE: nothing is dropped and the rotation is by zero.
 
     Raises UnsupportedModelError for layers without positions, learned absolute positions, other rotary conventions
-    (such as the interleaved one), and layers that keep no keys.
+    (such as the interleaved one), queries scaled by their absolute position, frequencies that change with the length,
+    and layers that keep no keys.
     """
-    tokens, start = 8, 61
-    here, there = (_prefilled_keys(model, torch.arange(first, first + tokens)) for first in (0, start))
-    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1  # wrong rotations are off by about 1
-    for layer, (before, after) in enumerate(zip(here, there, strict=True)):
-        if before is None or after is None:
-            raise UnsupportedModelError(f"layer {layer} keeps no keys: it is not an attention layer")
-        error = (rotate_keys(before, inv_freq, start) - after).float().norm() / after.float().norm()
-        if not error < tolerance:
-            raise UnsupportedModelError(
-                f"layer {layer}: keys moved by {start} positions are off by {error:.0%} of their length; its positions"
-                " are not rotate-half RoPE over all tokens"
-            )
+    tokens = 8
+    here = _prefilled(model, torch.arange(tokens))
+    for start in sorted({61, max(61, last_position(model.config) + 1 - tokens)}):
+        there = _prefilled(model, torch.arange(start, start + tokens))
+        for layer, (before, after) in enumerate(zip(here, there, strict=True)):
+            for what, was, is_now in (("keys", before.keys, after.keys), ("queries", before.queries, after.queries)):
+                if was is None or is_now is None:
+                    raise UnsupportedModelError(f"layer {layer} has no {what}: it is not an ordinary attention layer")
+                _check_moved(f"layer {layer}: {what}", was, is_now, inv_freq, start)
+
+
+def last_position(config: PreTrainedConfig) -> int:
+    """The last position that a model is used at: of those it was made for, and where float32 still tells neighbours.
+
+    At 2**20 the angle of the fastest dimension is off by up to 0.06 radians in the model itself.
+    """
+    positions: int = config.get_text_config().max_position_embeddings
+    return min(positions, 2**20) - 1
+
+
+def moved_tolerance(dtype: torch.dtype, delta: int) -> float:
+    """How far moved keys or queries may be off, as a share of their length; wrong rotations are off by about 1.
+
+    dtype: that the model computes in
+    delta: positions; the model's angles are products in float32, whose last bits are worth the more the farther it is
+    """
+    return (1e-3 if dtype == torch.float32 else 0.1) + abs(delta) * 2.0**-24
 
 
 def _text_model(model: PreTrainedModel) -> nn.Module:
@@ -110,15 +129,56 @@ def _text_model(model: PreTrainedModel) -> nn.Module:
     return decoder
 
 
-def _prefilled_keys(model: PreTrainedModel, positions: Tensor) -> list[Tensor | None]:
-    """Each layer's keys [1, kv_heads, tokens, head_dim] of tokens 0, 1, ... at `positions` [tokens]."""
+class _Layer(NamedTuple):
+    """What a layer's attention was called with, [1, heads, tokens, head_dim] each, after RoPE."""
+
+    queries: Tensor | None  # as transformers' attention interface is given them
+    keys: Tensor | None  # as the cache keeps them
+
+
+class _Queries(Observing):
+    """Keeps the queries of each layer."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model)
+        self.found: dict[int, Tensor] = {}
+
+    def observe(
+        self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
+    ) -> Tensor | None:
+        """See `Observer.observe`."""
+        self.found[layer] = query
+        return attention_mask
+
+
+def _prefilled(model: PreTrainedModel, positions: Tensor) -> list[_Layer]:
+    """Each layer, of tokens 0, 1, ... at `positions` [tokens]."""
     cache = DynamicCache()
     embeddings = model.get_input_embeddings()
     ids = torch.arange(len(positions), device=model.device)[None]
-    _text_model(model)(
-        inputs_embeds=embeddings(ids),
-        position_ids=positions[None].to(model.device),
-        past_key_values=cache,
-        use_cache=True,
-    )
-    return [getattr(layer, "keys", None) for layer in cache.layers]
+    with _Queries(model) as queries:
+        _text_model(model)(
+            inputs_embeds=embeddings(ids),
+            position_ids=positions[None].to(model.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+    return [_Layer(queries.found.get(i), getattr(layer, "keys", None)) for i, layer in enumerate(cache.layers)]
+
+
+def _check_moved(what: str, before: Tensor, after: Tensor, inv_freq: Tensor, delta: int) -> None:
+    """Raise UnsupportedModelError unless `after` is `before`, rotated by `delta` positions."""
+    tolerance = moved_tolerance(before.dtype, delta)
+    expected, found = rotate_keys(before, inv_freq, delta).float(), after.float()
+    grown = float(found.norm() / expected.norm())
+    error = float((grown * expected - found).norm() / found.norm())
+    if not error < tolerance:
+        raise UnsupportedModelError(
+            f"{what} moved by {delta} positions are off by {error:.0%} of their length; its positions are not"
+            " rotate-half RoPE over all tokens"
+        )
+    if not abs(grown - 1) < min(tolerance, 0.02):  # lengths do not depend on angles, however large and inexact
+        raise UnsupportedModelError(
+            f"{what} are {grown:.3f} times as long {delta} positions later: they are scaled by their absolute position,"
+            " which is another one after a context than after the whole image"
+        )

@@ -21,10 +21,17 @@ from lookonce_cache import (
     Store,
     StoreStats,
     StoreUnavailableError,
+    WritesRefusedError,
 )
 from lookonce_server.describing import Describer
 from lookonce_server.engines.base import DescribePlan, Engine
-from lookonce_server.errors import ContextNotFoundError, ContextNotKeptError, InvalidImageError, PromptTooLongError
+from lookonce_server.errors import (
+    ContextNotFoundError,
+    ContextNotKeptError,
+    InvalidImageError,
+    PromptTooLongError,
+    ShuttingDownError,
+)
 from lookonce_server.images import ImageBytes, Images
 from lookonce_server.kept_images import KeptImages
 from lookonce_server.making import Maker, Making
@@ -112,7 +119,8 @@ class Contexts:
         """The context with that id, after a describe pass that is making it.
 
         Raises:
-            ContextNotFoundError: there is none, it is another tenant's, or another model made it.
+            ContextNotFoundError: there is none, it is another tenant's, another model made it, or what the template
+                prints around the image has changed since, as a date does.
             StoreUnavailableError: the store does not answer.
         """
         key = _key(tenant, context_id)
@@ -130,10 +138,12 @@ class Contexts:
         *,
         ttl: float | None = None,
         after: asyncio.Event | None = None,
+        must_keep: bool = False,
     ) -> Making:
         """The one making of an image's context; see `Maker.make`.
 
-        The task's errors are InvalidImageError, PromptTooLongError, OverloadedError and EngineError.
+        The task's errors are InvalidImageError, PromptTooLongError, OverloadedError, EngineError, and those of giving
+        up.
         """
         key = identity.key()
 
@@ -145,6 +155,7 @@ class Contexts:
             lambda heard: self._describer.describe(identity, image, heard),
             ttl=ttl,
             after=after,
+            must_keep=must_keep,
             once_kept=keep if self._keep_images else None,
         )
 
@@ -154,12 +165,19 @@ class Contexts:
         Raises:
             InvalidImageError, PromptTooLongError: naming this request's own field, whoever began the pass.
             OverloadedError, EngineError: as the describe pass does.
+            ContextNotKeptError, StoreUnavailableError: nothing was made, since the store would not keep it.
+            ShuttingDownError: it had not begun when the server was told to stop.
         """
         try:
             # Shielded: others may wait for the same pass, and the next question wants its context.
             context = await asyncio.shield(making.task)
         except InvalidImageError as error:
             raise InvalidImageError(str(error), param=image.param) from error
+        except asyncio.CancelledError:
+            asking = asyncio.current_task()
+            if making.task.cancelled() and asking is not None and not asking.cancelling():
+                raise ShuttingDownError("The server is shutting down: the image is not described any more.") from None
+            raise
         except PromptTooLongError as error:
             param = image.param if options.describe_prompt is None else f"{options.place}describe_prompt"
             raise PromptTooLongError(str(error), param=param) from error
@@ -181,18 +199,23 @@ class Contexts:
 
         Raises:
             InvalidImageError, PromptTooLongError, OverloadedError, EngineError: as `made` does.
-            ContextNotKeptError: the context was made, but the store does not have it.
+            ContextNotKeptError: the store does not have the context, or takes none: then it was not made.
             StoreUnavailableError: the store does not answer.
         """
         identity = await asyncio.to_thread(self.identity, tenant, image.data, options)
-        created = False
-        if await self.find(identity.key(), options.ttl) is None:
-            making = self.make(identity, image, ttl=options.ttl)
+        key, created = identity.key(), False
+        if await self.find(key, options.ttl) is None:
+            making = self.make(identity, image, ttl=options.ttl, must_keep=True)
             async for text in making.progress.follow():
                 yield text
-            await self.made(making, image, options)
+            try:
+                key = (await self.made(making, image, options)).key
+            except WritesRefusedError as error:
+                raise ContextNotKeptError(
+                    "The store takes no contexts for now; it has no room, or only reads."
+                ) from error
             created = making.progress.begun
-        info = await self._store.info(identity.key())
+        info = await self._store.info(key)
         if info is None:
             raise ContextNotKeptError("The context was made, but the store did not keep it: it has no room for it.")
         yield Prepared(info, created)
@@ -243,7 +266,7 @@ class Contexts:
         except StoreUnavailableError:
             self._metrics.lookups.labels("unavailable", self._store.tier).inc()
             raise
-        if found is not None and found.context.identity.model_fingerprint != self._fingerprint:
+        if found is not None and not await asyncio.to_thread(self._describer.is_current, found.context.identity):
             found = None
         self._lookups[key.tenant, found is not None] += 1
         self._metrics.lookups.labels("hit" if found else "miss", found.tier if found else self._store.tier).inc()

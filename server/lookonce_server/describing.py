@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from lookonce_cache import CompressedContext, ContextIdentity, digest, stored
 from lookonce_server.engines.base import DescribePlan, Description, Engine, Heard, ModelFacts
+from lookonce_server.errors import InvalidRequestError
 from lookonce_server.images import ImageBytes, Images
 from lookonce_server.options import ContextLimits, ContextOptions
 
@@ -33,29 +34,44 @@ class Describer:
     def check(self, options: ContextOptions) -> None:
         """Raise InvalidRequestError, naming the field, unless a request may want that."""
         self._limits.check(options, self._plan)
-        if options.describe_prompt is not None:
-            self._engine.facts.stand_ins.refuse(options.describe_prompt, f"{options.place}describe_prompt")
 
     def identity(self, tenant: str, data: bytes, options: ContextOptions) -> ContextIdentity:
-        """What the context of an image is a function of, as the request wants it."""
+        """What the context of an image is a function of now, as the request wants it.
+
+        Raises:
+            InvalidRequestError: the describe prompt cannot be encoded.
+        """
         retention, prompt = options.retention, options.describe_prompt
         plan = replace(
             self._plan,
             retention=self._plan.retention if retention is None else retention,
             prompt=self._plan.prompt if prompt is None else prompt,
         )
-        return context_identity(tenant, data, self._engine.facts, plan, self._precision)
+        try:
+            template = self._engine.template_digest(plan.prompt)
+        except InvalidRequestError as error:
+            raise type(error)(str(error), param=f"{options.place}describe_prompt") from error
+        return context_identity(tenant, data, self._engine.facts, plan, template, self._precision)
+
+    def is_current(self, identity: ContextIdentity) -> bool:
+        """Whether a context of that identity can be used: this model made it, behind what comes before an image now."""
+        made_here = identity.model_fingerprint == self._engine.facts.fingerprint
+        return made_here and identity.template_digest == self._engine.template_digest(identity.describe_prompt)
 
     async def describe(self, identity: ContextIdentity, image: ImageBytes, heard: Heard) -> CompressedContext:
-        """The context of that identity, which came of this image."""
+        """The context of that identity, which came of this image.
+
+        It has another one where the template has printed something else since the identity was told.
+        """
         pixels = await self._images.decode(image)
         plan = replace(self._plan, retention=identity.retention, prompt=identity.describe_prompt)
         found = await self._engine.describe(pixels, plan, identity.tenant, heard)
-        return await asyncio.to_thread(context_of, identity, found)
+        made = replace(identity, template_digest=found.template_digest)
+        return await asyncio.to_thread(context_of, made, found)
 
 
 def context_identity(
-    tenant: str, data: bytes, facts: ModelFacts, plan: DescribePlan, precision: str
+    tenant: str, data: bytes, facts: ModelFacts, plan: DescribePlan, template: str, precision: str
 ) -> ContextIdentity:
     """What the context of an image is a function of.
 
@@ -64,6 +80,7 @@ def context_identity(
         data: the image's bytes.
         facts: of the model that describes it.
         plan: how it is described and compressed.
+        template: see `Engine.template_digest`.
         precision: in which keys and values are stored.
     """
     return ContextIdentity(
@@ -71,7 +88,7 @@ def context_identity(
         model_fingerprint=facts.fingerprint,
         image_digest=digest(data),
         describe_prompt=plan.prompt,
-        template_digest=facts.template_digest,
+        template_digest=template,
         retention=float(plan.retention),
         selection=f"{plan.selection}/{plan.rows}/{plan.max_tokens}",
         window=plan.window,

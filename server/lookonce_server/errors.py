@@ -3,8 +3,9 @@
 ServerError
 ├── InvalidRequestError      the request is wrong; `param` names the field
 │   ├── InvalidImageError    an image cannot be used: not decodable, too large, not allowed to be fetched
+│   ├── UnsupportedMediaTypeError  the request's body is compressed, or of a kind that is not read
 │   ├── ModelNotFoundError   another model than the one served
-│   └── PromptTooLongError   the prompt and the answer asked for do not fit the model
+│   └── PromptTooLongError   the prompt leaves the model no room for an answer
 ├── InvalidKeyError          the API key is missing or unknown
 ├── ForbiddenError           the Host or the Origin of the request is not one that may ask here
 ├── BodyTooLargeError        the request's body is larger than what is accepted
@@ -28,7 +29,10 @@ ServerError
 └── EngineError              the engine failed
     ├── EngineEndedError     the engine has ended, and the server ends with it
     └── ContextLostError     the context was gone when the engine wanted it; the whole image still answers
+        └── ContextOutdatedError     what the template prints around the image has changed since it was made
 """
+
+from typing import Self
 
 
 class ServerError(Exception):
@@ -57,6 +61,12 @@ class InvalidImageError(InvalidRequestError):
     code = "invalid_image"
 
 
+class UnsupportedMediaTypeError(InvalidRequestError):
+    """The request's body is in a form that is not read here; `param` is the header that says so."""
+
+    code = "unsupported_media_type"
+
+
 class ModelNotFoundError(InvalidRequestError):
     """Another model than the one that is served was asked for."""
 
@@ -64,9 +74,23 @@ class ModelNotFoundError(InvalidRequestError):
 
 
 class PromptTooLongError(InvalidRequestError):
-    """The prompt, or the prompt with the answer asked for, is longer than the model's context."""
+    """The prompt is so long that the model has no room for an answer."""
 
     code = "context_length_exceeded"
+
+    @classmethod
+    def beyond(cls, limit: int, length: str) -> Self:
+        """The error in OpenAI's words: clients look for them to shorten the prompt, or to ask a larger model.
+
+        Args:
+            limit: tokens that the model takes, the answer's included.
+            length: of the prompt, as in "the prompt has 3000 tokens".
+        """
+        return cls(
+            f"This model's maximum context length is {limit} tokens. However, {length}, and the answer needs room too."
+            " Please reduce the length of the messages.",
+            param="messages",
+        )
 
 
 class InvalidKeyError(ServerError):
@@ -212,3 +236,7 @@ class EngineEndedError(EngineError):
 
 class ContextLostError(EngineError):
     """The context that an answer was to stand on was gone when the engine came to it: asking again may work."""
+
+
+class ContextOutdatedError(ContextLostError):
+    """The context was made of a describe turn that the template would not print now, as with another date."""

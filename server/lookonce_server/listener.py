@@ -14,6 +14,7 @@ from lookonce_server.errors import StartError, TooManyConnectionsError
 
 _log = logging.getLogger(__name__)
 _RESERVED = 128  # descriptors for all else than connections: the store, files, the processes that decode images
+_UNSENT_BYTES = 128 * 1024  # that the kernel takes for a client that does not read; by default it takes megabytes
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
@@ -31,6 +32,7 @@ class Listener(socket.socket):
 
     def __init__(self, fileno: int, descriptors: int, refused: Callable[[str], None]) -> None:
         super().__init__(fileno=fileno)
+        self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)  # and of what it accepts
         self._descriptors = descriptors
         self._refused = refused
         self._spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

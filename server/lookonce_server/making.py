@@ -10,19 +10,29 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lookonce_cache import (
     CacheError,
     CompressedContext,
     ContextKey,
+    ContextTooLargeError,
     Lease,
+    LeaseLostError,
     State,
     Store,
     StoreUnavailableError,
+    WritesRefusedError,
 )
 from lookonce_server.engines.base import Heard
-from lookonce_server.errors import EngineError, InvalidRequestError, OverloadedError, ServerError
+from lookonce_server.errors import (
+    ContextNotKeptError,
+    EngineError,
+    InvalidRequestError,
+    OverloadedError,
+    ServerError,
+    ShuttingDownError,
+)
 from lookonce_server.metrics import Metrics
 from lookonce_server.progress import Progress
 
@@ -30,7 +40,12 @@ _log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 10.0  # how long a dead holder keeps others from describing
 PATIENCE_SECONDS = 60.0  # for a describe pass that another question or server pays for
+KEPT_LATER_SECONDS = 60.0  # for which a context is offered to a store that was away when it was made
+KEPT_LATER = 16  # contexts at a time
+HELD_OFF_SECONDS = 10.0  # after which an image is described again whose context the store did not keep
+HELD_OFF_LONGER_SECONDS = 600.0  # the same, where it never could: it is too large
 _POLL_SECONDS = (0.02, 0.5)  # between looks at a lease: the first, and the longest
+_OFFER_SECONDS = (0.2, 2.0)  # between offers of a context to a store that was away
 
 Make = Callable[[Heard], Awaitable[CompressedContext]]
 OnceKept = Callable[[], Awaitable[None]]
@@ -43,6 +58,28 @@ class Making(NamedTuple):
     task: asyncio.Task[CompressedContext]
     progress: Progress  # of the describe pass; where somebody else makes the context, it never begins
     ttl: float | None  # seconds for which the context will be kept, None for as long as the store does
+    after: asyncio.Event | None  # where nobody waits for it: what it waits for before it begins
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the describe pass runs."""
+        return self.progress.begun
+
+    @property
+    def is_next(self) -> bool:
+        """Whether nobody waits for it, and it is only the engine's turn that it waits for."""
+        return self.after is not None and self.after.is_set() and not self.has_begun
+
+
+class _Wish(NamedTuple):
+    """What a making is about; see `Maker.make`."""
+
+    key: ContextKey
+    make: _Pass
+    ttl: float | None
+    after: asyncio.Event | None
+    must_keep: bool
+    once_kept: OnceKept | None
 
 
 class Maker:
@@ -58,6 +95,9 @@ class Maker:
         self._metrics = metrics
         self._making: dict[ContextKey, Making] = {}
         self._watching: dict[ContextKey, asyncio.Task[State | None]] = {}
+        self._offering: dict[ContextKey, asyncio.Task[None]] = {}
+        self._held_off: dict[ContextKey, float] = {}  # until when, in time.monotonic's seconds
+        self._ending = False
 
     async def until_made(self, key: ContextKey) -> bool:
         """Wait while the context is being made, here or elsewhere; whether to look for it then.
@@ -81,32 +121,59 @@ class Maker:
         *,
         ttl: float | None = None,
         after: asyncio.Event | None = None,
+        must_keep: bool = False,
         once_kept: OnceKept | None = None,
     ) -> Making:
         """The one making of a context in this process.
+
+        No pass is run for a context that the store says it would not keep; and none again, for some seconds, for one
+        that it just did not: an image that is asked about without end would be described without end.
 
         Args:
             key: of the context.
             make: makes it, if nobody else does.
             ttl: seconds for which it is kept then.
-            after: for a context that nobody waits for: the task waits for this before it does anything, and gives up
-                where the store cannot be asked, since it would not keep the context either.
+            after: for a context that nobody waits for: the task waits for this before it does anything. Implies
+                `must_keep`.
+            must_keep: whether a context that is not kept is of no use: the task gives up where the store cannot be
+                asked, since it would not keep the context either.
             once_kept: called when the store has the context that was made here.
 
-        The task's errors are those of `make`, EngineError in place of any that is no ServerError, and
-        StoreUnavailableError where it gave up.
+        The task's errors are those of `make`, EngineError in place of any that is no ServerError; where it gave up,
+        StoreUnavailableError, ContextNotKeptError because the store just did not keep it, or ShuttingDownError.
         """
         making = self._making.get(key)
         if making is None:
             progress = Progress()
-            task = asyncio.create_task(self._run(key, lambda: make(progress.hear), ttl, after, once_kept))
-            making = self._making[key] = Making(task, progress, ttl)
+            wish = _Wish(key, lambda: make(progress.hear), ttl, after, must_keep or after is not None, once_kept)
+            task = asyncio.create_task(self._run(wish))
+            making = self._making[key] = Making(task, progress, ttl, after)
             task.add_done_callback(lambda _: self._ended(key, making))
         return making
 
+    def end(self) -> None:
+        """Begin nothing more that nobody waits for, and drop what has not begun, but for what is next.
+
+        What runs goes on; `is_busy` tells how long.
+        """
+        self._ending = True
+        behind = [making for making in self._making.values() if making.after is not None and not making.has_begun]
+        kept = [making for making in behind if making.is_next][:1]
+        if any(making.has_begun for making in self._making.values()):
+            kept = []
+        for making in behind:
+            if making not in kept:
+                making.task.cancel()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a context is made, or still to be stored."""
+        return bool(self._making or self._offering)
+
     async def close(self) -> None:
         """Abandon what is being made."""
-        tasks = [*(making.task for making in self._making.values()), *self._watching.values()]
+        tasks: list[asyncio.Task[Any]] = [making.task for making in self._making.values()]
+        tasks += [*self._watching.values(), *self._offering.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -117,35 +184,36 @@ class Maker:
         if not making.task.cancelled():
             making.task.exception()  # counted where it happened: it must not be reported as never retrieved
 
-    async def _run(
-        self,
-        key: ContextKey,
-        make: _Pass,
-        ttl: float | None,
-        after: asyncio.Event | None,
-        once_kept: OnceKept | None,
-    ) -> CompressedContext:
-        if after is not None:
-            await after.wait()
-        async with self._held(await self._turn(key, ttl, give_up=after is not None)) as lease:
-            found = await self._kept(key, ttl)  # by somebody who was quicker
-            return found or await self._made(key, make, lease, ttl, once_kept)
+    async def _run(self, wish: _Wish) -> CompressedContext:
+        if wish.after is not None:
+            await wish.after.wait()
+            if self._ending:
+                raise ShuttingDownError("The server is shutting down: nothing more is described behind questions.")
+        if self._is_held_off(wish.key):
+            raise ContextNotKeptError(
+                "The context was made a moment ago, and the store did not keep it: it has no room for it."
+            )
+        async with self._held(await self._turn(wish)) as lease:
+            found = await self._kept(wish.key, wish.ttl)  # by somebody who was quicker
+            return found or await self._made(wish, lease)
 
-    async def _turn(self, key: ContextKey, ttl: float | None, *, give_up: bool) -> Lease | None:
+    async def _turn(self, wish: _Wish) -> Lease | None:
         """Wait until nobody else makes the context; the lease, None where the store cannot be asked for one."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         pauses = _pauses()
         while True:
             try:
-                lease = await self._store.lease(key, LEASE_SECONDS)
+                lease = await self._store.lease(wish.key, LEASE_SECONDS)
+            except WritesRefusedError:
+                raise
             except StoreUnavailableError:
-                if give_up:
+                if wish.must_keep:
                     raise
                 return None
             if lease is not None or time.monotonic() > deadline:
                 return lease
             await asyncio.sleep(next(pauses))
-            if await self._kept(key, ttl):
+            if await self._kept(wish.key, wish.ttl):
                 return None
 
     async def _kept(self, key: ContextKey, ttl: float | None) -> CompressedContext | None:
@@ -156,12 +224,10 @@ class Maker:
                 return found.context if found else None
         return None
 
-    async def _made(
-        self, key: ContextKey, make: _Pass, lease: Lease | None, ttl: float | None, once_kept: OnceKept | None
-    ) -> CompressedContext:
-        started = time.monotonic()
+    async def _made(self, wish: _Wish, lease: Lease | None) -> CompressedContext:
+        key, started = wish.key, time.monotonic()
         try:
-            context = await make()
+            context = await wish.make()
         except InvalidRequestError:  # it is the image, or the prompt, that cannot be used
             raise
         except Exception as error:
@@ -172,17 +238,57 @@ class Maker:
             if expected:
                 raise
             raise EngineError(f"The describe pass failed: {type(error).__name__}.") from error
-        # One that cannot be stored still answers those who wait for it.
-        try:
-            await self._store.put(context, lease, ttl=ttl)
-            if once_kept is not None:
-                await once_kept()
-        except CacheError as error:
-            _log.warning("context %s was not stored: %s", key.id[:12], error)
+        # The lease is on the key that was looked for: see `Describer.describe` for a context that has another one.
+        await self._keep_or_offer(context, wish, lease if context.key == key else None)
         self._metrics.describes.labels("done").inc()
         self._metrics.describe_seconds.observe(time.monotonic() - started)
         self._metrics.context_bytes.observe(context.nbytes)
         return context
+
+    async def _keep_or_offer(self, context: CompressedContext, wish: _Wish, lease: Lease | None) -> None:
+        """Store a context, now or later. One that cannot be stored still answers those who wait for it."""
+        key = wish.key
+        try:
+            await self._keep(context, wish, lease)
+        except CacheError as error:
+            _log.warning("context %s was not stored: %s", key.id[:12], error)
+            self._hold_off(key, error)
+            is_away = isinstance(error, StoreUnavailableError) and not isinstance(error, WritesRefusedError)
+            if is_away and lease is not None and len(self._offering) < KEPT_LATER:
+                offering = self._offering[key] = asyncio.create_task(self._offer(context, wish, lease))
+                offering.add_done_callback(lambda _: self._offering.pop(key, None))
+
+    async def _keep(self, context: CompressedContext, wish: _Wish, lease: Lease | None) -> None:
+        await self._store.put(context, lease, ttl=wish.ttl)
+        if wish.once_kept is not None:
+            await wish.once_kept()
+
+    async def _offer(self, context: CompressedContext, wish: _Wish, lease: Lease) -> None:
+        """Store a context once the store is back from a pause: a pass is not thrown away for that."""
+        deadline = time.monotonic() + KEPT_LATER_SECONDS
+        pauses = _pauses(*_OFFER_SECONDS)
+        while time.monotonic() < deadline:
+            await asyncio.sleep(next(pauses))
+            try:
+                await self._keep(context, wish, lease)
+            except StoreUnavailableError:
+                continue
+            except CacheError as error:  # such as that somebody else was quicker
+                _log.warning("context %s was not stored later either: %s", wish.key.id[:12], error)
+            return
+
+    def _hold_off(self, key: ContextKey, error: CacheError) -> None:
+        """Do not describe the image again for a while: its context was not kept."""
+        if isinstance(error, LeaseLostError):  # somebody else makes it, or it was deleted
+            return
+        now = time.monotonic()
+        for old in [old for old, until in self._held_off.items() if until <= now]:
+            del self._held_off[old]
+        too_large = isinstance(error, ContextTooLargeError)
+        self._held_off[key] = now + (HELD_OFF_LONGER_SECONDS if too_large else HELD_OFF_SECONDS)
+
+    def _is_held_off(self, key: ContextKey) -> bool:
+        return time.monotonic() < self._held_off.get(key, 0.0)
 
     @contextlib.asynccontextmanager
     async def _held(self, lease: Lease | None) -> AsyncIterator[Lease | None]:
@@ -195,8 +301,9 @@ class Maker:
             yield lease
         finally:
             renewing.cancel()
-            with contextlib.suppress(CacheError):
-                await self._store.release(lease)
+            if lease.key not in self._offering:  # which goes by the lease
+                with contextlib.suppress(CacheError):
+                    await self._store.release(lease)
 
     async def _renew(self, lease: Lease) -> None:
         holds = True
@@ -234,9 +341,9 @@ class Maker:
         return None
 
 
-def _pauses() -> Iterator[float]:
-    """Seconds between looks at a lease, spread so that many servers do not look at once."""
-    pause, longest = _POLL_SECONDS
+def _pauses(first: float = _POLL_SECONDS[0], longest: float = _POLL_SECONDS[1]) -> Iterator[float]:
+    """Seconds between looks at a store, spread so that many servers do not look at once."""
+    pause = first
     while True:
         yield pause * random.uniform(0.5, 1)  # noqa: S311
         pause = min(longest, pause * 2)

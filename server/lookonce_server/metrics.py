@@ -1,11 +1,13 @@
 """What is counted, for Prometheus. One `Metrics` a server, with a registry of its own."""
 
+import logging
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lookonce_cache import Observer, Outcome
 
+_log = logging.getLogger(__name__)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STORE_SECONDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -44,6 +46,19 @@ class StoreMetrics(Observer):
             ["store", "node"],
             registry=registry,
         )
+        self._refused = Counter(
+            "lookonce_store_writes_refused",
+            "Writes that a store refused though it answers, by the reason.",
+            ["store", "reason"],
+            registry=registry,
+        )
+        self._read_only = Gauge(
+            "lookonce_store_read_only",
+            "1 while a store answers and takes no writes, as the last one told.",
+            ["store"],
+            registry=registry,
+        )
+        self._refusals: dict[str, str] = {}  # by store, of those that took no write when last asked to
 
     def operation(self, store: str, operation: str, outcome: Outcome, seconds: float) -> None:
         """See `Observer.operation`."""
@@ -63,8 +78,29 @@ class StoreMetrics(Observer):
         self._damaged.labels(store, reason).inc()
 
     def breaker(self, store: str, node: str, is_open: bool) -> None:
-        """See `Observer.breaker`."""
+        """See `Observer.breaker`. Logged: it is what an operator looks for, and comes once a fault."""
         self._breaker.labels(store, node).set(is_open)
+        if is_open:
+            _log.warning("the store's %s at %s is given up until it answers again", store, node)
+        else:
+            _log.warning("the store's %s at %s answers and is used again", store, node)
+
+    def writes(self, store: str, refusal: str | None) -> None:
+        """See `Observer.writes`. Logged when it changes."""
+        before = self._refusals.get(store)
+        if refusal is not None:
+            self._refused.labels(store, refusal).inc()
+            self._refusals[store] = refusal
+            if before is None:
+                _log.warning("the %s store takes no writes (%s): contexts are read, and none is made", store, refusal)
+        elif before is not None:
+            del self._refusals[store]
+            _log.warning("the %s store takes writes again", store)
+        self._read_only.labels(store).set(refusal is not None)
+
+    def takes_writes(self, store: str) -> bool:
+        """Whether a store took the last write, as far as one was tried."""
+        return store not in self._refusals
 
 
 class Metrics:

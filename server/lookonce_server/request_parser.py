@@ -10,6 +10,7 @@ from lookonce_server.errors import HeadersTooLargeError, InvalidHttpError, Serve
 _PIECE = 16 * 1024  # what is fed at once: by so much, and no more, the bound may be overstepped before it is noticed
 _FIELD_OVERHEAD = 32  # bytes that a header costs beside its name and value, as HTTP/2 counts them
 _FREE_PER_CHUNK = 16  # bytes of a chunk's framing that are not counted, since any client needs some
+_VERSIONS = ("1.0", "1.1")
 _OFFER = (b"upgrade", b"http2-settings")  # headers, and values of Connection, that offer another protocol
 
 
@@ -125,8 +126,7 @@ class RequestParser:
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
-        if self._parser.get_method() == b"CONNECT" or sum(name == b"host" for name, _ in self._events.headers) > 1:
-            raise httptools.HttpParserError("not for this server")
+        self._check_head()
         self._upgrades = self._parser.should_upgrade()
         if self._upgrades:
             return
@@ -149,6 +149,15 @@ class RequestParser:
         self.in_body = False
         self._fields = self._arrived = 0
         self._events.on_message_complete()
+
+    def _check_head(self) -> None:
+        """Refuse what httptools lets through, and two readers of a request may understand differently."""
+        hosts = [value for name, value in self._events.headers if name == b"host"]
+        _, absolute, rest = self._events.url.partition(b"://")
+        other_host = absolute and [rest.partition(b"/")[0]] != hosts
+        wrong = self._parser.get_method() == b"CONNECT" or self._parser.get_http_version() not in _VERSIONS
+        if wrong or len(hosts) > 1 or (other_host and not self._events.url.startswith(b"/")):
+            raise httptools.HttpParserError("not for this server")
 
     def _count(self, size: int) -> None:
         self._fields += size

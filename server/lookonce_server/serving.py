@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -18,16 +19,40 @@ from lookonce_server.settings import Settings
 _POLL_SECONDS = 0.05
 
 
+class Background(Protocol):
+    """Work that no request waits for."""
+
+    def end(self) -> None:
+        """Begin nothing more, and drop what has hardly begun."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is work under way, which is worth waiting for."""
+
+
 @dataclass(slots=True)
 class Phase:
     """Where the server is in its life: at work, or ending.
 
     Attributes:
+        background: what may go on behind requests.
         failure: why it ends, where that is no wish of whoever runs it.
     """
 
+    background: Background | None = None
     ending: bool = False
     failure: str | None = None
+
+    def end(self) -> None:
+        """Take nothing more on; what was begun goes on."""
+        self.ending = True
+        if self.background is not None:
+            self.background.end()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether work goes on behind requests."""
+        return self.background is not None and self.background.is_busy
 
     def check(self) -> None:
         """Return if new requests are taken on.
@@ -128,15 +153,18 @@ class Server(uvicorn.Server):
             self._greet(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See uvicorn; a second SIGINT ends it at once."""
-        self._phase.ending = True
+        """See uvicorn. Waits for requests, and for work behind them that was begun."""
+        self._phase.end()
         seconds = self._shutdown_seconds
         deadline = time.monotonic() + (min(seconds, self.failure_seconds) if self._phase.failure else seconds)
-        while self.server_state.tasks and not self.force_exit and time.monotonic() < deadline:  # noqa: ASYNC110
+        while self._is_busy() and not self.force_exit and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
         left = max(0.0, deadline - time.monotonic())
         self.config.timeout_graceful_shutdown = left  # type: ignore[assignment]  # a float is as good
         await super().shutdown(sockets)
+
+    def _is_busy(self) -> bool:
+        return bool(self.server_state.tasks) or self._phase.is_busy
 
 
 def _limits(settings: Settings) -> ConnectionLimits:

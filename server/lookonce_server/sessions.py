@@ -25,7 +25,16 @@ from lookonce_server.answers import Begun, begun
 from lookonce_server.contexts import Contexts
 from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import Answer, Engine, Piece, Sampling, Started
-from lookonce_server.errors import ContextLostError, EngineError, InvalidImageError, InvalidRequestError
+from lookonce_server.errors import (
+    ContextLostError,
+    ContextNotFoundError,
+    ContextNotKeptError,
+    ContextOutdatedError,
+    EngineError,
+    InvalidImageError,
+    InvalidRequestError,
+    ShuttingDownError,
+)
 from lookonce_server.fallback import Fallback, Outcome, as_asked, looked_into
 from lookonce_server.images import ContextReference, ImageBytes, Images, ImageSource
 from lookonce_server.metrics import Metrics
@@ -138,7 +147,7 @@ class Sessions:
             with suppress(ContextLostError):
                 return await self._hit(found, question, image)
         elif (options.on_miss or self._on_miss) == "compress":
-            with suppress(EngineError, StoreUnavailableError):
+            with suppress(EngineError, StoreUnavailableError, ContextNotKeptError, ShuttingDownError):
                 making = self._contexts.make(identity, image, ttl=options.ttl)
                 context = await self._contexts.made(making, image, options)
                 lookup = Lookup("miss", None, context.id, context)
@@ -160,7 +169,10 @@ class Sessions:
         image = None
         if self._fallback.is_wanted(options):
             image = await self._contexts.kept_image(found.context.key, options.ttl)
-        return await self._hit(found, question, image)
+        try:
+            return await self._hit(found, question, image)
+        except ContextOutdatedError:  # the template's date changed just now
+            raise ContextNotFoundError(context_id) from None
 
     async def _hit(self, found: Found, question: _Question, image: ImageBytes | None) -> Session:
         lookup = Lookup("hit", found.tier, found.context.id, found.context)

@@ -158,6 +158,11 @@ class Settings(BaseSettings):
         Field(ge=0, allow_inf_nan=False, description="seconds that what is under way may take when the server ends"),
     ] = 30.0
 
+    ready_needs_store: Annotated[
+        bool,
+        Field(description="whether /ready is 503 while the store does not answer, though images are answered"),
+    ] = False
+
     profile: Annotated[
         str | None,
         Field(
@@ -244,6 +249,9 @@ class Settings(BaseSettings):
     image_fetch_timeout: Annotated[
         float, Field(gt=0, le=3600, description="seconds that fetching an image may take")
     ] = 10.0
+    allow_control_tokens: Annotated[
+        bool, Field(description="let texts of requests spell the model's control tokens, as '<|im_start|>'")
+    ] = False
     max_answer_tokens: Annotated[int, Field(gt=0, description="most tokens of an answer, and the default")] = 1024
     max_running: Annotated[int, Field(gt=0, description="passes in work at once (vLLM: --vllm-max-num-seqs)")] = 8
     max_queue: Annotated[int, Field(gt=0, description="passes that wait or run before requests get a 429")] = 256

@@ -15,13 +15,14 @@ LIMIT = 65536
 KEY = new_key()
 AUTHORIZATION = f"authorization: Bearer {KEY}"
 MB = 1_000_000
+PATIENCE = ("--header-timeout", "1", "--body-timeout", "1", "--keep-alive-timeout", "1")
 CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LookonceServer]:
     hashes = f"someone=sha256:{key_hash(KEY)}"
-    with LookonceServer("--api-key-hashes", hashes, "--header-timeout", "1", "--body-timeout", "1") as running:
+    with LookonceServer("--api-key-hashes", hashes, *PATIENCE) as running:
         yield running
 
 
@@ -131,6 +132,11 @@ def test_a_second_head_that_comes_too_slowly_is_not_waited_for(connection):
 
 
 def test_a_connection_that_says_nothing_is_closed(connection):
+    assert connection.is_closed()
+
+
+def test_an_idle_connection_is_closed(connection):
+    assert connection.send(head("GET", "/health")).answer().status == 200
     assert connection.is_closed()
 
 

@@ -46,3 +46,7 @@ def schema() -> dict[str, Any]:
     """A JSON Schema whose answers end."""
     properties = {"color": {"enum": ["red", "green", "blue"]}, "seen": {"type": "boolean"}}
     return {"type": "object", "properties": properties, "required": ["color", "seen"], "additionalProperties": False}
+
+
+# Prompts that no model of the tests takes: by the count of their tokens, and by their characters alone.
+TOO_LONG = ("red " * 3000, "x" * 70_000)

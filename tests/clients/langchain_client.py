@@ -3,9 +3,10 @@
 import asyncio
 
 import openai
-from asked import Asked, asked, error_of, schema, tell
+from asked import TOO_LONG, Asked, asked, error_of, schema, tell
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
+from langchain_openai.chat_models.base import OpenAIContextOverflowError
 
 
 def about(question: str, given: Asked) -> list[HumanMessage]:
@@ -28,6 +29,18 @@ async def main() -> None:
         chat.bind(tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]).invoke(given.text)
     except openai.BadRequestError as error:
         refused = error_of(error)
+    too_long = []
+    for said in TOO_LONG:
+        try:
+            chat.invoke(said)
+        except OpenAIContextOverflowError as error:
+            too_long.append(error_of(error)["kind"])
+    turn = [HumanMessage(given.text)]
+    last = chunks[0]
+    for chunk in chunks[1:]:
+        last += chunk
+    parsed = chat.with_structured_output({"title": "Seen", **schema()}, method="json_schema", include_raw=True)
+    raw = parsed.invoke(given.text)["raw"]
     tell(
         whole=whole.content,
         usage=whole.usage_metadata["output_tokens"],
@@ -38,6 +51,9 @@ async def main() -> None:
         again="".join(again),
         structured=structured.invoke(given.text),
         refused=refused,
+        too_long=too_long,
+        history=[chat.invoke([*turn, answer, *turn]).content for answer in (whole, last)],
+        parsed_history=chat.invoke([*turn, raw, *turn]).content,
     )
 
 

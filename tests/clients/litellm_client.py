@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import litellm
-from asked import asked, error_of, schema, tell
+from asked import TOO_LONG, asked, error_of, schema, tell
 
 
 def text_of(chunk: Any) -> str:
@@ -37,6 +37,15 @@ async def main() -> None:
         litellm.completion(messages=text, temperature=3, **server)
     except litellm.BadRequestError as error:
         refused = error_of(error)
+    too_long = []
+    for said in TOO_LONG:
+        try:
+            litellm.completion(messages=[{"role": "user", "content": said}], **server)
+        except litellm.ContextWindowExceededError as error:
+            too_long.append(error_of(error)["kind"])
+    spared = litellm.completion(messages=text, fallbacks=[server], **server | {"model": "openai/another"})
+    history = [*text, whole.choices[0].message.model_dump(), *text]
+    objects = [*text, whole.choices[0].message, *text]  # as LiteLLM's own documentation has it
     tell(
         whole=whole.choices[0].message.content,
         usage=whole.usage.completion_tokens,
@@ -47,6 +56,9 @@ async def main() -> None:
         again=again,
         structured=json.loads(structured.choices[0].message.content),
         refused=refused,
+        too_long=too_long,
+        spared=spared.choices[0].message.content,
+        history=[litellm.completion(messages=one, **server).choices[0].message.content for one in (history, objects)],
     )
 
 

@@ -38,6 +38,7 @@ async def main() -> None:
         again="".join(again),
         structured=json.loads(structured.message.content or ""),
         refused=refused,
+        history=[llm.chat([*text, whole.message, *text]).message.content],
     )
 
 

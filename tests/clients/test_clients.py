@@ -117,9 +117,28 @@ def test_a_client_gets_what_openais_gets(clients_python, server, folder, client)
     assert told["structured"]["color"] in ("red", "green", "blue")
     assert isinstance(told["structured"]["seen"], bool)
 
+    check_history(server, client, told)
     kind, field = REFUSALS[client]
     assert (told["refused"]["kind"], told["refused"]["status"]) == (kind, 400)
     assert field in told["refused"]["message"]
+
+
+OVERFLOWS = {"langchain": "OpenAIContextOverflowError", "litellm": "ContextWindowExceededError"}
+
+
+def check_history(server: LookonceServer, client: str, told: dict[str, Any]) -> None:
+    """An answer sent back as the client keeps it, and prompts that are too long, as the client knows such errors."""
+    if client in OVERFLOWS:
+        assert told["too_long"] == [OVERFLOWS[client]] * 2
+    if "history" not in told:  # a client that keeps the text alone
+        return
+    with server.openai() as plain:
+        turn = {"role": "user", "content": TEXT}
+        history = [turn, {"role": "assistant", "content": told["whole"]}, turn]
+        expected = text_of(plain.chat.completions.create(model=MODEL, messages=history, max_tokens=24))
+    assert set(told["history"]) == {expected}
+    assert told.get("spared", told["whole"]) == told["whole"]
+    assert told.get("parsed_history", "said") != ""
 
 
 # --- the page's own snippets ------------------------------------------------------------------------------------------

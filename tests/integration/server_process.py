@@ -29,14 +29,12 @@ class LookonceServer:
 
     Args:
         arguments: of `lookonce serve`, beside the port.
-        ready: what `/ready` says once it has started: 503 where it starts without its store.
-        open_files: the most that the process may open; None: as many as this one.
+        open_files: limits on the files that the process may open, as "soft:hard"; None: those of this one.
     """
 
-    def __init__(self, *arguments: str, ready: int = 200, open_files: int | None = None) -> None:
+    def __init__(self, *arguments: str, open_files: str | None = None) -> None:
         self._arguments = arguments
-        self._ready = ready
-        self._limited = () if open_files is None else ("prlimit", f"--nofile={open_files}:{open_files}")
+        self._limited = () if open_files is None else ("prlimit", f"--nofile={open_files}")
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -68,7 +66,7 @@ class LookonceServer:
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
         self.url = found[1]
-        while self.get("/ready").status_code != self._ready:
+        while self.get("/ready").status_code != 200:
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
 

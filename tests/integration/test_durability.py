@@ -47,7 +47,7 @@ def test_ids_and_answers_outlive_a_restart_of(
         client.flushall()
     known = get_to_know(server, PICTURES)
     restart(server, lasting_redis)
-    wait_until(lambda: server.get("/ready").status_code == 200, "it is ready again")
+    wait_until(lambda: server.get("/ready").json().get("store_state") == "ok", "it is ready again")
     described = server.metric("describes_total")
     for one in known:
         reply = ask(server, one.reference())

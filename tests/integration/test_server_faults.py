@@ -101,16 +101,22 @@ def test_while_the_store_is_away_images_are_answered_and_ids_refused(
         with fault(store):
             running.wait_for("store_breaker_open", 1)
             meanwhile = load.go_on()
-            assert running.get("/ready").status_code == 503
+            assert readiness(running) == (200, "unavailable")  # images are answered: a balancer must not take it out
             assert running.get("/health").status_code == 200
             refused = prepare(running, pictures[0].seed)
         load.go_on_until_hits()
     assert set(tally(meanwhile)) == {("image", 200, "miss", None), ("id", 503, None, "store_unavailable")}
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
     assert running.metric("store_breaker_open") == 0
-    assert running.get("/ready").status_code == 200
+    assert readiness(running) == (200, "ok")
     assert running.metric("context_lookups_total", result="unavailable") >= unavailable + len(meanwhile)
     assert_nothing_lost_and_nothing_wrong(load.outcomes, may_forget=fault is killed)
+
+
+def readiness(server: LookonceServer) -> tuple[int, str]:
+    """The status of `/ready`, and what it says of the store."""
+    reply = server.get("/ready")
+    return reply.status_code, reply.json()["store_state"]
 
 
 @pytest.fixture(scope="module")
@@ -135,16 +141,23 @@ def test_with_a_memory_tier_hits_go_on_while_the_store_is_away(tiered, store, pi
 
 
 def test_a_server_starts_without_its_store_and_answers(pictures):
-    """Its password is wrong from the start."""
+    """Its password is wrong from the start, and then put right."""
     with RedisServer(password=new_key()) as locked:
         url = f"redis://:not-the-password@127.0.0.1:{locked.port}/0?{QUICK}"
-        with LookonceServer("--store", url, ready=503) as server, Load(server, pictures) as load:
+        with LookonceServer("--store", url) as server, Load(server, pictures) as load:
             seen = load.go_on()
+            assert readiness(server) == (200, "unavailable")
+            server.wait_for("store_breaker_open", 1)
+            assert f"the store does not answer: Redis at 127.0.0.1:{locked.port}/0" in server.log()
             assert server.metric("context_lookups_total", result="unavailable") >= len(seen)
             assert server.metric("describes_total") == 0  # there is nowhere to keep what they would make
             assert "not-the-password" not in server.get("/ready").text + server.get("/metrics").text + server.log()
+            with locked.client() as client:
+                client.config_set("requirepass", "not-the-password")
+            load.go_on_until_hits()
+            assert readiness(server) == (200, "ok")
     assert set(tally(seen)) == {("image", 200, "miss", None), ("id", 503, None, "store_unavailable")}
-    assert_nothing_lost_and_nothing_wrong(load.outcomes)
+    assert_nothing_lost_and_nothing_wrong(load.outcomes, may_forget=True)  # it had none
 
 
 # --- a store that only reads ------------------------------------------------------------------------------------------
@@ -175,20 +188,51 @@ def read_only(store: RedisServer) -> Iterator[None]:
                 client.replicaof("NO", "ONE")
 
 
-@pytest.mark.parametrize(("fault", "new"), [(full, range(310, 312)), (read_only, range(341, 343))])
-def test_while_the_store_cannot_write_hits_go_on_and_new_images_are_answered(running, store, pictures, fault, new):
+@contextmanager
+def without_replicas(store: RedisServer) -> Iterator[None]:
+    """Fewer replicas follow it than it wants for writing."""
+    store.configure(min_replicas_to_write="1")
+    try:
+        yield
+    finally:
+        store.configure(min_replicas_to_write="0")
+
+
+REFUSING = [
+    (full, "oom", range(310, 312)),
+    (read_only, "readonly", range(341, 343)),
+    (without_replicas, "noreplicas", range(343, 345)),
+]
+
+
+@pytest.mark.parametrize(("fault", "reason", "new"), REFUSING)
+def test_while_the_store_cannot_write_hits_go_on_and_new_images_are_answered(
+    running, store, pictures, fault, reason, new
+):
+    described, refused_before = (
+        running.metric("describes_total"),
+        running.metric("store_writes_refused_total", reason=reason),
+    )
+    compress = {"on_miss": "compress"}
     with Load(running, pictures) as load:
         with fault(store):
             load.go_on_until_hits()
             meanwhile = load.go_on()
             answers = {seed: [ask(running, picture_url(seed)) for _ in range(2)] for seed in new}
+            answers[new[0]].append(ask(running, picture_url(new[0]), lookonce=compress))
             refused = prepare(running, new[0])
+            assert readiness(running) == (200, "read_only")
+            assert running.metric("store_read_only") == 1
+            assert running.metric("store_writes_refused_total", reason=reason) > refused_before
+            assert running.metric("describes_total") == described  # in vain: nothing would be kept
+            assert running.metric("store_breaker_open") == 0
         load.go_on_until_hits()
     assert set(tally(meanwhile)) == {("image", 200, "hit", None), ("id", 200, "hit", None)}
     assert_nothing_lost_and_nothing_wrong(load.outcomes)
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "context_not_kept")
     for known in get_to_know(running, new):  # now that it works again, they are described and kept
-        assert [(reply.cache, reply.text) for reply in answers[known.seed]] == [("miss", known.full)] * 2
+        assert {(reply.cache, reply.text) for reply in answers[known.seed]} == {("miss", known.full)}
+    assert readiness(running) == (200, "ok")
 
 
 # --- a store that lies ------------------------------------------------------------------------------------------------

@@ -90,9 +90,11 @@ def test_a_broken_body_is_the_clients_fault(running, body):
     assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
-def test_of_two_values_for_one_name_the_last_counts(running):
+def test_two_values_for_one_name_are_refused(running):
+    """Whoever looks at requests on their way here, a proxy, may have read the other one."""
     whole = json.dumps(question_about(None, max_tokens=2)).replace('"model"', '"model": "other", "model"', 1)
-    assert running.post(CHAT, content=whole, headers={"content-type": "application/json"}).status_code == 200
+    reply = running.post(CHAT, content=whole, headers={"content-type": "application/json"})
+    assert (reply.status_code, "'model' stands more than once" in reply.text) == (400, True)
 
 
 LARGE = b"x" * 12_000_000
@@ -313,6 +315,18 @@ def test_told_to_stop_it_finishes_its_streams_and_takes_nothing_new_on():
         finished = [choice.finish_reason for chunk in stream for choice in chunk.choices if choice.finish_reason]
         assert len(finished) == 2
         assert server.wait() == 0
+
+
+def test_told_twice_to_stop_it_ends_at_once():
+    with LookonceServer("--shutdown-seconds", "600", "--send-timeout", "600") as server, server.openai() as client:
+        stream = talking(client)
+        server.begin_to_stop()
+        while server.get("/ready").status_code == 200:
+            pass
+        server.begin_to_stop()
+        assert server.wait() == 0
+        with pytest.raises((httpx2.TransportError, openai.APIError)):
+            list(stream)
 
 
 def test_a_stream_that_goes_on_for_too_long_is_cut():

@@ -155,6 +155,43 @@ def test_one_who_was_stopped_and_comes_back_late_changes_nothing(three, store):
     assert_right(replies[:-1], right)
 
 
+def test_a_pause_of_the_server_and_of_the_store_that_outlasts_the_lease_throws_no_pass_away(three, store):
+    maker, *others = three
+    image = picture_url(354)
+    before, refused = described(others), refused_puts(maker)
+    with describing(maker, store, image) as late:
+        with store.client() as client:
+            client.pexpire(*leases(store), 1)  # now, not in ten seconds
+        wait_until(lambda: not leases(store), "it has run out")
+        store.stop()
+        try:
+            maker.go_on()
+            assert late.result().status == 200  # once the store's time is up
+        finally:
+            store.go_on()
+    wait_until(lambda: any(late.result().context_id.encode() in key for key in values(store)), "it is stored")
+    hit = ask(others[0], image, max_tokens=4)
+    assert (hit.cache, hit.text) == ("hit", late.result().text)
+    assert described(others) == before
+    assert refused_puts(maker) == refused
+
+
+def test_told_to_stop_a_server_first_ends_the_describe_pass_that_runs(store, three):
+    image = picture_url(355)
+    with LookonceServer("--store", f"{store.url}?timeout=60&socket_timeout=60") as ending:
+        miss = ask(ending, image, max_tokens=1)
+        store.stop()  # so that the pass is not over too soon
+        try:
+            ending.begin_to_stop()
+            wait_until(lambda: ending.get("/ready").status_code == 503, "it begins to end")
+        finally:
+            store.go_on()
+        assert ending.wait() == 0
+    hit = ask(three[0], f"lookonce:{miss.context_id}", max_tokens=1)
+    assert (miss.cache, hit.status, hit.cache) == ("miss", 200, "hit")
+    assert not leases(store)
+
+
 def test_what_is_deleted_while_it_is_described_does_not_come_back(three, store):
     maker, other, _ = three
     image = picture_url(353)

@@ -199,13 +199,14 @@ async def test_a_key_of_another_type_is_a_miss(redis_server, store, listener):
     assert listener.breakers == []
 
 
-async def test_an_index_of_another_type_costs_the_lists_only(redis_server, store):
+async def test_an_index_of_another_type_is_none_and_is_replaced(redis_server, store):
+    await store.put(make_context())
     with redis_server.client() as client:
         client.set(INDEX, "x")
-    await store.put(make_context())
     assert_same((await store.get(KEY)).context, make_context())
-    with pytest.raises(StoreUnavailableError, match="WRONGTYPE"):
-        await store.list("acme")
+    assert await listed(store) == []
+    await store.put(make_context("other"))
+    assert await listed(store) == [context_key("other").id]
     assert await store.delete(KEY)
 
 

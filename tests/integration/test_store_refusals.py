@@ -131,6 +131,7 @@ async def test_reads_go_on_and_writes_say_why_not(server, folder, refusal):
                 assert (await store.stats("acme")).contexts == 1
                 assert await store.records.read(RECORD) == b"kept"
                 await store.ping()
+            await assert_a_new_store_reads(server)
             writes = [
                 store.put(make_context("new")),
                 store.put(make_context("new"), lease),
@@ -152,6 +153,14 @@ async def test_reads_go_on_and_writes_say_why_not(server, folder, refusal):
         await store.put(make_context("new"), lease)
         assert_same((await store.get(NEW)).context, make_context("new"))
         assert None in listener.refusals
+
+
+async def assert_a_new_store_reads(server):
+    """One that is opened while writes are refused."""
+    store = open_store(f"redis://lookonce:s3cret@127.0.0.1:{server.port}/0{PATIENTLY}", ttl=60)
+    await store.ping()
+    assert_same((await store.get(KEY)).context, make_context())
+    await store.close()
 
 
 # ---- not even reads

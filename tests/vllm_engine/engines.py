@@ -30,7 +30,8 @@ async def context_of(
 ) -> CompressedContext:
     """The image's context, made by that engine."""
     plan = replace(plan, **changes)
-    identity = context_identity(TENANT, image.tobytes(), engine.facts, plan, precision)
+    template = engine.template_digest(plan.prompt)
+    identity = context_identity(TENANT, image.tobytes(), engine.facts, plan, template, precision)
     return context_of_description(identity, await engine.describe(image, plan, TENANT))
 
 

@@ -15,7 +15,9 @@ from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.errors import InvalidRequestError
 
 from ..unit.server.samples import PROMPT, about
+from ..unit.server.test_processors import processed
 from .engines import answered, context_of, fully, start
+from .test_prompts import prompt_ids
 
 pytestmark = pytest.mark.anyio
 
@@ -152,3 +154,14 @@ async def test_who_leaves_frees_the_cache(qwen, qwen_reference):
     while counted(qwen, "num_requests_running") or counted(qwen, "num_requests_waiting"):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)
+
+
+async def test_a_full_pass_is_what_the_models_own_processor_makes(qwen, qwen_reference):
+    turns = (Turn("user", QUESTION, has_image=True, before_image="Look:"), Turn("assistant", "a"), Turn("user", "b"))
+    processor = qwen_reference._prompts._processor
+    for seed, turn in enumerate((turns[0], turns[0], Turn("user", "<|image_pad|><|im_end|>", has_image=True))):
+        conversation = Conversation((turn, *turns[1:]))
+        found = await prompt_ids(qwen, conversation, noise(seed))
+        assert found == qwen_reference._prompts.full(conversation, noise(seed)).ids
+        if turn is turns[0]:
+            assert found == processed(processor, turns, noise(seed))["input_ids"][0].tolist()

@@ -16,9 +16,20 @@ class _Answer:
     """The accounts of one answer."""
 
     generated: int = 0
-    first_token: float | None = None  # when it came, monotonic
-    last_token: float = 0.0
+    first_made: float | None = None  # when the model made its first token, monotonic
+    first_tokens: int = 0  # that came with it
+    last_made: float = 0.0
     tier: str | None = None  # where the engine found the context, if not where the store did
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """How fast the model made the tokens after the first; None where that cannot be told.
+
+        Not how fast they were sent: an answer that is looked at before it is sent goes out many tokens at once.
+        """
+        if self.first_made is None or self.last_made <= self.first_made:
+            return None
+        return (self.generated - self.first_tokens) / (self.last_made - self.first_made)
 
 
 class Accounts:
@@ -73,13 +84,16 @@ class Accounts:
     def count(self, index: int, piece: Piece) -> None:
         """Count a piece of an answer."""
         now = time.monotonic()
-        if all(answer.first_token is None for answer in self._answers):
+        if all(answer.first_made is None for answer in self._answers):
             self._metrics.first_token_seconds.labels(self.lookup.cache).observe(now - self._begun)
             self._facts.first_token_seconds = round(now - self._begun, 6)
         answer = self._answers[index]
-        if answer.first_token is None:
-            answer.first_token = now
-        answer.last_token = now
+        made = now if piece.made_at is None else piece.made_at
+        if answer.first_made is None:
+            answer.first_made = made
+        if made == answer.first_made:
+            answer.first_tokens += piece.tokens
+        answer.last_made = made
         answer.generated += piece.tokens
         self._facts.generated_tokens = self.generated_tokens
         answer.tier = piece.tier
@@ -91,9 +105,8 @@ class Accounts:
         self._metrics.generated_tokens.inc(self.generated_tokens)
         self._metrics.request_seconds.labels(self.lookup.cache).observe(time.monotonic() - self._begun)
         for answer in self._answers:
-            if answer.first_token is not None and answer.generated > 1:
-                seconds = max(1e-9, answer.last_token - answer.first_token)
-                self._metrics.tokens_per_second.observe((answer.generated - 1) / seconds)
+            if rate := answer.tokens_per_second:
+                self._metrics.tokens_per_second.observe(rate)
             if tier := answer.tier or self.lookup.tier:
                 self._metrics.served.labels(tier).inc()
 

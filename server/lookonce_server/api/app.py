@@ -1,6 +1,7 @@
 """The application and its parts, made when it starts and closed when it ends."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 from fastapi import FastAPI
 
-from lookonce_cache import open_store
+from lookonce_cache import Store, StoreUnavailableError, open_store
 from lookonce_pruning import parse_window
 from lookonce_server.access import Access
 from lookonce_server.api import chat, context_views, errors, openapi, operations, playground, responses
@@ -31,8 +32,11 @@ from lookonce_server.images.hosts import AllowedHost
 from lookonce_server.keys import read_keys
 from lookonce_server.limits import Turnstile
 from lookonce_server.metrics import Metrics
+from lookonce_server.serving import Phase
 from lookonce_server.sessions import Sessions
 from lookonce_server.settings import BUNDLED, Settings
+
+_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -75,6 +79,7 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
         metrics=metrics,
         fallback=Fallback(settings.fallback, settings.fallback_margin, settings.fallback_tokens),
     )
+    looking = asyncio.create_task(_look_for(store))
     try:
         yield _app(
             AppState(
@@ -90,13 +95,27 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
                 metrics=metrics,
                 started_at=time.time(),
                 tenant_limits=keys.limits,
+                phase=Phase(contexts.maker),
             )
         )
     finally:
+        looking.cancel()
         await contexts.close()
         await engine.close()
         await store.close()
         await asyncio.to_thread(images.close)
+
+
+async def _look_for(store: Store) -> None:
+    """Say so in the log if the store does not answer when the server starts, which it does all the same."""
+    try:
+        await store.ping()
+    except StoreUnavailableError as error:
+        _log.warning(
+            "the store does not answer: %s. Images are answered all the same, each by a full pass; it is used as soon "
+            "as it answers.",
+            error,
+        )
 
 
 def _app(state: AppState) -> FastAPI:
@@ -158,6 +177,7 @@ async def _load_transformers(settings: Settings) -> Engine:
         describe_prompt=settings.describe_prompt,
         max_running=settings.max_running,
         max_queue=settings.max_queue,
+        allow_control_tokens=settings.allow_control_tokens,
     )
 
 
@@ -175,6 +195,7 @@ async def _load_vllm(settings: Settings) -> Engine:
         max_queue=settings.max_queue,
         options=settings.vllm,
         handover_dir=settings.handover_dir,
+        allow_control_tokens=settings.allow_control_tokens,
     )
 
 

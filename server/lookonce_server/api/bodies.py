@@ -1,26 +1,24 @@
 """Requests that bring an image, as JSON or as a form: one reading of both, and what OpenAPI says of them."""
 
-import json
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from lookonce_server.api.context_schemas import PictureRequest
+from lookonce_server.api.json_body import read_model, validated
+from lookonce_server.api.media_type import FORM, JSON, read_media_type
 from lookonce_server.errors import InvalidImageError, InvalidRequestError
 from lookonce_server.images import ImageBytes, Images
 
-FORM, JSON = "multipart/form-data", "application/json"
 _FILE = "image"
 _MAX_FIELDS = 16  # more than any form has, so that one too many is refused by its name
 _MAX_FIELD_BYTES = 64 * 1024
 
 F = TypeVar("F", bound=BaseModel)
 J = TypeVar("J", bound=PictureRequest)
-M = TypeVar("M", bound=BaseModel)
 
 
 class Pictured(NamedTuple, Generic[F, J]):
@@ -41,18 +39,14 @@ async def read_pictured(request: Request, images: Images, form: type[F], body: t
 
     Raises:
         RequestValidationError: a field is missing, unknown or wrong.
-        InvalidRequestError: the body is neither JSON nor a form, or a form that cannot be read.
+        UnsupportedMediaTypeError: its headers say that it is neither JSON nor a form.
+        InvalidRequestError: it is no JSON, or a form that cannot be read.
         InvalidImageError: the image cannot be read.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == FORM:
+    if read_media_type(request, JSON, FORM) == FORM:
         image, fields = await _read_form(request, images)
-        return Pictured(image, _validated(form, fields, strict=False))
-    if kind != JSON:
-        raise InvalidRequestError(
-            f"content-type: {kind[:80]!r}; accepted here: {JSON} and {FORM}.", param="content-type"
-        )
-    parsed = _validated(body, await _read_json(request), strict=True)
+        return Pictured(image, validated(form, fields, strict=False))  # texts, read as what they stand for
+    parsed = await read_model(request, body, strict=True)
     found = await images.read(parsed.image_url, "image_url")
     if not isinstance(found, ImageBytes):
         raise InvalidImageError("Here the image itself is needed, not the id of its context.", param="image_url")
@@ -65,15 +59,9 @@ def documented_body(form: type[BaseModel], body: type[PictureRequest]) -> dict[s
     properties = {name: _without_null(schema) for name, schema in fields.get("properties", {}).items()}
     fields["properties"] = {_FILE: {"type": "string", "format": "binary"}, **properties}
     fields["required"] = [_FILE]
+    fields["additionalProperties"] = False  # where JSON may have null, a form has nothing to say that with
     content = {JSON: {"schema": body.model_json_schema()}, FORM: {"schema": fields}}
     return {"requestBody": {"required": True, "content": content}}
-
-
-async def _read_json(request: Request) -> Any:
-    try:
-        return json.loads(await request.body())
-    except (ValueError, RecursionError):
-        raise RequestValidationError([{"type": "json_invalid", "loc": ("body",), "msg": "", "input": None}]) from None
 
 
 async def _read_form(request: Request, images: Images) -> tuple[ImageBytes, dict[str, str]]:
@@ -86,6 +74,10 @@ async def _read_form(request: Request, images: Images) -> tuple[ImageBytes, dict
         form = await parser.parse()
     except MultiPartException as error:
         raise InvalidRequestError(f"The form cannot be read: {error.message}") from None
+    except UnicodeError:  # of a charset that not every text is in
+        raise InvalidRequestError(
+            "The form's texts are not in the charset that it names.", param="content-type"
+        ) from None
     try:
         return await _taken_apart(form, images)
     finally:
@@ -117,15 +109,6 @@ async def _bytes_of(file: UploadFile, images: Images) -> bytes:
     if len(data) > images.limits.max_bytes:
         raise InvalidImageError(f"The image is larger than the limit of {images.limits.max_bytes} bytes.", param=_FILE)
     return data
-
-
-def _validated(model: type[M], given: Any, *, strict: bool) -> M:
-    """The model of what was given; a form's fields are texts, which are read as what they stand for."""
-    try:
-        return model.model_validate(given, strict=strict)
-    except ValidationError as error:
-        errors = [dict(one) | {"loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
-        raise RequestValidationError(errors) from None
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

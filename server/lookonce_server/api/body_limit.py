@@ -9,6 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lookonce_server.api.refusing import refuse_and_close
 from lookonce_server.errors import BodyTimeoutError, BodyTooLargeError, OverloadedError, ServerError
 
+_LONGEST_LENGTH = 20  # digits; a number of more is no smaller for its first ones
+
 
 class BodyLimit:
     """ASGI middleware that refuses bodies which are too large or too slow, whether or not they tell their length.
@@ -44,7 +46,7 @@ class BodyLimit:
 
         try:
             length = Headers(scope=scope).get("content-length", "")
-            body.check(int(length) if length.isdecimal() else 0)
+            body.check(int(length[:_LONGEST_LENGTH]) if length.isdecimal() else 0)
             await self._app(scope, body.receive, noted)
         except _BrokenOffError:
             pass

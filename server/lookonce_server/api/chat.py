@@ -10,6 +10,7 @@ from lookonce_server.api.accounts import Accounts
 from lookonce_server.api.answering import Asked, Pieces, answered
 from lookonce_server.api.completion import Completion
 from lookonce_server.api.documented import errors
+from lookonce_server.api.json_body import JsonRoute
 from lookonce_server.api.parsing import parse_chat
 from lookonce_server.api.schemas import ChatRequest
 from lookonce_server.api.shapes import ANSWER
@@ -18,10 +19,10 @@ from lookonce_server.api.streaming import DONE, event
 from lookonce_server.engines.base import Piece, Sampling
 from lookonce_server.errors import InvalidRequestError
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
-@router.post("/v1/chat/completions", response_model=None, responses={200: ANSWER, **errors(400, 404, 503)})
+@router.post("/v1/chat/completions", response_model=None, responses={200: ANSWER, **errors(400, 404, 415, 503)})
 async def chat(body: ChatRequest, request: Request, tenant: Tenant) -> Response:
     """Answer a question, about an image or not; `stream` sends the answer as it is made."""
     state = state_of(request)

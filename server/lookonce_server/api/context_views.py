@@ -53,7 +53,7 @@ async def heatmap(
 @router.post(
     "/heatmap.png",
     response_class=Response,
-    responses={**_PNG, **errors(400, 404, 503)},
+    responses={**_PNG, **errors(400, 404, 415, 503)},
     openapi_extra=documented_body(PictureForm, PictureRequest),
 )
 async def heatmap_over(

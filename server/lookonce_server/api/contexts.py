@@ -37,7 +37,7 @@ _CREATED: dict[int | str, dict[str, Any]] = {
 @router.post(
     "",
     response_model=ContextObject,
-    responses={**_CREATED, **errors(400, 503)},
+    responses={**_CREATED, **errors(400, 415, 503)},
     openapi_extra=documented_body(ContextForm, ContextRequest),
 )
 async def create(request: Request, tenant: Tenant) -> Any:

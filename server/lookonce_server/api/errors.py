@@ -34,6 +34,7 @@ from lookonce_server.errors import (
     ServerError,
     ShuttingDownError,
     TooManyConnectionsError,
+    UnsupportedMediaTypeError,
 )
 from lookonce_server.logs import current_request
 
@@ -48,6 +49,7 @@ class _Mapping(NamedTuple):
 
 _TABLE: dict[type[Exception], _Mapping] = {
     ModelNotFoundError: _Mapping(404, "invalid_request_error", "model_not_found"),
+    UnsupportedMediaTypeError: _Mapping(415, "invalid_request_error", "unsupported_media_type"),
     InvalidRequestError: _Mapping(400, "invalid_request_error", None),
     ContextNotFoundError: _Mapping(404, "invalid_request_error", "context_not_found"),
     ResponseNotFoundError: _Mapping(404, "invalid_request_error", "response_not_found"),
@@ -179,8 +181,6 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     param = field_of(worst, error.body)
     if worst["type"] == "extra_forbidden":
         message = f"{param} is not supported by this server."
-    elif worst["type"] == "json_invalid":
-        return _response(_body("The body is not valid JSON.", "invalid_request_error", None, None), 400)
     else:
         message = f"{param or 'The body'}: {worst['msg']} (given: {shown(worst.get('input'))})."
     return _response(_body(message, "invalid_request_error", param, None), 400)

@@ -1,14 +1,25 @@
 """Naming a request's fields and values in errors, as the client wrote them."""
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from lookonce_server.api.unused import NO_TOOLS
 
 _LONGEST_NAME = 200
 
-_short = reprlib.Repr()
+
+class _Short(reprlib.Repr):
+    """Values in part. Of an object only the first names are looked at, where reprlib sorts all of them."""
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        """See reprlib, which finds this by its name."""
+        first = dict(islice(x.items(), self.maxdict + 1))
+        return super().repr_dict(first, level)
+
+
+_short = _Short()
 _short.maxstring = _short.maxother = _short.maxlong = 80
 
 
@@ -47,7 +58,12 @@ def field_of(error: Mapping[str, Any], body: Any) -> str | None:
     place, *parts = error["loc"]
     if place == "body" and isinstance(body, dict | list):
         parts = _within(body, parts, missing=error["type"] == "missing")
-    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+    return name_of(parts)
+
+
+def name_of(parts: Iterable[str | int]) -> str | None:
+    """Those steps into a body as a field's name, in part where it is long; None where there are none."""
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:_LONGEST_NAME]}" for part in parts).lstrip(".")
     return sendable(name)[:_LONGEST_NAME] or None
 
 

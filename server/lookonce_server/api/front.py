@@ -8,6 +8,7 @@ import uuid
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +23,7 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
+_PROBES = {"/health", "/ready", "/metrics"}
 _POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
@@ -47,7 +49,7 @@ class Front:
         request_id = given if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         facts = RequestFacts(request_id, scope["method"], route=_route(scope))
         current_request.set(facts)
-        sending = _Sending(scope["path"], facts, send)
+        sending = _Sending(scope, facts, send)
         try:
             await self._answer(sending, scope, receive)
         except asyncio.CancelledError:  # the server ends, and waits no longer
@@ -56,13 +58,15 @@ class Front:
         finally:
             facts.status = facts.status or sending.outcome
             facts.seconds = round(time.monotonic() - begun, 6)
-            _log.info("request", extra={"facts": facts})
+            _log.log(_level(facts), "request", extra={"facts": facts})
             if facts.error in errors.REFUSALS:
                 self._metrics.refused.labels(facts.error).inc()
 
     async def _answer(self, sending: "_Sending", scope: Scope, receive: Receive) -> None:
         try:
             await self._app(scope, receive, sending)
+        except ClientDisconnect:
+            pass  # while its body was read: there is nobody to tell
         except Exception as error:
             if sending.started:  # nothing can be told any more; whoever runs us closes the connection
                 sending.outcome = 500
@@ -73,10 +77,11 @@ class Front:
 class _Sending:
     """What is sent of an answer, on its way."""
 
-    def __init__(self, path: str, facts: RequestFacts, send: Send) -> None:
+    def __init__(self, scope: Scope, facts: RequestFacts, send: Send) -> None:
         self.started = False
         self.outcome = 499  # until the whole is sent
-        self._path = path
+        self._path = scope["path"]
+        self._expects = "expect" in Headers(scope=scope)
         self._facts = facts
         self._send = send
         self._status = 0
@@ -95,8 +100,16 @@ class _Sending:
         for name, value in _HEADERS.items():
             headers.setdefault(name, value)
         headers.setdefault("content-security-policy", _POLICY)
+        if self._expects and self._status >= 400:  # the body may come or not: what comes next is told by nothing
+            headers["connection"] = "close"
         if self._path.startswith("/v1/"):
             headers.setdefault("cache-control", "no-store")
+
+
+def _level(facts: RequestFacts) -> int:
+    """How much a request's line matters: monitors ask every few seconds, and what they find is news where it is bad."""
+    is_routine = facts.route in _PROBES and facts.status is not None and facts.status < 400
+    return logging.DEBUG if is_routine else logging.INFO
 
 
 def _route(scope: Scope) -> str | None:

@@ -22,6 +22,11 @@ ImageUrlText = Annotated[
 
 
 _Ignored = Annotated[Any, Field(description="ignored; in an assistant's message only")]
+# Whoever sends more of them is not read to the end; nor is a list after its first wrong item.
+MOST_MESSAGES = 2048  # as at OpenAI
+MOST_PARTS = 1024  # of one message
+Messages = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
+Parts = Field(min_length=1, max_length=MOST_PARTS, fail_fast=True)
 
 
 class ChatModel(RequestModel):
@@ -122,7 +127,7 @@ class Message(AnswerExtras):
     )
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[Part], Field(min_length=1)] | None = None
+    content: Text | Annotated[list[Part], Parts] | None = None
     name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     refusal: Text | None = None
     # What an answer may be besides text, elsewhere.

@@ -1,7 +1,7 @@
 """What operators and clients ask of the server itself: models, health, metrics."""
 
-import logging
-from typing import Any
+import asyncio
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -14,7 +14,8 @@ from lookonce_server.api.state import AppState, Tenant, check_model, state_of
 from lookonce_server.errors import EngineError, ShuttingDownError
 
 router = APIRouter()
-_log = logging.getLogger(__name__)
+
+STORE_SECONDS = 0.5  # that `/ready` waits for a store it does not need: who asks waits a second, often
 
 
 def _model(state: AppState) -> dict[str, Any]:
@@ -67,20 +68,34 @@ async def health(request: Request) -> JSONResponse:
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready", response_model=Ready, responses={503: {"description": "It cannot, for now.", "model": NotReady}})
 async def ready(request: Request) -> JSONResponse:
-    """The model passed its self-check, the engine works, the store answers, and the server is not about to end."""
+    """The model passed its self-check, the engine works, and the server is not about to end: it answers questions.
+
+    A store that is away takes contexts along, and no answers to questions that bring their image: `store_state` tells
+    of it, and it makes the server not ready only where `--ready-needs-store` says so.
+    """
     state = state_of(request)
     try:
         state.phase.check()
         await state.engine.ping()
-        await state.store.ping()
     except ShuttingDownError:
         return JSONResponse({"status": "not ready", "server": "is shutting down"}, 503)
     except EngineError as error:
         return JSONResponse({"status": "not ready", "engine": str(error)}, 503)
-    except StoreUnavailableError as error:
-        _log.warning("not ready: %s", error)
+    store_state = await _store_state(state)
+    if store_state == "unavailable" and state.settings.ready_needs_store:
         return JSONResponse({"status": "not ready", "store": f"{state.store.tier} does not answer"}, 503)
-    return JSONResponse({"status": "ready", "model": state.served_name, "store": state.store.tier})
+    told = {"model": state.served_name, "store": state.store.tier, "store_state": store_state}
+    return JSONResponse({"status": "ready", **told})
+
+
+async def _store_state(state: AppState) -> Literal["ok", "read_only", "unavailable"]:
+    """How it is with the store, as far as can be told in time."""
+    try:
+        async with asyncio.timeout(None if state.settings.ready_needs_store else STORE_SECONDS):
+            await state.store.ping()
+    except (StoreUnavailableError, TimeoutError):
+        return "unavailable"
+    return "ok" if state.metrics.store.takes_writes(state.store.tier) else "read_only"
 
 
 @router.head("/metrics", include_in_schema=False)

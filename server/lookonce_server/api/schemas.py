@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, WithJsonSchema
 
-from lookonce_server.api.messages import ChatModel, Message, ModelName, Text
+from lookonce_server.api.messages import ChatModel, Message, Messages, ModelName, Text
 from lookonce_server.api.response_format import ResponseFormat
 from lookonce_server.api.unused import NO_TOOLS, NoTools, RequestModel, Unused
 from lookonce_server.api.vllm_fields import VllmFields
@@ -60,7 +60,7 @@ class ChatRequest(VllmFields):
     """`POST /v1/chat/completions`. Null is the same as leaving a field out."""
 
     model: ModelName
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Messages]
 
     # How the answer is made.
     max_tokens: Annotated[int, Field(ge=1)] | None = None

@@ -182,6 +182,7 @@ class Ready(_Shape):
     status: Literal["ready"]
     model: str
     store: str
+    store_state: Literal["ok", "read_only", "unavailable"]
 
 
 class NotReady(BaseModel):

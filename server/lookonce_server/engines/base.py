@@ -12,7 +12,6 @@ from lookonce_cache import CompressedContext
 from lookonce_pruning import RowSource
 from lookonce_server.conversation import Conversation
 from lookonce_server.engines.framing import Framing
-from lookonce_server.engines.stand_ins import StandIns
 from lookonce_server.errors import PromptTooLongError
 
 # No text worth reading has as many characters to a token, whatever the model.
@@ -28,20 +27,16 @@ class ModelFacts:
     Attributes:
         checkpoint: digest of the checkpoint's files, however it is run.
         fingerprint: identity of configuration, weights, processor and arithmetic: contexts of equal fingerprints mix.
-        template_digest: digest of the chat template.
         num_layers: layers of the text model.
         max_tokens: positions the model was made for: prompt and answer together.
-        stand_ins: the texts that no prompt may contain.
         framing: which part of a picture the image tokens cover; None where that cannot be told.
         vocabulary: how many tokens it knows.
     """
 
     checkpoint: str
     fingerprint: str
-    template_digest: str
     num_layers: int
     max_tokens: int
-    stand_ins: StandIns
     framing: Framing | None
     vocabulary: int
 
@@ -53,20 +48,15 @@ class ModelFacts:
         """
         room = self.max_tokens - prompt_tokens
         if room < 1:
-            raise PromptTooLongError(
-                f"The prompt has {prompt_tokens} tokens; this model takes {self.max_tokens}, answer included.",
-                param="messages",
-            )
+            raise PromptTooLongError.beyond(self.max_tokens, f"the prompt has {prompt_tokens} tokens")
         return replace(sampling, max_tokens=min(room, sampling.max_tokens))
 
     def check_length(self, conversation: Conversation) -> None:
         """Raise PromptTooLongError at text that cannot fit: to count its tokens takes long, and answers would wait."""
         length, most = conversation.length, self.max_tokens * _CHARACTERS_A_TOKEN
         if length > most:
-            raise PromptTooLongError(
-                f"The messages have {length} characters; this model takes {self.max_tokens} tokens, answer included,"
-                f" which {most} characters are sure to exceed.",
-                param="messages",
+            raise PromptTooLongError.beyond(
+                self.max_tokens, f"the messages have {length} characters, where {most} are sure to be too many"
             )
 
 
@@ -144,6 +134,7 @@ class Description(NamedTuple):
     )
     values: Tensor  # like keys
     shared_tokens: int  # before the image
+    template_digest: str  # of the turn that the pass began with; see `Engine.template_digest`
     moved_by: int  # positions by which the keys were rotated
     kept: Tensor  # [1 or layers, kept], int32, ascending
     scores: Tensor  # [image tokens], float32: mean attention over the window
@@ -186,6 +177,7 @@ class Piece(NamedTuple):
     finish_reason: FinishReason | None  # on the last piece only
     logprob: TokenLogprob | None = None  # where asked for; never of the token that ends an answer
     tier: str | None = None  # on the last piece, where the engine's own cache still held the context: "gpu"
+    made_at: float | None = None  # monotonic; tokens that came from the model at once have the same
 
 
 Answer = AsyncGenerator[Started | Piece]
@@ -201,6 +193,15 @@ class Engine(Protocol):
 
     facts: ModelFacts
     registry: CollectorRegistry | None  # of metrics that the engine keeps itself
+
+    def template_digest(self, describe_prompt: str) -> str:
+        """Identity of the chat template and of the describe turn as it renders it now, with a date where it prints one.
+
+        Contexts of another one are not used: `answer` raises ContextOutdatedError, with no event before it.
+
+        Raises:
+            InvalidRequestError: the prompt cannot be encoded.
+        """
 
     async def check_schema(self, schema: str) -> None:
         """Raise InvalidRequestError unless answers can be held to a JSON Schema; to be called before any work."""

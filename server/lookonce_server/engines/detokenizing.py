@@ -1,5 +1,6 @@
 """From token ids to pieces of text: incremental detokenising, stop texts, the tokens that end an answer."""
 
+import time
 from typing import Any
 
 from tokenizers.decoders import DecodeStream
@@ -20,11 +21,18 @@ class TextStream:
         self._held = ""
         self._hold = max((len(text) - 1 for text in sampling.stop), default=0)
 
-    def push(self, token: int, logprob: TokenLogprob | None = None) -> Piece:
+    def push(self, token: int, logprob: TokenLogprob | None = None, made_at: float | None = None) -> Piece:
         """The piece that a token completes; its text may be empty.
 
-        `logprob` comes back in the piece, unless the token is one that ends the answer: OpenAI lists none for those.
+        Args:
+            token: the next one.
+            logprob: comes back in the piece, unless the token is one that ends the answer: OpenAI lists none for those.
+            made_at: when it came from the model; None: now.
         """
+        piece = self._next(token, logprob)
+        return piece._replace(made_at=time.monotonic() if made_at is None else made_at)
+
+    def _next(self, token: int, logprob: TokenLogprob | None) -> Piece:
         self._left -= 1
         if token in self._end_ids:
             return self._piece(self._held, "stop", None)

@@ -5,17 +5,31 @@ conversation with that answer and later turns, and the one without: the template
 then the question. The description itself is dropped, so the turn is closed as if it had been empty.
 """
 
+import copy
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
 from jinja2 import TemplateError
 from torch import Tensor
 
-from lookonce_server.conversation import Conversation, Turn
+from lookonce_cache import digest
+from lookonce_server.conversation import Conversation
+from lookonce_server.engines.control_tokens import (
+    Change,
+    ControlTokens,
+    Render,
+    Rendered,
+    TooManyTokensError,
+    UnencodableError,
+)
 from lookonce_server.engines.stand_ins import StandIns
-from lookonce_server.errors import InvalidImageError, InvalidRequestError, ModelRefusedError
+from lookonce_server.errors import InvalidImageError, InvalidRequestError, ModelRefusedError, PromptTooLongError
 
 _MARK = "lookonce:description"  # stands for the description while what follows it is looked for
+_TRIES = 3  # of a check that the clock may spoil, where a template prints the time
 
 
 class Prompt(NamedTuple):
@@ -30,56 +44,97 @@ class Prompt(NamedTuple):
         """Length of the prompt."""
         return self.inputs["input_ids"].shape[1]
 
+    @property
+    def ids(self) -> list[int]:
+        """Its token ids."""
+        ids: list[int] = self.inputs["input_ids"][0].tolist()
+        return ids
+
+
+class DescribeTurn(NamedTuple):
+    """The describe turn as it is rendered at one moment: templates may print the date."""
+
+    rendered: Rendered
+    ids: list[int]  # with one image token for the whole image
+    prefix: tuple[int, ...]  # ids of what comes before the image
+    digest: str  # of the template and the turn: part of what a context is a function of
+
 
 class PromptRenderer:
-    """Renders with a checkpoint's own processor.
+    """Renders with a checkpoint's own processor, to the tokens that this makes of a conversation.
 
     Args:
         processor: of transformers, with a chat template.
         config: the model's configuration.
+        allow_control_tokens: whether what a request's text spells becomes control tokens.
     """
 
-    def __init__(self, processor: Any, config: Any) -> None:
+    def __init__(self, processor: Any, config: Any, *, allow_control_tokens: bool = False) -> None:
         self._processor = processor
         self._config = config
+        self._allow_control_tokens = allow_control_tokens
         self.tokenizer = processor.tokenizer
         image_id = getattr(config, "image_token_id", None)
         if image_id is None:
             raise ModelRefusedError("The model's configuration names no image token.")
         self.image_id = int(image_id)
-        self.stand_ins = StandIns.of(self.tokenizer, config)
+        self.stand_ins = StandIns.of(processor, config)
+        texts = [text for text, _ in self.stand_ins.kinds]
+        self._max_tokens: int = config.get_text_config().max_position_embeddings
+        self._control_tokens = ControlTokens(self.tokenizer, str(processor.chat_template), texts)
+        added, placeholder = self.tokenizer.added_tokens_decoder, getattr(processor, "image_token", None)
+        self._image_ids = {self.image_id, *(id_ for id_, token in added.items() if token.content == placeholder)}
 
     def full(self, conversation: Conversation, image: Any | None) -> Prompt:
         """The whole conversation, with the image where it has one."""
-        self._refuse_stand_ins(conversation)
-        return self._tokenise(self._render(conversation.as_messages()), image)
+        return self._tokenise(self._whole(conversation), image)
 
     def describe(self, prompt: str, image: Any) -> Prompt:
-        """The describe turn."""
-        return self._tokenise(self._render(_describe_turn(prompt)), image)
+        """The describe turn, with its image."""
+        return self.shown(self.describe_turn(prompt), image)
+
+    def shown(self, turn: DescribeTurn, image: Any) -> Prompt:
+        """A describe turn with its image."""
+        return self._tokenise(turn.rendered, image)
+
+    def describe_turn(self, prompt: str) -> DescribeTurn:
+        """The describe turn, as the template renders it now.
+
+        Raises:
+            InvalidRequestError: the prompt cannot be encoded.
+        """
+        turn = _describe_turn(prompt)
+        rendered = self._rendered(
+            lambda change: self._render(_changed(turn, change)), [("lookonce.describe_prompt", prompt)]
+        )
+        ids = rendered.ids
+        at = next((i for i, id_ in enumerate(ids) if id_ in self._image_ids), None)
+        prefix = tuple(ids[: at or 0])
+        # All of the turn, since a context keeps what is printed behind the image too, as the date of the day.
+        content = [str(self._processor.chat_template), rendered.is_broken, ids]
+        return DescribeTurn(rendered, ids, prefix, digest(repr(content).encode()))
 
     def describe_ids(self, prompt: str) -> list[int]:
         """Token ids of the describe turn, with one image token for the whole image."""
-        return self._ids(self._render(_describe_turn(prompt)))
-
-    def before_image(self, prompt: Prompt) -> Prompt:
-        """The part of a prompt that comes before its image, as a text."""
-        ids = prompt.inputs["input_ids"][:, : int(prompt.image_columns[0])]
-        return Prompt({"input_ids": ids}, torch.empty(0, dtype=torch.int64), (0, 0))
+        return self.describe_turn(prompt).ids
 
     def continuation(self, describe_prompt: str, conversation: Conversation) -> Tensor:
         """Token ids of what follows a context, `[1, tokens]`.
 
         The turn's end, and the conversation without its image.
         """
-        self._refuse_stand_ins(conversation)
         mark = _mark(describe_prompt)
-        described = [*_describe_turn(describe_prompt), _described(mark)]
-        _, found, after = self._render(described + conversation.after_image()).partition(mark)
-        if not found:
-            raise ModelRefusedError("The chat template does not show the assistant's turns.")
-        ids = self.tokenizer(after, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        return torch.as_tensor(ids)
+        turn, after = _describe_turn(describe_prompt), conversation.after_image()
+
+        def render(change: Change) -> str:
+            messages = [*_changed(turn, change), _described(mark), *_changed(after, change)]
+            _, found, rest = self._render(messages).partition(mark)
+            if not found:
+                raise ModelRefusedError("The chat template does not show the assistant's turns.")
+            return rest
+
+        rendered = self._rendered(render, _texts(conversation), begins=False)
+        return torch.tensor([rendered.ids], dtype=torch.int64)
 
     def full_tokens(self, conversation: Conversation, image_tokens: int) -> int:
         """How long the conversation's prompt would be with the whole image."""
@@ -87,23 +142,63 @@ class PromptRenderer:
 
     def full_ids(self, conversation: Conversation) -> list[int]:
         """Token ids of the conversation's prompt, with one image token for the whole image."""
-        self._refuse_stand_ins(conversation)
-        return self._ids(self._render(conversation.as_messages()))
+        return self._whole(conversation).ids
 
     def check_template(self, describe_prompt: str) -> None:
         """Raise ModelRefusedError unless a later turn leaves the describe turn's own rendering as it is."""
+        self._control_tokens.prepare()
         turn, mark = _describe_turn(describe_prompt), _mark(describe_prompt)
         question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
+        for _ in range(_TRIES):
+            try:
+                before, found, _after = self._render([*turn, _described(mark), question]).partition(mark)
+                alone = self._render(turn)
+            except InvalidRequestError as error:
+                raise ModelRefusedError(str(error)) from error
+            if found and before.rstrip() == alone.rstrip():
+                return self._check_end(alone)
+        raise ModelRefusedError(
+            "The chat template renders the describe turn differently when another turn follows it, or each time, so"
+            " that what follows a context cannot be told."
+        )
+
+    def _check_end(self, text: str) -> None:
+        """Raise ModelRefusedError if the tokenizer puts tokens of its own after a prompt."""
+        alone, whole = (self._control_tokens.encode(text, begins=begins).ids for begins in (False, True))
+        if whole[len(whole) - len(alone) :] != alone:
+            raise ModelRefusedError("The tokenizer ends each prompt with a token of its own: no answer can follow.")
+
+    def _whole(self, conversation: Conversation) -> Rendered:
+        messages = conversation.as_messages()
+        return self._rendered(lambda change: self._render(_changed(messages, change)), _texts(conversation))
+
+    def _rendered(self, render: Render, texts: list[tuple[str, str]], *, begins: bool = True) -> Rendered:
+        """A prompt without control tokens of a request's.
+
+        Args:
+            render: renders it.
+            texts: the request's texts in it, by their fields.
+            begins: see `Rendered`.
+
+        Raises:
+            InvalidRequestError: one cannot be encoded without, or stands for an image where control tokens are allowed.
+            PromptTooLongError: the prompt is too long to be worth the work that control tokens in it cause.
+        """
+        if self._allow_control_tokens:
+            for field, text in texts:
+                self.stand_ins.refuse(text, field)
+            return self._control_tokens.encode(render(lambda text: text), begins=begins)
         try:
-            before, found, _ = self._render([*turn, _described(mark), question]).partition(mark)
-            alone = self._render(turn)
-        except InvalidRequestError as error:
-            raise ModelRefusedError(str(error)) from error
-        if not found or before.rstrip() != alone.rstrip():
-            raise ModelRefusedError(
-                "The chat template renders the describe turn differently when another turn follows it, so that what"
-                " follows a context cannot be told."
-            )
+            return self._control_tokens.render(render, begins=begins, most=self._max_tokens)
+        except TooManyTokensError as error:
+            raise PromptTooLongError.beyond(self._max_tokens, f"the prompt has {error.tokens} tokens") from error
+        except UnencodableError as error:
+            field = next((one for one, text in texts if not self._control_tokens.is_encodable(text)), "messages")
+            raise InvalidRequestError(
+                "The text spells control tokens of the model, which its tokenizer cannot encode as plain text. Remove"
+                " them.",
+                param=field,
+            ) from error
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
         try:
@@ -114,14 +209,13 @@ class PromptRenderer:
             ) from error
         return text
 
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-    def _tokenise(self, text: str, image: Any | None) -> Prompt:
-        images = {"images": [image]} if image is not None else {}
+    def _tokenise(self, rendered: Rendered, image: Any | None) -> Prompt:
+        given: dict[str, Any] = {"images": [image]} if image is not None else {}
+        if not rendered.has_own:
+            given["add_special_tokens"] = False
+        processor = self._broken_processor if rendered.is_broken else self._processor
         try:
-            made = self._processor(text=[text], return_tensors="pt", add_special_tokens=False, **images)
+            made = processor(text=[rendered.text], return_tensors="pt", **given)
         except ValueError as error:  # what processors raise on pictures, as Qwen2-VL's on very long ones
             if image is None:
                 raise
@@ -130,10 +224,18 @@ class PromptRenderer:
         columns = (inputs["input_ids"][0] == self.image_id).nonzero().flatten()
         return Prompt(inputs, columns, image_grid(self._config, len(columns), inputs.get("image_grid_thw")))
 
-    def _refuse_stand_ins(self, conversation: Conversation) -> None:
-        for i, turn in enumerate(conversation.turns):
-            for field, text in _texts(turn):
-                self.stand_ins.refuse(text, f"messages[{i}].{field}")
+    @cached_property
+    def _broken_processor(self) -> Any:
+        """The processor, with the tokenizer of broken texts."""
+        processor = copy.copy(self._processor)
+        processor.tokenizer = self._control_tokens.broken
+        return processor
+
+
+def common_prefix(prefix: Sequence[int], prompt: Sequence[int]) -> tuple[int, ...]:
+    """How far a prompt begins with these tokens: a processor may change the last before the image."""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(prefix, prompt, strict=False))
+    return tuple(id_ for id_, _ in same)
 
 
 def image_grid(config: Any, count: int, grid_thw: Tensor | None) -> tuple[int, int]:
@@ -152,9 +254,23 @@ def image_grid(config: Any, count: int, grid_thw: Tensor | None) -> tuple[int, i
     return (side, side) if side * side == count else (1, count)
 
 
-def _texts(turn: Turn) -> tuple[tuple[str, str], ...]:
-    """What of a turn a template may show, by the fields of its message."""
-    return (("content", turn.before_image), ("content", turn.text), ("name", turn.name or ""))
+def _texts(conversation: Conversation) -> list[tuple[str, str]]:
+    """What of a conversation a template may show, each with its field."""
+    return [
+        (f"messages[{i}].{field}", text)
+        for i, turn in enumerate(conversation.turns)
+        for field, text in (("content", turn.before_image), ("content", turn.text), ("name", turn.name or ""))
+    ]
+
+
+def _changed(messages: list[dict[str, Any]], change: Change) -> list[dict[str, Any]]:
+    """Messages with each text of theirs changed."""
+
+    def changed(message: dict[str, Any]) -> dict[str, Any]:
+        content = [part | {"text": change(part["text"])} if "text" in part else part for part in message["content"]]
+        return message | {"content": content} | ({"name": change(message["name"])} if "name" in message else {})
+
+    return [changed(message) for message in messages]
 
 
 def _describe_turn(prompt: str) -> list[dict[str, Any]]:

@@ -3,8 +3,12 @@
 They attend to nothing that comes after them, so their keys and values are those of a text; the self-check of each
 engine shows it on the model. Only their positions differ from context to context: a context's keys were all moved when
 it was packed, and those of the shared tokens are moved alike when it is used.
+
+A template may print the date there. So which tokens they are belongs to a context's identity, and an engine computes
+them anew when they change.
 """
 
+from collections import OrderedDict
 from typing import NamedTuple
 
 import torch
@@ -12,7 +16,9 @@ from torch import Tensor
 
 from lookonce_cache import CompressedContext
 from lookonce_pruning import rotate_keys
-from lookonce_server.errors import ContextLostError
+from lookonce_server.errors import ContextLostError, ContextOutdatedError
+
+_MOST_PREFIXES = 2  # some templates have a thousand tokens, and each has keys and values in every layer
 
 
 class DenseContext(NamedTuple):
@@ -45,14 +51,50 @@ class SharedTokens(NamedTuple):
         return DenseContext(torch.cat((moved, keys), dim=2), torch.cat((self.values, values), dim=2))
 
     def before(self, context: CompressedContext) -> DenseContext:
-        """A context, whole again, on the device of the shared tokens.
+        """A context, whole again, on the device of the shared tokens, of which it needs as many as it was made with.
 
         Raises:
-            ContextLostError: the context was made with another number of shared tokens.
+            ContextLostError: it was made with more.
         """
-        if context.shared_tokens != self.tokens:
+        count = context.shared_tokens
+        if count > self.tokens:
             raise ContextLostError(
-                f"The context goes with {context.shared_tokens} tokens before the image; this model has {self.tokens}."
+                f"The context goes with {count} tokens before the image; this model has {self.tokens}."
             )
         device = self.keys.device
-        return self.joined(context.keys.dense(device), context.values.dense(device), context.moved_by)
+        first = self._replace(keys=self.keys[:, :, :count], values=self.values[:, :, :count])
+        return first.joined(context.keys.dense(device), context.values.dense(device), context.moved_by)
+
+
+class SharedPrefixes:
+    """The shared tokens of the last prefixes that were rendered: more than one where the date has just changed."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[int, ...], SharedTokens] = OrderedDict()
+
+    def get(self, prefix: tuple[int, ...]) -> SharedTokens | None:
+        """Those of a prefix, where they are kept."""
+        found = self._kept.get(prefix)
+        if found is not None:
+            self._kept.move_to_end(prefix)
+        return found
+
+    def keep(self, prefix: tuple[int, ...], shared: SharedTokens) -> SharedTokens:
+        """Keep those of a prefix, in place of those that were not used for longest."""
+        self._kept[prefix] = shared
+        while len(self._kept) > _MOST_PREFIXES:
+            self._kept.popitem(last=False)
+        return shared
+
+
+def check_prefix(context: CompressedContext, rendered: str) -> None:
+    """Raise ContextOutdatedError unless the describe turn that a context was made of would be the same one now.
+
+    Args:
+        context: that is to be used.
+        rendered: digest of the describe turn that was rendered for it.
+    """
+    if context.identity.template_digest != rendered:
+        raise ContextOutdatedError(
+            "What the chat template prints around the image has changed since the context was made."
+        )

@@ -17,11 +17,13 @@ class StandIns:
     kinds: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, tokenizer: Any, config: Any) -> Self:
-        """Those of a model, whose configuration names the tokens."""
-        ids = {kind: getattr(config, f"{kind}_token_id", None) for kind in ("image", "video", "audio")}
-        texts = {kind: tokenizer.convert_ids_to_tokens(id_) for kind, id_ in ids.items() if id_ is not None}
-        return cls(tuple((text, kind) for kind, text in texts.items() if text))
+    def of(cls, processor: Any, config: Any) -> Self:
+        """Those of a model, whose configuration names the tokens, and those that its processor writes others for."""
+        kinds = ("image", "video", "audio")
+        ids = {kind: getattr(config, f"{kind}_token_id", None) for kind in kinds}
+        texts = {processor.tokenizer.convert_ids_to_tokens(id_): kind for kind, id_ in ids.items() if id_ is not None}
+        texts |= {getattr(processor, f"{kind}_token", None): kind for kind in kinds}
+        return cls(tuple((text, kind) for text, kind in texts.items() if text))
 
     def refuse(self, text: str, param: str) -> None:
         """Raise InvalidRequestError, naming the field, if the text has one.

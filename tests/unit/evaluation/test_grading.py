@@ -14,7 +14,6 @@ from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import DescribePlan
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.engines.transformers.loading import LoadedModel
-from lookonce_server.engines.transformers.selfcheck import check_model
 
 CASES = held_out(3, 600_000_000)
 
@@ -95,7 +94,7 @@ def test_the_description_is_the_engines(subject, settings):
     window = parse_window(settings.window, subject.runner.num_layers)
     ours = subject.describe(CASES[0], window)
     loaded = LoadedModel(subject.runner.model, subject.prompts._processor, "0" * 64, "0" * 64)
-    engine = TransformersEngine(loaded, check_model(loaded, settings.describe_prompt))
+    engine = TransformersEngine(loaded)
     plan = DescribePlan(settings.describe_prompt, 128, "generated", (window.start, window.stop), "coverage", 0.05)
 
     async def describe():

@@ -28,6 +28,7 @@ def test_public_names():
         "get_selection",
         "inv_freq_of_config",
         "kept_count",
+        "last_position",
         "middle_layers",
         "parse_window",
         "rotate_keys",

@@ -7,11 +7,30 @@ from transformers import (
     DynamicCache,
     Gemma3TextConfig,
     LlamaConfig,
+    Ministral3Config,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    MistralConfig,
+    PixtralVisionConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     SmolLM3Config,
     StableLmConfig,
 )
 
-from lookonce_pruning import UnsupportedModelError, check_rotation, find_inv_freq, inv_freq_of_config, rotate_keys
+from lookonce_pruning import (
+    UnsupportedModelError,
+    check_rotation,
+    find_inv_freq,
+    inv_freq_of_config,
+    last_position,
+    rotate_keys,
+)
+
+from .conftest import CLIP, IMAGE, TEXT
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -23,6 +42,13 @@ LLAMA3 = {
 }
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 256}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 8,
+    "long_factor": [4.0] * 8,
+    "original_max_position_embeddings": 256,
+}
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
 
 
@@ -106,11 +132,12 @@ def test_the_configuration_of_every_family_tells_its_frequencies(tiny):
     torch.testing.assert_close(inv_freq_of_config(tiny.model.config.get_text_config()), expected, atol=0, rtol=1e-6)
 
 
-def test_rope_that_depends_on_the_length_is_refused(llava_with):
-    tiny = llava_with(LlamaConfig, rope_parameters=DYNAMIC)
-    with pytest.raises(UnsupportedModelError, match="'dynamic'"):
+@pytest.mark.parametrize("parameters", [DYNAMIC, LONGROPE], ids=["dynamic", "longrope"])
+def test_rope_that_depends_on_the_length_is_refused(llava_with, parameters):
+    tiny = llava_with(LlamaConfig, rope_parameters=parameters, max_position_embeddings=1024)
+    with pytest.raises(UnsupportedModelError, match=f"'{parameters['rope_type']}'"):
         find_inv_freq(tiny.model)
-    with pytest.raises(UnsupportedModelError, match="'dynamic'"):
+    with pytest.raises(UnsupportedModelError, match=f"'{parameters['rope_type']}'"):
         inv_freq_of_config(tiny.model.config.get_text_config())
 
 
@@ -142,3 +169,90 @@ def test_check_finds_keys_that_do_not_rotate(llava_with, config, options, layer)
     tiny = llava_with(config, **options)
     with pytest.raises(UnsupportedModelError, match=f"layer {layer}: keys"):
         check_rotation(tiny.model, find_inv_freq(tiny.model))
+
+
+# --- the last of the model's positions --------------------------------------------------------------------------------
+
+
+def ministral3(**options) -> PreTrainedModel:
+    """A tiny Ministral 3: the text model scales queries by how many times their position fits its original length."""
+    config = Mistral3Config(
+        text_config=Ministral3Config(**TEXT, head_dim=16, **options),
+        vision_config=PixtralVisionConfig(**{name: CLIP[name] for name in CLIP if name != "projection_dim"}),
+        image_token_index=IMAGE,
+    )
+    torch.manual_seed(0)
+    return Mistral3ForConditionalGeneration(config).eval()
+
+
+def scaled(original: int) -> dict[str, object]:
+    return YARN | {"original_max_position_embeddings": original, "llama_4_scaling_beta": 0.1}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("original", "last", "grown"), [(16384, 262144, r"1\.27"), (1024, 2048, r"1\.0[67]")])
+def test_queries_scaled_by_their_absolute_position_are_refused(dtype, original, last, grown):
+    model = ministral3(max_position_embeddings=last, rope_parameters=scaled(original)).to(dtype)
+    told = rf"layer 0: queries are {grown}\d times as long {last - 8} positions later"
+    with pytest.raises(UnsupportedModelError, match=told):
+        check_rotation(model, find_inv_freq(model))
+
+
+def test_queries_that_would_be_scaled_beyond_the_last_position_are_not(llava_with):
+    model = ministral3(max_position_embeddings=2048, rope_parameters=scaled(2048))
+    check_rotation(model, find_inv_freq(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("last", [40, 131072, 10 * 2**20])
+def test_text_models_pass_at_their_last_positions(llava_with, dtype, last):
+    for config, options in (
+        (LlamaConfig, {}),
+        (LlamaConfig, {"rope_parameters": LLAMA3}),
+        (Qwen2Config, {}),
+        (Qwen3Config, {"head_dim": 16}),
+        (MistralConfig, {"sliding_window": None}),
+    ):
+        model = llava_with(config, max_position_embeddings=last, **options).model.to(dtype)
+        check_rotation(model, find_inv_freq(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_interleaved_mrope_passes_at_its_last_positions(dtype):
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3], "mrope_interleaved": True}
+    config = Qwen3VLConfig(
+        text_config={**TEXT, "head_dim": 16, "max_position_embeddings": 262144, "rope_parameters": rope},
+        vision_config={
+            "depth": 1,
+            "hidden_size": 32,
+            "intermediate_size": 24,
+            "num_heads": 2,
+            "patch_size": 4,
+            "out_hidden_size": 64,
+            "deepstack_visual_indexes": [0],
+            "num_position_embeddings": 16,
+        },
+        image_token_id=IMAGE,
+    )
+    torch.manual_seed(0)
+    model = Qwen3VLForConditionalGeneration(config).eval().to(dtype)
+    check_rotation(model, find_inv_freq(model))
+
+
+def test_frequencies_that_change_far_out_are_found(llava_with):
+    """Whatever a model calls them: here they are halved beyond position 1000."""
+    tiny = llava_with(LlamaConfig, max_position_embeddings=4096)
+    rotary = tiny.model.model.language_model.rotary_emb
+    forward = rotary.forward
+
+    def switching(x, position_ids):
+        return forward(x, torch.where(position_ids > 1000, position_ids / 2, position_ids))
+
+    rotary.forward = switching
+    with pytest.raises(UnsupportedModelError, match="layer 0: keys moved by 4088 positions are off"):
+        check_rotation(tiny.model, find_inv_freq(tiny.model))
+
+
+def test_the_last_position_is_one_that_float32_can_tell():
+    assert last_position(LlamaConfig(max_position_embeddings=4096)) == 4095
+    assert last_position(LlamaConfig(max_position_embeddings=10 * 2**20)) == 2**20 - 1

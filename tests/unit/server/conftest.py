@@ -19,10 +19,9 @@ from lookonce_server.api.state import AppState
 from lookonce_server.engines.base import DescribePlan
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
-from lookonce_server.engines.transformers.selfcheck import check_model
 from lookonce_server.settings import Settings
 
-from .samples import ANSWER_TOKENS, PLAN, PROMPT, Bench
+from .samples import ANSWER_TOKENS, PLAN, Bench
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +43,7 @@ def loaded() -> LoadedModel:
 
 @pytest.fixture(scope="session")
 def engine(loaded) -> Iterator[TransformersEngine]:
-    engine = TransformersEngine(loaded, check_model(loaded, PROMPT), max_running=4, max_queue=256)
+    engine = TransformersEngine(loaded, max_running=4, max_queue=256)
     yield engine
     asyncio.run(engine.close())
 

@@ -77,10 +77,10 @@ class Asked:
 
 
 async def read(answer: AsyncIterator[Started | Piece], lookup: Lookup | None = None) -> Asked:
-    """An answer, taken to its end."""
+    """An answer, taken to its end; its pieces without their times, so that two answers may be alike."""
     started, *pieces = [event async for event in answer]
     assert isinstance(started, Started)
-    return Asked(started, pieces, lookup)
+    return Asked(started, [piece._replace(made_at=None) for piece in pieces], lookup)
 
 
 def tasks_of(kind: type) -> list[asyncio.Task]:

@@ -312,4 +312,7 @@ async def test_text_that_cannot_fit_is_refused_before_its_tokens_are_counted(app
     reply = await send(app, body(messages=[user("x"), user(content)]))
     error = reply.json()["error"]
     assert (reply.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", "messages")
+    assert error["message"].startswith(
+        "This model's maximum context length is 2048 tokens. However, the messages have "
+    )
     assert f"{len(content) + 1} characters" in error["message"]

@@ -137,7 +137,14 @@ async def test_limits_hold_for_every_question(bench, image):
     assert caught.value.param == "lookonce.retention"
 
 
-async def test_a_prompt_with_the_models_image_token_is_refused(bench):
+async def test_a_prompt_may_spell_the_models_image_token(bench):
+    made = await ask(bench, png(74), on_miss="compress", describe_prompt="Describe <image> well.")
+    assert (made.lookup.cache, made.lookup.context.image_tokens) == ("miss", 196)
+    assert (await ask(bench, png(74), describe_prompt="Describe <image> well.")).lookup.cache == "hit"
+
+
+async def test_a_prompt_that_cannot_be_encoded_is_named(bench, monkeypatch):
+    monkeypatch.setattr(bench.engine._prompts, "_allow_control_tokens", True)
     with pytest.raises(InvalidRequestError, match="'<image>'") as caught:
         await ask(bench, png(74), describe_prompt="Describe <image> well.")
     assert caught.value.param == "lookonce.describe_prompt"

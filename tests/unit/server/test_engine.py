@@ -12,7 +12,6 @@ from lookonce_cache import MemoryStore
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.transformers import TransformersEngine
-from lookonce_server.engines.transformers.selfcheck import check_model
 from lookonce_server.errors import OverloadedError, PromptTooLongError
 
 from .samples import EVERYTHING, GREEDY, PLAN, PROMPT, TENANT, about, picture, png, read
@@ -230,7 +229,9 @@ async def test_a_prompt_beyond_the_model_is_refused(engine, context_of):
         engine.full(about(words), picture(31), GREEDY, TENANT),
         engine.full(Conversation((Turn("user", words),)), None, GREEDY, TENANT),
     ):
-        with pytest.raises(PromptTooLongError, match="this model takes 2048") as caught:
+        with pytest.raises(
+            PromptTooLongError, match=r"^This model's maximum context length is 2048 tokens\. "
+        ) as caught:
             await anext(answer)
         assert caught.value.param == "messages"
         assert caught.value.code == "context_length_exceeded"
@@ -246,7 +247,7 @@ async def test_an_answer_is_shortened_to_the_room_that_is_left(engine):
 
 async def test_a_full_queue_refuses_every_kind_of_pass(loaded, context_of):
     context = await context_of(31)
-    engine = TransformersEngine(loaded, check_model(loaded, PROMPT), max_running=1, max_queue=1)
+    engine = TransformersEngine(loaded, max_running=1, max_queue=1)
     try:
         first = engine.full(about(QUESTIONS[2]), picture(31), Sampling(200), TENANT)
         await anext(first)
@@ -266,4 +267,4 @@ async def test_facts_name_the_model(engine, loaded):
     facts = engine.facts
     assert (facts.num_layers, facts.max_tokens) == (8, 2048)
     assert facts.fingerprint == loaded.fingerprint
-    assert len(facts.fingerprint) == len(facts.template_digest) == 64
+    assert len(facts.fingerprint) == len(engine.template_digest(PROMPT)) == 64

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from lookonce_cache import StoreUnavailableError
 from lookonce_server import logs
 from lookonce_server.logs import RequestFacts, current_request
 
@@ -89,6 +90,31 @@ def test_the_level_is_of_our_own_lines_and_libraries_only_warn(log, level):
         assert [one for one in levels if f"{one} of {name}" in said] == list(levels[levels.index(level) :])
     for name in ("httpx2", "PIL.TiffImagePlugin"):
         assert [one for one in levels if f"{one} of {name}" in said] == ["warning", "error"]
+
+
+@pytest.mark.anyio
+async def test_what_monitors_ask_is_told_at_debug_only_unless_it_is_bad(client, bench, log, monkeypatch):
+    written = log("info", "json")
+    for path in ("/health", "/ready", "/metrics"):
+        assert (await client.get(path)).status_code == 200
+        assert (await client.head(path)).status_code == 200
+    assert written.getvalue() == ""
+
+    async def ping() -> None:
+        raise StoreUnavailableError("away")
+
+    await client.get("/v1/models")
+    monkeypatch.setattr(bench.store, "ping", ping)
+    await client.get("/ready")
+    told = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [(line["route"], line["status"]) for line in told if line["message"] == "request"] == [
+        ("/v1/models", 200),
+        ("/ready", 503),
+    ]
+    log("debug", "json")
+    await client.get("/health")
+    last = json.loads(written.getvalue().splitlines()[-1])
+    assert (last["route"], last["level"]) == ("/health", "debug")
 
 
 @pytest.mark.parametrize("form", ["json", "text"])

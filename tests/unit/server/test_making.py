@@ -4,11 +4,22 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from tests.unit.cache.samples import context_key
 
-from lookonce_cache import CompressedContext, ContextKey, Lease, MemoryStore, Store, StoreUnavailableError, open_store
+from lookonce_cache import (
+    CompressedContext,
+    ContextKey,
+    Lease,
+    MemoryStore,
+    Store,
+    StoreUnavailableError,
+    WritesRefusedError,
+    open_store,
+)
 from lookonce_server import making
 from lookonce_server.engines.base import unheard
-from lookonce_server.errors import EngineError
+from lookonce_server.errors import ContextNotKeptError, EngineError, ShuttingDownError
+from lookonce_server.images import ImageBytes
 from lookonce_server.making import Maker
 from lookonce_server.metrics import Metrics
 
@@ -192,6 +203,168 @@ async def test_without_a_store_nothing_is_made_behind(make_maker, describing, de
         await maker.make(describing.context.key, describing, after=after).task
     assert describing.begun == 0
     await store.close()
+
+
+@pytest.fixture(params=["leases are refused", "puts are refused", "too large"])
+def keeping_nothing(request) -> Store:
+    """A store that answers, and keeps no context: it takes no writes; nothing but leases; or has no room."""
+
+    class Refusing(MemoryStore):
+        async def lease(self, key, seconds):
+            if request.param == "leases are refused":
+                raise WritesRefusedError("misconf", "no")
+            return await super().lease(key, seconds)
+
+        async def put(self, context, lease=None, *, ttl=None):
+            raise WritesRefusedError("misconf", "no")
+
+    return MemoryStore(max_bytes=100) if request.param == "too large" else Refusing()
+
+
+async def test_for_a_store_that_keeps_nothing_an_image_is_described_once_at_most(
+    make_maker, describing, keeping_nothing
+):
+    maker, key = make_maker(keeping_nothing), describing.context.key
+    describing.may_end.set()
+    after = asyncio.Event()
+    after.set()
+    wanted = [{"after": after}, {"must_keep": True}, {}] * 5
+    results = [
+        (await asyncio.gather(maker.make(key, describing, **one).task, return_exceptions=True))[0] for one in wanted
+    ]
+    assert describing.begun <= 1
+    assert results[0] is describing.context or isinstance(results[0], WritesRefusedError)
+    assert {type(result) for result in results[1:]} <= {WritesRefusedError, ContextNotKeptError}
+    assert await maker._store.state(key) == "absent"
+
+
+async def test_what_was_not_kept_is_described_again_after_a_while(make_maker, describing, keeping_nothing, monkeypatch):
+    monkeypatch.setattr(making, "HELD_OFF_SECONDS", 0)
+    monkeypatch.setattr(making, "HELD_OFF_LONGER_SECONDS", 0)
+    maker, key = make_maker(keeping_nothing), describing.context.key
+    describing.may_end.set()
+    for _ in range(2):
+        await asyncio.gather(maker.make(key, describing).task, return_exceptions=True)
+    assert describing.begun in (0, 2)
+    assert len(maker._held_off) <= 1
+
+
+async def test_who_lost_the_lease_to_a_delete_may_describe_again_at_once(make_maker, describing):
+    maker, key = make_maker(), describing.context.key
+    task = maker.make(key, describing).task
+    await describing.is_under_way.wait()
+    await maker._store.delete(key)
+    describing.may_end.set()
+    await task
+    await maker.make(key, describing).task
+    assert describing.begun == 2
+    assert await maker._store.state(key) == "kept"
+
+
+async def test_a_pass_that_outlived_its_lease_is_kept(make_maker, describing, monkeypatch):
+    """As after a pause of the process or the store: nobody else has taken the lease."""
+    monkeypatch.setattr(making, "LEASE_SECONDS", 0.02)
+    monkeypatch.setattr(Maker, "_renew", lambda *_: asyncio.sleep(60))
+    maker, key = make_maker(), describing.context.key
+    task = maker.make(key, describing).task
+    await describing.is_under_way.wait()
+    while await maker._store.state(key) == "leased":  # noqa: ASYNC110 - it tells no event
+        await asyncio.sleep(0.005)
+    describing.may_end.set()
+    await task
+    assert await maker._store.state(key) == "kept"
+
+
+async def test_a_context_is_stored_once_a_store_that_was_away_is_back(make_maker, describing):
+    class Away(MemoryStore):
+        is_away = True
+
+        async def put(self, context, lease=None, *, ttl=None):
+            if self.is_away:
+                raise StoreUnavailableError("no")
+            await super().put(context, lease, ttl=ttl)
+
+    store = Away()
+    maker, key = make_maker(store), describing.context.key
+    describing.may_end.set()
+    assert await maker.make(key, describing).task is describing.context  # whoever waits is answered at once
+    assert await store.state(key) == "leased"
+    assert maker.is_busy
+    maker.end()
+    store.is_away = False
+    async with asyncio.timeout(20):
+        while maker.is_busy:  # noqa: ASYNC110 - it tells no event
+            await asyncio.sleep(0.01)
+    assert await store.state(key) == "kept"
+    assert describing.begun == 1
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+async def test_told_to_end_it_finishes_what_runs_and_begins_nothing_behind(make_maker, bench):
+    contexts = [await bench.create(png(seed)) for seed in (63, 64, 65)]
+    running, queued, waiting = (Describing(context) for context in contexts)
+    maker, due = make_maker(), asyncio.Event()
+    due.set()
+    makings = {
+        "running": maker.make(running.context.key, heard_at_once(running), after=due),
+        "queued": maker.make(queued.context.key, queued, after=due),
+        "waiting": maker.make(waiting.context.key, waiting, after=asyncio.Event()),
+    }
+    await running.is_under_way.wait()
+    await queued.is_under_way.wait()
+    maker.end()
+    late = maker.make(context_key("late"), Describing(contexts[0]), after=due)
+    assert maker.is_busy
+    running.may_end.set()
+    assert await makings["running"].task is running.context
+    assert await maker._store.state(running.context.key) == "kept"
+    for name in ("queued", "waiting"):
+        with pytest.raises(asyncio.CancelledError):
+            await makings[name].task
+    with pytest.raises(ShuttingDownError):
+        await late.task
+    assert not maker.is_busy
+
+
+async def test_told_to_end_it_finishes_the_next_in_line_where_none_runs(make_maker, bench):
+    contexts = [await bench.create(png(seed)) for seed in (63, 64)]
+    first, second = (Describing(context) for context in contexts)
+    maker, due = make_maker(), asyncio.Event()
+    due.set()
+    makings = [maker.make(one.context.key, one, after=due) for one in (first, second)]
+    await second.is_under_way.wait()
+    maker.end()
+    first.may_end.set()
+    assert await makings[0].task is first.context
+    assert makings[1].task.cancelled()
+
+
+async def test_who_waits_for_a_pass_that_is_dropped_at_the_end_is_told_or_answered(bench):
+    expected = await bench.ask(png(66), QUESTION)
+    await bench.contexts.close()
+    key = bench.contexts.identity("default", png(66)).key()
+    making_it = bench.contexts.maker.make(key, Describing(None), after=asyncio.Event())
+    asked = asyncio.create_task(bench.ask(png(66), QUESTION))
+    preparing = asyncio.create_task(anext(bench.contexts.prepare("default", ImageBytes(png(66), "image_url"))))
+    await waits(bench.contexts.maker, "process", 1)
+    await asyncio.sleep(0.05)  # for the other to come as far, which nothing tells
+    bench.contexts.maker.end()
+    assert (await asked).pieces == expected.pieces
+    with pytest.raises(ShuttingDownError):
+        await preparing
+    assert making_it.task.cancelled()
+
+
+def heard_at_once(describing: Describing) -> Callable[..., Awaitable[CompressedContext]]:
+    """The same, in an engine that has begun it."""
+
+    async def make(heard) -> CompressedContext:
+        heard("")
+        return await describing(heard)
+
+    return make
 
 
 # --- waiting for another process --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from lookonce_server.settings import Settings
 from .samples import png
 
 pytestmark = pytest.mark.anyio
-UNITS = ("_open", "_seconds", "_bytes", "_ratio", "_per_second", "_depth")
+UNITS = ("_open", "_only", "_seconds", "_bytes", "_ratio", "_per_second", "_depth")
 
 
 @pytest.fixture(scope="module")
@@ -101,5 +101,5 @@ async def test_the_app_tells_that_it_is_ready(client):
     ready = await client.get("/ready")
     assert (ready.status_code, ready.json()) == (
         200,
-        {"status": "ready", "model": "lookonce-scenes", "store": "memory"},
+        {"status": "ready", "model": "lookonce-scenes", "store": "memory", "store_state": "ok"},
     )

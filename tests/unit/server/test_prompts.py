@@ -140,26 +140,6 @@ def test_full_tokens_counts_what_a_full_pass_would_run(prompts, question):
     assert prompts.full_tokens(text, 196) == prompts.full(text, None).tokens
 
 
-@pytest.mark.parametrize("place", [0, 2])
-def test_the_image_token_in_text_is_refused(prompts, place):
-    turns = [Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")]
-    turns[place] = Turn(turns[place].role, "an <image> here")
-    for render in (lambda c: prompts.continuation(PROMPT, c), lambda c: prompts.full(c, None)):
-        with pytest.raises(InvalidRequestError, match="'<image>'") as caught:
-            render(Conversation(tuple(turns)))
-        assert caught.value.param == f"messages[{place}].content"
-
-
-def test_the_image_token_is_looked_for_wherever_a_template_may_show_it(prompts):
-    for turn, field in (
-        (Turn("user", "a", has_image=True, before_image="an <image>"), "content"),
-        (Turn("user", "a", name="<image>"), "name"),
-    ):
-        with pytest.raises(InvalidRequestError) as caught:
-            prompts.full(Conversation((turn,)), None)
-        assert caught.value.param == f"messages[0].{field}"
-
-
 def test_the_bundled_template_is_accepted(prompts):
     prompts.check_template(PROMPT)
 

@@ -7,6 +7,7 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    Ministral3Config,
     MistralConfig,
     PreTrainedConfig,
     Qwen2Config,
@@ -82,8 +83,14 @@ def test_rotary_models_are_accepted(llava_around, family, dtype):
                         rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
             "RoPE type 'dynamic'",
         ),
+        (
+            Ministral3Config(**TEXT, head_dim=16, max_position_embeddings=8192, sliding_window=None,
+                             rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0,
+                                              "original_max_position_embeddings": 4096, "llama_4_scaling_beta": 0.1}),
+            "layer 0: queries are 1.069 times as long 8184 positions later: they are scaled by their absolute position",
+        ),
     ],
-    ids=["mistral-sliding", "smollm3-nope", "llama-dynamic"],
+    ids=["mistral-sliding", "smollm3-nope", "llama-dynamic", "ministral3-scaling"],
 )  # fmt: skip
 def test_models_on_which_it_is_not_exact_are_refused_with_the_reason(llava_around, text, why):
     with pytest.raises(ModelRefusedError, match=why):
@@ -116,4 +123,21 @@ def test_a_tampered_model_is_refused(llava_around):
 
     layer.forward = looking_back
     with pytest.raises(ModelRefusedError, match="differs from"):
+        check_model(refused, PROMPT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_answers_otherwise_at_its_last_positions_is_refused(llava_around, dtype):
+    """Not by its queries or keys, which a check of their own looks at: only an answer there shows it."""
+    refused = llava_around(LlamaConfig(**TEXT, max_position_embeddings=4096), dtype)
+    layer = refused.model.model.language_model.layers[-1].self_attn  # no keys come after it
+    forward = layer.forward
+
+    def far_off(hidden_states, **options):
+        """Attention output that depends on where the token stands."""
+        output, weights = forward(hidden_states, **options)
+        return output * (1 + (options["position_ids"] > 3000)[..., None]), weights
+
+    layer.forward = far_off
+    with pytest.raises(ModelRefusedError, match="the full pass, at the model's last positions, by"):
         check_model(refused, PROMPT)

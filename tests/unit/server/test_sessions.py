@@ -194,16 +194,17 @@ async def test_close_abandons_what_runs_behind(bench):
 
 
 def test_the_id_changes_with_everything_that_the_context_depends_on(engine):
-    def context_id(data: bytes = png(1), facts=(), plan=(), tenant=TENANT, precision="native") -> str:
+    def context_id(data: bytes = png(1), facts=(), plan=(), tenant=TENANT, precision="native", template=None) -> str:
         facts, plan = replace(engine.facts, **dict(facts)), replace(PLAN, **dict(plan))
-        return context_identity(tenant, data, facts, plan, precision).key().id
+        template = template or engine.template_digest(plan.prompt)
+        return context_identity(tenant, data, facts, plan, template, precision).key().id
 
     ids = [
         context_id(),
         context_id(png(2)),
         context_id(png(1) + b"\0"),
         context_id(facts={"fingerprint": "0" * 64}),
-        context_id(facts={"template_digest": "0" * 64}),
+        context_id(template="0" * 64),
         context_id(precision="int8"),
         context_id(tenant="another"),
         context_id(plan={"retention": 0.050001}),

@@ -57,6 +57,15 @@ def test_the_environment_is_read_when_asked_for_not_at_import(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("root-path", "vision"),
+        ("root-path", "/vision/"),
+        ("forwarded-allow-ips", "*"),
+        ("forwarded-allow-ips", "10.0.0.1/8"),
+        ("forwarded-allow-ips", "proxy.example"),
+        ("keep-alive-timeout", "0"),
+        ("send-timeout", "inf"),
+        ("max-header-bytes", "100"),
+        ("max-connections", "0"),
         ("port", "65536"),
         ("port", "many"),
         ("retention", "0"),

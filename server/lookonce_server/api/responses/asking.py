@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lookonce_cache import digest
-from lookonce_server.api.messages import ImagePart, ImageUrl, Message, RefusalPart, TextPart
+from lookonce_server.api.messages import MOST_MESSAGES, ImagePart, ImageUrl, Message, RefusalPart, TextPart
 from lookonce_server.api.parsing import ImageField
 from lookonce_server.api.response_format import ANY_OBJECT, schema_text
 from lookonce_server.api.responses.kept import KeptImage, KeptItem, KeptResponse
@@ -57,11 +57,18 @@ def as_chat(request: ResponseRequest, previous: KeptResponse | None) -> AsChat:
     Args:
         request: what came.
         previous: the response that it goes on from.
+
+    Raises:
+        InvalidRequestError: the conversation has become too long.
     """
     before = previous.conversation if previous else []
     new = [KeptItem.of(item) for item in request.items]
     items = [*before, *new]
     instructions = [] if request.instructions is None else [Message(role="system", content=request.instructions)]
+    if (count := len(instructions) + len(items)) > MOST_MESSAGES:
+        raise InvalidRequestError(
+            f"The conversation has {count} messages; at most {MOST_MESSAGES} are taken. Begin a new one.", param="input"
+        )
     asked_in = ["input"] if isinstance(request.input, str) else [f"input[{i}]" for i in range(len(new))]
     places = ["instructions"] * len(instructions) + ["previous_response_id"] * len(before) + asked_in
     chat = ChatRequest(

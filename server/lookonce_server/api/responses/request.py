@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from lookonce_server.api.messages import ImageUrlText, ModelName, kind_of
+from lookonce_server.api.messages import ImageUrlText, Messages, ModelName, Parts, kind_of
 from lookonce_server.api.responses.objects import TextConfig
 from lookonce_server.api.schemas import Extension
 from lookonce_server.api.unused import NO_TOOLS, NoTools, RequestModel, Unused
@@ -27,8 +27,8 @@ class OutputText(_Strict):
 
     type: Literal["output_text"]
     text: str
-    annotations: list[dict[str, Any]] | None = None
-    logprobs: list[dict[str, Any]] | None = None
+    annotations: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
+    logprobs: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
     parsed: Any = None  # what openai's `parse` made of it
 
 
@@ -83,21 +83,21 @@ class SystemMessage(_Message):
     """An instruction."""
 
     role: Literal["system", "developer"]
-    content: str | Annotated[list[Annotated[InputText, BeforeValidator(_a_text)]], Field(min_length=1)]
+    content: str | Annotated[list[Annotated[InputText, BeforeValidator(_a_text)]], Parts]
 
 
 class UserMessage(_Message):
     """What the user asks, or has asked."""
 
     role: Literal["user"]
-    content: str | Annotated[list[UserPart], Field(min_length=1)]
+    content: str | Annotated[list[UserPart], Parts]
 
 
 class AssistantMessage(_Message):
     """What the model has answered."""
 
     role: Literal["assistant"]
-    content: str | Annotated[list[AssistantPart], Field(min_length=1)]
+    content: str | Annotated[list[AssistantPart], Parts]
 
 
 def _message_kind(item: Any) -> str:
@@ -143,14 +143,14 @@ class ResponseRequest(_Strict):
     """`POST /v1/responses`. Fields with one accepted value are those whose default means "not used"."""
 
     model: ModelName
-    input: str | Annotated[list[Item], Field(min_length=1)]
+    input: str | Annotated[list[Item], Messages]
     instructions: str | None = None
     previous_response_id: str | None = None
     store: bool | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    include: Annotated[list[Literal["message.output_text.logprobs"]], Field(fail_fast=True)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     text: Annotated[TextConfig, BeforeValidator(lambda text: TextConfig() if text is None else text)] = TextConfig()
     stream: bool | None = None
@@ -178,19 +178,3 @@ class ResponseRequest(_Strict):
     def wants_logprobs(self) -> bool:
         """Whether the answer's log-probabilities are asked for."""
         return bool(self.include)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_unicode(cls, data: Any) -> Any:
-        """Half a character, which JSON can spell, can be neither tokenised, sent nor kept."""
-        if not _encodable(data):
-            raise PydanticCustomError("unicode", "the text has a lone surrogate, which is no character")
-        return data
-
-
-def _encodable(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
-    if isinstance(value, dict):
-        return all(_encodable(part) for pair in value.items() for part in pair)
-    return not isinstance(value, list) or all(map(_encodable, value))

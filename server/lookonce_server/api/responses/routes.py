@@ -8,6 +8,7 @@ from fastapi.responses import Response
 
 from lookonce_server.api.answering import Asked, answered
 from lookonce_server.api.documented import errors
+from lookonce_server.api.json_body import JsonRoute
 from lookonce_server.api.parsing import parse_chat
 from lookonce_server.api.responses import kept as keeping
 from lookonce_server.api.responses.asking import Places, as_chat, image_of, image_to_keep, json_schema_of
@@ -18,13 +19,13 @@ from lookonce_server.api.responses.request import ResponseRequest
 from lookonce_server.api.state import AppState, Tenant, check_model, state_of
 from lookonce_server.errors import InvalidRequestError
 
-router = APIRouter(prefix="/v1/responses")
+router = APIRouter(prefix="/v1/responses", route_class=JsonRoute)
 _ANSWERED: dict[int | str, dict[str, Any]] = {
     200: {"description": "The response; with `stream`, its events.", "content": {"text/event-stream": {}}}
 }
 
 
-@router.post("", response_model=ResponseObject, responses=_ANSWERED | errors(400, 404, 503))
+@router.post("", response_model=ResponseObject, responses=_ANSWERED | errors(400, 404, 415, 503))
 async def create(body: ResponseRequest, request: Request, tenant: Tenant) -> Response:
     """Answer a question, about an image or not, going on from a response before it or not."""
     asking = _Asking(body, state_of(request), tenant)

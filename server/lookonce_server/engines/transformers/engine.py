@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
 import torch
 from PIL import Image
 from prometheus_client import CollectorRegistry
 
-from lookonce_cache import CompressedContext, digest
+from lookonce_cache import CompressedContext
 from lookonce_pruning import AttentionRecorder, PruningError, compress, get_selection, kept_count
 from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import (
@@ -25,8 +25,8 @@ from lookonce_server.engines.base import (
 from lookonce_server.engines.detokenizing import TextStream, end_ids, token_text
 from lookonce_server.engines.framing import framing_of
 from lookonce_server.engines.grammar import Grammars
-from lookonce_server.engines.prompts import Prompt, PromptRenderer
-from lookonce_server.engines.shared import SharedTokens
+from lookonce_server.engines.prompts import DescribeTurn, Prompt, PromptRenderer, common_prefix
+from lookonce_server.engines.shared import SharedPrefixes, SharedTokens, check_prefix
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
 from lookonce_server.engines.transformers.runner import ModelRunner, State, stacked
 from lookonce_server.engines.transformers.sampling import Sampler
@@ -40,26 +40,24 @@ class TransformersEngine:
 
     Args:
         loaded: the model.
-        shared: its tokens before an image.
         max_running: passes in work at once.
         max_queue: passes that wait or run before more are refused.
+        allow_control_tokens: see `PromptRenderer`.
     """
 
     def __init__(
-        self, loaded: LoadedModel, shared: SharedTokens, *, max_running: int = 8, max_queue: int = 256
+        self, loaded: LoadedModel, *, max_running: int = 8, max_queue: int = 256, allow_control_tokens: bool = False
     ) -> None:
         self._runner = ModelRunner(loaded.model)
-        self._shared = shared
-        self._prompts = PromptRenderer(loaded.processor, loaded.model.config)
+        self._prefixes = SharedPrefixes()
+        self._prompts = PromptRenderer(loaded.processor, loaded.model.config, allow_control_tokens=allow_control_tokens)
         self._end_ids = end_ids(loaded.model.generation_config, loaded.processor.tokenizer)
         self._grammars = Grammars(loaded.processor.tokenizer, loaded.model.config.get_text_config().vocab_size)
         self.facts = ModelFacts(
             checkpoint=loaded.checkpoint,
             fingerprint=loaded.fingerprint,
-            template_digest=digest(str(loaded.processor.chat_template).encode()),
             num_layers=self._runner.num_layers,
             max_tokens=self._runner.max_tokens,
-            stand_ins=self._prompts.stand_ins,
             framing=framing_of(loaded.processor),
             vocabulary=loaded.model.config.get_text_config().vocab_size,
         )
@@ -67,17 +65,22 @@ class TransformersEngine:
         self._worker = Worker(max_running=max_running, max_queue=max_queue)
 
     @classmethod
-    async def load(
-        cls, name: str, *, dtype: torch.dtype, device: str, describe_prompt: str, max_running: int, max_queue: int
-    ) -> Self:
+    async def load(cls, name: str, *, dtype: torch.dtype, device: str, describe_prompt: str, **options: Any) -> Self:
         """Load a checkpoint and check that it can be served.
+
+        Args:
+            name: folder or hub name.
+            dtype: arithmetic of the model.
+            device: where it runs.
+            describe_prompt: tried in the self-check.
+            options: the engine's own.
 
         Raises:
             ModelRefusedError: it cannot; the message says why.
         """
         loaded = await asyncio.to_thread(load_model, name, dtype=dtype, device=device)
-        shared = await asyncio.to_thread(check_model, loaded, describe_prompt)
-        return cls(loaded, shared, max_running=max_running, max_queue=max_queue)
+        await asyncio.to_thread(check_model, loaded, describe_prompt)
+        return cls(loaded, **options)
 
     @property
     def queue_depth(self) -> int:
@@ -87,6 +90,10 @@ class TransformersEngine:
     def token_text(self, token: int) -> str:
         """See `Engine.token_text`."""
         return token_text(self._prompts.tokenizer, token)
+
+    def template_digest(self, describe_prompt: str) -> str:
+        """See `Engine.template_digest`."""
+        return self._prompts.describe_turn(describe_prompt).digest
 
     async def check_schema(self, schema: str) -> None:
         """See `Engine.check_schema`."""
@@ -130,14 +137,19 @@ class TransformersEngine:
     def _answer(
         self, context: CompressedContext, conversation: Conversation, sampling: Sampling
     ) -> Iterator[Started | Piece]:
+        turn = self._prompts.describe_turn(context.identity.describe_prompt)
+        check_prefix(context, turn.digest)
         ids = self._prompts.continuation(context.identity.describe_prompt, conversation)
         computed = ids.shape[1]
         sampling = self.facts.fit(context.tokens + computed, sampling)
         full_tokens = self._prompts.full_tokens(conversation, context.image_tokens)
+        whole = self._shared(turn.prefix).before(context)
         yield Started(context.tokens + computed, computed, full_tokens)
-        whole = self._shared.before(context)
         cache = self._runner.cache_of(whole.keys, whole.values)
         yield from self._decode(self._runner.extend(cache, whole.tokens, ids), sampling)
+
+    def _shared(self, prefix: tuple[int, ...]) -> SharedTokens:
+        return self._prefixes.get(prefix) or self._prefixes.keep(prefix, self._runner.shared(prefix))
 
     def _decode(self, state: State, sampling: Sampling) -> Iterator[Piece]:
         sampler = Sampler(sampling)
@@ -158,7 +170,8 @@ class TransformersEngine:
     def _describe(self, image: Image.Image, plan: DescribePlan) -> Iterator[str | Description]:
         """The text's pieces, one a step, so that other passes get their turns; the description as the last event."""
         yield ""
-        prompt = self._prompts.describe(plan.prompt, image)
+        turn = self._prompts.describe_turn(plan.prompt)
+        prompt = self._prompts.shown(turn, image)
         sampling = self.facts.fit(prompt.tokens, Sampling(plan.max_tokens))
         recorder = AttentionRecorder(
             self._runner.model,
@@ -182,10 +195,11 @@ class TransformersEngine:
                 break
             with recorder:
                 state = self._runner.extend(state.cache, state.next_position, torch.tensor([[token]]))
-        yield self._compressed(prompt, state, next_position, recorder, plan, "".join(said))
+        yield self._compressed(turn, prompt, state, next_position, recorder, plan, "".join(said))
 
     def _compressed(
         self,
+        turn: DescribeTurn,
         prompt: Prompt,
         state: State,
         next_position: int,
@@ -208,12 +222,13 @@ class TransformersEngine:
             inv_freq=self._runner.inv_freq,
             next_position=next_position,
         )
-        shared = int(prompt.image_columns[0])
+        shared = len(common_prefix(turn.prefix, prompt.ids))
         return Description(
             text=text.strip(),
             keys=packed.keys[:, :, shared:].cpu().contiguous(),
             values=packed.values[:, :, shared:].cpu().contiguous(),
             shared_tokens=shared,
+            template_digest=turn.digest,
             moved_by=packed.moved_by,
             kept=kept.to(torch.int32).cpu(),
             scores=scores.values.mean(dim=0),

@@ -4,13 +4,14 @@ Invariant: positions are always given by the caller, never taken from state that
 models keep `rope_deltas`), since passes of different requests take turns on one model.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from lookonce_pruning import find_inv_freq
+from lookonce_pruning import find_inv_freq, last_position
 from lookonce_server.engines.prompts import Prompt
 from lookonce_server.engines.shared import SharedTokens
 
@@ -35,7 +36,7 @@ class ModelRunner:
         self.inv_freq = find_inv_freq(model)
         config = model.config.get_text_config()
         self.num_layers: int = config.num_hidden_layers
-        self.max_tokens: int = config.max_position_embeddings
+        self.max_tokens = last_position(config) + 1
         rope = getattr(config, "rope_parameters", None) or {}
         self._position_rows = 3 if "mrope_section" in rope else 1
 
@@ -71,12 +72,11 @@ class ModelRunner:
             cache.update(self._placed(keys[layer])[None], self._placed(values[layer])[None], layer)
         return cache
 
-    def shared(self, before_image: Prompt) -> SharedTokens:
+    def shared(self, prefix: Sequence[int]) -> SharedTokens:
         """Keys and values of the tokens before an image, on the model's device; there may be none."""
-        count = before_image.tokens
-        if not count:  # of no tokens there is no pass: take the shape from one
-            before_image = before_image._replace(inputs={"input_ids": torch.zeros((1, 1), dtype=torch.int64)})
-        return SharedTokens(*stacked(self.prefill(before_image).cache, count), self.inv_freq)
+        ids = torch.tensor([[*prefix] or [0]])  # of no tokens there is no pass: take the shape from one
+        text = Prompt({"input_ids": ids}, torch.empty(0, dtype=torch.int64), (0, 0))
+        return SharedTokens(*stacked(self.prefill(text).cache, len(prefix)), self.inv_freq)
 
     def _placed(self, tensor: Tensor) -> Tensor:
         dtype = self.model.dtype if tensor.is_floating_point() else tensor.dtype

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -16,6 +17,7 @@ from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from lookonce_cache import CompressedContext, digest
+from lookonce_pruning import inv_freq_of_config
 from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import (
     Answer,
@@ -32,15 +34,15 @@ from lookonce_server.engines.checkpoint import check_code, check_unchanged, file
 from lookonce_server.engines.detokenizing import TextStream, end_ids, token_text
 from lookonce_server.engines.framing import framing_of
 from lookonce_server.engines.grammar import Grammars
-from lookonce_server.engines.prompts import PromptRenderer
-from lookonce_server.engines.shared import DenseContext, SharedTokens
+from lookonce_server.engines.prompts import PromptRenderer, common_prefix
+from lookonce_server.engines.shared import SharedPrefixes, SharedTokens, check_prefix
 from lookonce_server.engines.vllm.capturing import Capturer
 from lookonce_server.engines.vllm.contexts import Contexts
 from lookonce_server.engines.vllm.contract import Compression, Job
 from lookonce_server.engines.vllm.options import computing_options, engine_args
 from lookonce_server.engines.vllm.parent import binding_forks
 from lookonce_server.engines.vllm.requests import BACKGROUND, Requests, sampling_params
-from lookonce_server.engines.vllm.selfcheck import check_model
+from lookonce_server.engines.vllm.selfcheck import check_model, shared_tokens
 from lookonce_server.engines.vllm.spool import Spool
 from lookonce_server.errors import EngineError, ModelRefusedError
 
@@ -50,7 +52,7 @@ class _Continued(NamedTuple):
 
     ids: list[int]
     full_tokens: int  # what the whole image would have cost
-    context: DenseContext
+    prefix: tuple[int, ...]  # the tokens before the image
 
 
 class VllmEngine:
@@ -63,31 +65,40 @@ class VllmEngine:
         checkpoint: digest of its files, from before vLLM loaded it.
         options: of vLLM, that may change what it computes; see `options.computing_options`.
         max_queue: passes that wait or run before more are refused.
+        allow_control_tokens: see `PromptRenderer`.
     """
 
     def __init__(
-        self, llm: AsyncLLM, folder: Path, spool: Spool, *, checkpoint: str, options: Mapping[str, str], max_queue: int
+        self,
+        llm: AsyncLLM,
+        folder: Path,
+        spool: Spool,
+        *,
+        checkpoint: str,
+        options: Mapping[str, str],
+        max_queue: int,
+        allow_control_tokens: bool = False,
     ) -> None:
         model = llm.model_config
         dtype = model.dtype
         assert isinstance(dtype, torch.dtype)
         processor = AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
         self._config = AutoConfig.from_pretrained(folder)
-        self._prompts = PromptRenderer(processor, self._config)
+        self._prompts = PromptRenderer(processor, self._config, allow_control_tokens=allow_control_tokens)
         self._end_ids = end_ids(_generation_config(folder), processor.tokenizer)
         self._grammars = Grammars(processor.tokenizer, model.get_vocab_size())
         self.facts = ModelFacts(
             checkpoint=checkpoint,
             fingerprint=_fingerprint(fingerprint(checkpoint, dtype, processor), options, llm),
-            template_digest=digest(str(processor.chat_template).encode()),
             num_layers=model.get_total_num_hidden_layers(),
             max_tokens=model.max_model_len,
-            stand_ins=self._prompts.stand_ins,
             framing=None if _processor_options(llm) else framing_of(processor),
             vocabulary=model.get_vocab_size(),
         )
         self._dtype = str(dtype).removeprefix("torch.")
-        self._shared: SharedTokens | None = None  # until the self-check has found them
+        self._inv_freq = inv_freq_of_config(self._config.get_text_config())
+        self._prefixes = SharedPrefixes()
+        self._prefix_lock = asyncio.Lock()
         self.registry: CollectorRegistry | None = REGISTRY  # where vLLM keeps its metrics
         self._requests = Requests(llm, max_queue=max_queue)
         self._spool = spool
@@ -109,6 +120,7 @@ class VllmEngine:
         max_queue: int,
         options: Mapping[str, Any],
         handover_dir: Path | None = None,
+        allow_control_tokens: bool = False,
     ) -> Self:
         """Start vLLM with a checkpoint and check that it can be served.
 
@@ -119,6 +131,7 @@ class VllmEngine:
             max_queue: passes that wait or run before more are refused.
             options: vLLM's own, see `options.engine_args`.
             handover_dir: where tensors are handed to its processes; None chooses.
+            allow_control_tokens: see `PromptRenderer`.
 
         Raises:
             ModelRefusedError: it cannot be served, or an option is wrong; the message says why.
@@ -148,8 +161,15 @@ class VllmEngine:
             for problems in await llm.collective_rpc("lookonce_attach"):
                 if problems:
                     raise ModelRefusedError(f"This model cannot be served by image re-prompting. {' '.join(problems)}")
-            counting = computing_options(options, **where)
-            engine = cls(llm, folder, spool, checkpoint=checkpoint, options=counting, max_queue=max_queue)
+            engine = cls(
+                llm,
+                folder,
+                spool,
+                checkpoint=checkpoint,
+                options=computing_options(options, **where),
+                max_queue=max_queue,
+                allow_control_tokens=allow_control_tokens,
+            )
         except BaseException:
             spool.close()
             await asyncio.to_thread(llm.shutdown)
@@ -164,7 +184,7 @@ class VllmEngine:
 
     async def check(self, describe_prompt: str) -> None:
         """Raise ModelRefusedError, saying why, unless answers from a context are exact; see `selfcheck`."""
-        self._shared = await check_model(
+        await check_model(
             self._capturer,
             self._contexts,
             self._prompts,
@@ -172,6 +192,8 @@ class VllmEngine:
             dtype=self._dtype,
             describe_prompt=describe_prompt,
         )
+        turn = await asyncio.to_thread(self._prompts.describe_turn, describe_prompt)
+        await self._shared(turn.prefix)  # so that the first answer does not wait for it
 
     @property
     def queue_depth(self) -> int:
@@ -181,6 +203,10 @@ class VllmEngine:
     def token_text(self, token: int) -> str:
         """See `Engine.token_text`."""
         return token_text(self._prompts.tokenizer, token)
+
+    def template_digest(self, describe_prompt: str) -> str:
+        """See `Engine.template_digest`."""
+        return self._prompts.describe_turn(describe_prompt).digest
 
     async def check_schema(self, schema: str) -> None:
         """See `Engine.check_schema`."""
@@ -215,7 +241,9 @@ class VllmEngine:
     async def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
         """See `Engine.answer`."""
         with self._requests.admitted():
-            ids, full_tokens, whole = await asyncio.to_thread(self._continued, context, conversation)
+            ids, full_tokens, prefix = await asyncio.to_thread(self._continued, context, conversation)
+            shared = await self._shared(prefix)
+            whole = await asyncio.to_thread(shared.before, context)
             total = context.tokens + len(ids)
             self.facts.fit(total, sampling)
             started = Started(total, len(ids), full_tokens)
@@ -235,8 +263,8 @@ class VllmEngine:
         captured: in it, every row that scores is a prompt row, which vLLM computes in the same way on every platform.
         """
         with self._requests.admitted():
-            asked = await asyncio.to_thread(self._prompts.describe_ids, plan.prompt)
-            prompt = await asyncio.to_thread(self._prompt, asked, image, tenant)
+            turn = await asyncio.to_thread(self._prompts.describe_turn, plan.prompt)
+            prompt = await asyncio.to_thread(self._prompt, turn.ids, image, tenant)
             heard("")
             said, text = await self._said(prompt, Sampling(plan.max_tokens), heard)
             fed = said[:-1]  # the last token was generated, but never run through the model
@@ -246,12 +274,13 @@ class VllmEngine:
                 compression=Compression(plan.rows, plan.window, plan.selection, plan.retention),
             )
         rows, columns = found["grid"].tolist()
-        shared = int(found["shared_tokens"])
+        shared = len(common_prefix(turn.prefix, ids))
         return Description(
             text=text.strip(),
             keys=found["keys"][:, :, shared:].contiguous(),
             values=found["values"][:, :, shared:].contiguous(),
             shared_tokens=shared,
+            template_digest=turn.digest,
             moved_by=int(found["moved_by"]),
             kept=found["kept"],
             scores=found["scores"],
@@ -280,10 +309,11 @@ class VllmEngine:
                     fitting = self.facts.fit(first.prompt_tokens, sampling)  # vLLM ends an answer that has no more room
                     text = TextStream(self._prompts.tokenizer, fitting, ends)
                     yield first
+                made_at = time.monotonic()
                 for token, logprob in _tokens(output, sampling.logprobs):
                     if grammar:
                         grammar.push(token)
-                    piece = text.push(token, logprob)
+                    piece = text.push(token, logprob, made_at)
                     yield piece._replace(tier=_tier(output)) if piece.finish_reason else piece
                     if piece.finish_reason:
                         return
@@ -318,10 +348,17 @@ class VllmEngine:
         return prompt
 
     def _continued(self, context: CompressedContext, conversation: Conversation) -> _Continued:
-        assert self._shared is not None
+        turn = self._prompts.describe_turn(context.identity.describe_prompt)
+        check_prefix(context, turn.digest)
         ids: list[int] = self._prompts.continuation(context.identity.describe_prompt, conversation)[0].tolist()
         full_tokens = self._prompts.full_tokens(conversation, context.image_tokens)
-        return _Continued(ids, full_tokens, self._shared.before(context))
+        return _Continued(ids, full_tokens, turn.prefix)
+
+    async def _shared(self, prefix: tuple[int, ...]) -> SharedTokens:
+        """The shared tokens of a prefix, computed by whoever first asks with it."""
+        async with self._prefix_lock:
+            found = self._prefixes.get(prefix)
+            return found or self._prefixes.keep(prefix, await shared_tokens(self._capturer, prefix, self._inv_freq))
 
 
 def _start(args: AsyncEngineArgs) -> AsyncLLM:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
@@ -26,6 +27,8 @@ from lookonce_server.errors import (
     PromptTooLongError,
 )
 
+_TOO_LONG = re.compile(r"maximum\s+(model|context)\s+length")
+_LENGTH = re.compile(r"prompt \(length (\d+)\)|contains (?:at least )?(\d+) input tokens")
 _SHUTDOWN_SECONDS = 20.0  # its processes end within a few; then they are killed
 BACKGROUND = 1  # vLLM's priority of describe passes; 0, which goes first, is everybody else's
 
@@ -95,8 +98,8 @@ class Requests:
                         raise ContextLostError("The context was lost before it could be used.")
                     yield output
         except VLLMClientError as error:
-            if "maximum model length" in str(error) or "maximum context length" in str(error):
-                raise PromptTooLongError(str(error), param="messages") from error
+            if _TOO_LONG.search(str(error)):
+                raise _too_long(str(error), self._llm.model_config.max_model_len) from error
             raise InvalidRequestError(f"vLLM does not take this request: {error}", param="messages") from error
         except EngineGenerateError as error:
             cause = error.__cause__
@@ -105,6 +108,13 @@ class Requests:
             raise EngineError(f"vLLM failed at the request: {cause}") from error
         except EngineDeadError as error:
             raise EngineEndedError from error
+
+
+def _too_long(message: str, limit: int) -> PromptTooLongError:
+    """vLLM's refusal of a prompt, as in every engine; the length is as it tells it."""
+    found = _LENGTH.search(message)
+    length = next(filter(None, found.groups())) if found else "more"
+    return PromptTooLongError.beyond(limit, f"the prompt has {length} tokens")
 
 
 def sampling_params(

@@ -8,6 +8,7 @@ What re-prompting stands on is tried on the model itself, by captured prefills:
   were computed without it: the values of every layer agree.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from lookonce_pruning import PruningError, inv_freq_of_config, rotate_keys
 from lookonce_server.conversation import Conversation, Turn
-from lookonce_server.engines.prompts import PromptRenderer
+from lookonce_server.engines.prompts import PromptRenderer, common_prefix
 from lookonce_server.engines.shared import SharedTokens
-from lookonce_server.engines.vllm.capturing import Captured, Capturer
+from lookonce_server.engines.vllm.capturing import Capturer
 from lookonce_server.engines.vllm.contexts import Contexts
 from lookonce_server.engines.vllm.contract import Compression
 from lookonce_server.errors import EngineError, ModelRefusedError
@@ -36,8 +37,8 @@ async def check_model(
     *,
     dtype: str,
     describe_prompt: str,
-) -> SharedTokens:
-    """The tokens before an image, on a model that answers from a context exactly.
+) -> None:
+    """Check that a model answers from a context exactly.
 
     Raises:
         ModelRefusedError: it does not; the message says why.
@@ -46,7 +47,7 @@ async def check_model(
         prompts.check_template(describe_prompt)
         inv_freq = inv_freq_of_config(config.get_text_config())
         await _check_rotation(capturer, inv_freq, _TOLERANCES[dtype])
-        return await _check_context(capturer, contexts, prompts, describe_prompt, inv_freq, _TOLERANCES[dtype])
+        await _check_context(capturer, contexts, prompts, describe_prompt, inv_freq, _TOLERANCES[dtype])
     except (PruningError, EngineError) as error:
         raise ModelRefusedError(f"This model cannot be served by image re-prompting: {error}") from error
 
@@ -72,14 +73,15 @@ async def _check_context(
     describe_prompt: str,
     inv_freq: Tensor,
     tolerance: float,
-) -> SharedTokens:
+) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8))
-    ids = prompts.describe_ids(describe_prompt)
+    turn = prompts.describe_turn(describe_prompt)
+    ids = turn.ids
     pixels = {"multi_modal_data": {"image": image}}
     after: list[int] = prompts.continuation(describe_prompt, _QUESTION)[0].tolist()
     everything = Compression("query", (0, 1), "uniform", 1.0)
     found = await capturer.capture({"prompt_token_ids": ids, **pixels}, compression=everything)
-    shared = await _shared(capturer, found, inv_freq)
+    shared = await shared_tokens(capturer, common_prefix(turn.prefix, found.prompt_ids), inv_freq)
     stored_keys, stored_values = (found.tensors[name][:, :, shared.tokens :] for name in ("keys", "values"))
     whole = shared.joined(stored_keys, stored_values, int(found.tensors["moved_by"]))
     full = await capturer.capture({"prompt_token_ids": ids + after, **pixels})
@@ -92,16 +94,13 @@ async def _check_context(
             "This model cannot be served by image re-prompting: with everything kept, what follows a context differs"
             f" from the full pass by {error:.1%} of the values' length (accepted: {tolerance:.1%})."
         )
-    return shared
 
 
-async def _shared(capturer: Capturer, described: Captured, inv_freq: Tensor) -> SharedTokens:
-    """The tokens before the image of a describe pass, computed without it; there may be none."""
-    count = int(described.tensors["shared_tokens"])
-    if not count:
-        return SharedTokens(described.tensors["keys"][:, :, :0], described.tensors["values"][:, :, :0], inv_freq)
-    found = await capturer.capture({"prompt_token_ids": described.prompt_ids[:count]})
-    return SharedTokens(found.tensors["keys"], found.tensors["values"], inv_freq)
+async def shared_tokens(capturer: Capturer, prefix: Sequence[int], inv_freq: Tensor) -> SharedTokens:
+    """The tokens before an image, computed without it; there may be none."""
+    found = await capturer.capture({"prompt_token_ids": [*prefix] or [0]})  # of no tokens there is no pass
+    keys, values = (found.tensors[name][:, :, : len(prefix)] for name in ("keys", "values"))
+    return SharedTokens(keys, values, inv_freq)
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
