@@ -31,7 +31,7 @@ class Signals:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received:
-            end(128 + number)
+            end(0)
         self._received = True
         self._stop()
 

@@ -1,7 +1,9 @@
 """How the server's process starts and ends: its address is taken first, signals are heard from the first line on."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from .server_process import LookonceServer, environment
+from lookonce_scenes import CHECKPOINT
+
+from .server_process import environment
 
 SECONDS = 120.0  # only a failure, or a very busy machine, waits that long
 COMMAND = (sys.executable, "-m", "lookonce", "serve")
@@ -65,6 +69,18 @@ def test_what_cannot_be_is_told_in_a_sentence_before_the_model_is_looked_for(tak
         "--host 192.0.2.1: it is no address of this machine."
     )
     assert refused("--port", "0", "--device", "cuda:97").startswith("--device cuda:97: there is no such device here")
+
+
+def test_whatever_fails_in_a_start_is_told_in_a_sentence(tmp_path):
+    """A checkpoint whose weights do not fit its configuration: torch raises, several calls deep."""
+    model = tmp_path / "model"
+    shutil.copytree(CHECKPOINT, model)
+    config = json.loads((model / "config.json").read_text())
+    config["text_config"]["num_attention_heads"] = 7
+    (model / "config.json").write_text(json.dumps(config))
+    assert re.match(
+        r"(The server cannot be started: |model .* cannot be loaded: )", refused("--port", "0", "--model", str(model))
+    )
 
 
 def test_two_servers_that_start_at_once_do_not_get_one_port():
@@ -119,15 +135,3 @@ def test_a_signal_ends_a_start_at_once_and_quietly(tmp_path, moment, number):
     started.send_signal(number)
     assert started.wait(SECONDS) == 0
     assert log.read_text() == ""
-
-
-def test_a_second_signal_ends_the_server_at_once():
-    with LookonceServer("--shutdown-seconds", "600", "--body-timeout", "600") as server:
-        host, port = server.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port))) as unfinished:
-            unfinished.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 9\r\n\r\n{")
-            server.begin_to_stop()
-            wait_until(lambda: server.get("/ready").status_code == 503)
-            server.begin_to_stop()
-            assert server.wait() == 128 + signal.SIGTERM
-        server.kill()
