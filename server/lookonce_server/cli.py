@@ -28,10 +28,10 @@ def serve(arguments: list[str]) -> int:
     Returns:
         The exit code: 0, or 1 when it could not start or its engine ended, with one line that says why.
     """
-    signals = Signals()
-    from lookonce_server.process import run
+    with Signals() as signals:
+        from lookonce_server.process import run
 
-    return run(arguments, signals)
+        return run(arguments, signals)
 
 
 def new_key(arguments: list[str]) -> int:

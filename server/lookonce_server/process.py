@@ -63,7 +63,7 @@ def run(arguments: list[str], signals: Signals) -> int:
         code = asyncio.run(_serve(settings, signals))
     except (StartError, StoreConfigError) as error:
         _log.debug("the start failed", exc_info=error)
-        code = _fail(str(error))
+        return _fail(str(error))
     if settings.engine == "transformers":
         end(code)
     return code
@@ -76,6 +76,8 @@ async def _serve(settings: Settings, signals: Signals) -> int:
     try:
         async with AsyncExitStack() as parts:
             bound = bind(settings.host, settings.port)  # before the model is loaded, which takes minutes
+            for one in bound:
+                parts.callback(one.close)
             app = await _started(settings, parts)
             return await _listen(app, settings, bound, signals)
     except asyncio.CancelledError:  # by `_break_off`

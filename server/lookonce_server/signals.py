@@ -7,21 +7,28 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn, Self
 
 
 class Signals:
-    """Has the first signal stop the server, in the way that fits how far it has come; a second one ends it at once.
+    """Has the first signal stop the server, in the way that fits how far it has come; a second ends it at once.
 
-    Made in the main thread, before anything else. What stops the server may raise nothing, and may be called at any
-    line of the main thread's.
+    Entered in the main thread, before anything else; left, signals do what they did before. What stops the server may
+    raise nothing, and may be called at any line of the main thread's.
     """
 
     def __init__(self) -> None:
         self._received = False
         self._stop: Callable[[], object] = lambda: end(0)  # there is nothing yet that would need an end of its own
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def stop_by(self, stop: Callable[[], object]) -> None:
         """Have the first signal call this from now on; it is called now, if that has come already."""
