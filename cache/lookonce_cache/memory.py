@@ -67,6 +67,7 @@ class MemoryStore:
         self._last_leases: dict[ContextKey, _Leased] = {}  # those that were taken last, also if they have expired
         # Nothing expires before it: until then no call has to look at every entry.
         self._earliest_expiry = math.inf
+        self.observer.holds(self.tier, 0)
 
     @observed
     async def get(self, key: ContextKey, *, ttl: float | None = None) -> Found | None:

@@ -12,7 +12,14 @@ from lookonce_pruning.errors import PruningError, RecordingError, UnknownSelecti
 from lookonce_pruning.knockout import Blocked, Knockout
 from lookonce_pruning.recorder import AttentionRecorder, RowSource
 from lookonce_pruning.retention import kept_count
-from lookonce_pruning.rope import check_rotation, find_inv_freq, inv_freq_of_config, last_position, rotate_keys
+from lookonce_pruning.rope import (
+    check_moved,
+    check_rotation,
+    find_inv_freq,
+    inv_freq_of_config,
+    last_position,
+    rotate_keys,
+)
 from lookonce_pruning.scores import ImageScores
 from lookonce_pruning.selection import SELECTIONS, Selection, get_selection
 from lookonce_pruning.window import middle_layers, parse_window
@@ -31,6 +38,7 @@ __all__ = [
     "UnknownSelectionError",
     "UnsupportedModelError",
     "attention_rows",
+    "check_moved",
     "check_rotation",
     "compress",
     "find_inv_freq",

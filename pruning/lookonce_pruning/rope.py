@@ -103,7 +103,32 @@ def check_rotation(model: PreTrainedModel, inv_freq: Tensor) -> None:
             for what, was, is_now in (("keys", before.keys, after.keys), ("queries", before.queries, after.queries)):
                 if was is None or is_now is None:
                     raise UnsupportedModelError(f"layer {layer} has no {what}: it is not an ordinary attention layer")
-                _check_moved(f"layer {layer}: {what}", was, is_now, inv_freq, start)
+                check_moved(f"layer {layer}: {what}", was, is_now, inv_freq, start)
+
+
+def check_moved(what: str, before: Tensor, after: Tensor, inv_freq: Tensor, delta: int) -> None:
+    """Make sure that `after` is `before`, rotated by `delta` positions.
+
+    what: they are, for people
+    before, after: [..., tokens, head_dim], keys or queries after RoPE
+    inv_freq: [rotary_dim / 2], radians a position
+
+    Raises UnsupportedModelError when it is not.
+    """
+    tolerance = _moved_tolerance(before.dtype, delta)
+    expected, found = rotate_keys(before, inv_freq, delta).float(), after.float()
+    grown = float(found.norm() / expected.norm())
+    error = float((grown * expected - found).norm() / found.norm())
+    if not error < tolerance:
+        raise UnsupportedModelError(
+            f"{what} moved by {delta} positions are off by {error:.0%} of their length; its positions are not"
+            " rotate-half RoPE over all tokens"
+        )
+    if not abs(grown - 1) < min(tolerance, 0.02):  # lengths do not depend on angles, however large and inexact
+        raise UnsupportedModelError(
+            f"{what} are {grown:.3f} times as long {delta} positions later: they are scaled by their absolute position,"
+            " which is another one after a context than after the whole image"
+        )
 
 
 def last_position(config: PreTrainedConfig) -> int:
@@ -115,7 +140,7 @@ def last_position(config: PreTrainedConfig) -> int:
     return min(positions, 2**20) - 1
 
 
-def moved_tolerance(dtype: torch.dtype, delta: int) -> float:
+def _moved_tolerance(dtype: torch.dtype, delta: int) -> float:
     """How far moved keys or queries may be off, as a share of their length; wrong rotations are off by about 1.
 
     dtype: that the model computes in
@@ -164,21 +189,3 @@ def _prefilled(model: PreTrainedModel, positions: Tensor) -> list[_Layer]:
             use_cache=True,
         )
     return [_Layer(queries.found.get(i), getattr(layer, "keys", None)) for i, layer in enumerate(cache.layers)]
-
-
-def _check_moved(what: str, before: Tensor, after: Tensor, inv_freq: Tensor, delta: int) -> None:
-    """Raise UnsupportedModelError unless `after` is `before`, rotated by `delta` positions."""
-    tolerance = moved_tolerance(before.dtype, delta)
-    expected, found = rotate_keys(before, inv_freq, delta).float(), after.float()
-    grown = float(found.norm() / expected.norm())
-    error = float((grown * expected - found).norm() / found.norm())
-    if not error < tolerance:
-        raise UnsupportedModelError(
-            f"{what} moved by {delta} positions are off by {error:.0%} of their length; its positions are not"
-            " rotate-half RoPE over all tokens"
-        )
-    if not abs(grown - 1) < min(tolerance, 0.02):  # lengths do not depend on angles, however large and inexact
-        raise UnsupportedModelError(
-            f"{what} are {grown:.3f} times as long {delta} positions later: they are scaled by their absolute position,"
-            " which is another one after a context than after the whole image"
-        )

@@ -1,7 +1,9 @@
 """What is counted, for Prometheus. One `Metrics` a server, with a registry of its own."""
 
 import logging
-from typing import Literal
+from collections.abc import Callable, Iterable
+from itertools import product
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -12,12 +14,47 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STORE_SECONDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _BYTES = tuple(4.0**n * 1024 for n in range(2, 12))
+# The labels' values that are known beforehand: their counters begin at 0, or a rate would not see the first error.
+_CACHES = ("hit", "miss", "bypass", "none")
+_STATUSES = ("200", "400", "404", "429", "499", "500", "503")  # of questions
+_REFUSALS = (
+    *(
+        "invalid_api_key",
+        "host_not_allowed",
+        "origin_not_allowed",
+        "request_timeout",
+        "request_too_large",
+        "overloaded",
+    ),
+    *("rate_limit_exceeded", "concurrency_limit_exceeded", "shutting_down"),
+    *("invalid_http", "headers_too_large", "too_many_connections", "send_timeout"),
+)
+_OPERATIONS = (
+    *("get", "peek", "put", "touch", "delete", "info", "list", "stats", "ping"),
+    *("read", "write", "forget"),
+    *("lease", "renew", "release", "state"),
+)
+_DAMAGES = ("truncated", "trailing", "foreign", "version", "header", "checksum", "record", "lease", "index")
+_WRITE_REFUSALS = ("misconf", "noreplicas", "oom", "readonly", "noperm")  # of writes
+
+
+def _begin(counter: Counter, *values: Iterable[str]) -> None:
+    """Show a counter at 0 for all combinations of these values of its labels."""
+    for combination in product(*values):
+        counter.labels(*combination)
 
 
 class StoreMetrics(Observer):
-    """What the stores do."""
+    """What the stores do.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    Args:
+        registry: where it is shown.
+        begin: is told of each store, by its tier, before the first thing that it does.
+    """
+
+    def __init__(self, registry: CollectorRegistry, begin: Callable[[str], None]) -> None:
+        self._begin = begin
+        self._stores: set[str] = set()
         self._operations = Counter(
             "lookonce_store_operations", "Calls of a store.", ["store", "operation", "outcome"], registry=registry
         )
@@ -60,6 +97,17 @@ class StoreMetrics(Observer):
         )
         self._refusals: dict[str, str] = {}  # by store, of those that took no write when last asked to
 
+    def begin(self, store: str) -> None:
+        """Show what a store may do, at 0."""
+        if store in self._stores:
+            return
+        self._stores.add(store)
+        _begin(self._operations, [store], _OPERATIONS, get_args(Outcome))
+        _begin(self._bytes, [store], ("read", "written"))
+        _begin(self._damaged, [store], _DAMAGES)
+        _begin(self._refused, [store], _WRITE_REFUSALS)
+        self._begin(store)
+
     def operation(self, store: str, operation: str, outcome: Outcome, seconds: float) -> None:
         """See `Observer.operation`."""
         self._operations.labels(store, operation, outcome).inc()
@@ -71,6 +119,7 @@ class StoreMetrics(Observer):
 
     def holds(self, store: str, nbytes: int) -> None:
         """See `Observer.holds`."""
+        self.begin(store)
         self._held.labels(store).set(nbytes)
 
     def damaged(self, store: str, reason: str) -> None:
@@ -159,7 +208,7 @@ class Metrics:
             ["where"],
             registry=r,
         )
-        self.store = StoreMetrics(r)
+        self.store = StoreMetrics(r, self._begin_tier)
         self.prompt_tokens = Counter(
             "lookonce_prompt_tokens_processed", "Prompt tokens run through the model.", registry=r
         )
@@ -186,3 +235,20 @@ class Metrics:
         )
         self.retention = Gauge("lookonce_retention_ratio", "Share of the image tokens kept.", registry=r)
         self.queue_depth = Gauge("lookonce_queue_depth", "Passes that wait or run in the engine.", registry=r)
+        self._begin_all()
+
+    def _begin_all(self) -> None:
+        _begin(self.requests, _CACHES, _STATUSES)
+        for cache in _CACHES:
+            self.request_seconds.labels(cache)
+            self.first_token_seconds.labels(cache)
+        _begin(self.refused, _REFUSALS)
+        _begin(self.fallbacks, ("none", "full_pass", "no_image", "no_room"))
+        _begin(self.waits, ("process", "replica"))
+        _begin(self.describes, ("done", "failed", "refused"))
+        _begin(self.image_decodes, ("decoded", "refused", "timeout", "crashed", "failed"))
+        _begin(self.image_fetches, ("fetched", "not_allowed", "failed", "overloaded"))
+
+    def _begin_tier(self, tier: str) -> None:
+        _begin(self.lookups, ("hit", "miss", "unavailable"), [tier])
+        _begin(self.served, [tier])

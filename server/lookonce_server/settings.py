@@ -142,6 +142,10 @@ class Settings(BaseSettings):
     send_timeout: Annotated[
         float, Field(gt=0, allow_inf_nan=False, description="seconds in which a client reads some of what is sent it")
     ] = 60.0
+    stream_silence: Annotated[
+        float,
+        Field(gt=0, allow_inf_nan=False, description="seconds of silence after which a stream says ': waiting'"),
+    ] = 10.0
     keep_alive_timeout: Annotated[
         float, Field(gt=0, allow_inf_nan=False, description="seconds that a connection may be idle between requests")
     ] = 75.0

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from vllm.v1.request import Request
 
-from lookonce_server.engines.vllm import recording
+from lookonce_server.engines.vllm import positions, recording
 from lookonce_server.engines.vllm.connector import ContextConnector
 from lookonce_server.engines.vllm.contract import CaptureStep
 
@@ -38,6 +38,17 @@ class Forgetful(ContextConnector):
         plan = self._plan()
         plan.loads = [replace(step, start=1) for step in plan.loads]
         super().start_load_kv(forward_context, **kwargs)
+
+
+class Credulous(ContextConnector):
+    """Takes no configuration's word for what queries are scaled by: what is left is to try the layers."""
+
+    def attach(self, model: Any) -> None:
+        believed, positions.check_scaling = positions.check_scaling, lambda config, last: None
+        try:
+            super().attach(model)
+        finally:
+            positions.check_scaling = believed
 
 
 class _Trusting:

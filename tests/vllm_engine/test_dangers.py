@@ -108,7 +108,8 @@ def test_the_salt_is_a_secret_of_the_context(engine, made):
 
 async def ask_with_prompt_logprobs(engine, context) -> None:
     """A request that no caller of the engine can make."""
-    ids, _, whole = engine._continued(context, about(QUESTION))
+    ids, _, prefix = engine._continued(context, about(QUESTION))
+    whole = (await engine._shared(prefix)).before(context)
     async with engine._contexts.lent(context.id, whole) as lent:
         params = sampling_params(Sampling(4), Job(lent.load))
         params.prompt_logprobs, params.skip_reading_prefix_cache = 1, True

@@ -4,16 +4,20 @@ import pytest
 import torch
 from transformers import (
     CLIPVisionConfig,
+    Llama4TextConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    Ministral3Config,
     MistralConfig,
 )
 
+from lookonce_pruning import UnsupportedModelError
 from lookonce_scenes import CHECKPOINT
 from lookonce_scenes.model import save_checkpoint
 from lookonce_scenes.tokenizer import BOS, EOS, IMAGE, PAD, build_processor
 from lookonce_server.engines.vllm import options, selfcheck
+from lookonce_server.engines.vllm.positions import check_scaling
 from lookonce_server.errors import ModelRefusedError
 
 from .engines import start
@@ -77,6 +81,44 @@ async def test_frequencies_that_change_with_the_length_are_refused(checkpoint):
     folder = checkpoint(LlamaConfig, rope_parameters=rope)
     with pytest.raises(ModelRefusedError, match="RoPE type 'dynamic'; supported: default, linear"):
         await start(folder)
+
+
+SCALING = {"llama_4_scaling": {"beta": 0.1, "original_max_position_embeddings": 256}}
+
+
+async def test_queries_scaled_by_their_absolute_position_are_refused(checkpoint, monkeypatch):
+    """Nothing but the layers themselves is asked: the scale begins where no prompt of the self-check arrives."""
+    monkeypatch.setattr(options, "CONNECTOR", "Credulous")
+    monkeypatch.setattr(options, "CONNECTOR_MODULE", "tests.vllm_engine.guards_off")
+    with pytest.raises(ModelRefusedError, match=r"layer 0: queries are 1\.069 times as long 504 positions later"):
+        await start(checkpoint(MistralConfig, sliding_window=None, **SCALING))
+
+
+def test_a_configuration_that_scales_queries_is_refused_where_the_scale_is_reached():
+    scales = [
+        (MistralConfig(**SCALING), "llama_4_scaling", 256),
+        (
+            Ministral3Config(
+                rope_parameters={
+                    "rope_type": "yarn",
+                    "rope_theta": 1e6,
+                    "factor": 16.0,
+                    "original_max_position_embeddings": 16384,
+                    "llama_4_scaling_beta": 0.1,
+                }
+            ),
+            "llama_4_scaling_beta",
+            16384,
+        ),
+        (Llama4TextConfig(), "attn_temperature_tuning", 8192),
+    ]
+    for config, name, begin in scales:
+        told = rf"from {begin} on \({name}\); up to there it can be served: --vllm-max-model-len {begin}$"
+        with pytest.raises(UnsupportedModelError, match=told):
+            check_scaling(config, begin)
+        check_scaling(config, begin - 1)
+    for config in (MistralConfig(), LlamaConfig(), Llama4TextConfig(attn_temperature_tuning=False)):
+        check_scaling(config, 10**9)
 
 
 async def test_keys_that_do_not_turn_as_thought_are_refused(checkpoint, monkeypatch):

@@ -38,6 +38,16 @@ from lookonce_server.settings import BUNDLED, Settings
 
 _log = logging.getLogger(__name__)
 
+# What there is to ask; beside it there are the pages' files, and the OpenAPI document.
+ROUTERS = (
+    chat.router,
+    responses.router,
+    context_routes.router,
+    context_views.router,
+    operations.router,
+    playground.router,
+)
+
 
 @asynccontextmanager
 async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
@@ -53,6 +63,7 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
     metrics.retention.set(settings.retention)
     keys = read_keys(settings.api_keys, settings.api_key_hashes, settings.tenant_limits)
     store = open_store(settings.store, ttl=settings.ttl, observer=metrics.store)
+    metrics.store.begin(store.tier)
     engine = await _load_engine(settings)
     try:
         plan = _plan(settings, engine)
@@ -145,9 +156,9 @@ def _app(state: AppState) -> FastAPI:
     app.add_middleware(Front, metrics=state.metrics)
     app.add_middleware(Paths, root_path=settings.root_path)
     # Not included as routers are, so that `app.routes` is one flat list, in which a path is found with all its methods.
-    for router in (chat.router, responses.router, context_routes.router, context_views.router, operations.router):
+    for router in ROUTERS:
         app.router.routes.extend(router.routes)
-    playground.install(app)
+    playground.mount_assets(app)
     openapi.install(app, wants_keys=state.access.asks_for_keys, root_path=settings.root_path)
     return app
 

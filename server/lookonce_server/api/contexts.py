@@ -48,20 +48,23 @@ async def create(request: Request, tenant: Tenant) -> Any:
     state.contexts.check(options)
     steps = state.contexts.prepare(tenant, image, options)
     if fields.stream:
-        return _stream(steps)
+        return _stream(steps, state.settings.stream_silence)
     async with aclosing(steps):
         *_, last = [step async for step in steps]
     assert isinstance(last, Prepared)
     return ContextObject.of(last.info)
 
 
-def _stream(steps: AsyncGenerator[str | Prepared]) -> EventStream:
+def _stream(steps: AsyncGenerator[str | Prepared], silence: float) -> EventStream:
     """The steps as events; a client that leaves stops none of them, since the next question wants the context."""
 
     async def ended(outcome: str) -> None:
         await steps.aclose()
 
-    return EventStream(_events(steps), ended, error_event=lambda body: event({"type": "error", **body}))
+    def failed(body: dict[str, Any]) -> str:
+        return event({"type": "error", **body})
+
+    return EventStream(_events(steps), ended, error_event=failed, silence=silence)
 
 
 async def _events(steps: AsyncIterator[str | Prepared]) -> AsyncIterator[str]:

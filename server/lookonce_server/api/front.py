@@ -113,6 +113,7 @@ def _level(facts: RequestFacts) -> int:
 
 
 def _route(scope: Scope) -> str | None:
-    """The template of the path, whatever its method; None: there is none."""
-    matching = (r for r in scope["app"].routes if r.matches(scope)[0] is not Match.NONE)
-    return getattr(next(matching, None), "path", None)
+    """The template of the path: of the route that takes the method too, else of any; None: there is none."""
+    found = [(route.matches(scope)[0], getattr(route, "path", None)) for route in scope["app"].routes]
+    paths = [path for wanted in (Match.FULL, Match.PARTIAL) for match, path in found if match is wanted]
+    return paths[0] if paths else None

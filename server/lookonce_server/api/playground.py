@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Path, Query, Request
 from fastapi.responses import FileResponse, Response
 from PIL import Image
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from lookonce_scenes.questions import OPEN
 from lookonce_scenes.world import Scene, render, sample_scene
@@ -30,11 +31,23 @@ _HEADERS = {
 _SCENES_END = 1_000_000_000  # the bundled model was trained on the scenes from here on
 
 SceneNumber = Annotated[int, Path(ge=0, lt=_SCENES_END)]
-Side = Annotated[int, Query(ge=1, description="in pixels")]
+Side = Annotated[int, Query(ge=1, le=1_000_000, description="in pixels")]
+
+
+class _Page(FileResponse):
+    """A page, always the whole of it: Starlette refuses odd ranges in a text of its own."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await super().__call__(_without_range(scope), receive, send)
 
 
 class _Assets(StaticFiles):
-    """What the pages load, with the pages' headers."""
+    """What the pages load, with the pages' headers, and whole too."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send one of the files."""
+        await super().__call__(_without_range(scope), receive, send)
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
@@ -42,9 +55,8 @@ class _Assets(StaticFiles):
         return response
 
 
-def install(app: FastAPI) -> None:
-    """Add the pages and what they load to an app."""
-    app.router.routes.extend(router.routes)
+def mount_assets(app: FastAPI) -> None:
+    """Add the files that the pages load to an app."""
     # Of fastapi_offline only the folder is used: Swagger UI's own files, which FastAPI would load from a CDN.
     folders: list[str | tuple[str, str]] = [
         ("lookonce_server", "playground/assets"),
@@ -56,13 +68,13 @@ def install(app: FastAPI) -> None:
 @router.api_route("/", methods=["GET", "HEAD"])
 def page() -> Response:
     """The playground."""
-    return FileResponse(_PAGES / "index.html", headers=_HEADERS)
+    return _Page(_PAGES / "index.html", headers=_HEADERS)
 
 
 @router.api_route("/docs", methods=["GET", "HEAD"])
 def docs() -> Response:
     """The HTTP interface, shown by Swagger UI."""
-    return FileResponse(_PAGES / "docs.html", headers=_HEADERS)
+    return _Page(_PAGES / "docs.html", headers=_HEADERS)
 
 
 @router.get("/playground/settings.json")
@@ -95,6 +107,10 @@ def scene_questions(number: SceneNumber) -> list[dict[str, str]]:
     rng = random.Random(number)  # noqa: S311 - not for secrets
     asked = [asker(scene, rng) for asker in OPEN.values()]
     return [{"text": question.text, "answer": question.answer} for question in asked if question]
+
+
+def _without_range(scope: Scope) -> Scope:
+    return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != b"range"]}
 
 
 def _scene(number: int) -> Scene:

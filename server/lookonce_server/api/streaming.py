@@ -4,18 +4,21 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from lookonce_server.api.errors import body_of, status_of
 from lookonce_server.errors import ServerError
 from lookonce_server.logs import current_request
 
 DONE = "data: [DONE]\n\n"
+COMMENT = b": waiting\n\n"
 _log = logging.getLogger(__name__)
 
 
@@ -54,6 +57,7 @@ class EventStream(StreamingResponse):
         ended: lets go of what stands behind the events.
         error_event: an error's body, in OpenAI's shape, as an event.
         headers: of the response.
+        silence: seconds without anything sent after which a comment is, which clients pass over, and proxies do not.
     """
 
     def __init__(
@@ -63,16 +67,20 @@ class EventStream(StreamingResponse):
         *,
         error_event: Callable[[dict[str, Any]], str] | None = None,
         headers: Mapping[str, str] | None = None,
+        silence: float = math.inf,
     ) -> None:
         self._ended = ended
+        self._silence = silence
         self._error_event = error_event or event
         self._outcome = "499"  # until the last event is sent
         super().__init__(self._guarded(events), media_type="text/event-stream", headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it all."""
+        sending = _Sending(send, self._silence)
         try:
-            await super().__call__(scope, receive, send)
+            async with sending.commenting():
+                await super().__call__(scope, receive, sending)
         finally:
             if facts := current_request.get():
                 facts.status = int(self._outcome)
@@ -91,6 +99,46 @@ class EventStream(StreamingResponse):
             if facts := current_request.get():
                 facts.error = body["error"]["code"]
             yield self._error_event(body)
+
+
+class _Sending:
+    """Sends a stream's messages, and a comment where there are none for a while."""
+
+    def __init__(self, send: Send, silence: float) -> None:
+        self._send = send
+        self._silence = silence
+        self._turn = asyncio.Lock()
+        self._open = False  # from the first message to the last
+        self._last = time.monotonic()
+
+    async def __call__(self, message: Message) -> None:
+        async with self._turn:
+            self._open = message["type"] == "http.response.start" or message.get("more_body", False)
+            await self._send(message)
+            self._last = time.monotonic()
+
+    @contextlib.asynccontextmanager
+    async def commenting(self) -> AsyncIterator[None]:
+        """Comments are sent within the block."""
+        if not math.isfinite(self._silence):
+            yield
+            return
+        task = asyncio.create_task(self._comment())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _comment(self) -> None:
+        while True:
+            await asyncio.sleep(max(0.0, self._last + self._silence - time.monotonic()))
+            async with self._turn:
+                is_silent = time.monotonic() - self._last >= self._silence
+                if is_silent and self._open:
+                    await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
+                if is_silent:
+                    self._last = time.monotonic()
 
 
 def event(data: dict[str, Any]) -> str:

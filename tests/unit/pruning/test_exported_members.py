@@ -22,6 +22,7 @@ def test_public_names():
         "UnknownSelectionError",
         "UnsupportedModelError",
         "attention_rows",
+        "check_moved",
         "check_rotation",
         "compress",
         "find_inv_freq",

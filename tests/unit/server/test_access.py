@@ -2,18 +2,22 @@
 
 import base64
 import hmac
+import itertools
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx2
 import pytest
 from fastapi.routing import APIRoute
 
-from lookonce_cache import DEFAULT_TENANT
+from lookonce_cache import DEFAULT_TENANT, InvalidContextError, check_tenant
 from lookonce_server import access
-from lookonce_server.access import Access, key_hash, new_key
+from lookonce_server.access import Access, is_tenant, key_hash, new_key
 from lookonce_server.api.app import running_app
 from lookonce_server.cli import new_key as new_key_command
 from lookonce_server.errors import AccessConfigError, InvalidKeyError
@@ -248,6 +252,34 @@ def test_new_key_refuses_what_cannot_be_a_tenant(capsys, arguments):
     captured = capsys.readouterr()
     assert (exit_.value.code, captured.out) == (2, "")
     assert "lookonce new-key: error: " in captured.err
+
+
+LIGHT = """
+import sys
+from lookonce_server.cli import new_key
+assert new_key(["acme"]) == 0
+heavy = {"torch", "transformers", "fastapi", "pydantic", "numpy", "vllm", "redis", "lookonce_cache"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_new_key_loads_nothing_that_is_heavy():
+    """Without what the environment itself loads at each start of Python."""
+    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-S", "-c", LIGHT], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "sha256:" in done.stdout
+
+
+def test_what_may_be_a_tenant_is_the_same_for_the_command_and_the_store():
+    letters = "aZ0._- \n\0/ä"
+    names = ["".join(name) for length in range(4) for name in itertools.product(letters, repeat=length)]
+    for name in [*names, "x" * 64, "x" * 65]:
+        try:
+            may = bool(check_tenant(name))
+        except InvalidContextError:
+            may = False
+        assert is_tenant(name) is may, repr(name)
 
 
 # ---- the server

@@ -186,6 +186,14 @@ def test_an_adapter_is_refused(folder):
         find_checkpoint(str(folder))
 
 
+def test_weights_that_are_half_written_are_refused(folder):
+    whole = (folder / WEIGHTS).read_bytes()
+    for length in (0, 4, 1000, len(whole) // 2):
+        (folder / WEIGHTS).write_bytes(whole[:length])
+        with pytest.raises(ModelRefusedError, match="cannot be loaded: "):
+            load(folder)
+
+
 def test_a_folder_that_vanishes_is_refused(tmp_path):
     with pytest.raises(ModelRefusedError, match="cannot be read: "):
         check_unchanged(tmp_path / "gone", "")

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from lookonce_cache import StoreUnavailableError
 from lookonce_server import logs
+from lookonce_server.errors import EngineError
 from lookonce_server.logs import RequestFacts, current_request
 
 
@@ -101,10 +101,10 @@ async def test_what_monitors_ask_is_told_at_debug_only_unless_it_is_bad(client, 
     assert written.getvalue() == ""
 
     async def ping() -> None:
-        raise StoreUnavailableError("away")
+        raise EngineError("It has failed.")
 
     await client.get("/v1/models")
-    monkeypatch.setattr(bench.store, "ping", ping)
+    monkeypatch.setattr(bench.engine, "ping", ping)
     await client.get("/ready")
     told = [json.loads(line) for line in written.getvalue().splitlines()]
     assert [(line["route"], line["status"]) for line in told if line["message"] == "request"] == [

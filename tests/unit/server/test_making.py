@@ -320,9 +320,8 @@ async def test_told_to_end_it_finishes_what_runs_and_begins_nothing_behind(make_
     running.may_end.set()
     assert await makings["running"].task is running.context
     assert await maker._store.state(running.context.key) == "kept"
-    for name in ("queued", "waiting"):
-        with pytest.raises(asyncio.CancelledError):
-            await makings[name].task
+    await asyncio.wait([makings["queued"].task, makings["waiting"].task], timeout=20)
+    assert [makings[name].task.cancelled() for name in ("queued", "waiting")] == [True, True]
     with pytest.raises(ShuttingDownError):
         await late.task
     assert not maker.is_busy
@@ -337,7 +336,10 @@ async def test_told_to_end_it_finishes_the_next_in_line_where_none_runs(make_mak
     await second.is_under_way.wait()
     maker.end()
     first.may_end.set()
-    assert await makings[0].task is first.context
+    await asyncio.wait([makings[0].task], timeout=20)
+    assert not makings[0].task.cancelled()
+    assert makings[0].task.result() is first.context
+    await asyncio.wait([makings[1].task], timeout=20)
     assert makings[1].task.cancelled()
 
 

@@ -2,17 +2,21 @@
 
 import base64
 import re
+from pathlib import Path
 
 import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from lookonce_server.api import errors
 from lookonce_server.api.app import running_app
+from lookonce_server.metrics import Metrics
 from lookonce_server.settings import Settings
 
 from .samples import png
 
 pytestmark = pytest.mark.anyio
+PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
 UNITS = ("_open", "_only", "_seconds", "_bytes", "_ratio", "_per_second", "_depth")
 
 
@@ -44,6 +48,43 @@ async def chat(client, seed: int, **fields) -> dict:
     body = {"model": "lookonce-scenes", "messages": [{"role": "user", "content": parts}], "max_tokens": 8} | fields
     reply = await client.post("/v1/chat/completions", json=body)
     return reply.json()
+
+
+def documented() -> dict[str, tuple[str, set[str], str]]:
+    """The type, the labels and the description of each metric of the page."""
+    rows = re.findall(r"^\| `([a-z_]+)` \| (\w+) \| ([^|]*) \| (.*) \|$", PAGE, re.MULTILINE)
+    return {name: (kind, set(re.findall(r"`(\w+)`", labels)), text) for name, kind, labels, text in rows}
+
+
+async def test_a_fresh_server_shows_its_counters_at_0(client):
+    """A rate begins at the second value of a series: what is first shown at 1 is an error that no alert sees."""
+    await client.get("/metrics")
+    samples = [sample for family in (await families(client)).values() for sample in family.samples]
+    shown = {name: [s for s in samples if s.name == f"lookonce_{name}"] for name in documented()}
+    for name, (kind, labels, text) in documented().items():
+        if kind != "counter":
+            continue
+        assert shown[name], name
+        assert {s.value for s in shown[name] if s.labels.get("outcome") != "ok"} == {0}, name  # the store was looked at
+        assert {frozenset(s.labels) for s in shown[name]} == {frozenset(labels)}, name
+        if labels and labels <= {"reason", "outcome", "where", "result"}:
+            (label,) = labels
+            assert {s.labels[label] for s in shown[name]} == set(re.findall(r"`([a-z_]+)`", text)), name
+    caches = {s.labels["cache"] for s in shown["requests_total"]}
+    assert caches == {"hit", "miss", "bypass", "none"}
+    for name in ("request_duration_seconds", "time_to_first_token_seconds"):
+        assert {s.labels["cache"] for s in samples if s.name == f"lookonce_{name}_count"} == caches
+    operations = re.search(r"`operation` is (.*?)\. `outcome` is (.*?)\.", PAGE, re.DOTALL)
+    said = [set(re.findall(r"`([a-z]+)`", operations[i])) - {"outcome"} for i in (1, 2)]
+    found = [{s.labels[label] for s in shown["store_operations_total"]} for label in ("operation", "outcome")]
+    assert found[0] == said[0]
+    assert found[1] == said[1]
+
+
+def test_every_refusal_of_a_request_has_its_counter():
+    metrics = Metrics()
+    shown = {s.labels["reason"] for family in metrics.refused.collect() for s in family.samples}
+    assert shown > errors.REFUSALS
 
 
 async def test_names_follow_the_conventions(client):

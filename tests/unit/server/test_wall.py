@@ -271,8 +271,8 @@ async def test_an_error_names_the_path_whatever_the_host():
 
 @pytest.fixture
 def lines(caplog):
-    """The facts of the requests logged so far."""
-    caplog.set_level(logging.INFO, "lookonce_server")
+    """The facts of the requests logged so far, monitors' routine ones too."""
+    caplog.set_level(logging.DEBUG, "lookonce_server")
     return lambda: [record.facts for record in caplog.records if record.getMessage() == "request"]
 
 

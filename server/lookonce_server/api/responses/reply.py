@@ -99,8 +99,7 @@ class ResponseReply:
         )
         failure = Failure(code=code, message=found["message"])
         failed = self._draft.model_copy(update={"status": "failed", "error": failure, "store": False})
-        said = {name: found[name] for name in ("code", "message", "param")}
-        return self._event("response.failed", response=failed.shown()) + self._event("error", **said, error=found)
+        return self._event("response.failed", response=failed.shown()) + error_event(error, self._sent)
 
     async def _finished(self, pieces: Sequence[Piece]) -> ResponseObject:
         """The response with its answer, kept if it is to be."""
@@ -152,6 +151,23 @@ class ResponseReply:
         return self._event(kind, item_id=self._item_id, output_index=0, content_index=0, **fields)
 
     def _event(self, kind: str, **fields: Any) -> str:
-        data = {"type": kind, "sequence_number": self._sent, **fields}
+        sent = self._sent
         self._sent += 1
-        return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+        return _event(kind, sent, **fields)
+
+
+def error_event(error: dict[str, Any], sent: int = 0) -> str:
+    """An error's body as an event, the last one of a stream; all that there is of a response that never began.
+
+    Args:
+        error: in OpenAI's shape.
+        sent: events before it.
+    """
+    found = error["error"]
+    said = {name: found[name] for name in ("code", "message", "param")}
+    return _event("error", sent, **said, error=found)
+
+
+def _event(kind: str, sent: int, **fields: Any) -> str:
+    data = {"type": kind, "sequence_number": sent, **fields}
+    return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"

@@ -14,7 +14,7 @@ from lookonce_server.api.responses import kept as keeping
 from lookonce_server.api.responses.asking import Places, as_chat, image_of, image_to_keep, json_schema_of
 from lookonce_server.api.responses.kept import KeptResponse
 from lookonce_server.api.responses.objects import Deleted, ItemList, ResponseObject
-from lookonce_server.api.responses.reply import ResponseReply, draft_of
+from lookonce_server.api.responses.reply import ResponseReply, draft_of, error_event
 from lookonce_server.api.responses.request import ResponseRequest
 from lookonce_server.api.state import AppState, Tenant, check_model, state_of
 from lookonce_server.errors import InvalidRequestError
@@ -30,7 +30,9 @@ async def create(body: ResponseRequest, request: Request, tenant: Tenant) -> Res
     """Answer a question, about an image or not, going on from a response before it or not."""
     asking = _Asking(body, state_of(request), tenant)
     try:
-        return await answered(request, asking.state, asking.ask(), stream=bool(body.stream))
+        return await answered(
+            request, asking.state, asking.ask(), stream=bool(body.stream), early_error=asking.error_event
+        )
     except InvalidRequestError as error:
         error.param = asking.param_of(error)
         raise
@@ -122,6 +124,11 @@ class _Asking:
     def param_of(self, error: InvalidRequestError) -> str | None:
         """The field of this request that an error is about."""
         return self._places.of(error.param)
+
+    def error_event(self, error: dict[str, Any]) -> str:
+        """An error's body as the one event of a response that never began."""
+        found = error["error"]
+        return error_event({"error": found | {"param": self._places.of(found["param"])}})
 
     def _check(self) -> None:
         body = self._body

@@ -4,6 +4,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from lookonce_server.engines.checkpoint import check_unchanged, file_digest, find_checkpoint, fingerprint
@@ -33,7 +34,7 @@ def load_model(name: str, *, dtype: torch.dtype, device: str) -> LoadedModel:
             folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
         )
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelRefusedError(f"model {name!r} cannot be loaded: {error}") from error
     if not getattr(processor, "chat_template", None):
         raise ModelRefusedError(f"model {name!r} has no chat template, so that no conversation can be rendered.")

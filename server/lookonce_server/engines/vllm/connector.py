@@ -22,6 +22,7 @@ from vllm.v1.request import Request
 from lookonce_server.engines.vllm.contract import CaptureStep, Job, StepPlan
 from lookonce_server.engines.vllm.guard import guarded, log_failure, reason
 from lookonce_server.engines.vllm.injecting import Injector
+from lookonce_server.engines.vllm.positions import check_positions
 from lookonce_server.engines.vllm.problems import attention_problems
 from lookonce_server.engines.vllm.recording import Recorder
 from lookonce_server.engines.vllm.scheduling import Scheduling
@@ -118,8 +119,19 @@ class ContextConnector(KVConnectorBase_V1):
     # In each worker.
 
     def attach(self, model: Any) -> None:
-        """Be given the model, once its cache is there; called through `WorkerExtension`."""
+        """Be given the model, once its cache is there; called through `WorkerExtension`.
+
+        Raises:
+            PruningError: contexts cannot be used with it.
+        """
         layers = self._layers()
+        check_positions(
+            model,
+            layers,
+            config=self._config.model_config.hf_config,
+            last=self._config.model_config.max_model_len - 1,
+            uses_mrope=self._config.model_config.uses_mrope,
+        )
         ranks = get_tensor_model_parallel_world_size()
         self._injector = Injector(
             layers,

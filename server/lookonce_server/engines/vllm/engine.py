@@ -82,8 +82,9 @@ class VllmEngine:
         model = llm.model_config
         dtype = model.dtype
         assert isinstance(dtype, torch.dtype)
-        processor = AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
-        self._config = AutoConfig.from_pretrained(folder)
+        trusted = {"trust_remote_code": model.trust_remote_code}  # else whoever starts it at a terminal is asked
+        processor = AutoProcessor.from_pretrained(folder, **trusted)  # type: ignore[no-untyped-call]
+        self._config = AutoConfig.from_pretrained(folder, **trusted)
         self._prompts = PromptRenderer(processor, self._config, allow_control_tokens=allow_control_tokens)
         self._end_ids = end_ids(_generation_config(folder), processor.tokenizer)
         self._grammars = Grammars(processor.tokenizer, model.get_vocab_size())

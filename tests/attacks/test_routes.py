@@ -1,0 +1,73 @@
+"""Whatever is sent to any route, by a client that may ask and by one that may not, what comes back is documented.
+
+More of it, or other requests: LOOKONCE_TEST_FUZZ_REQUESTS and LOOKONCE_TEST_FUZZ_SEED.
+"""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from lookonce_server.access import key_hash, new_key
+
+from ..integration.pictures import picture_url
+from ..integration.server_process import MODEL, LookonceServer
+from .fuzz import Fuzzer, Judge, routes, send
+
+_log = logging.getLogger(__name__)
+REQUESTS = int(os.environ.get("LOOKONCE_TEST_FUZZ_REQUESTS", "1000"))  # of each server
+SEED = int(os.environ.get("LOOKONCE_TEST_FUZZ_SEED", "1"))
+KEY = new_key()
+LIMITS = (
+    "--log-level",
+    "debug",
+    "--log-format",
+    "json",
+    "--max-answer-tokens",
+    "4",
+    "--body-timeout",
+    "0.5",
+    "--header-timeout",
+    "0.5",
+)
+OPEN = ("--image-hosts", "a.example,127.0.0.1")
+SERVERS = {"open": OPEN, "with keys": ("--api-key-hashes", f"acme=sha256:{key_hash(KEY)}")}
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request) -> Iterator[LookonceServer]:
+    with LookonceServer(*LIMITS, *SERVERS[request.param]) as running:
+        yield running
+
+
+def known_to(server: LookonceServer) -> list[str]:
+    """Ids of a context and of a response that the server keeps."""
+    key = {"authorization": f"Bearer {KEY}"}
+    context = server.post("/v1/contexts", json={"image_url": picture_url(7)}, headers=key).json()["id"]
+    response = server.post("/v1/responses", json={"model": MODEL, "input": "Hi"}, headers=key).json()["id"]
+    return [context, response]
+
+
+def test_whatever_is_sent_is_answered_as_documented(server):
+    document = server.get("/openapi.json").json()
+    requests = Fuzzer(document, KEY, known_to(server), SEED).requests(REQUESTS)
+    sent = [send(server, data) for data in requests]
+    statuses = Counter(one.answer.status if one.answer else None for one in sent)
+    longest = max(sent, key=lambda one: one.seconds)
+    _log.info("%d requests, %s, longest %.2f s: %r", len(sent), statuses, longest.seconds, longest.data[:200])
+    faults = Judge(document).faults(sent, server.log())
+    if faults:
+        pytest.fail(f"{len(faults)} of {len(sent)}:\n" + "\n\n".join(faults[:10]), pytrace=False)
+    assert {200, 400, 403, 404, 405} <= statuses.keys()
+    assert "Traceback" not in server.log()
+    with server.openai(KEY) as client:
+        assert client.models.list().data
+
+
+def test_every_route_is_in_the_document_or_a_page(server):
+    document = server.get("/openapi.json").json()
+    hidden = {target.path for target in routes()} - document["paths"].keys()
+    assert all(path in ("/", "/docs", "/openapi.json") or path.startswith("/playground/") for path in hidden)
+    assert document["paths"].keys() <= {target.path for target in routes()}
