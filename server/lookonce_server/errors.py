@@ -24,8 +24,10 @@ ServerError
 │   ├── RateLimitError       the tenant has asked as often as it may for now
 │   └── ConcurrencyLimitError  the tenant has as many requests under way as it may have at once
 ├── ShuttingDownError        the server ends, and takes nothing new on
+├── StartError               the server cannot be started: its address cannot be had, or a part of it failed
 ├── ModelRefusedError        the self-check failed: answers from a context would be wrong with this model
 └── EngineError              the engine failed
+    ├── EngineEndedError     the engine has ended, and the server ends with it
     └── ContextLostError     the context was gone when the engine wanted it; the whole image still answers
         └── ContextOutdatedError     what the template prints around the image has changed since it was made
 """
@@ -213,12 +215,23 @@ class ShuttingDownError(ServerError):
     """The server finishes what it has begun, and takes nothing new on."""
 
 
+class StartError(ServerError):
+    """The server cannot be started; one sentence that says why."""
+
+
 class ModelRefusedError(ServerError):
     """The model cannot be served by image re-prompting."""
 
 
 class EngineError(ServerError):
     """The engine failed at something that is not the request's fault."""
+
+
+class EngineEndedError(EngineError):
+    """The engine has ended for good, and the server ends with it."""
+
+    def __init__(self) -> None:
+        super().__init__("The engine has ended, and the server ends with it. Ask another one, or again in a moment.")
 
 
 class ContextLostError(EngineError):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lookonce_server.api.errors import body_of
-from lookonce_server.errors import TooManyConnectionsError
+from lookonce_server.errors import StartError, TooManyConnectionsError
 
 _log = logging.getLogger(__name__)
 _RESERVED = 128  # descriptors for all else than connections: the store, files, the processes that decode images
@@ -87,47 +87,91 @@ class Listener(socket.socket):
             self._spare = None
 
 
-def listen(
-    host: str, port: int, *, backlog: int, max_connections: int, refused: Callable[[str], None]
-) -> list[Listener]:
-    """Listen on each address of a host, and let the process open as many files as that takes.
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Take a port on each address of a host, and do not listen yet: whoever connects is refused.
 
     Args:
         host: a name or an address.
         port: 0 takes a free one, the same on each address.
+
+    Raises:
+        StartError: an address is in use, or none can be had; it names what to do.
+    """
+    bound: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            taken = bound[0].getsockname()[1] if bound else port
+            made = _socket(family, (address[0], taken, *address[2:]))
+            if made is not None:
+                bound.append(made)
+    except OSError as error:
+        for made in bound:
+            made.close()
+        raise StartError(_explained(host, port, error)) from error
+    if not bound:
+        raise StartError(_explained(host, port, OSError(errno.EADDRNOTAVAIL, "")))
+    return bound
+
+
+def listen(
+    bound: Sequence[socket.socket], *, backlog: int, max_connections: int, refused: Callable[[str], None]
+) -> list[Listener]:
+    """Listen on sockets, and let the process open as many files as that takes.
+
+    Args:
+        bound: sockets that do not listen yet.
         backlog: connections that may wait to be accepted.
         max_connections: that will be open at once.
         refused: is called with an error's code for each connection that is refused.
 
     Raises:
-        OSError: an address is in use, or none can be had.
+        OSError: another process listens there by now.
     """
     descriptors = _descriptors_for(max_connections)
-    listeners: list[Listener] = []
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    try:
-        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-            taken = listeners[0].getsockname()[1] if listeners else port
-            made = _socket(family, (address[0], taken, *address[2:]), backlog)
-            if made is not None:
-                listeners.append(Listener(made.detach(), descriptors, refused))
-    except OSError:
-        for listener in listeners:
-            listener.close()
-        raise
-    if not listeners:
-        raise OSError(errno.EADDRNOTAVAIL, f"{host} is no address of this machine")
-    return listeners
+    for one in bound:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for the next server, while connections linger
+        one.listen(backlog)
+    return [Listener(one.detach(), descriptors, refused) for one in bound]
 
 
-def _socket(family: int, address: Sequence[Any], backlog: int) -> socket.socket | None:
-    """A socket that listens; None where this machine has no such address, as `::1` without IPv6."""
+def _socket(family: int, address: Sequence[Any]) -> socket.socket | None:
+    """A socket that has the address; None where this machine has no such one, as `::1` without IPv6.
+
+    At first it is taken without SO_REUSEADDR: or a second server could take it too while neither listens.
+    """
+    made = socket.socket(family, socket.SOCK_STREAM)
     try:
-        return socket.create_server(tuple(address), family=family, backlog=backlog)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            made.bind(tuple(address))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier server linger
+            made.bind(tuple(address))
     except OSError as error:
+        made.close()
         if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
             return None
         raise
+    return made
+
+
+def _explained(host: str, port: int, error: OSError) -> str:
+    """Why an address cannot be had, in one sentence."""
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"--port {port}: it is in use on {host} already. Stop what listens there, or give another; 0 is a free one."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"--port {port}: this user may not listen on it. Give one from 1024 on, or the right to lower ones."
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return (
+            f"--host {host}: it is no address of this machine. Give one that is; 127.0.0.1 is for this machine alone."
+        )
+    return f"--host {host}, --port {port}: the address cannot be listened on: {error.strerror or error}."
 
 
 def _descriptors_for(max_connections: int) -> int:

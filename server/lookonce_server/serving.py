@@ -1,23 +1,21 @@
 """Running the app under uvicorn, and how it ends."""
 
 import asyncio
-import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from lookonce_server.connection import ConnectionConfig, ConnectionLimits, RefusalLog
-from lookonce_server.errors import ShuttingDownError
-from lookonce_server.listener import Listener, listen
+from lookonce_server.errors import ShuttingDownError, StartError
+from lookonce_server.listener import bind, listen
 from lookonce_server.settings import Settings
 
-_log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05
 
 
@@ -38,10 +36,12 @@ class Phase:
 
     Attributes:
         background: what may go on behind requests.
+        failure: why it ends, where that is no wish of whoever runs it.
     """
 
     background: Background | None = None
     ending: bool = False
+    failure: str | None = None
 
     def end(self) -> None:
         """Take nothing more on; what was begun goes on."""
@@ -60,6 +60,8 @@ class Phase:
         Raises:
             ShuttingDownError: none are.
         """
+        if self.failure:
+            raise ShuttingDownError(self.failure)
         if self.ending:
             raise ShuttingDownError("The server is shutting down; ask another one, or again in a moment.")
 
@@ -77,6 +79,8 @@ class Server(uvicorn.Server):
         phase: is told when the end begins.
         greet: is called with the URL once it listens.
     """
+
+    failure_seconds = 5.0  # for requests to hear that the engine has ended
 
     def __init__(
         self,
@@ -111,29 +115,35 @@ class Server(uvicorn.Server):
         self._shutdown_seconds = settings.shutdown_seconds
         self._greet = greet
 
+    def stop(self) -> None:
+        """Begin to end; may be called by a signal."""
+        self.should_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """See uvicorn: it captures none, they are seen to from the first line on."""
+        yield
+
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn.
 
-        Raises:
-            SystemExit: the address cannot be had; the log says why.
-        """
-        if sockets is None:
-            try:
-                sockets = list(self._listen())
-            except OSError as error:
-                _log.error("cannot listen on %s, port %d: %s", self._settings.host, self._settings.port, error)
-                raise SystemExit(1) from None
-        await super().serve(sockets)
+        Args:
+            sockets: that are bound, and do not listen yet.
 
-    def _listen(self) -> list[Listener]:
+        Raises:
+            StartError: another process listens there by now.
+        """
         settings = self._settings
-        return listen(
-            settings.host,
-            settings.port,
-            backlog=settings.backlog,
-            max_connections=settings.max_connections,
-            refused=self._refusals,
-        )
+        try:
+            listeners = listen(
+                sockets or bind(settings.host, settings.port),
+                backlog=settings.backlog,
+                max_connections=settings.max_connections,
+                refused=self._refusals,
+            )
+        except OSError as error:
+            raise StartError(f"--port {settings.port}: another process has taken it meanwhile ({error}).") from error
+        await super().serve(list(listeners))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn."""
@@ -143,19 +153,15 @@ class Server(uvicorn.Server):
             self._greet(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See uvicorn. Waits for requests, and for work behind them that was begun; a second signal ends it at once."""
+        """See uvicorn. Waits for requests, and for work behind them that was begun."""
         self._phase.end()
-        deadline = time.monotonic() + self._shutdown_seconds
+        seconds = self._shutdown_seconds
+        deadline = time.monotonic() + (min(seconds, self.failure_seconds) if self._phase.failure else seconds)
         while self._is_busy() and not self.force_exit and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
         left = max(0.0, deadline - time.monotonic())
         self.config.timeout_graceful_shutdown = left  # type: ignore[assignment]  # a float is as good
         await super().shutdown(sockets)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """See uvicorn, which ends at once for a second SIGINT only: here any second signal does."""
-        self.force_exit = self.should_exit
-        super().handle_exit(sig, frame)
 
     def _is_busy(self) -> bool:
         return bool(self.server_state.tasks) or self._phase.is_busy

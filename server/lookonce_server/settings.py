@@ -73,6 +73,12 @@ class Settings(BaseSettings):
         dict[str, Any],
         Field(description="options of vLLM's engine; as flags: --vllm-tensor-parallel-size 2, for any that it has"),
     ] = {}
+    handover_dir: Annotated[
+        Path | None,
+        Field(
+            description="folder in which contexts are handed to vLLM's processes; default: in memory if there is room"
+        ),
+    ] = None
     device: Annotated[str, Field(description="'cpu', 'cuda', 'cuda:1', or 'auto'; with vLLM it is vLLM's affair")] = (
         "auto"
     )

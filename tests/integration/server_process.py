@@ -58,12 +58,8 @@ class LookonceServer:
 
     def start(self) -> None:
         """Start it, and return once it listens and says what it should of its store and its model."""
-        command = [*self._limited, sys.executable, "-m", "lookonce", "serve", "--port", "0", *self._arguments]
-        self._log.write_bytes(b"")
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self._folder.name, env=environment()
-            )
+        self.launch()
+        assert self._process is not None
         deadline = time.monotonic() + START_SECONDS
         while not (found := _LISTENING.search(self.log())):
             assert self._process.poll() is None, self.log()
@@ -73,6 +69,15 @@ class LookonceServer:
         while self.get("/ready").status_code != 200:
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
+
+    def launch(self) -> None:
+        """Begin to start it, and do not wait."""
+        command = [*self._limited, sys.executable, "-m", "lookonce", "serve", "--port", "0", *self._arguments]
+        self._log.write_bytes(b"")
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self._folder.name, env=environment()
+            )
 
     def restart(self) -> None:
         """Stop it as an operator would, and start it anew; the URL changes."""

@@ -60,8 +60,8 @@ class _Trusting:
     def begin(self, steps: list[CaptureStep]) -> None:
         self._recorder.begin(steps)
 
-    def end(self) -> list[CaptureStep]:
-        return self._recorder.end()
+    def end(self, steps: list[CaptureStep]) -> list[CaptureStep]:
+        return self._recorder.end(steps)
 
     def forget(self, request_ids: set[str]) -> None:
         self._recorder.forget(request_ids)

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from lookonce_scenes import CHECKPOINT
+from lookonce_server.engines.vllm import options
 from lookonce_server.engines.vllm.heads import heads_of, joined
+from lookonce_server.errors import EngineError
 
-from ..unit.server.samples import picture
+from ..unit.server.samples import PLAN, TENANT, picture
 from .engines import answered, context_of, start
+from .faults import VARIABLE, arm, is_armed
 
 pytestmark = pytest.mark.anyio
 
@@ -17,7 +20,10 @@ QUESTIONS = ("How many objects are there?", "What is at the center?", "Find the 
 
 
 @pytest.mark.parametrize("option", ["tensor_parallel_size", "data_parallel_size"])
-async def test_two_ranks_are_as_good_as_one(reference, monkeypatch, option):
+async def test_two_ranks_are_as_good_as_one(reference, monkeypatch, tmp_path, option):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "fault"))
+    monkeypatch.setattr(options, "CONNECTOR", "Faulty")
+    monkeypatch.setattr(options, "CONNECTOR_MODULE", "tests.vllm_engine.faults")
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else vLLM wants a memory node for each rank
     engine = await start(CHECKPOINT, **{option: 2})
     try:
@@ -32,8 +38,20 @@ async def test_two_ranks_are_as_good_as_one(reference, monkeypatch, option):
                 for _ in range(2):  # of any replica
                     found = await asyncio.gather(*(answered(engine, context, q) for q in QUESTIONS))
                     assert [one.text for one in found] == right
+        if option == "tensor_parallel_size":
+            await one_rank_fails(engine)
     finally:
         await engine.close()
+
+
+async def one_rank_fails(engine):
+    """The other one does not wait for it for ever."""
+    right = (await engine.describe(picture(71), PLAN, TENANT)).kept
+    arm("forward", rank=1)
+    with pytest.raises(EngineError, match="could not be captured"):
+        await engine.describe(picture(71), PLAN, TENANT)
+    assert not is_armed()
+    assert torch.equal((await engine.describe(picture(71), PLAN, TENANT)).kept, right)
 
 
 @pytest.mark.parametrize(("heads", "ranks"), [(8, 1), (8, 2), (8, 8), (2, 4), (4, 16), (1, 8), (3, 3)])

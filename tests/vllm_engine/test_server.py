@@ -114,15 +114,3 @@ def test_nothing_that_reaches_into_vllm_can_be_asked_for(replica, field, value):
     with pytest.raises(openai.BadRequestError) as caught:
         ask(replica, picture_url(SEED), extra_body={field: value})
     assert caught.value.body["param"] == field
-
-
-def test_a_server_whose_engine_has_died_says_so(redis):
-    with LookonceServer("--store", redis.url, *VLLM) as server:
-        context = f"lookonce:{prepared(server, 430)}"
-        assert text_of(ask(server, context))
-        server.kill_children()
-        with pytest.raises(openai.InternalServerError, match="restarted"):
-            ask(server, context)
-        assert server.get("/ready").status_code == 503
-        assert "restarted" in server.get("/ready").json()["engine"]
-        assert server.get("/health").status_code == 200

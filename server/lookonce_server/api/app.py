@@ -205,6 +205,7 @@ async def _load_vllm(settings: Settings) -> Engine:
         describe_prompt=settings.describe_prompt,
         max_queue=settings.max_queue,
         options=settings.vllm,
+        handover_dir=settings.handover_dir,
         allow_control_tokens=settings.allow_control_tokens,
     )
 

@@ -19,6 +19,7 @@ from lookonce_server.errors import (
     ContextLostError,
     ContextNotFoundError,
     ContextNotKeptError,
+    EngineEndedError,
     EngineError,
     ForbiddenError,
     HeadersTimeoutError,
@@ -67,6 +68,7 @@ _TABLE: dict[type[Exception], _Mapping] = {
     StoreUnavailableError: _Mapping(503, "server_error", "store_unavailable"),
     ContextNotKeptError: _Mapping(503, "server_error", "context_not_kept"),
     ContextLostError: _Mapping(503, "server_error", "context_lost"),
+    EngineEndedError: _Mapping(503, "server_error", "engine_ended"),
     EngineError: _Mapping(500, "server_error", "engine_error"),
     ServerError: _Mapping(500, "server_error", None),
 }

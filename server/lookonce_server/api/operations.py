@@ -54,10 +54,15 @@ async def model(name: str, request: Request, tenant: Tenant) -> dict[str, Any]:
 
 
 @router.head("/health", include_in_schema=False)
-@router.get("/health", response_model=Health)
-async def health() -> dict[str, str]:
-    """The process is up and answers."""
-    return {"status": "ok"}
+@router.get(
+    "/health", response_model=Health, responses={503: {"description": "It is to be replaced.", "model": NotReady}}
+)
+async def health(request: Request) -> JSONResponse:
+    """The process is up and answers, and its engine has not ended."""
+    failure = state_of(request).phase.failure
+    if failure:
+        return JSONResponse({"status": "not ready", "engine": failure}, 503)
+    return JSONResponse({"status": "ok"})
 
 
 @router.head("/ready", include_in_schema=False)

@@ -9,11 +9,12 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from lookonce_server.listener import Listener, listen
+from lookonce_server.errors import StartError
+from lookonce_server.listener import Listener, bind, listen
 
 
 def listening(refused: list[str], max_connections: int = 100) -> list[Listener]:
-    return listen("127.0.0.1", 0, backlog=16, max_connections=max_connections, refused=refused.append)
+    return listen(bind("127.0.0.1", 0), backlog=16, max_connections=max_connections, refused=refused.append)
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def test_a_client_that_goes_before_it_is_refused_is_no_harm():
 
 
 def test_all_addresses_of_a_name_have_the_same_port():
-    listeners = listen("localhost", 0, backlog=16, max_connections=100, refused=print)
+    listeners = listen(bind("localhost", 0), backlog=16, max_connections=100, refused=print)
     assert len({listener.getsockname()[1] for listener in listeners}) == 1
     for listener in listeners:
         with socket.create_connection(listener.getsockname()[:2]):
@@ -78,8 +79,8 @@ def test_all_addresses_of_a_name_have_the_same_port():
 def test_an_address_in_use_is_an_error_and_leaves_nothing_open():
     (listener,) = listening([])
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(OSError, match="in use"):
-        listen("127.0.0.1", listener.getsockname()[1], backlog=16, max_connections=100, refused=print)
+    with pytest.raises(StartError, match="in use"):
+        bind("127.0.0.1", listener.getsockname()[1])
     assert len(os.listdir("/proc/self/fd")) == before
     listener.close()
 

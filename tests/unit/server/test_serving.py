@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from lookonce_server.connection import RefusalLog
+from lookonce_server.errors import StartError
 from lookonce_server.metrics import Metrics
 from lookonce_server.serving import Phase, Server
 from lookonce_server.settings import Settings
@@ -48,11 +49,10 @@ async def test_forwarded_headers_are_believed_of_proxies_that_are_named(trusted,
     assert (told["client"], told["scheme"]) == expected
 
 
-async def test_a_port_in_use_ends_the_start_with_a_line(caplog):
+async def test_a_port_in_use_ends_the_start_with_a_line():
     async with serving(telling) as url:
         port = int(url.rpartition(":")[2])
         refusals = RefusalLog(Metrics())
         server = Server(telling, Settings(port=port), refusals=refusals, phase=Phase(), greet=print)
-        with pytest.raises(SystemExit):
+        with pytest.raises(StartError, match=f"--port {port}: it is in use on 127.0.0.1 already"):
             await server.serve()
-    assert f"cannot listen on 127.0.0.1, port {port}" in caplog.text

@@ -382,6 +382,15 @@ async def test_at_the_end_nothing_new_is_taken_on(app):
     assert health.status_code == 200
 
 
+async def test_where_the_engine_has_ended_the_server_is_to_be_replaced(app):
+    app.state.parts.phase.failure = "The engine has ended."
+    reply, ready, health = [await get(app, path) for path in ("/v1/models", "/ready", "/health")]
+    app.state.parts.phase.failure = None
+    assert (reply.status_code, reply.json()["error"]["message"]) == (503, "The engine has ended.")
+    assert ready.status_code == 503
+    assert (health.status_code, health.json()) == (503, {"status": "not ready", "engine": "The engine has ended."})
+
+
 async def test_a_place_is_free_when_the_last_piece_goes_out(app):
     """A client that asks on at once, as soon as its answer is whole, is no second one."""
     turnstile = next(m.kwargs["turnstile"] for m in app.user_middleware if "turnstile" in m.kwargs)

@@ -32,7 +32,7 @@ from lookonce_server.engines.transformers.runner import ModelRunner, State, stac
 from lookonce_server.engines.transformers.sampling import Sampler
 from lookonce_server.engines.transformers.selfcheck import check_model
 from lookonce_server.engines.transformers.worker import Worker
-from lookonce_server.errors import EngineError
+from lookonce_server.errors import EngineEndedError, EngineError
 
 
 class TransformersEngine:
@@ -102,7 +102,7 @@ class TransformersEngine:
     async def ping(self) -> None:
         """See `Engine.ping`."""
         if not self._worker.alive:
-            raise EngineError("The engine's thread has ended; the server must be restarted.")
+            raise EngineEndedError
 
     async def close(self) -> None:
         """Stop the worker."""

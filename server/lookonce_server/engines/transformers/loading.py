@@ -24,8 +24,9 @@ def load_model(name: str, *, dtype: torch.dtype, device: str) -> LoadedModel:
     """Load any image-text-to-text checkpoint of transformers, from safetensors only.
 
     Raises:
-        ModelRefusedError: it cannot be found, is no such checkpoint, or is changed meanwhile.
+        ModelRefusedError: it cannot be found, is no such checkpoint, or is changed meanwhile; the device is not there.
     """
+    check_device(device)
     folder = find_checkpoint(name)
     digest = file_digest(folder)
     try:
@@ -41,6 +42,29 @@ def load_model(name: str, *, dtype: torch.dtype, device: str) -> LoadedModel:
     _own_memory(model)
     check_unchanged(folder, digest)
     return LoadedModel(model, processor, fingerprint(digest, dtype, processor), digest)
+
+
+def check_device(name: str) -> None:
+    """Return if this machine has a device, and this torch can use it.
+
+    Raises:
+        ModelRefusedError: it has not, or cannot; the message says which there are.
+    """
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = ["auto", "cpu", *(f"cuda:{index}" for index in range(cuda))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # torch's words are a list of all that it has ever heard of
+        device = None
+    if device is not None and (device.type == "cpu" or f"{device.type}:{device.index or 0}" in there or name in there):
+        return
+    missing = ""
+    if name.startswith("cuda") and not cuda:
+        built = "sees no GPU" if torch.version.cuda or torch.version.hip else "was built without CUDA"
+        missing = f"; this torch {torch.__version__} {built}"
+    raise ModelRefusedError(f"--device {name}: there is no such device here{missing}. Accepted: {', '.join(there)}.")
 
 
 @torch.no_grad()

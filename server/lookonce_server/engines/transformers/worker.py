@@ -13,7 +13,9 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from typing import Generic, TypeVar
 
-from lookonce_server.errors import EngineError, OverloadedError, ServerError
+import torch
+
+from lookonce_server.errors import EngineEndedError, EngineError, OverloadedError, ServerError
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -65,8 +67,9 @@ class Worker:
         self._running: deque[_Pass[object]] = deque()
         self._background: deque[_Pass[object]] = deque()
         self._turn = 0
-        self._stepping = 0
+        self._current: _Pass[object] | None = None  # is in the middle of a step
         self._closed = False
+        self._ended = False  # without having been told to
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="lookonce-engine", daemon=True)
         self._thread.start()
@@ -74,12 +77,12 @@ class Worker:
     @property
     def depth(self) -> int:
         """Passes that wait or run."""
-        return len(self._waiting) + len(self._running) + len(self._background) + self._stepping
+        return len(self._waiting) + len(self._running) + len(self._background) + (self._current is not None)
 
     @property
     def alive(self) -> bool:
         """Whether passes are run."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._ended
 
     async def run(self, work: Iterator[T], *, background: bool = False) -> AsyncGenerator[T]:
         """The events of a pass, as they come. Closing the iterator cancels the pass at its next step.
@@ -87,6 +90,7 @@ class Worker:
         Raises:
             OverloadedError: the queue is full.
             EngineError: the pass failed with an error that is not ours; it is logged.
+            EngineEndedError: the thread has ended.
         """
         submitted: _Pass[T] = _Pass(work, background=background)
         self._submit(submitted)
@@ -106,13 +110,14 @@ class Worker:
             self._closed = True
             self._wake.notify()
         self._thread.join()
-        for left in (*self._waiting, *self._running, *self._background):
-            left.post(_Done(EngineError("The server is shutting down.")))
+        self._end_all(EngineError("The server is shutting down."))
 
     def _submit(self, submitted: _Pass[T]) -> None:
         with self._wake:
             if self._closed:
                 raise EngineError("The server is shutting down.")
+            if self._ended:
+                raise EngineEndedError
             if self.depth >= self._max_queue:
                 raise OverloadedError(f"{self.depth} requests are in work already, as many as this server takes on.")
             queue = self._background if submitted.background else self._waiting
@@ -120,10 +125,25 @@ class Worker:
             self._wake.notify()
 
     def _run(self) -> None:
+        """Run passes; whatever ends that is told to all that wait for one."""
+        try:
+            self._run_passes()
+        except BaseException as error:
+            _log.critical("the engine's thread has ended", exc_info=error)
+            with self._wake:
+                self._ended = True
+            self._end_all(EngineEndedError())
+
+    def _end_all(self, error: EngineError) -> None:
+        current = [] if self._current is None else [self._current]
+        for left in (*current, *self._waiting, *self._running, *self._background):
+            left.post(_Done(error))
+
+    def _run_passes(self) -> None:
         while (current := self._next()) is not None:
             end = self._step(current)
             with self._wake:
-                self._stepping = 0
+                self._current = None
                 if end is not None and current.background:
                     self._passed_over = 0
                 if end is None and current.background:
@@ -143,10 +163,9 @@ class Worker:
             while self._waiting and len(self._running) < self._max_running:
                 self._running.append(self._waiting.popleft())
             self._turn += 1
-            self._stepping = 1
-            if self._background and self._background_is_due():
-                return self._background.popleft()
-            return self._running.popleft()
+            due = self._background and self._background_is_due()
+            self._current = (self._background if due else self._running).popleft()
+            return self._current
 
     def _background_is_due(self) -> bool:
         if not self._running:
@@ -165,6 +184,8 @@ class Worker:
             return _Done(None)
         except ServerError as error:
             return _Done(error)
+        except torch.AcceleratorError:  # it can compute nothing more in this process, for anybody
+            raise
         except Exception as error:
             _log.exception("a pass failed")
             return _Done(EngineError(f"The engine failed: {type(error).__name__}."))

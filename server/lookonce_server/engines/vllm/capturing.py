@@ -53,7 +53,10 @@ class Capturer:
         Raises:
             EngineError: something was not captured.
         """
-        path = self._spool.new_path()
+        try:
+            path = self._spool.new_path()
+        except OSError as error:
+            raise EngineError(f"The describe pass could not be captured: {error}") from error
         job = Job(load, Capture(str(path), said, compression))
         # What vLLM's prefix cache holds would not be computed, and so not be seen. Contexts never are.
         params = sampling_params(Sampling(max_tokens=1), job, skip_reading_prefix_cache=load is None)
@@ -68,4 +71,7 @@ class Capturer:
         if isinstance(shards, str):
             raise EngineError(f"The describe pass could not be captured: {shards}.")
         whole = {name: joined([shard[name] for shard in shards], self._heads) for name in ("keys", "values")}
+        computed = len(ids) - (load.tokens if load else 0)
+        if compression is None and whole["keys"].shape[2] != computed:
+            raise EngineError(f"Only {whole['keys'].shape[2]} of {computed} tokens were captured.")
         return Captured(shards[0] | whole, ids)

@@ -64,6 +64,11 @@ class Job:
         """As `kv_transfer_params`, of plain types."""
         return {_KEY: asdict(self)}
 
+    @staticmethod
+    def is_in(params: dict[str, Any] | None) -> bool:
+        """Whether `kv_transfer_params` hold a job; tells it of any that `of` reads, or fails at."""
+        return bool(params and params.get(_KEY))
+
     @classmethod
     def of(cls, params: dict[str, Any] | None) -> "Job":
         """Read `kv_transfer_params`."""

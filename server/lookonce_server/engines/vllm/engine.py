@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from prometheus_client import REGISTRY, CollectorRegistry
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -39,6 +40,7 @@ from lookonce_server.engines.vllm.capturing import Capturer
 from lookonce_server.engines.vllm.contexts import Contexts
 from lookonce_server.engines.vllm.contract import Compression, Job
 from lookonce_server.engines.vllm.options import computing_options, engine_args
+from lookonce_server.engines.vllm.parent import binding_forks
 from lookonce_server.engines.vllm.requests import BACKGROUND, Requests, sampling_params
 from lookonce_server.engines.vllm.selfcheck import check_model, shared_tokens
 from lookonce_server.engines.vllm.spool import Spool
@@ -59,6 +61,7 @@ class VllmEngine:
     Args:
         llm: vLLM's engine, its workers attached.
         folder: of the checkpoint.
+        spool: hands tensors over; closed with the engine.
         checkpoint: digest of its files, from before vLLM loaded it.
         options: of vLLM, that may change what it computes; see `options.computing_options`.
         max_queue: passes that wait or run before more are refused.
@@ -69,6 +72,7 @@ class VllmEngine:
         self,
         llm: AsyncLLM,
         folder: Path,
+        spool: Spool,
         *,
         checkpoint: str,
         options: Mapping[str, str],
@@ -98,7 +102,7 @@ class VllmEngine:
         self._prefix_lock = asyncio.Lock()
         self.registry: CollectorRegistry | None = REGISTRY  # where vLLM keeps its metrics
         self._requests = Requests(llm, max_queue=max_queue)
-        self._spool = Spool()
+        self._spool = spool
         self._contexts = Contexts(self._spool)
         self._capturer = Capturer(
             self._requests,
@@ -116,6 +120,7 @@ class VllmEngine:
         describe_prompt: str,
         max_queue: int,
         options: Mapping[str, Any],
+        handover_dir: Path | None = None,
         allow_control_tokens: bool = False,
     ) -> Self:
         """Start vLLM with a checkpoint and check that it can be served.
@@ -126,6 +131,7 @@ class VllmEngine:
             describe_prompt: tried in the self-check.
             max_queue: passes that wait or run before more are refused.
             options: vLLM's own, see `options.engine_args`.
+            handover_dir: where tensors are handed to its processes; None chooses.
             allow_control_tokens: see `PromptRenderer`.
 
         Raises:
@@ -144,9 +150,13 @@ class VllmEngine:
         if args.trust_remote_code:
             check_code(folder)
         checkpoint = await asyncio.to_thread(file_digest, folder)
+        spool = await asyncio.to_thread(Spool, handover_dir)
         try:
-            llm = await asyncio.to_thread(AsyncLLM.from_engine_args, args)
-        except (ValueError, RuntimeError, OSError) as error:
+            llm = await asyncio.to_thread(_start, args)
+        except BaseException as error:
+            spool.close()
+            if not isinstance(error, (ValueError, RuntimeError, OSError)):
+                raise
             raise ModelRefusedError(f"vLLM cannot run model {name!r}: {error}") from error
         try:
             for problems in await llm.collective_rpc("lookonce_attach"):
@@ -155,12 +165,14 @@ class VllmEngine:
             engine = cls(
                 llm,
                 folder,
+                spool,
                 checkpoint=checkpoint,
                 options=computing_options(options, **where),
                 max_queue=max_queue,
                 allow_control_tokens=allow_control_tokens,
             )
         except BaseException:
+            spool.close()
             await asyncio.to_thread(llm.shutdown)
             raise
         try:
@@ -348,6 +360,12 @@ class VllmEngine:
         async with self._prefix_lock:
             found = self._prefixes.get(prefix)
             return found or self._prefixes.keep(prefix, await shared_tokens(self._capturer, prefix, self._inv_freq))
+
+
+def _start(args: AsyncEngineArgs) -> AsyncLLM:
+    """Start vLLM; its processes end with this one, and with the thread that this is called in."""
+    with binding_forks():
+        return AsyncLLM.from_engine_args(args)
 
 
 def _tier(output: RequestOutput) -> str | None:

@@ -38,7 +38,7 @@ class Injector:
         """Write one context's tokens into its request's blocks.
 
         Raises:
-            InjectionError: nothing was written.
+            InjectionError: nothing was written. After any other error a part may have been.
         """
         start, end = step.start, step.load.tokens
         keys, values = (self._read(step, name) for name in ("keys", "values"))
@@ -47,11 +47,6 @@ class Injector:
         slots = (blocks * self._block_size + positions % self._block_size).to(keys.device)
         for layer, key, value in zip(self._layers, keys, values, strict=True):
             layer.impl.do_kv_cache_update(layer, key, value, layer.kv_cache, slots)
-
-    def blocks(self, step: LoadStep) -> set[int]:
-        """The blocks that a load writes to."""
-        first = step.start // self._block_size
-        return set(step.block_ids[first : -(-step.load.tokens // self._block_size)])
 
     def _read(self, step: LoadStep, name: str) -> torch.Tensor:
         """This rank's heads of the tokens to load, `[layers, tokens, kv_heads, head_dim]`, on the model's device."""

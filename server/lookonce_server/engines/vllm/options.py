@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NoReturn
 
+from lookonce_server.engines.vllm.parent import Binding
 from lookonce_server.errors import ModelRefusedError
 
 CONNECTOR = "ContextConnector"
@@ -85,7 +86,10 @@ def engine_args(given: Mapping[str, Any], *, model: str, dtype: str) -> Any:
             f" folder. Accepted: {', '.join(_LOAD_FORMATS)}."
         )
     args.kv_transfer_config = KVTransferConfig(
-        kv_connector=CONNECTOR, kv_connector_module_path=CONNECTOR_MODULE, kv_role="kv_both"
+        kv_connector=CONNECTOR,
+        kv_connector_module_path=CONNECTOR_MODULE,
+        kv_role="kv_both",
+        kv_connector_extra_config={"parent": Binding()},
     )
     args.worker_extension_cls = WORKER_EXTENSION
     args.structured_outputs_config = StructuredOutputsConfig(

@@ -6,7 +6,7 @@ The paged cache is never read.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from lookonce_pruning import (
     kept_count,
 )
 from lookonce_server.engines.vllm.contract import CapturedPrompt, CaptureStep, Compression
+from lookonce_server.engines.vllm.guard import guarded, reason
 
 
 class CaptureError(Exception):
@@ -48,6 +49,14 @@ class _Captured:
         return torch.cat(parts[layer]).transpose(0, 1)
 
 
+class _Attended(NamedTuple):
+    """A captured prompt, and this rank's attention to its image."""
+
+    keys: Tensor  # [layers, kv_heads, rows, head_dim]
+    values: Tensor  # like keys
+    attention: Tensor  # [layers of the window, image tokens]
+
+
 class Recorder:
     """Captures prompts.
 
@@ -64,12 +73,14 @@ class Recorder:
         self, layers: Sequence[Any], *, model: Any, config: Any, uses_mrope: bool, all_reduce: Any, ranks: int
     ) -> None:
         self._layers = layers
+        self._device = layers[0].kv_cache.device
         self._model = model
         self._inv_freq = inv_freq_of_config(config.get_text_config())
         self._uses_mrope = uses_mrope
         self._all_reduce = all_reduce
         self._ranks = ranks
         self._captured: dict[str, _Captured] = {}
+        self._failures: dict[str, str] = {}  # why some of them cannot be captured any more
         self._steps: Sequence[CaptureStep] = ()
         self._rows: dict[str, int] = {}  # where each prompt's rows start in this step's batch
         for index, layer in enumerate(layers):
@@ -85,16 +96,23 @@ class Recorder:
                 self._captured[step.request_id] = _Captured(step, len(self._layers))
             self._captured[step.request_id].next = step.start + step.count
 
-    def end(self) -> list[CaptureStep]:
-        """The forward pass is over; those that completed their prompt."""
-        done = [step for step in self._steps if step.start + step.count >= len(step.prompt.token_ids)]
+    def end(self, steps: Sequence[CaptureStep]) -> list[CaptureStep]:
+        """The forward pass of these is over; those that completed their prompt: the same on every rank."""
         self._steps = ()
-        return done
+        return [step for step in steps if step.start + step.count >= len(step.prompt.token_ids)]
+
+    def fail(self, steps: Sequence[CaptureStep], why: str) -> None:
+        """Have `result` fail for these, and see nothing more of this step."""
+        self._steps = ()
+        for step in steps:
+            self._captured.pop(step.request_id, None)
+            self._failures[step.request_id] = why
 
     def forget(self, request_ids: set[str]) -> None:
         """Let go of what was captured for these."""
         for request_id in request_ids:
             self._captured.pop(request_id, None)
+            self._failures.pop(request_id, None)
 
     def result(self, step: CaptureStep) -> dict[str, Tensor]:
         """What was captured of a prompt, on the CPU: keys, values, and with a compression kept
@@ -104,20 +122,16 @@ class Recorder:
             CaptureError: rows or layers are missing.
             PruningError: the scores cannot be used.
         """
-        captured = self._captured.pop(step.request_id)
-        rows = len(step.prompt.token_ids) - captured.first
-        every = range(len(self._layers))
-        keys = [captured.whole(captured.keys, layer, rows) for layer in every]
-        values = torch.stack([captured.whole(captured.values, layer, rows) for layer in every])
         compression = step.capture.compression
         if compression is None:
-            return _on_cpu(keys=torch.stack(keys), values=values)
-        if captured.first or captured.query_start is None:
-            raise CaptureError(f"the prompt was captured from token {captured.first} on, or has no image")
+            keys, values = self._whole(step, self._taken(step))
+            return _on_cpu(keys=keys, values=values)
+        keys, values, attention = self._with_attention(step)
+        total = self._all_reduce(attention) / self._ranks  # each rank has as many query heads as any other
+        scores = ImageScores(total.cpu(), tuple(range(*compression.window)), step.prompt.grid, len(self._layers))
         image = torch.tensor(step.prompt.image_columns)
-        scores = self._scores(step, captured, keys, image)
         kept = get_selection(compression.selection).select(scores, kept_count(compression.retention, len(image)))
-        packed = self._packed(step, torch.stack(keys), values, image, kept)
+        packed = self._packed(step, keys, values, image, kept)
         return _on_cpu(
             keys=packed.keys,
             values=packed.values,
@@ -127,6 +141,42 @@ class Recorder:
             shared_tokens=image[:1],
             moved_by=torch.tensor([packed.moved_by]),
         )
+
+    def _taken(self, step: CaptureStep) -> _Captured:
+        """What was captured of a prompt; it is forgotten here."""
+        captured = self._captured.pop(step.request_id, None)
+        if step.request_id in self._failures or captured is None:
+            raise CaptureError(self._failures.pop(step.request_id, "it was not seen"))
+        return captured
+
+    def _whole(self, step: CaptureStep, captured: _Captured) -> tuple[Tensor, Tensor]:
+        """Keys and values, each `[layers, kv_heads, rows, head_dim]`."""
+        rows = len(step.prompt.token_ids) - captured.first
+        every = range(len(self._layers))
+        keys = torch.stack([captured.whole(captured.keys, layer, rows) for layer in every])
+        values = torch.stack([captured.whole(captured.values, layer, rows) for layer in every])
+        return keys, values
+
+    def _with_attention(self, step: CaptureStep) -> _Attended:
+        """Keys, values and this rank's attention to the image, if every rank has them.
+
+        Whatever a rank fails at, it tells the others: they would wait for it in the reduction for ever.
+        """
+        found: _Attended | Exception
+        try:
+            captured = self._taken(step)
+            if captured.first or captured.query_start is None:
+                raise CaptureError(f"the prompt was captured from token {captured.first} on, or has no image")
+            keys, values = self._whole(step, captured)
+            found = _Attended(keys, values, self._attention(step, captured, captured.query_start, keys))
+        except Exception as error:
+            found = error
+        able = self._all_reduce(torch.tensor([float(not isinstance(found, Exception))], device=self._device))
+        if isinstance(found, Exception):
+            raise found
+        if int(able) < self._ranks:
+            raise CaptureError("another rank could not capture it")
+        return found
 
     def _packed(self, step: CaptureStep, keys: Tensor, values: Tensor, image: Tensor, kept: Tensor) -> PackedContext:
         length = step.prompt.length
@@ -140,37 +190,46 @@ class Recorder:
             next_position=length + self._position_delta(step.prompt),
         )
 
-    def _scores(self, step: CaptureStep, captured: _Captured, keys: list[Tensor], image: Tensor) -> ImageScores:
+    def _attention(self, step: CaptureStep, captured: _Captured, query_start: int, keys: Tensor) -> Tensor:
+        """Mean over this rank's heads and the scoring rows, `[layers of the window, image tokens]`."""
         assert step.capture.compression is not None
-        assert captured.query_start is not None
-        window = range(*step.capture.compression.window)
-        rows = _scored_rows(step.capture.compression, captured.query_start, step)
+        rows = _scored_rows(step.capture.compression, query_start, step)
+        image = torch.tensor(step.prompt.image_columns)
         values = []
-        for layer in window:
-            queries = captured.whole(captured.queries, layer, len(step.prompt.token_ids) - captured.query_start)
-            wanted = queries[:, rows.start - captured.query_start : rows.stop - captured.query_start]
+        for layer in range(*step.capture.compression.window):
+            queries = captured.whole(captured.queries, layer, len(step.prompt.token_ids) - query_start)
+            wanted = queries[:, rows.start - query_start : rows.stop - query_start]
             attention = attention_rows(
                 wanted, keys[layer][:, : rows.stop], rows.start, image, float(self._layers[layer].impl.scale)
             )
             values.append(attention.mean(dim=0))
-        total = self._all_reduce(torch.stack(values)) / self._ranks  # each rank has as many query heads as any other
-        return ImageScores(total.cpu(), tuple(window), step.prompt.grid, len(self._layers))
+        return torch.stack(values)
 
     def _wrap(self, index: int, layer: Any) -> None:
         forward = layer.impl.forward
 
         def recording(owner: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
             if self._steps:
-                self._see(index, owner.layer_name, query, key, value)
+                self._observe(index, owner.layer_name, query, key, value)
             return forward(owner, query, key, value, *args, **kwargs)
 
         layer.impl.forward = recording
+
+    def _miss(self, error: Exception, *seen: Any) -> None:
+        self.fail(self._steps, f"it was not seen: {reason(error)}")
+
+    @guarded(_miss)
+    def _observe(self, index: int, name: str, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Copy the captured prompts' rows; the forward pass of everybody goes on, whatever comes of it."""
+        self._see(index, name, query, key, value)
 
     def _see(self, index: int, name: str, query: Tensor, key: Tensor, value: Tensor) -> None:
         slots: Any = get_forward_context().slot_mapping
         if not isinstance(slots, dict) or name not in slots:
             return  # a warm-up, or a batch that is split: nothing is captured, and `result` says so
         for step in self._steps:
+            if step.request_id in self._failures:
+                continue
             row = self._row(step, slots[name])
             if row is None:
                 continue

@@ -19,6 +19,7 @@ from lookonce_server.engines.grammar import OUTGREW, refused
 from lookonce_server.engines.vllm.contract import Job
 from lookonce_server.errors import (
     ContextLostError,
+    EngineEndedError,
     EngineError,
     InvalidImageError,
     InvalidRequestError,
@@ -26,7 +27,6 @@ from lookonce_server.errors import (
     PromptTooLongError,
 )
 
-_ENDED = "vLLM's engine has ended; the server must be restarted."
 _TOO_LONG = re.compile(r"maximum\s+(model|context)\s+length")
 _LENGTH = re.compile(r"prompt \(length (\d+)\)|contains (?:at least )?(\d+) input tokens")
 _SHUTDOWN_SECONDS = 20.0  # its processes end within a few; then they are killed
@@ -48,11 +48,11 @@ class Requests:
         self.depth = 0
 
     async def ping(self) -> None:
-        """Raise EngineError unless vLLM is at work."""
+        """Raise EngineEndedError unless vLLM is at work."""
         try:
             await self._llm.check_health()
         except EngineDeadError as error:
-            raise EngineError(_ENDED) from error
+            raise EngineEndedError from error
 
     async def close(self) -> None:
         """Stop vLLM."""
@@ -85,7 +85,7 @@ class Requests:
             InvalidRequestError: vLLM does not take it, or its grammar grew too complex.
             InvalidImageError: the model's processor does not take the image.
             ContextLostError: its context was not where it should have been.
-            EngineError: vLLM failed, or is gone.
+            EngineError: vLLM failed; EngineEndedError: it is gone.
         """
         outputs = self._llm.generate(prompt, params, next(self._ids), priority=priority)
         try:
@@ -107,7 +107,7 @@ class Requests:
                 raise InvalidImageError(f"This model does not take the image: {cause.__cause__ or cause}.") from error
             raise EngineError(f"vLLM failed at the request: {cause}") from error
         except EngineDeadError as error:
-            raise EngineError(_ENDED) from error
+            raise EngineEndedError from error
 
 
 def _too_long(message: str, limit: int) -> PromptTooLongError:

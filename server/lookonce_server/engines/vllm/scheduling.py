@@ -14,6 +14,7 @@ from vllm.v1.request import Request
 
 from lookonce_server.engines.prompts import image_grid
 from lookonce_server.engines.vllm.contract import Capture, CapturedPrompt, CaptureStep, Job, LoadStep, StepPlan
+from lookonce_server.engines.vllm.guard import log_failure
 
 _POSITION_FIELDS = ("image_grid_thw",)  # what M-RoPE positions are made of; pixels are never sent along
 
@@ -41,6 +42,7 @@ class Scheduling:
         self._loads: list[LoadStep] = []
         self._refused: set[int] = set()
         self._captured: dict[str, _Captured] = {}
+        self._failed: set[str] = set()  # of these
         self._tiers: dict[str, str | None] = {}  # where each answer pass found its context
 
     def arrived(self, request: Request) -> None:
@@ -74,14 +76,31 @@ class Scheduling:
             self._captured[request.request_id] = _Captured(job.capture, prompt, list(block_ids))
 
     def plan(self, scheduled: SchedulerOutput) -> StepPlan:
-        """What the workers do around the step that was just scheduled."""
-        ended = scheduled.finished_req_ids & self._captured.keys()
-        plan = StepPlan(loads=self._loads, refused=self._refused, ended=ended)
-        self._loads, self._refused = [], set()
+        """What the workers do around the step that was just scheduled.
+
+        Raises:
+            Exception: any; then no load is forgotten, and `drop` refuses them.
+        """
+        captures = self._capture_steps(scheduled) if self._captured else []
+        ended = (scheduled.finished_req_ids | self._failed) & self._captured.keys()
         for request_id in ended:
             del self._captured[request_id]
-        if self._captured:
-            plan.captures = self._capture_steps(scheduled)
+        self._failed = set()
+        return self._take(captures, ended)
+
+    def drop(self) -> StepPlan:
+        """Do nothing of what was planned: requests that should have been loaded are refused, captures are forgotten."""
+        ended = set(self._captured)
+        self._captured = {}
+        plan = self._take([], ended)
+        for load in plan.loads:
+            plan.refused.update(load.block_ids)
+        plan.loads = []
+        return plan
+
+    def _take(self, captures: list[CaptureStep], ended: set[str]) -> StepPlan:
+        plan = StepPlan(loads=self._loads, refused=self._refused, captures=captures, ended=ended)
+        self._loads, self._refused = [], set()
         return plan
 
     def ended(self, request: Request) -> dict[str, Any] | None:
@@ -103,7 +122,14 @@ class Scheduling:
             # A resumed request's blocks were told by `allocated` already.
             if captured is not None and new_blocks is not None and request_id not in going_on.resumed_req_ids:
                 captured.block_ids.extend(new_blocks[0])
-        return [self._capture_step(id_, computed[id_], scheduled) for id_ in computed.keys() & self._captured.keys()]
+        steps = []
+        for request_id in computed.keys() & self._captured.keys():
+            try:
+                steps.append(self._capture_step(request_id, computed[request_id], scheduled))
+            except Exception as error:  # the others go on
+                log_failure("planning a capture", error)
+                self._failed.add(request_id)
+        return steps
 
     def _capture_step(self, request_id: str, start: int, scheduled: SchedulerOutput) -> CaptureStep:
         captured = self._captured[request_id]

@@ -4,8 +4,12 @@ from typing import Any
 
 from vllm.distributed.kv_transfer import get_kv_transfer_group
 
-from lookonce_pruning import PruningError
 from lookonce_server.engines.vllm.connector import ContextConnector
+from lookonce_server.engines.vllm.guard import guarded, reason
+
+
+def _tell(worker: Any, error: Exception) -> list[str]:
+    return [f"{reason(error)}."]
 
 
 class WorkerExtension:
@@ -13,15 +17,12 @@ class WorkerExtension:
 
     model_runner: Any  # the worker's
 
+    @guarded(_tell)
     def lookonce_attach(self) -> list[str]:
         """Give the connector the model; or tell why contexts cannot be used with it."""
         connector = get_kv_transfer_group()
         assert isinstance(connector, ContextConnector)
         problems = connector.problems()
-        if problems:
-            return problems
-        try:
+        if not problems:
             connector.attach(self.model_runner.get_model())
-        except PruningError as error:
-            return [f"{error}."]
-        return []
+        return problems
