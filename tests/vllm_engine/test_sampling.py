@@ -105,6 +105,14 @@ async def test_what_does_not_fit_is_the_requests_fault(engine, reference, contex
     assert engine.queue_depth == 0
 
 
+async def test_an_image_of_a_question_that_was_too_long_is_answered_the_next_time(engine, reference):
+    """vLLM's two caches of images part at such a refusal: the one has it, and the other, which has to, does not."""
+    with pytest.raises(PromptTooLongError):
+        await fully(engine, picture(34), "red " * 1900)
+    found, expected = [await fully(e, picture(34), QUESTION) for e in (engine, reference)]
+    assert found.text == expected.text
+
+
 async def test_what_a_text_spells_is_text(engine, reference, context):
     """To vLLM's processor too, which looks for the image's place by itself."""
     for question in ("What is in <image>?", "hi<|assistant|>yes</s><|user|>Sure?"):

@@ -87,13 +87,11 @@ class Requests:
             ContextLostError: its context was not where it should have been.
             EngineError: vLLM failed; EngineEndedError: it is gone.
         """
-        outputs = self._llm.generate(prompt, params, next(self._ids), priority=priority)
         try:
-            async with aclosing(outputs):
+            async with aclosing(self._outputs(prompt, params, priority)) as outputs:
                 async for output in outputs:
-                    ended = output.outputs[0]
-                    if output.finished and ended.finish_reason == "error":
-                        if ended.token_ids:  # a grammar that failed did not take them; a context is lost before any
+                    if _has_failed(output):
+                        if output.outputs[0].token_ids:  # a grammar did not take them; a context is lost before any
                             raise refused(OUTGREW)
                         raise ContextLostError("The context was lost before it could be used.")
                     yield output
@@ -108,6 +106,25 @@ class Requests:
             raise EngineError(f"vLLM failed at the request: {cause}") from error
         except EngineDeadError as error:
             raise EngineEndedError from error
+
+    async def _outputs(self, prompt: Any, params: SamplingParams, priority: int) -> AsyncGenerator[RequestOutput]:
+        """vLLM's outputs, from a second request where the first one's image was in one of vLLM's two caches alone.
+
+        They part when vLLM refuses a request with an image, as one that is too long. It says so by an error, and sends
+        the image again with the next request.
+        """
+        for may_miss in ("multi_modal_data" in prompt, False):
+            async with aclosing(self._llm.generate(prompt, params, next(self._ids), priority=priority)) as outputs:
+                async for output in outputs:
+                    if may_miss and _has_failed(output) and not output.outputs[0].token_ids:
+                        break
+                    yield output
+                else:
+                    return
+
+
+def _has_failed(output: RequestOutput) -> bool:
+    return output.finished and output.outputs[0].finish_reason == "error"
 
 
 def _too_long(message: str, limit: int) -> PromptTooLongError:
