@@ -217,7 +217,9 @@ class Contexts:
             created = making.progress.begun
         info = await self._store.info(key)
         if info is None:
-            raise ContextNotKeptError("The context was made, but the store did not keep it: it has no room for it.")
+            raise ContextNotKeptError(
+                "The context was made, but the store does not have it: it has no room for it, or its ttl is over."
+            )
         yield Prepared(info, created)
 
     async def peek(self, tenant: str, context_id: str) -> CompressedContext:
