@@ -179,8 +179,8 @@ UNUSUAL = {
     "a coded slash at the end": (head("GET", "/v1/models%2F"), 200),
     "no host": (b"GET /health HTTP/1.1\r\n\r\n", 403),
     "another method": (head("PROPFIND", "/health"), 405),
-    "a second coding": (head("POST", CHAT, "transfer-encoding: gzip, chunked") + NOTHING, 400),
-    "no body": (head("POST", CHAT), 400),
+    "a second coding": (head("POST", CHAT, JSON, "transfer-encoding: gzip, chunked") + NOTHING, 400),
+    "no body": (head("POST", CHAT, JSON), 400),
     "a body that nobody asked for": (head("GET", "/health", LENGTH) + b"{}", 200),
 }
 
