@@ -244,7 +244,6 @@ PARTS = [{"type": "text", "text": "Hi"}]
         ({"stop": ""}, "stop"),
         ({"logprobs": 3}, "logprobs"),
         ({"top_logprobs": 3}, "top_logprobs"),
-        ({"top_logprobs": 0, "logprobs": False}, "top_logprobs"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
         ({"top_logprobs": -1, "logprobs": True}, "top_logprobs"),
         ({"logit_bias": {"1": 101}}, "logit_bias.1"),

@@ -49,9 +49,13 @@ def ask(server: LookonceServer, **options):
 
 
 def test_a_server_whose_engine_is_killed_tells_its_clients_and_ends(tmp_path):
-    """A request is under way: the engine is stopped before it is asked, so that it cannot be quick."""
-    with LookonceServer("--handover-dir", str(tmp_path), *VLLM) as server:
+    """Requests are under way: the engine is stopped before it is asked, so that it cannot be quick.
+
+    No describe pass is, which they would wait for, and no stream begins before the engine ends.
+    """
+    with LookonceServer("--handover-dir", str(tmp_path), "--stream-silence", "300", *VLLM) as server:
         assert ask(server).choices[0].message.content
+        server.wait_for("describes_total", 1, result="done")
         assert server.get("/health").status_code == 200
         (core,) = [one for one in processes(server) if "EngineCore" in " ".join(one.cmdline())]
         core.suspend()
