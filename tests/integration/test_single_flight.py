@@ -84,8 +84,10 @@ def describing(maker: LookonceServer, store: RedisServer, image: str) -> Iterato
     with ThreadPoolExecutor(1) as pool, maker.openai() as client:
         busy = client.chat.completions.create(model=MODEL, messages=messages("xyzzy", None), stream=True, **BUSY)
         next(iter(busy))
+        passes = maker.metric("queue_depth")
         asked = pool.submit(ask, maker, image, max_tokens=4, lookonce={"on_miss": "compress"})
         wait_until(lambda: bool(leases(store)), "it has the lease")
+        wait_until(lambda: maker.metric("queue_depth") > passes, "the pass is the engine's")
         maker.freeze()
         busy.close()
         try:
