@@ -17,16 +17,10 @@ _BYTES = tuple(4.0**n * 1024 for n in range(2, 12))
 # The labels' values that are known beforehand: their counters begin at 0, or a rate would not see the first error.
 _CACHES = ("hit", "miss", "bypass", "none")
 _STATUSES = ("200", "400", "404", "429", "499", "500", "503")  # of questions
-_REFUSALS = (
-    *(
-        "invalid_api_key",
-        "host_not_allowed",
-        "origin_not_allowed",
-        "request_timeout",
-        "request_too_large",
-        "overloaded",
-    ),
-    *("rate_limit_exceeded", "concurrency_limit_exceeded", "shutting_down"),
+# Of requests and connections that were not let in, or not taken on: the codes of their errors.
+REFUSALS = (
+    *("invalid_api_key", "host_not_allowed", "origin_not_allowed", "request_timeout", "request_too_large"),
+    *("overloaded", "rate_limit_exceeded", "concurrency_limit_exceeded", "shutting_down"),
     *("invalid_http", "headers_too_large", "too_many_connections", "send_timeout"),
 )
 _OPERATIONS = (
@@ -242,7 +236,7 @@ class Metrics:
         for cache in _CACHES:
             self.request_seconds.labels(cache)
             self.first_token_seconds.labels(cache)
-        _begin(self.refused, _REFUSALS)
+        _begin(self.refused, REFUSALS)
         _begin(self.fallbacks, ("none", "full_pass", "no_image", "no_room"))
         _begin(self.waits, ("process", "replica"))
         _begin(self.describes, ("done", "failed", "refused"))

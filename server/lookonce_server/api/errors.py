@@ -74,20 +74,6 @@ _TABLE: dict[type[Exception], _Mapping] = {
 }
 _OF_FILES = {"GET", "HEAD"}  # the methods of mounted files, where no route of ours leads to
 _INTERNAL = _Mapping(500, "server_error", "internal_error")
-# The codes of requests that were not let in, or not taken on.
-REFUSALS = frozenset(
-    {
-        "invalid_api_key",
-        "host_not_allowed",
-        "origin_not_allowed",
-        "request_timeout",
-        "request_too_large",
-        "overloaded",
-        "rate_limit_exceeded",
-        "concurrency_limit_exceeded",
-        "shutting_down",
-    }
-)
 # What a client is told where the error's own text is for operators: it names hosts, or is nothing that we wrote.
 _TOLD: dict[str | None, str] = {
     "internal_error": "The server failed.",

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lookonce_server.api import errors
 from lookonce_server.logs import RequestFacts, current_request
-from lookonce_server.metrics import Metrics
+from lookonce_server.metrics import REFUSALS, Metrics
 
 _log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -59,7 +59,7 @@ class Front:
             facts.status = facts.status or sending.outcome
             facts.seconds = round(time.monotonic() - begun, 6)
             _log.log(_level(facts), "request", extra={"facts": facts})
-            if facts.error in errors.REFUSALS:
+            if facts.error in REFUSALS:
                 self._metrics.refused.labels(facts.error).inc()
 
     async def _answer(self, sending: "_Sending", scope: Scope, receive: Receive) -> None:
