@@ -34,7 +34,7 @@ or point any OpenAI client at it:
   client = openai.OpenAI(base_url="{url}/v1", api_key="{api_key}")
 """
 _WATCH_SECONDS = 0.5  # between looks at the engine
-_UNDO_SECONDS = 2.0  # that a start which is broken off may take to undo what it has begun
+_UNDO_SECONDS = 10.0  # that a start which is broken off may take to undo what it has begun; most take none
 _CLOSE_SECONDS = 10.0  # that the parts may take to close when the engine has ended
 _log = logging.getLogger(__name__)
 
