@@ -33,10 +33,14 @@ def held(server: LookonceServer, requests: int) -> Held:
 
 
 def ask_about_images(server: LookonceServer, count: int, every: int) -> Iterator[Held]:
-    """Ask about so many images that the server has never met; measure every so often, and at the end."""
+    """Ask about so many images that the server has never met; measure every so often, and at the end.
+
+    Each is described before it is answered, or the describe passes would fill the queue.
+    """
+    options = {"max_tokens": 2, "lookonce": {"on_miss": "compress"}}
     with server.http() as client:
         for asked in range(1, count + 1):
-            answer = client.post(CHAT, json=question_about(picture_url(10_000_000 + asked), max_tokens=2))
+            answer = client.post(CHAT, json=question_about(picture_url(10_000_000 + asked), **options))
             assert answer.status_code == 200, answer.text
             if asked % every == 0 or asked == count:
                 yield held(server, asked)
