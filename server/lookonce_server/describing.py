@@ -54,7 +54,7 @@ class Describer:
         return context_identity(tenant, data, self._engine.facts, plan, template, self._precision)
 
     def is_current(self, identity: ContextIdentity) -> bool:
-        """Whether a context of that identity can be used: this model made it, behind what comes before an image now."""
+        """Whether a context of that identity can be used: this model made it, of the turn as it is rendered now."""
         made_here = identity.model_fingerprint == self._engine.facts.fingerprint
         return made_here and identity.template_digest == self._engine.template_digest(identity.describe_prompt)
 
