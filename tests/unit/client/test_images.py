@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookonce import ImageSourceError
-from lookonce._images import data_url, reference
+from lookonce._image import data_url, read_image
 
 
 @pytest.mark.parametrize(
@@ -34,12 +34,12 @@ def test_the_bytes_arrive_unchanged(image):
 def test_a_path_may_be_text_or_a_path(tmp_path, png):
     path = tmp_path / "a.png"
     path.write_bytes(png)
-    assert reference(path) == reference(str(path)) == reference(png)
+    assert read_image(path) == read_image(str(path)) == read_image(png)
 
 
 @pytest.mark.parametrize("url", ["data:image/png;base64,AAAA", "https://example.org/a.png"])
 def test_a_url_is_passed_on(url):
-    assert reference(url).pixels == url
+    assert read_image(url).pixels == url
 
 
 @pytest.mark.parametrize(
@@ -53,4 +53,4 @@ def test_a_url_is_passed_on(url):
 )
 def test_what_is_no_image_is_named(source, message):
     with pytest.raises(ImageSourceError, match=message):
-        reference(source)
+        read_image(source)
