@@ -28,10 +28,10 @@ from lookonce_evaluation.subject import Subject
 from lookonce_evaluation.tables import header, line
 from lookonce_pruning import parse_window
 from lookonce_scenes import CHECKPOINT
-from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import Answer, Sampling
+from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.transformers import TransformersEngine
-from lookonce_server.images import ImageLimits, decode_image
+from lookonce_server.images.decode import ImageLimits, decode_image
 from lookonce_server.settings import BUNDLED, Settings
 
 _QUESTION = Conversation((Turn("user", "How many objects are there in the image?", has_image=True),))

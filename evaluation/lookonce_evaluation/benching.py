@@ -13,12 +13,14 @@ from lookonce_cache import DEFAULT_TENANT, CompressedContext, Store, open_store
 from lookonce_evaluation.redis_process import RedisProcess
 from lookonce_pruning import parse_window
 from lookonce_scenes.world import render, sample_scene
-from lookonce_server.contexts import Contexts
-from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import Answer, DescribePlan, Engine, Sampling, Started
-from lookonce_server.images import ContextReference, ImageBytes, ImageLimits, Images
+from lookonce_server.engines.conversation import Conversation
+from lookonce_server.images.decode import ImageLimits
+from lookonce_server.images.reading import Images
+from lookonce_server.images.sources import ContextReference, ImageBytes
 from lookonce_server.metrics import Metrics
-from lookonce_server.sessions import Sessions
+from lookonce_server.sessions.contexts import Contexts
+from lookonce_server.sessions.sessions import Sessions
 from lookonce_server.settings import Settings
 
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 
-from lookonce_cache import CompressedContext, ContextIdentity, StoredTensor, digest
-from lookonce_cache.header import encode_head
-from lookonce_cache.precision import Role, parts_of
+from lookonce_cache import CompressedContext, ContextIdentity, QuantizedTensor, digest
+from lookonce_cache.format.header import encode_head
+from lookonce_cache.format.quantization import Role, parts_of
 from lookonce_evaluation import sizes_measured
 from lookonce_evaluation.tables import header, line
 from lookonce_pruning import kept_count
@@ -125,9 +125,9 @@ def _context(model: Model, image: Image, precision: str, shared: bool) -> Compre
     )
 
 
-def _without_memory(role: Role, precision: str, shape: tuple[int, int, int, int]) -> StoredTensor:
+def _without_memory(role: Role, precision: str, shape: tuple[int, int, int, int]) -> QuantizedTensor:
     parts = parts_of(role, precision, DTYPE, shape)
-    return StoredTensor(
+    return QuantizedTensor(
         role, precision, DTYPE, shape, tuple(torch.empty((), dtype=part.dtype).expand(part.shape) for part in parts)
     )
 

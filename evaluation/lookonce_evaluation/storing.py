@@ -14,17 +14,17 @@ from redis.maint_notifications import MaintNotificationsConfig
 from lookonce_cache import (
     CompressedContext,
     ContextIdentity,
-    Found,
     MemoryStore,
     Store,
+    StoreHit,
     decode,
     digest,
     encode,
     open_store,
     stored,
 )
-from lookonce_cache.redis_node import READ_SIZE
-from lookonce_cache.tiered import TieredStore
+from lookonce_cache.stores.redis.node import READ_SIZE
+from lookonce_cache.stores.tiered import TieredStore
 from lookonce_evaluation.redis_process import RedisProcess
 
 MEGABYTE = 10**6
@@ -72,7 +72,7 @@ class Cell:
         result = await self.run()
         taken = time.perf_counter() - started
         if self.tier is not None:
-            assert isinstance(result, Found), self.name
+            assert isinstance(result, StoreHit), self.name
             assert result.tier == self.tier, self.name
         return taken
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from lookonce_server import access
+from lookonce_server.auth import tenants as access
 
-from ..integration.asking import question_about
-from ..integration.pictures import png
-from ..integration.server_process import LookonceServer
+from ..support.http_requests import question_about
+from ..support.pictures import png
+from ..support.server_process import LookonceServer
 from .acting import ask, figures, file, pick_file, pick_scene, wait_for_answer, wait_for_context
 from .chromium import Visit
 

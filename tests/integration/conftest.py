@@ -8,10 +8,10 @@ import pytest
 
 from lookonce_cache import open_store
 
-from .network import Certificate, Network, make_certificate
-from .redis_cluster import RedisCluster
-from .redis_server import RedisServer, find_redis_server
-from .server_process import ENGINES, LookonceServer
+from ..support.network import Certificate, Network, make_certificate
+from ..support.redis_cluster import RedisCluster
+from ..support.redis_server import RedisServer, find_redis_server
+from ..support.server_process import ENGINES, LookonceServer
 from .stores import KINDS, url_of
 
 
@@ -71,7 +71,7 @@ def tls_port(shared_redis_server: RedisServer, certificate: Certificate) -> Iter
 @pytest.fixture(params=KINDS)
 async def opening(request, monkeypatch):
     """A function that opens the store under test with given options; what it opened is closed at the end."""
-    monkeypatch.setattr("lookonce_cache.redis_store.INDEX_SECONDS", 60)
+    monkeypatch.setattr("lookonce_cache.stores.redis.store.INDEX_SECONDS", 60)
     url = url_of(request.param, request.getfixturevalue)
     async with AsyncExitStack() as stack:
 

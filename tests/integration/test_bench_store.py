@@ -9,7 +9,7 @@ from lookonce_cache import PRECISIONS, encode
 from lookonce_evaluation import bench_store
 from lookonce_evaluation.storing import sample
 
-from .redis_server import BINARY_VARIABLE, find_redis_server
+from ..support.redis_server import BINARY_VARIABLE, find_redis_server
 
 MEASURED = {
     "process": {"bytearray(view)", "memoryview[:] = view", "encode", "decode", "dense"},

@@ -8,7 +8,7 @@ import pytest
 from lookonce_evaluation import soak
 from lookonce_evaluation.soaking.truth import Picture, Right
 
-from .redis_server import BINARY_VARIABLE, find_redis_server
+from ..support.redis_server import BINARY_VARIABLE, find_redis_server
 
 pytestmark = pytest.mark.timeout(900)
 

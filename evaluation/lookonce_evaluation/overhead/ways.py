@@ -16,12 +16,12 @@ from lookonce_cache import DEFAULT_TENANT, CompressedContext
 from lookonce_evaluation.benching import png
 from lookonce_evaluation.overhead.connection import connected, post
 from lookonce_evaluation.server_process import ServerProcess
-from lookonce_server.api.app import running_app, served_name
-from lookonce_server.api.state import AppState
-from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.app import running_app, served_name
 from lookonce_server.engines.base import Answer, Engine, Piece, Sampling, Started
-from lookonce_server.images import ContextReference, ImageBytes
-from lookonce_server.sessions import Sessions
+from lookonce_server.engines.conversation import Conversation, Turn
+from lookonce_server.http.state import AppState
+from lookonce_server.images.sources import ContextReference, ImageBytes
+from lookonce_server.sessions.sessions import Sessions
 from lookonce_server.settings import Settings
 
 DIRECT, SERVER, BARE, PROCESS = "direct", "server", "bare uvicorn", "lookonce serve"

@@ -13,10 +13,10 @@ from vllm.distributed.kv_transfer import get_kv_transfer_group
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
 
 from lookonce_server.engines.vllm import VllmEngine, options
-from lookonce_server.engines.vllm.connector import ContextConnector
-from lookonce_server.engines.vllm.contract import CaptureStep, StepPlan
-from lookonce_server.engines.vllm.recording import Recorder
-from lookonce_server.engines.vllm.worker import WorkerExtension
+from lookonce_server.engines.vllm.connector.connector import ContextConnector
+from lookonce_server.engines.vllm.connector.messages import CaptureStep, StepPlan
+from lookonce_server.engines.vllm.connector.recorder import KVRecorder
+from lookonce_server.engines.vllm.connector.worker import WorkerExtension
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -79,7 +79,7 @@ class ClockedConnector(ContextConnector):
                 )
             )
 
-    def _write(self, recorder: Recorder, step: CaptureStep) -> None:
+    def _write(self, recorder: KVRecorder, step: CaptureStep) -> None:
         self._timed("capture", super()._write)(recorder, step)
 
     def _timed(self, name: str, work: Callable[P, T]) -> Callable[P, T]:

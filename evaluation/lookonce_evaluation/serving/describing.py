@@ -11,10 +11,10 @@ from lookonce_cache import DEFAULT_TENANT
 from lookonce_evaluation.benching import Spread
 from lookonce_evaluation.serving.clock import ClockedEngine, StepTime
 from lookonce_server.engines.base import DescribePlan, Sampling
-from lookonce_server.engines.vllm.contract import Capture, Compression, Job
-from lookonce_server.engines.vllm.requests import sampling_params
-from lookonce_server.engines.vllm.spool import take_result
-from lookonce_server.images import ImageLimits, decode_image
+from lookonce_server.engines.vllm.client import sampling_params
+from lookonce_server.engines.vllm.connector.files import take_result
+from lookonce_server.engines.vllm.connector.messages import Capture, Compression, Job
+from lookonce_server.images.decode import ImageLimits, decode_image
 
 T = TypeVar("T")
 

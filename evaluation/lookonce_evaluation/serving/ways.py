@@ -10,9 +10,9 @@ from lookonce_cache import DEFAULT_TENANT, CompressedContext, ContextKey, Store,
 from lookonce_evaluation.benching import Serving, measure, plan_of, png
 from lookonce_evaluation.serving.clock import ClockedEngine
 from lookonce_evaluation.serving.loop import Ask
-from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import Answer, DescribePlan, Sampling
-from lookonce_server.images import ImageLimits, decode_image
+from lookonce_server.engines.conversation import Conversation, Turn
+from lookonce_server.images.decode import ImageLimits, decode_image
 from lookonce_server.settings import Settings
 
 FULL, PREFIX = "full pass", "full pass, prefix cache"

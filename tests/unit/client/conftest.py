@@ -10,7 +10,7 @@ import pytest
 
 import lookonce
 
-from ...blocking import Blocking
+from ...support.blocking import Blocking
 from .contract_server import CONTEXT_ID, PNG, ContractServer
 
 

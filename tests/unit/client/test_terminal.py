@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lookonce.cli.terminal import Terminal, one_line, printable
 
-from ...pseudo_terminal import PseudoTerminal
+from ...support.pseudo_terminal import PseudoTerminal
 
 BOLD, DIM, CLEARED = "\x1b[1m", "\x1b[2m", "\x1b[K"
 CTRL_C, CTRL_D = "\x03", "\x04"
