@@ -5,7 +5,8 @@ import time
 from dataclasses import replace
 
 from lookonce_cache import CompressedContext, ContextIdentity, digest, stored
-from lookonce_server.engines.base import DescribePlan, Description, Engine, Heard, ModelFacts
+from lookonce_server.engines.base import DescribePlan, Engine, ModelFacts, OnText
+from lookonce_server.engines.description import Description
 from lookonce_server.errors import InvalidRequestError
 from lookonce_server.images.reading import Images
 from lookonce_server.images.sources import ImageBytes
@@ -59,14 +60,14 @@ class ContextBuilder:
         made_here = identity.model_fingerprint == self._engine.facts.fingerprint
         return made_here and identity.template_digest == self._engine.template_digest(identity.describe_prompt)
 
-    async def describe(self, identity: ContextIdentity, image: ImageBytes, heard: Heard) -> CompressedContext:
+    async def describe(self, identity: ContextIdentity, image: ImageBytes, on_text: OnText) -> CompressedContext:
         """The context of that identity, which came of this image.
 
         It has another one where the template has printed something else since the identity was told.
         """
         pixels = await self._images.decode(image)
         plan = replace(self._plan, retention=identity.retention, prompt=identity.describe_prompt)
-        found = await self._engine.describe(pixels, plan, identity.tenant, heard)
+        found = await self._engine.describe(pixels, plan, identity.tenant, on_text)
         made = replace(identity, template_digest=found.template_digest)
         return await asyncio.to_thread(context_of, made, found)
 
@@ -103,8 +104,8 @@ def context_of(identity: ContextIdentity, found: Description) -> CompressedConte
         identity=identity,
         keys=stored(found.keys, "keys", identity.precision),
         values=stored(found.values, "values", identity.precision),
-        shared_tokens=found.shared_tokens,
-        moved_by=found.moved_by,
+        shared_tokens=found.num_prefix_tokens,
+        moved_by=found.position_shift,
         full_tokens=found.prompt_tokens,
         kept_indices=found.kept,
         scores=found.scores,

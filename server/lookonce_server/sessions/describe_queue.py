@@ -24,7 +24,7 @@ from lookonce_cache import (
     StoreUnavailableError,
     WritesRefusedError,
 )
-from lookonce_server.engines.base import Heard
+from lookonce_server.engines.base import OnText
 from lookonce_server.errors import (
     ContextNotKeptError,
     EngineError,
@@ -47,7 +47,7 @@ HELD_OFF_LONGER_SECONDS = 600.0  # the same, where it never could: it is too lar
 _POLL_SECONDS = (0.02, 0.5)  # between looks at a lease: the first, and the longest
 _OFFER_SECONDS = (0.2, 2.0)  # between offers of a context to a store that was away
 
-Make = Callable[[Heard], Awaitable[CompressedContext]]
+Make = Callable[[OnText], Awaitable[CompressedContext]]
 OnceKept = Callable[[], Awaitable[None]]
 _Pass = Callable[[], Awaitable[CompressedContext]]
 

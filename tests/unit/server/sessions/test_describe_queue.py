@@ -15,7 +15,7 @@ from lookonce_cache import (
     WritesRefusedError,
     open_store,
 )
-from lookonce_server.engines.base import unheard
+from lookonce_server.engines.base import ignore_text
 from lookonce_server.errors import ContextNotKeptError, EngineError, ShuttingDownError
 from lookonce_server.images.sources import ImageBytes
 from lookonce_server.metrics import Metrics
@@ -43,7 +43,7 @@ class Describing:
         self.is_under_way = asyncio.Event()
         self.may_end = asyncio.Event()
 
-    async def __call__(self, heard=unheard) -> CompressedContext:
+    async def __call__(self, heard=ignore_text) -> CompressedContext:
         self.begun += 1
         self.is_under_way.set()
         await self.may_end.wait()
