@@ -3,8 +3,11 @@
 import json
 import math
 
+import pytest
+
 from lookonce_evaluation import bench_server
 
+pytestmark = pytest.mark.extended
 WAYS = {"none": {"direct", "server", "bare uvicorn"}, "scenes": {"direct", "server", "lookonce serve"}}
 
 

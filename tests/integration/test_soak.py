@@ -10,7 +10,7 @@ from lookonce_evaluation.soaking.truth import Picture, Right
 
 from ..support.redis_server import BINARY_VARIABLE, find_redis_server
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.extended, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module", autouse=True)
