@@ -51,7 +51,7 @@ lint: $(VENV)/.dev ## check style, format, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-report: $(VENV)/.dev ## rerun every evaluation of accuracy and attention, and put the results into docs/
+report: $(VENV)/.dev ## rerun every evaluation of accuracy and attention, and put the results into docs/research/
 	$(BIN)/python -m lookonce_evaluation.report $(ARGS)
 
 bench: $(VENV)/.dev ## measure speed and size
