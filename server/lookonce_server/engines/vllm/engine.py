@@ -44,6 +44,7 @@ from lookonce_server.engines.vllm.parent import binding_forks
 from lookonce_server.engines.vllm.requests import BACKGROUND, Requests, sampling_params
 from lookonce_server.engines.vllm.selfcheck import check_model, shared_tokens
 from lookonce_server.engines.vllm.spool import Spool
+from lookonce_server.engines.vllm.step_times import StepTimes
 from lookonce_server.errors import EngineError, ModelRefusedError
 
 
@@ -216,6 +217,11 @@ class VllmEngine:
     async def ping(self) -> None:
         """See `Engine.ping`."""
         await self._requests.ping()
+
+    async def take_step_times(self) -> list[StepTimes]:
+        """Return what the steps since the last call spent on contexts, in the first rank's worker."""
+        first, *_ = await self._requests.call_workers("lookonce_step_times")
+        return [StepTimes(*times) for times in first]  # vLLM's messages make tuples lists
 
     async def close(self) -> None:
         """Stop vLLM."""
