@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from lookonce_server.engines.transformers.runner import ModelRunner
+from lookonce_server.engines.transformers.model import ModelRunner
 
 
 class Continued(NamedTuple):

@@ -35,7 +35,7 @@ class Said(NamedTuple):
 
 
 class ImageLooks:
-    """An `Observer`: how much attention the last token of each prompt in a batch pays the image's tokens.
+    """An `StoreObserver`: how much attention the last token of each prompt in a batch pays the image's tokens.
 
     Args:
         lengths: tokens of each prompt, those that were in the cache before left out.
@@ -50,7 +50,7 @@ class ImageLooks:
     def observe(
         self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
     ) -> Tensor | None:
-        """See `attention.Observer`."""
+        """See `attention.StoreObserver`."""
         past = key.shape[2] - query.shape[2]
         columns = self._columns[layer if len(self._columns) > 1 else 0]
         scale = query.shape[3] ** -0.5 if scaling is None else scaling
@@ -78,7 +78,7 @@ def answers(
     prompts = [subject.grader.after_context(question) for question in questions]
     wanted = [subject.grader.answer(question) for question in questions]
     # Of each image token kept: how many tokens of text stand before it, and how many kept ones.
-    columns = described.prompt.image_columns[kept] - kept + torch.arange(kept.shape[1])
+    columns = described.prompt.image_positions[kept] - kept + torch.arange(kept.shape[1])
     looks = ImageLooks([len(prompt) for prompt in prompts], columns)
     with observed(subject.runner.model.config.get_text_config(), looks):
         steps = [_next_logprobs(subject, packed.keys, packed.values, prompts)]

@@ -10,9 +10,9 @@ from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.pictures import pictures
 from lookonce_scenes.questions import CATEGORIES, OPEN, Question, yes_no_pair
 from lookonce_scenes.world import Scene, render, sample_scene
-from lookonce_server.decoding.decode import decode_image
-from lookonce_server.decoding.limits import ImageLimits
 from lookonce_server.errors import InvalidImageError
+from lookonce_server.images.decode.decoder import decode_image
+from lookonce_server.images.decode.limits import ImageLimits
 
 HELD_OUT_SEED = 550_000_000
 """First seed of the scenes that results are reported on; training draws seeds from a thousand million on."""

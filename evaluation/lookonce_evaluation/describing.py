@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lookonce_pruning import AttentionRecorder, ImageScores, PackedContext, RowSource, compress
+from lookonce_pruning import AttentionRecorder, ImageScores, PackedContext, ScoreQueries, compress
 from lookonce_server.engines.prompts import Prompt, PromptRenderer
-from lookonce_server.engines.transformers.runner import ModelRunner, State, stacked
+from lookonce_server.engines.transformers.model import ModelRunner, State, stacked
 
 MAX_TOKENS = 128
 """Most tokens of a description."""
@@ -26,7 +26,7 @@ class Described(NamedTuple):
     recorder: AttentionRecorder
     said: list[int]  # the text's tokens, the end token left out
 
-    def scores(self, rows: RowSource = "generated") -> ImageScores:
+    def scores(self, rows: ScoreQueries = "generated") -> ImageScores:
         """What the recorded rows pay each image token."""
         return self.recorder.scores(rows)
 
@@ -36,7 +36,7 @@ class Described(NamedTuple):
             self.keys,
             self.values,
             prompt_length=self.prompt.tokens,
-            image_columns=self.prompt.image_columns,
+            image_positions=self.prompt.image_positions,
             kept=kept,
             inv_freq=inv_freq,
             next_position=self.next_position,
@@ -56,7 +56,7 @@ def describe(
     prompt = prompts.describe(describe_prompt, image)
     recorder = AttentionRecorder(
         runner.model,
-        image_columns=prompt.image_columns,
+        image_positions=prompt.image_positions,
         prompt_length=prompt.tokens,
         window=window,
         grid=prompt.grid,

@@ -21,7 +21,7 @@ from lookonce_evaluation.roc import auc_with_interval
 from lookonce_evaluation.runs import JSON, Run
 from lookonce_evaluation.subject import Subject
 from lookonce_evaluation.tables import header, line
-from lookonce_pruning import RowSource, get_selection, kept_count
+from lookonce_pruning import ScoreQueries, get_selection, kept_count
 
 SIGNAL = "least margin"
 """What thresholds are tabulated of: the server's own signal, in nats. (It looks at the first few tokens, which are all
@@ -52,7 +52,7 @@ class Kept(NamedTuple):
     """What contexts keep."""
 
     window: range
-    rows: RowSource
+    rows: ScoreQueries
     selection: str
     retentions: tuple[float, ...]
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lookonce_evaluation.batching import expanded, extend
 from lookonce_scenes.questions import Question
-from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import PromptRenderer
-from lookonce_server.engines.transformers.runner import ModelRunner
+from lookonce_server.engines.transformers.model import ModelRunner
 
 
 class Graded(NamedTuple):

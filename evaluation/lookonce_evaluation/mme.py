@@ -19,7 +19,7 @@ from lookonce_evaluation.runs import Run
 from lookonce_evaluation.subject import Subject
 from lookonce_evaluation.ways import Context, FullPass, Way
 from lookonce_evaluation.yes_no import YesNo
-from lookonce_server.decoding import ImageLimits
+from lookonce_server.images.decode import ImageLimits
 from lookonce_server.settings import Settings
 
 RETENTIONS = (0.05, 0.02)

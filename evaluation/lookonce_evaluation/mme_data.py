@@ -15,8 +15,8 @@ from lookonce_evaluation.dataset import Case
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.pictures import is_picture
 from lookonce_scenes.questions import Question
-from lookonce_server.decoding import ImageLimits, decode_image
 from lookonce_server.errors import InvalidImageError
+from lookonce_server.images.decode import ImageLimits, decode_image
 
 PERCEPTION = tuple("existence count position color posters celebrity scene landmark artwork OCR".split())
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")

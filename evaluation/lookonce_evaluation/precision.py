@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lookonce_cache.precision import PRECISIONS, Role, StoredTensor, stored
+from lookonce_cache.format.quantization import PRECISIONS, QuantizedTensor, Role, stored
 from lookonce_evaluation.commands import parse_arguments, write_rows
 from lookonce_evaluation.dataset import Case, held_out
 from lookonce_evaluation.grading import Graded
@@ -57,7 +57,7 @@ class Ask:
         self._errors: list[tuple[float, float]] = []
 
     def add(
-        self, case: Case, kept: tuple[StoredTensor, StoredTensor], graded: Graded, native: Tensor, side: int
+        self, case: Case, kept: tuple[QuantizedTensor, QuantizedTensor], graded: Graded, native: Tensor, side: int
     ) -> None:
         """Take one image's answers.
 
@@ -103,7 +103,7 @@ def evaluate(subject: Subject, cases: list[Case], settings: Settings, progress: 
     for case in tqdm(cases, disable=not progress):
         described = subject.describe(case, window)
         scores = described.scores(settings.rows)
-        shared = int(described.prompt.image_columns[0])
+        shared = int(described.prompt.image_positions[0])
         for share, of_share in asks.items():
             kept = selection.select(scores, kept_count(share, scores.tokens))
             packed = described.packed(kept, subject.runner.inv_freq)
@@ -116,7 +116,7 @@ def evaluate(subject: Subject, cases: list[Case], settings: Settings, progress: 
     return [ask.row(of_share[0].outcomes) for of_share in asks.values() for ask in of_share]
 
 
-def _through(packed: Tensor, role: Role, precision: str, shared: int) -> tuple[StoredTensor, Tensor]:
+def _through(packed: Tensor, role: Role, precision: str, shared: int) -> tuple[QuantizedTensor, Tensor]:
     """A context's keys or values as they are stored, and whole again after the tokens that all contexts share."""
     kept = stored(packed[:, :, shared:].contiguous(), role, precision)
     return kept, torch.cat((packed[:, :, :shared], kept.dense()), 2)

@@ -37,7 +37,7 @@ OTHERS = ("Describe.", "", "Thanks.", "How many objects are there?", "What color
 BLIND = "blind"
 RETENTIONS = (0.0, 0.02, 0.05)
 KINDS = {"acc": "ACC", "acc+": "ACC+", "open": "open"}
-Records = Sequence[Mapping[str, Any]]
+BlobStore = Sequence[Mapping[str, Any]]
 
 
 def look(subject: Subject, settings: Settings, judge: Judge, prompts: Sequence[str], case: Case) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _grades(subject: Subject, settings: Settings, case: Case, one: Described, pr
     return grader.grade(packed.keys, packed.values, packed.tokens, texts, case.questions).right
 
 
-def outcomes(cases: Sequence[Case], records: Records, way: str, share: float) -> Outcomes:
+def outcomes(cases: Sequence[Case], records: BlobStore, way: str, share: float) -> Outcomes:
     """The answers from the contexts of one prompt, or of BLIND, at one retention."""
     made = Outcomes()
     for case, record in zip(cases, records, strict=True):
@@ -85,7 +85,7 @@ def outcomes(cases: Sequence[Case], records: Records, way: str, share: float) ->
     return made
 
 
-def f1(records: Records, way: str, what: str) -> list[float]:
+def f1(records: BlobStore, way: str, what: str) -> list[float]:
     """By image: F1 of the description that was `seeing` the image, or that saw the prompt's tokens `alone`."""
     return [Score(*_of(record, way)[what]["counts"]).f1 for record in records]
 
@@ -95,7 +95,7 @@ def _of(record: Mapping[str, Any], way: str) -> Mapping[str, Any]:
     return found
 
 
-def held(cases: Sequence[Case], records: Records, prompts: Sequence[str]) -> str:
+def held(cases: Sequence[Case], records: BlobStore, prompts: Sequence[str]) -> str:
     """The table of what the prompt's own tokens hold."""
     graded = bool(cases[0].questions)
     base = outcomes(cases, records, prompts[0], 0.0) if graded else None
@@ -113,7 +113,7 @@ def held(cases: Sequence[Case], records: Records, prompts: Sequence[str]) -> str
     return "\n".join(lines)
 
 
-def chosen_by(cases: Sequence[Case], records: Records, prompts: Sequence[str]) -> str:
+def chosen_by(cases: Sequence[Case], records: BlobStore, prompts: Sequence[str]) -> str:
     """The table of what is answered from the contexts that each prompt makes."""
     lines = [header("prompt", "kept", *(cell for kind in KINDS.values() for cell in (kind, "change")))]
     for share in sorted(RETENTIONS[1:], reverse=True):
@@ -192,7 +192,7 @@ def main(arguments: list[str]) -> None:
     run.write_json("result.json", result(cases, records, prompts) | who.told)
 
 
-def result(cases: Sequence[Case], records: Records, prompts: Sequence[str]) -> dict[str, Any]:
+def result(cases: Sequence[Case], records: BlobStore, prompts: Sequence[str]) -> dict[str, Any]:
     """The same figures as JSON, in percent."""
     found: dict[str, Any] = {}
     for way in (*prompts, BLIND):

@@ -6,8 +6,8 @@ from torch import Tensor
 from lookonce_evaluation.describing import MAX_TOKENS, Described, decode, generate
 from lookonce_evaluation.subject import Subject
 from lookonce_pruning import Blocked, Knockout, get_selection, kept_count
-from lookonce_server.conversation import Conversation, Turn
-from lookonce_server.engines.transformers.runner import State, stacked
+from lookonce_server.engines.conversation import Conversation, Turn
+from lookonce_server.engines.transformers.model import State, stacked
 from lookonce_server.settings import Settings
 
 
@@ -56,8 +56,8 @@ def blinded(subject: Subject, described: Described) -> Described:
     Everywhere: in every layer, from all tokens after the image. The scores are those of the describe pass itself.
     """
     prompt = described.prompt
-    query = range(int(prompt.image_columns.max()) + 1, prompt.tokens)
-    with Knockout(subject.runner.model, [[Blocked(query, prompt.image_columns, range(subject.runner.num_layers))]]):
+    query = range(int(prompt.image_positions.max()) + 1, prompt.tokens)
+    with Knockout(subject.runner.model, [[Blocked(query, prompt.image_positions, range(subject.runner.num_layers))]]):
         state, said = generate(subject.runner, prompt, subject.prompts.tokenizer.eos_token_id, 1)
     keys, values = stacked(state.cache, prompt.tokens)
     return described._replace(keys=keys, values=values, said=said, text=subject.prompts.tokenizer.decode(said))

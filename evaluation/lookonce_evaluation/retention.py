@@ -19,7 +19,7 @@ from lookonce_evaluation.published import beside_the_papers
 from lookonce_evaluation.runs import Run
 from lookonce_evaluation.subject import Subject
 from lookonce_evaluation.ways import CaptionOnly, Context, FullPass, ImageOnly, Ready, Way
-from lookonce_pruning import RowSource
+from lookonce_pruning import ScoreQueries
 from lookonce_scenes.questions import CATEGORIES, Question
 
 RETENTIONS = (0.5, 0.2, 0.1, 0.05, 0.02)
@@ -27,10 +27,10 @@ SMALL = (0.05, 0.02)
 """The retentions of the paper's table: what is scored and how it is chosen are varied more at these."""
 SEEDS = range(5)
 """Of random draws at these. Each image is drawn for anew, so one seed has as many draws as there are images."""
-ROWS: tuple[RowSource, ...] = ("generated", "query", "both")
+ROWS: tuple[ScoreQueries, ...] = ("generated", "query", "both")
 
 
-def ways(retentions: Sequence[float], selection: str, window: range, rows: RowSource, layers: int) -> list[Way]:
+def ways(retentions: Sequence[float], selection: str, window: range, rows: ScoreQueries, layers: int) -> list[Way]:
     """All ways, the full pass first.
 
     Args:
@@ -55,7 +55,7 @@ def ways(retentions: Sequence[float], selection: str, window: range, rows: RowSo
     return [*made, CaptionOnly()]
 
 
-def _variants(share: float, window: tuple[int, int], rows: RowSource, layers: int) -> list[Context]:
+def _variants(share: float, window: tuple[int, int], rows: ScoreQueries, layers: int) -> list[Context]:
     """Attention scored in all layers, and by other rows; and half attention, half not."""
     return [
         Context("attention, all layers", share, "attention", (0, layers), rows),

@@ -10,11 +10,11 @@ from lookonce_evaluation.dataset import Case
 from lookonce_evaluation.describing import Described, describe
 from lookonce_evaluation.grading import Graded, Grader
 from lookonce_scenes import CHECKPOINT
-from lookonce_server.conversation import Conversation, Turn
-from lookonce_server.engines.framing import framing_of
+from lookonce_server.engines.conversation import Conversation, Turn
+from lookonce_server.engines.geometry import image_crop
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
-from lookonce_server.engines.transformers.runner import ModelRunner, stacked
+from lookonce_server.engines.transformers.model import ModelRunner, stacked
 from lookonce_server.settings import BUNDLED, Settings
 
 
@@ -24,7 +24,7 @@ class Prefix(NamedTuple):
     keys: Tensor  # [layers, kv_heads, tokens, head_dim], after RoPE
     values: Tensor  # like keys
     next_position: int  # RoPE position of the token after it
-    image_columns: Tensor  # [image tokens], int64
+    image_positions: Tensor  # [image tokens], int64
     grid: tuple[int, int]  # of the image tokens
 
     @property
@@ -45,7 +45,7 @@ class Subject:
         self.runner = ModelRunner(loaded.model)
         self.prompts = PromptRenderer(loaded.processor, loaded.model.config)
         self.fingerprint = loaded.fingerprint
-        self.framing = framing_of(loaded.processor)
+        self.framing = image_crop(loaded.processor)
         self.checkpoint = loaded.checkpoint
         self.describe_prompt = describe_prompt
         self.grader = Grader(self.runner, self.prompts, describe_prompt)
@@ -73,7 +73,7 @@ class Subject:
         state = self.runner.prefill(asked)
         # What follows the image is text, which takes one position a token.
         position = state.next_position - (asked.tokens - end)
-        return Prefix(*stacked(state.cache, end), position, asked.image_columns, asked.grid)
+        return Prefix(*stacked(state.cache, end), position, asked.image_positions, asked.grid)
 
     def after_image(self, question: str) -> list[int]:
         """Token ids of what follows the image's last token where a question is asked directly."""

@@ -16,10 +16,10 @@ from lookonce_evaluation.dataset import Case
 from lookonce_evaluation.describing import Described
 from lookonce_evaluation.oracle import oracle
 from lookonce_evaluation.subject import Subject
-from lookonce_pruning import ImageScores, RowSource, get_selection, kept_count, rotate_keys
-from lookonce_server.conversation import Conversation, Turn
+from lookonce_pruning import ImageScores, ScoreQueries, get_selection, kept_count, rotate_keys
+from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import Prompt
-from lookonce_server.engines.transformers.runner import stacked
+from lookonce_server.engines.transformers.model import stacked
 
 
 class Ready(NamedTuple):
@@ -52,7 +52,7 @@ class Look:
     def __init__(self, subject: Subject, case: Case) -> None:
         self.subject = subject
         self.case = case
-        self._scores: dict[RowSource, ImageScores] = {}
+        self._scores: dict[ScoreQueries, ImageScores] = {}
 
     @cached_property
     def described(self) -> Described:
@@ -64,7 +64,7 @@ class Look:
         """The questions as they follow a context."""
         return [self.subject.grader.after_context(question) for question in self.case.questions]
 
-    def scores(self, window: range, rows: RowSource) -> ImageScores:
+    def scores(self, window: range, rows: ScoreQueries) -> ImageScores:
         """What these rows pay each image token in the layers of the window."""
         if rows not in self._scores:
             self._scores[rows] = self.described.scores(rows)
@@ -117,7 +117,7 @@ class Context:
     retention: float
     selection: str
     window: tuple[int, int]
-    rows: RowSource
+    rows: ScoreQueries
     seed: int | None = None
 
     def ready(self, look: Look) -> Ready:
@@ -142,7 +142,7 @@ class ImageOnly(Context):
     def ready(self, look: Look) -> Ready:
         """See `Way.ready`."""
         described, kept = look.described, self.kept(look)
-        index = described.prompt.image_columns[kept][:, None, :, None].to(described.keys.device)
+        index = described.prompt.image_positions[kept][:, None, :, None].to(described.keys.device)
         keys, values = (torch.take_along_dim(each, index, dim=2) for each in (described.keys, described.values))
         tokens = kept.shape[1]
         turned = rotate_keys(keys, look.subject.runner.inv_freq, tokens - described.next_position)

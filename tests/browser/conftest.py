@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from ..integration.server_process import LookonceServer
+from ..support.server_process import LookonceServer
 from .chromium import WAIT_MS, Visit, find_chromium
 
 Visiting = Callable[..., Visit]

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ..integration.pictures import data_url, find_question, messages, picture_url, png
-from ..integration.server_process import MODEL, LookonceServer, environment
+from ..support.pictures import data_url, find_question, messages, picture_url, png
+from ..support.server_process import MODEL, LookonceServer, environment
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent.parent / "docs"

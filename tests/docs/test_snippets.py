@@ -23,10 +23,10 @@ from PIL import Image
 
 from lookonce_evaluation import cli as evaluation
 from lookonce_scenes import PROFILE
-from lookonce_server.access import key_hash, new_key
+from lookonce_server.auth.tenants import key_hash, new_key
 from lookonce_server.settings import load_settings
 
-from ..integration.server_process import LookonceServer, environment
+from ..support.server_process import LookonceServer, environment
 from .snippets import PAGES, ROOT, Snippet, snippets, words
 
 RUN = {"curl", "printf", "lookonce ask", "lookonce chat", "lookonce contexts", "lookonce describe", "lookonce new-key"}

@@ -10,10 +10,10 @@ from lookonce_cache import open_store
 from lookonce_evaluation.bench.fixtures import find_redis_server
 from lookonce_evaluation.errors import EvaluationError
 
-from .network import Certificate, Network, make_certificate
-from .redis_cluster import RedisCluster
-from .redis_server import RedisServer
-from .server_process import ENGINES, LookonceServer
+from ..support.network import Certificate, Network, make_certificate
+from ..support.redis_cluster import RedisCluster
+from ..support.redis_server import RedisServer
+from ..support.server_process import ENGINES, LookonceServer
 from .stores import KINDS, url_of
 
 
@@ -72,7 +72,7 @@ def tls_port(shared_redis_server: RedisServer, certificate: Certificate) -> Iter
 @pytest.fixture(params=KINDS)
 async def opening(request, monkeypatch):
     """A function that opens the store under test with given options; what it opened is closed at the end."""
-    monkeypatch.setattr("lookonce_cache.redis_store.INDEX_SECONDS", 60)
+    monkeypatch.setattr("lookonce_cache.stores.redis.store.INDEX_SECONDS", 60)
     url = url_of(request.param, request.getfixturevalue)
     async with AsyncExitStack() as stack:
 

@@ -13,11 +13,11 @@ from PIL import Image
 
 import lookonce
 
-from ..blocking import Blocking
-from ..pseudo_terminal import PseudoTerminal
-from .network import Network
-from .pictures import find_question, png, questions
-from .server_process import environment
+from ..support.blocking import Blocking
+from ..support.network import Network
+from ..support.pictures import find_question, png, questions
+from ..support.pseudo_terminal import PseudoTerminal
+from ..support.server_process import environment
 
 FIND = "Find the red object."
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from .pictures import messages, picture_url, png, questions, scene
-from .server_process import MODEL, LookonceServer
+from ..support.pictures import messages, picture_url, png, questions, scene
+from ..support.server_process import MODEL, LookonceServer
 
 IMAGES = 50
 ASKED_OF_EACH = 10

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
-from .pictures import data_url, find_question, messages, picture_url, png, questions
-from .server_process import MODEL, LookonceServer
+from ..support.pictures import data_url, find_question, messages, picture_url, png, questions
+from ..support.server_process import MODEL, LookonceServer
 
 RIGHT_ANSWERS = 0.8  # share of the open questions about held-out scenes that the bundled model must get right
 SEEDS = (101, 102, 103)

@@ -7,11 +7,11 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from lookonce_server.access import key_hash, new_key
+from lookonce_server.auth.tenants import key_hash, new_key
 
-from .pictures import find_question, picture_url, questions
-from .redis_server import RedisServer
-from .server_process import MODEL, LookonceServer
+from ..support.pictures import find_question, picture_url, questions
+from ..support.redis_server import RedisServer
+from ..support.server_process import MODEL, LookonceServer
 
 pytestmark = pytest.mark.anyio
 

@@ -16,12 +16,14 @@ from lookonce_evaluation.bench.fixtures import RedisServer
 from lookonce_evaluation.bench.timing import Ask, time_answer
 from lookonce_pruning import parse_window
 from lookonce_scenes.world import render, sample_scene
-from lookonce_server.contexts import Contexts
-from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import Answer, DescribePlan, Engine, Sampling
-from lookonce_server.images import ContextReference, ImageBytes, ImageLimits, Images, decode_image
+from lookonce_server.engines.conversation import Conversation, Turn
+from lookonce_server.images.decode import ImageLimits, decode_image
+from lookonce_server.images.reading import Images
+from lookonce_server.images.sources import ContextReference, ImageBytes
 from lookonce_server.metrics import Metrics
-from lookonce_server.sessions import Sessions
+from lookonce_server.sessions.contexts import Contexts
+from lookonce_server.sessions.sessions import Sessions
 from lookonce_server.settings import Settings
 
 FULL, PREFIX = "full pass", "full pass, prefix cache"

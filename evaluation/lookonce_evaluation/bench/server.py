@@ -39,14 +39,14 @@ from lookonce_evaluation.bench.methods import about, png
 from lookonce_evaluation.bench.timing import Spread
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.tables import header, line
-from lookonce_server.api.app import running_app
-from lookonce_server.api.state import AppState
-from lookonce_server.connection import RefusalLog
-from lookonce_server.conversation import Conversation
+from lookonce_server.app import running_app
 from lookonce_server.engines.base import Answer, Engine, Piece, Sampling, Started
-from lookonce_server.images import ContextReference, ImageBytes
-from lookonce_server.serving import Server
-from lookonce_server.sessions import Sessions
+from lookonce_server.engines.conversation import Conversation
+from lookonce_server.http.protocol.connection import RefusalLog
+from lookonce_server.http.state import AppState
+from lookonce_server.images.sources import ContextReference, ImageBytes
+from lookonce_server.server import Server
+from lookonce_server.sessions.sessions import Sessions
 from lookonce_server.settings import Settings
 
 DIRECT, SERVER, BARE, PROCESS = "direct", "server", "bare uvicorn", "lookonce serve"
@@ -186,7 +186,7 @@ async def in_process() -> AsyncIterator[dict[str, Method]]:
         by_model = {MODEL: parts, NONE: _without_model(parts)}
         context = await parts.contexts.create(DEFAULT_TENANT, ImageBytes(png(1), "image"))
         refusals = RefusalLog(parts.metrics)
-        server = Server(app, settings, refusals=refusals, phase=parts.phase, greet=lambda url: None)
+        server = Server(app, settings, refusals=refusals, phase=parts.phase, on_listening=lambda url: None)
         url = await stack.enter_async_context(_serving(server))
         config = uvicorn.Config(_answer_by_heart, port=0, lifespan="off", log_config=None, access_log=False)
         bare_url = await stack.enter_async_context(_serving(uvicorn.Server(config)))

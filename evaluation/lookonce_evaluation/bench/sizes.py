@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import torch
 
-from lookonce_cache import CompressedContext, ContextIdentity, StoredTensor, digest, encode
-from lookonce_cache.header import encode_head
-from lookonce_cache.precision import Role, parts_of
+from lookonce_cache import CompressedContext, ContextIdentity, QuantizedTensor, digest, encode
+from lookonce_cache.format.header import encode_head
+from lookonce_cache.format.quantization import Role, parts_of
 from lookonce_evaluation.bench import command
 from lookonce_evaluation.bench.checkpoints import write_llava
 from lookonce_evaluation.bench.engine import loaded
@@ -137,9 +137,9 @@ def empty_context(model: Model, image: Image, precision: str, *, shared: bool) -
     )
 
 
-def _without_memory(role: Role, precision: str, shape: tuple[int, int, int, int]) -> StoredTensor:
+def _without_memory(role: Role, precision: str, shape: tuple[int, int, int, int]) -> QuantizedTensor:
     parts = parts_of(role, precision, DTYPE, shape)
-    return StoredTensor(
+    return QuantizedTensor(
         role, precision, DTYPE, shape, tuple(torch.empty((), dtype=part.dtype).expand(part.shape) for part in parts)
     )
 

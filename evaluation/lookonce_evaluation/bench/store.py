@@ -26,17 +26,17 @@ from lookonce_cache import (
     PRECISIONS,
     CompressedContext,
     ContextIdentity,
-    Found,
     MemoryStore,
     Store,
+    StoreHit,
     decode,
     digest,
     encode,
     open_store,
     stored,
 )
-from lookonce_cache.redis_node import READ_SIZE
-from lookonce_cache.tiered import TieredStore
+from lookonce_cache.stores.redis.node import READ_SIZE
+from lookonce_cache.stores.tiered import TieredStore
 from lookonce_evaluation.bench import command
 from lookonce_evaluation.bench.fixtures import RedisServer
 from lookonce_evaluation.bench.timing import Spread
@@ -90,7 +90,7 @@ class Cell:
         started = time.perf_counter()
         result = await self.run()
         seconds = time.perf_counter() - started
-        assert self.tier is None or (isinstance(result, Found) and result.tier == self.tier), self.name
+        assert self.tier is None or (isinstance(result, StoreHit) and result.tier == self.tier), self.name
         return seconds
 
 
@@ -248,7 +248,7 @@ def _tiered_cells(context: CompressedContext, stores: Stores) -> Iterator[Cell]:
     where, store, hot = "tiered, TCP", stores.tiered, stores.hot
     bare_set, bare_get = (Name("Redis, TCP", f"bare {command}") for command in ("SET", "GET"))
 
-    def get() -> Awaitable[Found | None]:
+    def get() -> Awaitable[StoreHit | None]:
         return store.get(context.key)
 
     yield Cell(Name(where, "put"), lambda: store.put(context), limit=bare_set)

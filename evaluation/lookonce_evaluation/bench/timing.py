@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from lookonce_cache import DEFAULT_TENANT
 from lookonce_server.engines.base import Answer, DescribePlan, Engine, Started
-from lookonce_server.images import ImageLimits, decode_image
+from lookonce_server.images.decode import ImageLimits, decode_image
 
 Ask = Callable[[], Awaitable[Answer]]
 """Sends a question that is prepared."""

@@ -44,8 +44,8 @@ from lookonce_evaluation.bench.methods import (
 from lookonce_evaluation.bench.timing import Ask, time_answer, time_describe
 from lookonce_evaluation.bench.vllm_report import EVERYTHING, MEMORY, REDIS, Cell, Comparison, ModelFigures
 from lookonce_scenes import CHECKPOINT
-from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import DescribePlan, Piece, Sampling
+from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.vllm import VllmEngine
 from lookonce_server.settings import Settings
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from lookonce_evaluation.bench.methods import FULL
 from lookonce_evaluation.bench.timing import AnswerTimes, DescribeTimes, Spread
 from lookonce_evaluation.tables import header, line
-from lookonce_server.engines.vllm.step_times import StepTimes
+from lookonce_server.engines.vllm.connector.step_times import StepTimes
 
 MEMORY, REDIS, EVERYTHING = "compressed, memory", "compressed, Redis", "full KV, Redis"
 

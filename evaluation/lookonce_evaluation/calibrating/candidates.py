@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
-from lookonce_pruning import RowSource, middle_layers
+from lookonce_pruning import ScoreQueries, middle_layers
 
-ROWS: tuple[RowSource, ...] = get_args(RowSource)
+ROWS: tuple[ScoreQueries, ...] = get_args(ScoreQueries)
 SELECTIONS = ("coverage", "coverage:reach=0.3,strength=1", "attention", "uniform")
 RETENTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
 # In quarters of the depth; the second quarter is `middle_layers`.
@@ -16,7 +16,7 @@ class Candidate(NamedTuple):
     """A way to choose the image tokens that stay."""
 
     window: tuple[int, int]  # half-open
-    rows: RowSource
+    rows: ScoreQueries
     selection: str
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ def windows(num_layers: int) -> list[tuple[int, int]]:
 def candidates(
     num_layers: int,
     selections: Sequence[str] = SELECTIONS,
-    rows: Sequence[RowSource] = ROWS,
+    rows: Sequence[ScoreQueries] = ROWS,
     among: Sequence[tuple[int, int]] | None = None,
 ) -> list[Candidate]:
     """Every selection with all sources of rows and windows that it can use, the server's defaults first.

@@ -14,9 +14,9 @@ from lookonce_evaluation.dataset import Case
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.pictures import pictures
 from lookonce_evaluation.subject import Prefix, Subject
-from lookonce_server.decoding import ImageLimits, decode_image
-from lookonce_server.engines.detokenizing import end_ids
+from lookonce_server.engines.text_stream import end_ids
 from lookonce_server.errors import InvalidImageError
+from lookonce_server.images.decode import ImageLimits, decode_image
 
 QUESTIONS = (
     "What is the main thing in the picture? Answer with one word.",

@@ -11,7 +11,7 @@ from lookonce_evaluation.flow.groups import question_groups
 from lookonce_evaluation.flow.trials import Trial
 from lookonce_evaluation.subject import Prefix, Subject
 from lookonce_pruning import Knockout
-from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.conversation import Conversation, Turn
 
 
 class Answer(NamedTuple):

@@ -44,8 +44,8 @@ class Groups:
 
 def describe_groups(prompt: Prompt) -> Groups:
     """Of a describe turn."""
-    query = range(int(prompt.image_columns[-1]) + 1, prompt.tokens)
-    return Groups(prompt.image_columns, query, query[:-1])
+    query = range(int(prompt.image_positions[-1]) + 1, prompt.tokens)
+    return Groups(prompt.image_positions, query, query[:-1])
 
 
 def question_groups(
@@ -69,7 +69,7 @@ def question_groups(
         raise EvaluationError(f"question {question!r}: the chat template does not show it as it is")
     at = range(every.query.start + found.start, min(every.query.start + found.stop, every.last.start))
     asked = None if shown is None else asked_tokens(*shown, prompt.grid)
-    columns = None if asked is None else prompt.image_columns[asked]
+    columns = None if asked is None else prompt.image_positions[asked]
     return Groups(every.image, every.query, at, columns)
 
 

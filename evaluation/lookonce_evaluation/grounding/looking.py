@@ -14,7 +14,7 @@ from lookonce_evaluation.grounding.shares import ROWS, shares
 from lookonce_evaluation.grounding.words import CLASSES, Grounded, Reading, Word, read, words_of
 from lookonce_evaluation.subject import Subject
 from lookonce_scenes.world import masks
-from lookonce_server.engines.framing import Area
+from lookonce_server.engines.geometry import Area
 
 WORD_ROWS = ("generating", "reading")
 """A word's rows: those whose logits gave its tokens, one before each; and its tokens' own."""
@@ -35,7 +35,7 @@ class Looked(NamedTuple):
         """A word's attention to each image token, mean over its tokens and the heads: `[layers, image tokens]`."""
         first = self.described.prompt.tokens + word.tokens.start - (rows == "generating")
         weights = self.described.recorder.weights(
-            range(first, first + len(word.tokens)), self.described.prompt.image_columns
+            range(first, first + len(word.tokens)), self.described.prompt.image_positions
         )
         return weights.mean(1)
 

@@ -5,8 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lookonce_server.engines.framing import Area
-from lookonce_server.heatmap import cells_of
+from lookonce_server.engines.geometry import Area
+from lookonce_server.sessions.heatmap import cells_of
 
 MEASURES = ("peak", "top", "iou", "mass")
 """Whether the highest patch is on the object (the pointing game); the share of the k highest that is; the intersection

@@ -26,9 +26,9 @@ class Shares(NamedTuple):
 def shares(described: Described, rows: str) -> Shares:
     """How the rows of one kind divide their attention."""
     prompt, total = described.prompt, described.prompt.tokens + len(described.said)
-    start = int(prompt.image_columns[-1]) + 1 if rows == "query" else prompt.tokens - 1
+    start = int(prompt.image_positions[-1]) + 1 if rows == "query" else prompt.tokens - 1
     stop = prompt.tokens if rows == "query" else total
-    groups = groups_of(prompt.image_columns, prompt.tokens, total)
+    groups = groups_of(prompt.image_positions, prompt.tokens, total)
     attention: Tensor | float = 0.0
     for first in range(start, stop, _ROWS_AT_ONCE):
         some = range(first, min(first + _ROWS_AT_ONCE, stop))
@@ -38,13 +38,13 @@ def shares(described: Described, rows: str) -> Shares:
     return Shares(torch.as_tensor(attention) / (stop - start), torch.as_tensor(even) / (stop - start))
 
 
-def groups_of(image_columns: Tensor, prompt_length: int, total: int) -> Tensor:
+def groups_of(image_positions: Tensor, prompt_length: int, total: int) -> Tensor:
     """Which of GROUPS each token is of, `[total]`; text between the parts of an image is "system"."""
     groups = torch.full((total,), GROUPS.index("generated"))
     groups[:prompt_length] = GROUPS.index("query")
-    groups[: int(image_columns[-1])] = GROUPS.index("system")
+    groups[: int(image_positions[-1])] = GROUPS.index("system")
     groups[0] = GROUPS.index("first")
-    groups[image_columns] = GROUPS.index("image")
+    groups[image_positions] = GROUPS.index("image")
     return groups
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lookonce_evaluation.dataset import Case
 from lookonce_evaluation.subject import Subject
-from lookonce_pruning import Blocked, ImageScores, PackedContext, RowSource
+from lookonce_pruning import Blocked, ImageScores, PackedContext, ScoreQueries
 
 
 class Look:
@@ -27,7 +27,7 @@ class Look:
         self.described = subject.describe(case, self.all_layers)
         self._shared: dict[str, Tensor] = {}
 
-    def scores(self, layers: range, rows: RowSource = "generated") -> ImageScores:
+    def scores(self, layers: range, rows: ScoreQueries = "generated") -> ImageScores:
         """What the server's recorder would say for this window."""
         values = self.shared(rows, lambda look: look.described.scores(rows).values)
         return self.with_values(values[layers.start : layers.stop], layers)
@@ -46,11 +46,13 @@ class Look:
     def rows(self) -> Tensor:
         """What each generated token's row, and the last prompt position's, paid: [layers, rows, image tokens]."""
         start, prompt = self.described.prompt.tokens - 1, self.described.prompt
-        return self.described.recorder.weights(range(start, start + 1 + len(self.described.said)), prompt.image_columns)
+        return self.described.recorder.weights(
+            range(start, start + 1 + len(self.described.said)), prompt.image_positions
+        )
 
     def features(self, source: Tensor, layers: range) -> Tensor:
         """Keys or values of the image tokens, centred and of length one, all layers and heads joined: [tokens, n]."""
-        columns = self.described.prompt.image_columns
+        columns = self.described.prompt.image_positions
         joined = source[layers.start : layers.stop, :, columns].permute(2, 0, 1, 3).flatten(1)
         return torch.nn.functional.normalize(joined - joined.mean(0), dim=1)
 

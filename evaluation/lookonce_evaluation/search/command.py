@@ -46,7 +46,7 @@ def confirmed(num_layers: int) -> list[Candidate]:
 def answers(subject: Subject, case: Case, ways: Sequence[Candidate]) -> dict[str, Any]:
     """An image's grades, `1` and `0` in the order of its questions: of the full pass, and of each way and retention."""
     look = Look(subject, case)
-    tokens = len(look.described.prompt.image_columns)
+    tokens = len(look.described.prompt.image_positions)
     record: dict[str, Any] = {"full": _digits(subject.full_pass(case)[0].right)}
     for retention in RETENTIONS:
         keep = kept_count(retention, tokens)

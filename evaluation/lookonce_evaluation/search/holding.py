@@ -7,7 +7,7 @@ import torch
 
 from lookonce_evaluation.search.candidate import Candidate, Look, Way, middle_half
 from lookonce_pruning import Blocked, compress, get_selection
-from lookonce_server.engines.transformers.runner import stacked
+from lookonce_server.engines.transformers.model import stacked
 
 
 def candidates(num_layers: int) -> list[Candidate]:
@@ -37,7 +37,7 @@ def with_description(look: Look, keep: int, *, layers: range) -> Way:
         keys,
         values,
         prompt_length=length,
-        image_columns=described.prompt.image_columns,
+        image_positions=described.prompt.image_positions,
         kept=get_selection("coverage").select(look.scores(layers), keep),
         inv_freq=runner.inv_freq,
         next_position=state.next_position,
@@ -48,7 +48,7 @@ def with_description(look: Look, keep: int, *, layers: range) -> Way:
 def only(look: Look, keep: int, *, layers: range, seen_in: range) -> Way:
     """In the other layers no question sees the image tokens: a context could leave them out there."""
     kept = get_selection("coverage").select(look.scores(layers), keep)
-    first = int(look.described.prompt.image_columns[0])
+    first = int(look.described.prompt.image_positions[0])
     elsewhere = [layer for layer in look.all_layers if layer not in seen_in]
     blocked = Blocked(range(sys.maxsize), torch.arange(first, first + keep), elsewhere)
     return Way(look.described.packed(kept, look.subject.runner.inv_freq), (blocked,))

@@ -27,7 +27,7 @@ def merged(look: Look, keep: int, *, layers: range, by: str, keys_too: bool) -> 
     merges what a KV cache drops. Keys are averaged after RoPE, each at its own position.
     """
     described = look.described
-    scores, columns = look.scores(layers), described.prompt.image_columns
+    scores, columns = look.scores(layers), described.prompt.image_positions
     kept = get_selection("coverage").select(scores, keep)
     weights = scores.values.mean(dim=0)
     keys, values = described.keys.clone(), described.values.clone()

@@ -26,7 +26,7 @@ def contrast(look: Look, keep: int, *, layers: range, power: float) -> Tensor:
 
 def lengthened(look: Look, keep: int, *, layers: range) -> Tensor:
     """Attention to a short value adds little to the output (Guo et al., arXiv 2406.12335)."""
-    columns = look.described.prompt.image_columns
+    columns = look.described.prompt.image_positions
     lengths = look.described.values[layers.start : layers.stop, :, columns].norm(dim=-1).mean(dim=1)
     values = look.scores(layers).values * lengths.to("cpu")
     return get_selection("coverage").select(look.with_values(values, layers), keep)

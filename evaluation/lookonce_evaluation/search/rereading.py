@@ -8,7 +8,7 @@ from torch import Tensor
 from lookonce_evaluation.search.candidate import Candidate, Look, choosing, middle_half
 from lookonce_pruning import AttentionRecorder, get_selection
 from lookonce_scenes.questions import DESCRIBE_PROMPTS
-from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.conversation import Conversation, Turn
 
 OTHERS = DESCRIBE_PROMPTS[1:3]
 COUNTING = "How many objects are there?"
@@ -58,7 +58,7 @@ def _read_again(look: Look) -> Tensor:
     between = subject.prompts.continuation(subject.describe_prompt, turn)
     recorder = AttentionRecorder(
         subject.runner.model,
-        image_columns=prompt.image_columns,
+        image_positions=prompt.image_positions,
         prompt_length=prompt.tokens,
         window=look.all_layers,
         grid=prompt.grid,
@@ -67,4 +67,4 @@ def _read_again(look: Look) -> Tensor:
         state = subject.runner.prefill(prompt)
         subject.runner.extend(state.cache, state.next_position, torch.cat((said, between, said), dim=1))
     end = prompt.tokens + 2 * said.shape[1] + between.shape[1]
-    return recorder.weights(range(end - said.shape[1] - 1, end), prompt.image_columns)
+    return recorder.weights(range(end - said.shape[1] - 1, end), prompt.image_positions)

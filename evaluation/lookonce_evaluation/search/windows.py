@@ -5,7 +5,7 @@ from functools import partial
 from torch import Tensor
 
 from lookonce_evaluation.search.candidate import Candidate, Look, choosing, middle_half
-from lookonce_pruning import RowSource, get_selection
+from lookonce_pruning import ScoreQueries, get_selection
 
 
 def candidates(num_layers: int) -> list[Candidate]:
@@ -14,7 +14,7 @@ def candidates(num_layers: int) -> list[Candidate]:
     cuts = dict.fromkeys((num_layers * first // 8, num_layers * end // 8) for first, end in eighths)
     windows = [range(first, end) for first, end in cuts if first < end]
     half = middle_half(num_layers)
-    sources: tuple[RowSource, ...] = ("query", "both")
+    sources: tuple[ScoreQueries, ...] = ("query", "both")
     return [
         *(choosing("window", named(window), partial(cover, layers=window)) for window in windows),
         *(choosing("rows", f"{named(half)}, rows {rows}", partial(cover, layers=half, rows=rows)) for rows in sources),
@@ -28,7 +28,7 @@ def named(window: range) -> str:
     return f"coverage, window {window.start}-{window.stop}"
 
 
-def cover(look: Look, keep: int, *, layers: range, rows: RowSource = "generated") -> Tensor:
+def cover(look: Look, keep: int, *, layers: range, rows: ScoreQueries = "generated") -> Tensor:
     """The server's selection and scores."""
     return get_selection("coverage").select(look.scores(layers, rows), keep)
 

@@ -64,7 +64,7 @@ def test_signals_are_those_of_a_question_asked_alone(subject, asked):
 def test_attention_is_what_the_recorder_sees_when_all_is_kept(subject, asked):
     """With everything kept the context is the prompt itself: one pass over prompt and question has the same rows."""
     case, described, _, _ = asked[0]
-    columns = described.prompt.image_columns
+    columns = described.prompt.image_positions
     question = case.questions[0]
     everything = torch.arange(len(columns))[None]
     said = answers(subject, [question], described, everything, described.scores())
@@ -73,7 +73,7 @@ def test_attention_is_what_the_recorder_sees_when_all_is_kept(subject, asked):
     total = prompt.tokens + ids.shape[1]
     recorder = AttentionRecorder(
         subject.runner.model,
-        image_columns=columns,
+        image_positions=columns,
         prompt_length=total,
         window=range(subject.runner.num_layers),
         grid=prompt.grid,

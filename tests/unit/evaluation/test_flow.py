@@ -17,7 +17,7 @@ from lookonce_evaluation.flow.trials import FLOWS, KINDS, Trial, trials
 from lookonce_scenes.questions import OPEN, Question
 from lookonce_scenes.tokenizer import GRID, PATCH_SIZE
 from lookonce_scenes.world import SHAPES, masks, sample_scene
-from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.conversation import Conversation, Turn
 
 CASES = held_out(2, 600_000_100)
 EVERYWHERE = LayerSet("all", 0, tuple(range(8)))

@@ -21,7 +21,7 @@ from lookonce_evaluation.flow.tables import markdown
 from lookonce_evaluation.flow.trials import FLOWS, KINDS, Trial
 from lookonce_evaluation.judge import RuleJudge
 from lookonce_evaluation.subject import Subject
-from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.settings import Settings
 
 from .judge_endpoint import Endpoint, completion, listed, serving

@@ -10,8 +10,8 @@ from lookonce_cache import DEFAULT_TENANT
 from lookonce_evaluation.dataset import held_out
 from lookonce_pruning import get_selection, kept_count, parse_window
 from lookonce_scenes.questions import Question
-from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import DescribePlan
+from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.engines.transformers.loading import LoadedModel
 

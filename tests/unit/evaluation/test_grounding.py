@@ -54,7 +54,7 @@ def test_shares_are_those_of_the_whole_attention(looked, rows):
     described = looked.described
     prompt, total = described.prompt, described.prompt.tokens + len(described.said)
     start, stop = {
-        "query": (int(prompt.image_columns[-1]) + 1, prompt.tokens),
+        "query": (int(prompt.image_positions[-1]) + 1, prompt.tokens),
         "generated": (prompt.tokens - 1, total),
     }[rows]
     weights = described.recorder.weights(range(start, stop), torch.arange(stop)).mean(1)
@@ -62,7 +62,7 @@ def test_shares_are_those_of_the_whole_attention(looked, rows):
     assert torch.allclose(found.sum(1), torch.ones(len(weights)).double(), atol=1e-5)
     assert even.sum() == pytest.approx(1)
     image = GROUPS.index("image")
-    assert torch.allclose(found[:, image], weights[:, prompt.image_columns].sum(1).double(), atol=1e-5)
+    assert torch.allclose(found[:, image], weights[:, prompt.image_positions].sum(1).double(), atol=1e-5)
     assert torch.allclose(found[:, 0], weights[:, 0].double(), atol=1e-6)
     assert (found[:, GROUPS.index("generated")] > 0).all() == (rows == "generated")
     assert even[0] == pytest.approx(sum(1 / (row + 1) for row in range(start, stop)) / (stop - start))
@@ -81,7 +81,7 @@ def test_a_words_rows_are_the_one_that_gave_it_and_its_own(looked):
     described, first = looked.described, looked.words[0]
     assert described.text.startswith(first.text)
     tokens = described.prompt.tokens
-    rows = described.recorder.weights(range(tokens - 1, tokens + 1), described.prompt.image_columns)
+    rows = described.recorder.weights(range(tokens - 1, tokens + 1), described.prompt.image_positions)
     assert len(first.tokens) == 1
     for i, kind in enumerate(WORD_ROWS):
         assert torch.allclose(looked.maps(first, kind), rows[:, i], atol=1e-7)

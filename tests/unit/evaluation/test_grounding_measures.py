@@ -8,7 +8,7 @@ import torch
 
 from lookonce_evaluation.grounding.layers import bands_of, with_bands
 from lookonce_evaluation.grounding.measures import chance, measured, patches_of
-from lookonce_server.engines.framing import Area
+from lookonce_server.engines.geometry import Area
 
 
 def mask_of(*pixels: tuple[int, int], size: tuple[int, int] = (8, 8)) -> np.ndarray:

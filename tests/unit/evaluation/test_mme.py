@@ -18,7 +18,7 @@ from lookonce_evaluation.pictures import is_picture
 from lookonce_evaluation.ways import Context, FullPass, Look
 from lookonce_evaluation.yes_no import YesNo, verdict
 from lookonce_pruning import parse_window
-from lookonce_server.decoding import ImageLimits
+from lookonce_server.images.decode import ImageLimits
 
 from .mme_files import write_folders, write_parquet
 

@@ -26,7 +26,7 @@ def described(subject, settings, request):
 def knocked_out(subject, described, dropped):
     """The description where generated tokens do not look at the dropped image tokens."""
     rows = range(described.prompt.tokens, sys.maxsize)
-    blocked = Blocked(rows, described.prompt.image_columns[dropped], range(subject.runner.num_layers))
+    blocked = Blocked(rows, described.prompt.image_positions[dropped], range(subject.runner.num_layers))
     tokenizer = subject.prompts.tokenizer
     with Knockout(subject.runner.model, [[blocked]]):
         _, said = generate(subject.runner, described.prompt, tokenizer.eos_token_id, 128)
@@ -36,7 +36,7 @@ def knocked_out(subject, described, dropped):
 @pytest.mark.parametrize("share", [1.0, 0.05, 0.02, 0.0])
 def test_a_description_decoded_from_a_context_is_that_without_the_other_tokens(subject, settings, described, share):
     kept = kept_tokens(described, share, settings)
-    dropped = [i for i in range(len(described.prompt.image_columns)) if i not in kept[0].tolist()]
+    dropped = [i for i in range(len(described.prompt.image_positions)) if i not in kept[0].tolist()]
     said = retell(subject, described, kept)
     assert said == knocked_out(subject, described, dropped)
     assert (said == described.text) or share < 1
@@ -61,7 +61,7 @@ def test_blind_tokens_hold_nothing_of_the_image(subject, settings):
     blind = [blinded(subject, one) for one in seen]
 
     def query(one):
-        return torch.stack([one.keys, one.values])[:, :, :, int(one.prompt.image_columns.max()) + 1 :]
+        return torch.stack([one.keys, one.values])[:, :, :, int(one.prompt.image_positions.max()) + 1 :]
 
     torch.testing.assert_close(query(blind[0]), query(blind[1]), atol=1e-4, rtol=1e-4)
     assert (query(seen[0]) - query(seen[1])).abs().max() > 0.1
@@ -73,7 +73,7 @@ def test_positions_in_three_components_are_kept_too(settings, tmp_path):
     qwen = Subject.load(str(write_qwen2_vl(tmp_path, TINY)), settings)
     described = qwen.describe(CASES[0], parse_window(settings.window, qwen.runner.num_layers))
     kept = kept_tokens(described, 0.05, settings)
-    dropped = [i for i in range(len(described.prompt.image_columns)) if i not in kept[0].tolist()]
+    dropped = [i for i in range(len(described.prompt.image_positions)) if i not in kept[0].tolist()]
     said = retell(qwen, described, kept)
     assert said == knocked_out(qwen, described, dropped) != described.text
     prompts = taken(qwen, ["Describe the image.", ""])

@@ -32,7 +32,7 @@ def test_names_are_unique():
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
 def test_each_way_makes_a_context_of_as_many_image_tokens(look, way):
     context = way.make(look, KEEP).context
-    text = look.described.prompt.tokens - len(look.described.prompt.image_columns)
+    text = look.described.prompt.tokens - len(look.described.prompt.image_positions)
     more = len(look.described.said) if way.family == "description" else 0
     assert context.tokens == text + KEEP + more
     assert context.keys.shape == context.values.shape == (LAYERS, 2, context.tokens, 32)
