@@ -152,7 +152,7 @@ def losing(monkeypatch):
                     path.unlink(missing_ok=True)
                 yield path
 
-        monkeypatch.setattr(engine._spool, "lend", losing)
+        monkeypatch.setattr(engine._spool, "share", losing)
 
     return lose
 

@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 
 from lookonce_cache import DEFAULT_TENANT, InvalidContextError, check_tenant
 from lookonce_server.app import running_app
-from lookonce_server.auth import tenants as access
+from lookonce_server.auth import tenants
 from lookonce_server.auth.keys import read_keys
 from lookonce_server.auth.rate_limit import TenantLimits
 from lookonce_server.auth.tenants import TenantDirectory, is_tenant, key_hash, new_key
@@ -214,7 +214,7 @@ def test_every_key_is_looked_at_whichever_was_given(monkeypatch, key):
         return compare(one, other)
 
     compare = hmac.compare_digest
-    monkeypatch.setattr(access.hmac, "compare_digest", looked)
+    monkeypatch.setattr(tenants.hmac, "compare_digest", looked)
     everybody = TenantDirectory({key_hash(key): tenant for tenant, key in KEYS.items()})
     try:
         everybody.tenant(f"Bearer {key}")
