@@ -21,12 +21,11 @@ import torch
 
 from lookonce_cache import DEFAULT_TENANT, Store, open_store
 from lookonce_evaluation.benching import Serving, Spread, Timing, measure, plan_of, png, redis_store
-from lookonce_evaluation.dataset import held_out
-from lookonce_evaluation.describing import generate
+from lookonce_evaluation.data.scenes import held_out
+from lookonce_evaluation.describe import describe
+from lookonce_evaluation.model import EvalModel
 from lookonce_evaluation.shapes import write_llava
-from lookonce_evaluation.subject import Subject
 from lookonce_evaluation.tables import header, line
-from lookonce_pruning import parse_window
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import Answer, Sampling
@@ -124,17 +123,15 @@ HEADER = header(
 
 def recording_cost(rounds: int) -> str:
     """What recording adds to a describe pass of the scenes model, its scores included: one line."""
-    subject = Subject.load(BUNDLED, _SETTINGS)
+    model = EvalModel.load(BUNDLED, _SETTINGS)
     (case,) = held_out(1)
-    image = case.image
-    end = subject.prompts.tokenizer.eos_token_id
-    window = parse_window(_SETTINGS.window, subject.runner.num_layers)
+    window = model.window(_SETTINGS.window)
     plain, recorded = [], []
     for _ in range(rounds + 1):
         started = time.perf_counter()
-        generate(subject.runner, subject.prompts.describe(_SETTINGS.describe_prompt, image), end, 128)
+        model.decode(model.prefill(model.prompts.describe(_SETTINGS.describe_prompt, case.image)), 128)
         between = time.perf_counter()
-        subject.describe(case, window).scores()
+        describe(model, case, window).scores()
         plain.append(between - started)
         recorded.append(time.perf_counter() - between)
     without, with_it = (1000 * statistics.median(times[1:]) for times in (plain, recorded))

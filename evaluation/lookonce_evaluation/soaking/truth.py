@@ -10,7 +10,7 @@ from typing import NamedTuple
 from PIL.PngImagePlugin import PngInfo
 
 import lookonce
-from lookonce_evaluation.dataset import Case, held_out
+from lookonce_evaluation.data.scenes import Case, held_out
 from lookonce_scenes.questions import DESCRIBE_PROMPTS
 
 MAX_TOKENS = 48

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from lookonce import Answer
-from lookonce_evaluation.dataset import held_out
+from lookonce_evaluation.data.scenes import held_out
 from lookonce_evaluation.soaking import load
 from lookonce_evaluation.soaking.load import Asker, Known, Shared
 from lookonce_evaluation.soaking.tally import KINDS, Reply, Tally, figures, table
