@@ -2,32 +2,35 @@
 
 from lookonce_cache.context import CompressedContext
 from lookonce_cache.errors import (
+    BlobTooLargeError,
     CacheError,
     ContextFormatError,
     ContextTooLargeError,
     InvalidContextError,
     LeaseLostError,
-    RecordTooLargeError,
     StoreConfigError,
     StoreUnavailableError,
     WritesRefusedError,
 )
-from lookonce_cache.factory import open_store
-from lookonce_cache.keys import DEFAULT_TENANT, FORMAT_VERSION, ContextIdentity, ContextKey, check_tenant, digest
-from lookonce_cache.memory import MemoryStore
-from lookonce_cache.observer import Observer, Outcome
-from lookonce_cache.precision import PRECISIONS, StoredTensor, stored
-from lookonce_cache.records import MAX_RECORD_BYTES, RecordKey, Records
-from lookonce_cache.redis_store import RedisStore
-from lookonce_cache.store import ContextInfo, Found, Lease, Page, State, Store, StoreStats
-from lookonce_cache.urls import parse_size
-from lookonce_cache.wire import decode, encode
+from lookonce_cache.format.quantization import PRECISIONS, QuantizedTensor, stored
+from lookonce_cache.format.wire import decode, encode
+from lookonce_cache.identity import DEFAULT_TENANT, FORMAT_VERSION, ContextIdentity, ContextKey, check_tenant, digest
+from lookonce_cache.stores.base import ContextInfo, Lease, Page, State, Store, StoreHit, StoreStats
+from lookonce_cache.stores.blobs import MAX_BLOB_BYTES, BlobKey, BlobStore
+from lookonce_cache.stores.memory import MemoryStore
+from lookonce_cache.stores.observer import Outcome, StoreObserver
+from lookonce_cache.stores.open import open_store
+from lookonce_cache.stores.redis.store import RedisStore
+from lookonce_cache.stores.urls import parse_size
 
 __all__ = [
     "DEFAULT_TENANT",
     "FORMAT_VERSION",
-    "MAX_RECORD_BYTES",
+    "MAX_BLOB_BYTES",
     "PRECISIONS",
+    "BlobKey",
+    "BlobStore",
+    "BlobTooLargeError",
     "CacheError",
     "CompressedContext",
     "ContextFormatError",
@@ -35,24 +38,21 @@ __all__ = [
     "ContextInfo",
     "ContextKey",
     "ContextTooLargeError",
-    "Found",
     "InvalidContextError",
     "Lease",
     "LeaseLostError",
     "MemoryStore",
-    "Observer",
     "Outcome",
     "Page",
-    "RecordKey",
-    "RecordTooLargeError",
-    "Records",
+    "QuantizedTensor",
     "RedisStore",
     "State",
     "Store",
     "StoreConfigError",
+    "StoreHit",
+    "StoreObserver",
     "StoreStats",
     "StoreUnavailableError",
-    "StoredTensor",
     "WritesRefusedError",
     "check_tenant",
     "decode",

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lookonce_cache.keys import ContextIdentity, ContextKey, check_text, is_seconds, require
-from lookonce_cache.precision import StoredTensor
+from lookonce_cache.format.quantization import QuantizedTensor
+from lookonce_cache.identity import ContextIdentity, ContextKey, check_text, is_seconds, require
 
 MAX_DIMENSION = 2**31 - 1
 MAX_DESCRIPTION_BYTES = 24 * 1024  # in UTF-8
@@ -42,8 +42,8 @@ class CompressedContext:
     """
 
     identity: ContextIdentity
-    keys: StoredTensor = field(repr=False)
-    values: StoredTensor = field(repr=False)
+    keys: QuantizedTensor = field(repr=False)
+    values: QuantizedTensor = field(repr=False)
     shared_tokens: int
     moved_by: int
     full_tokens: int
@@ -100,7 +100,7 @@ class CompressedContext:
     def _check_stored(self) -> None:
         for role in ("keys", "values"):
             tensor = getattr(self, role)
-            require(isinstance(tensor, StoredTensor), f"{role} must be a StoredTensor, not {_kind(tensor)}")
+            require(isinstance(tensor, QuantizedTensor), f"{role} must be a QuantizedTensor, not {_kind(tensor)}")
             require(tensor.role == role, f"{role} must be stored as {role}, not as {tensor.role}")
             precision = self.identity.precision
             require(

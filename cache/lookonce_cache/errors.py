@@ -26,7 +26,7 @@ class ContextTooLargeError(CacheError):
     """A context is larger than the store's whole budget, or than the backend's largest value."""
 
 
-class RecordTooLargeError(CacheError):
+class BlobTooLargeError(CacheError):
     """A record is larger than any may be."""
 
 

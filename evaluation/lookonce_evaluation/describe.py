@@ -13,13 +13,13 @@ from lookonce_pruning import (
     Blocked,
     ImageScores,
     Knockout,
-    RowSource,
+    ScoreQueries,
     compress,
     get_selection,
     kept_count,
 )
 from lookonce_server.engines.prompts import Prompt
-from lookonce_server.engines.transformers.runner import stacked
+from lookonce_server.engines.transformers.model import stacked
 from lookonce_server.errors import InvalidImageError
 from lookonce_server.settings import Settings
 
@@ -40,9 +40,9 @@ class DescribePass(NamedTuple):
     @property
     def after_image(self) -> int:
         """Position of the first token after the image."""
-        return int(self.prompt.image_columns.max()) + 1
+        return int(self.prompt.image_positions.max()) + 1
 
-    def scores(self, rows: RowSource = "generated") -> ImageScores:
+    def scores(self, rows: ScoreQueries = "generated") -> ImageScores:
         """Score each image token by what the recorded rows pay it."""
         return self.recorder.scores(rows)
 
@@ -52,7 +52,7 @@ class DescribePass(NamedTuple):
             self.keys,
             self.values,
             prompt_length=self.prompt.tokens,
-            image_columns=self.prompt.image_columns,
+            image_positions=self.prompt.image_positions,
             kept=kept,
             inv_freq=self.inv_freq,
             next_position=self.next_position,
@@ -73,7 +73,7 @@ def describe(model: EvalModel, case: Case, window: range, prompt: str | None = N
     room = model.describe_room(tokens)
     recorder = AttentionRecorder(
         model.runner.model,
-        image_columns=tokens.image_columns,
+        image_positions=tokens.image_positions,
         prompt_length=tokens.tokens,
         window=window,
         grid=tokens.grid,
@@ -122,7 +122,7 @@ def blind(model: EvalModel, described: DescribePass) -> DescribePass:
     """
     prompt = described.prompt
     rows = range(described.after_image, prompt.tokens)
-    with Knockout(model.runner.model, [[Blocked(rows, prompt.image_columns, range(model.num_layers))]]):
+    with Knockout(model.runner.model, [[Blocked(rows, prompt.image_positions, range(model.num_layers))]]):
         step = model.prefill(prompt)
     (output_ids,) = model.decode(step, 1)
     keys, values = stacked(step.cache, prompt.tokens)

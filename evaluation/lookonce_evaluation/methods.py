@@ -17,11 +17,11 @@ from lookonce_evaluation.data.scenes import Case
 from lookonce_evaluation.describe import DescribePass, describe
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.model import EvalModel, PreparedCache
-from lookonce_pruning import ImageScores, RowSource, get_selection, kept_count, rotate_keys
+from lookonce_pruning import ImageScores, ScoreQueries, get_selection, kept_count, rotate_keys
 from lookonce_scenes.world import IMAGE_SIZE, Scene
-from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import Prompt
-from lookonce_server.engines.transformers.runner import stacked
+from lookonce_server.engines.transformers.model import stacked
 
 SMALL = (0.05, 0.02)
 """The retentions of the paper's table: what is scored and how it is chosen are varied more at these."""
@@ -34,7 +34,7 @@ class ImageRun:
 
     def __init__(self, model: EvalModel, case: Case) -> None:
         self.model, self.case = model, case
-        self._scores: dict[RowSource, ImageScores] = {}
+        self._scores: dict[ScoreQueries, ImageScores] = {}
 
     @cached_property
     def described(self) -> DescribePass:
@@ -46,7 +46,7 @@ class ImageRun:
         """The questions as they follow a context."""
         return [self.model.after_context(question.text) for question in self.case.questions]
 
-    def scores(self, window: range, rows: RowSource) -> ImageScores:
+    def scores(self, window: range, rows: ScoreQueries) -> ImageScores:
         """Score each image token by what these rows pay it in the layers of the window."""
         if rows not in self._scores:
             self._scores[rows] = self.described.scores(rows)
@@ -98,7 +98,7 @@ class Context:
     retention: float
     selection: str
     window: tuple[int, int]
-    rows: RowSource
+    rows: ScoreQueries
     seed: int | None = None
 
     def prepare(self, run: ImageRun) -> PreparedCache:
@@ -122,7 +122,7 @@ class ImageOnly(Context):
     def prepare(self, run: ImageRun) -> PreparedCache:
         """See `Method.prepare`."""
         described, kept = run.described, self.kept(run)
-        index = described.prompt.image_columns[kept][:, None, :, None].to(described.keys.device)
+        index = described.prompt.image_positions[kept][:, None, :, None].to(described.keys.device)
         keys, values = (torch.take_along_dim(each, index, dim=2) for each in (described.keys, described.values))
         tokens = kept.shape[1]
         rotated = rotate_keys(keys, described.inv_freq, tokens - described.next_position)
@@ -150,7 +150,9 @@ class CaptionOnly:
         return PreparedCache(*stacked(cache, tokens), tokens, [each[tokens:] for each in ids[1:]])
 
 
-def methods(retentions: Sequence[float], selection: str, window: range, rows: RowSource, layers: int) -> list[Method]:
+def methods(
+    retentions: Sequence[float], selection: str, window: range, rows: ScoreQueries, layers: int
+) -> list[Method]:
     """List all methods, the full pass first.
 
     Args:
@@ -175,10 +177,10 @@ def methods(retentions: Sequence[float], selection: str, window: range, rows: Ro
     return [*found, CaptionOnly()]
 
 
-def _variants(share: float, window: tuple[int, int], rows: RowSource, layers: int) -> Iterator[Context]:
+def _variants(share: float, window: tuple[int, int], rows: ScoreQueries, layers: int) -> Iterator[Context]:
     """Attention scored in all layers, and by other rows; and half attention, half not."""
     yield Context("attention, all layers", share, "attention", (0, layers), rows)
-    for other in get_args(RowSource):
+    for other in get_args(ScoreQueries):
         if other != rows:
             yield Context(f"attention, {other} rows", share, "attention", window, other)
     yield Context("attention-uniform", share, "attention-uniform", window, rows)

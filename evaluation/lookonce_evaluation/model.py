@@ -12,12 +12,12 @@ from transformers import DynamicCache
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_pruning import Blocked, Knockout, parse_window
 from lookonce_scenes import CHECKPOINT
-from lookonce_server.conversation import Conversation, Turn
-from lookonce_server.engines.detokenizing import end_ids
-from lookonce_server.engines.framing import framing_of
+from lookonce_server.engines.conversation import Conversation, Turn
+from lookonce_server.engines.geometry import image_crop
 from lookonce_server.engines.prompts import Prompt, PromptRenderer
+from lookonce_server.engines.text_stream import end_ids
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
-from lookonce_server.engines.transformers.runner import ModelRunner, stacked
+from lookonce_server.engines.transformers.model import ModelRunner, stacked
 from lookonce_server.settings import BUNDLED, Settings
 
 
@@ -66,7 +66,7 @@ class EvalModel:
         self.prompts = PromptRenderer(loaded.processor, loaded.model.config)
         self.tokenizer = self.prompts.tokenizer
         self.fingerprint, self.checkpoint = loaded.fingerprint, loaded.checkpoint
-        self.framing = framing_of(loaded.processor)
+        self.framing = image_crop(loaded.processor)
         self.describe_prompt, self.describe_tokens = settings.describe_prompt, settings.describe_tokens
         self.end_ids = end_ids(loaded.model.generation_config, self.tokenizer)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from lookonce_pruning import RowSource, UnknownSelectionError, get_selection
+from lookonce_pruning import ScoreQueries, UnknownSelectionError, get_selection
 from lookonce_server.settings import BUNDLED, Settings
 
 _RESUMES = "folder of the results; the same command goes on where one was interrupted [%(default)s]"
@@ -41,7 +41,7 @@ def context_options(made: argparse.ArgumentParser, retentions: Sequence[float]) 
     made.add_argument("--retentions", type=shares, default=retentions, help=f"shares of the image tokens [{listed}]")
     made.add_argument("--selection", type=selection, help="how they are chosen [the server's setting]")
     made.add_argument("--window", help="layers whose attention is scored [the server's setting]")
-    made.add_argument("--rows", choices=get_args(RowSource), help="whose attention is scored [the server's setting]")
+    made.add_argument("--rows", choices=get_args(ScoreQueries), help="whose attention is scored [the server's setting]")
     return made
 
 

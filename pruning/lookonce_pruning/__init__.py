@@ -10,7 +10,7 @@ from lookonce_pruning.capture import attention_rows
 from lookonce_pruning.compress import PackedContext, compress
 from lookonce_pruning.errors import PruningError, RecordingError, UnknownSelectionError, UnsupportedModelError
 from lookonce_pruning.knockout import Blocked, Knockout
-from lookonce_pruning.recorder import AttentionRecorder, RowSource
+from lookonce_pruning.recorder import AttentionRecorder, ScoreQueries
 from lookonce_pruning.retention import kept_count
 from lookonce_pruning.rope import (
     check_moved,
@@ -33,7 +33,7 @@ __all__ = [
     "PackedContext",
     "PruningError",
     "RecordingError",
-    "RowSource",
+    "ScoreQueries",
     "Selection",
     "UnknownSelectionError",
     "UnsupportedModelError",

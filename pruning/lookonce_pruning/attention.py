@@ -31,7 +31,7 @@ _UNSUPPORTED = {
 }
 
 
-class Observer(Protocol):
+class AttentionHook(Protocol):
     """Sees what each text layer's attention is called with, and may mask more of it."""
 
     def observe(
@@ -43,7 +43,7 @@ class Observer(Protocol):
         """
 
 
-_observer: ContextVar[Observer | None] = ContextVar("lookonce_attention_observer", default=None)
+_observer: ContextVar[AttentionHook | None] = ContextVar("lookonce_attention_observer", default=None)
 
 
 def observed_attention(
@@ -71,7 +71,7 @@ def allowed(attention_mask: Tensor | None, new: int, total: int, device: torch.d
 
 
 @contextmanager
-def observed(config: PreTrainedConfig, observer: Observer) -> Iterator[None]:
+def observed(config: PreTrainedConfig, observer: AttentionHook) -> Iterator[None]:
     """Show every attention call of the text layers that hold `config` to `observer`, until the block is left.
 
     Only calls made in the thread or task that entered the block are shown; others get plain SDPA meanwhile.
@@ -105,7 +105,7 @@ class Observing(ABC):
     def observe(
         self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
     ) -> Tensor | None:
-        """See `Observer.observe`."""
+        """See `AttentionHook.observe`."""
 
     def __enter__(self) -> Self:
         self._stack.enter_context(observed(self._observed, self))

@@ -24,7 +24,7 @@ def compress(
     values: Tensor,
     *,
     prompt_length: int,
-    image_columns: Tensor,
+    image_positions: Tensor,
     kept: Tensor,
     inv_freq: Tensor,
     next_position: int,
@@ -36,7 +36,7 @@ def compress(
 
     keys, values: [layers, kv_heads, >= prompt_length, head_dim], keys after RoPE
     prompt_length: tokens of the prompt
-    image_columns: [image tokens], int64, ascending: where the image tokens stand in the prompt
+    image_positions: [image tokens], int64, ascending: where the image tokens stand in the prompt
     kept: [1 or layers, keep], int64, ascending: which of the image tokens stay, for all layers or for each
     inv_freq: [rotary_dim / 2], see `find_inv_freq`
     next_position: the RoPE position a text token after the prompt would have had (for M-RoPE the largest plus one)
@@ -44,11 +44,11 @@ def compress(
     Raises ValueError when the shapes do not agree.
     """
     layers, length = keys.shape[0], keys.shape[2]
-    if not len(image_columns) < prompt_length <= length:
-        raise ValueError(f"prompt_length {prompt_length}: expected {len(image_columns)} < prompt_length <= {length}")
+    if not len(image_positions) < prompt_length <= length:
+        raise ValueError(f"prompt_length {prompt_length}: expected {len(image_positions)} < prompt_length <= {length}")
     if kept.ndim != 2 or kept.shape[0] not in (1, layers):
         raise ValueError(f"kept {tuple(kept.shape)}: expected [1, keep] or [{layers}, keep]")
-    columns = _kept_columns(prompt_length, image_columns.cpu(), kept.cpu()).to(keys.device)
+    columns = _kept_columns(prompt_length, image_positions.cpu(), kept.cpu()).to(keys.device)
     index = columns[:, None, :, None]  # [1 or layers, 1, tokens, 1]
     tokens = columns.shape[1]
     moved_by = tokens - next_position
@@ -56,9 +56,9 @@ def compress(
     return PackedContext(packed, torch.take_along_dim(values, index, dim=2), tokens, moved_by)
 
 
-def _kept_columns(prompt_length: int, image_columns: Tensor, kept: Tensor) -> Tensor:
+def _kept_columns(prompt_length: int, image_positions: Tensor, kept: Tensor) -> Tensor:
     """The prompt positions that stay, [1 or layers, tokens], ascending."""
     is_text = torch.ones(prompt_length, dtype=torch.bool)
-    is_text[image_columns] = False
+    is_text[image_positions] = False
     text = is_text.nonzero().flatten().expand(kept.shape[0], -1)
-    return torch.cat((text, image_columns[kept]), dim=1).sort(dim=1).values
+    return torch.cat((text, image_positions[kept]), dim=1).sort(dim=1).values

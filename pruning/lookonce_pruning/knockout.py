@@ -46,7 +46,7 @@ class Knockout(Observing):
     def observe(
         self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
     ) -> Tensor | None:
-        """The mask without what is blocked in this layer; see `attention.Observer`."""
+        """The mask without what is blocked in this layer; see `attention.AttentionHook`."""
         batch, _, new, _ = query.shape
         total = key.shape[2]
         if batch != len(self._cases):

@@ -13,7 +13,7 @@ from lookonce_pruning.capture import LayerCapture
 from lookonce_pruning.errors import RecordingError
 from lookonce_pruning.scores import ImageScores
 
-RowSource = Literal["generated", "query", "both"]
+ScoreQueries = Literal["generated", "query", "both"]
 
 
 class AttentionRecorder(Observing):
@@ -24,7 +24,7 @@ class AttentionRecorder(Observing):
     causal model never change as keys are added). After Kaduri et al., arXiv 2411.17491, image re-prompting.
 
     model: any `*ForConditionalGeneration`; batches of one
-    image_columns: [image tokens], int64, ascending: where the image tokens stand in the prompt; gaps are allowed
+    image_positions: [image tokens], int64, ascending: where the image tokens stand in the prompt; gaps are allowed
     prompt_length: tokens of the prompt, all prefilled inside the block, in one or several forward calls
     window: layer indices to record, see `parse_window`
     grid: (rows, columns) of the image tokens
@@ -37,7 +37,7 @@ class AttentionRecorder(Observing):
         self,
         model: PreTrainedModel,
         *,
-        image_columns: Tensor,
+        image_positions: Tensor,
         prompt_length: int,
         window: range,
         grid: tuple[int, int],
@@ -46,12 +46,14 @@ class AttentionRecorder(Observing):
         self._num_layers: int = model.config.get_text_config().num_hidden_layers
         if not window or window.start < 0 or window.stop > self._num_layers:
             raise ValueError(f"window {window}: expected layers of 0-{self._num_layers}")
-        if grid[0] * grid[1] != len(image_columns) or not len(image_columns):
-            raise ValueError(f"grid {grid}: expected as many cells as image tokens, {len(image_columns)}, at least one")
-        self._query_start = int(image_columns.max()) + 1
+        if grid[0] * grid[1] != len(image_positions) or not len(image_positions):
+            raise ValueError(
+                f"grid {grid}: expected as many cells as image tokens, {len(image_positions)}, at least one"
+            )
+        self._query_start = int(image_positions.max()) + 1
         if self._query_start >= prompt_length:
             raise ValueError(f"prompt_length {prompt_length}: expected text after the image's end {self._query_start}")
-        self._image_columns = image_columns
+        self._image_columns = image_positions
         self._prompt_length = prompt_length
         self._grid = grid
         self._captures = {layer: LayerCapture(self._query_start) for layer in window}
@@ -59,14 +61,14 @@ class AttentionRecorder(Observing):
     def observe(
         self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
     ) -> Tensor | None:
-        """Keep what a layer of the window was called with; see `attention.Observer`."""
+        """Keep what a layer of the window was called with; see `attention.AttentionHook`."""
         capture = self._captures.get(layer)
         if capture is not None:
             capture.add(query, key, attention_mask, scaling)
         return attention_mask
 
     @torch.no_grad()
-    def scores(self, rows: RowSource = "generated") -> ImageScores:
+    def scores(self, rows: ScoreQueries = "generated") -> ImageScores:
         """The mean attention over rows and heads that each image token drew, per layer.
 
         rows: "generated", every decoded token's row and the last prompt position's (the paper's choice); "query", the
@@ -93,7 +95,7 @@ class AttentionRecorder(Observing):
         weights = [capture.rows(rows, columns) for capture in self._captures.values()]
         return torch.stack([one.cpu() for one in weights])  # layers may lie on several devices
 
-    def _recorded_rows(self, rows: RowSource) -> range:
+    def _recorded_rows(self, rows: ScoreQueries) -> range:
         seen = {layer: capture.seen for layer, capture in self._captures.items()}
         total = max(seen.values())
         short = [layer for layer, count in seen.items() if count < max(total, self._prompt_length)]

@@ -171,7 +171,7 @@ class _Queries(Observing):
     def observe(
         self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
     ) -> Tensor | None:
-        """See `Observer.observe`."""
+        """See `AttentionHook.observe`."""
         self.found[layer] = query
         return attention_mask
 

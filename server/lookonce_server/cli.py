@@ -2,7 +2,7 @@
 
 import argparse
 
-from lookonce_server import access
+from lookonce_server.auth import tenants as access
 from lookonce_server.signals import Signals
 
 _NEW_KEY = """

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from lookonce_cache import Observer, Outcome
+from lookonce_cache import Outcome, StoreObserver
 
 _log = logging.getLogger(__name__)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -38,7 +38,7 @@ def _begin(counter: Counter, *values: Iterable[str]) -> None:
         counter.labels(*combination)
 
 
-class StoreMetrics(Observer):
+class StoreMetrics(StoreObserver):
     """What the stores do.
 
     Args:
@@ -103,25 +103,25 @@ class StoreMetrics(Observer):
         self._begin(store)
 
     def operation(self, store: str, operation: str, outcome: Outcome, seconds: float) -> None:
-        """See `Observer.operation`."""
+        """See `StoreObserver.operation`."""
         self._operations.labels(store, operation, outcome).inc()
         self._seconds.labels(store, operation).observe(seconds)
 
     def transferred(self, store: str, direction: Literal["read", "written"], nbytes: int) -> None:
-        """See `Observer.transferred`."""
+        """See `StoreObserver.transferred`."""
         self._bytes.labels(store, direction).inc(nbytes)
 
     def holds(self, store: str, nbytes: int) -> None:
-        """See `Observer.holds`."""
+        """See `StoreObserver.holds`."""
         self.begin(store)
         self._held.labels(store).set(nbytes)
 
     def damaged(self, store: str, reason: str) -> None:
-        """See `Observer.damaged`."""
+        """See `StoreObserver.damaged`."""
         self._damaged.labels(store, reason).inc()
 
     def breaker(self, store: str, node: str, is_open: bool) -> None:
-        """See `Observer.breaker`. Logged: it is what an operator looks for, and comes once a fault."""
+        """See `StoreObserver.breaker`. Logged: it is what an operator looks for, and comes once a fault."""
         self._breaker.labels(store, node).set(is_open)
         if is_open:
             _log.warning("the store's %s at %s is given up until it answers again", store, node)
@@ -129,7 +129,7 @@ class StoreMetrics(Observer):
             _log.warning("the store's %s at %s answers and is used again", store, node)
 
     def writes(self, store: str, refusal: str | None) -> None:
-        """See `Observer.writes`. Logged when it changes."""
+        """See `StoreObserver.writes`. Logged when it changes."""
         before = self._refusals.get(store)
         if refusal is not None:
             self._refused.labels(store, refusal).inc()

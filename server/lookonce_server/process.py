@@ -13,13 +13,14 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from lookonce_cache import StoreConfigError
-from lookonce_server import access, logs
-from lookonce_server.api.app import running_app, served_name
-from lookonce_server.api.state import AppState
-from lookonce_server.connection import RefusalLog
+from lookonce_server import logs
+from lookonce_server.app import running_app, served_name
+from lookonce_server.auth import tenants as access
 from lookonce_server.errors import EngineError, ProfileError, ServerError, StartError
-from lookonce_server.listener import bind
-from lookonce_server.serving import Server
+from lookonce_server.http.protocol.connection import RefusalLog
+from lookonce_server.http.protocol.listener import bind
+from lookonce_server.http.state import AppState
+from lookonce_server.server import Server
 from lookonce_server.settings import Settings, SettingsFileError, load_settings
 from lookonce_server.signals import Signals, end
 
@@ -106,10 +107,10 @@ async def _listen(app: FastAPI, settings: Settings, bound: list[socket.socket], 
     state: AppState = app.state.parts
     model, api_key = served_name(settings), "<key>" if settings.has_keys else "any"
 
-    def greet(url: str) -> None:
+    def on_listening(url: str) -> None:
         print(_HINT.format(model=model, url=url, api_key=api_key), flush=True)  # noqa: T201 - for people
 
-    server = Server(app, settings, refusals=RefusalLog(state.metrics), phase=state.phase, greet=greet)
+    server = Server(app, settings, refusals=RefusalLog(state.metrics), phase=state.phase, on_listening=on_listening)
     signals.stop_by(server.stop)
     watching = asyncio.create_task(_watch(state, server))
     try:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from lookonce_pruning import SELECTIONS, RowSource, UnknownSelectionError, get_selection
+from lookonce_pruning import SELECTIONS, ScoreQueries, UnknownSelectionError, get_selection
 from lookonce_server.errors import ProfileError
 
 MOST_BYTES = 64 * 1024  # of a file: a profile has about one KiB
@@ -61,7 +61,7 @@ class Profile(_Part):
     format: Literal[1] = 1
     checkpoint: Checkpoint
     window: Annotated[str, Field(description="half-open range of layers, as in '2-6'")]
-    rows: RowSource
+    rows: ScoreQueries
     selection: Annotated[str, Field(max_length=200)]
     retention: Annotated[float, Field(gt=0, le=1)]
     describe_prompt: Annotated[str | None, Field(min_length=1, max_length=MOST_PROMPT)] = None

@@ -18,14 +18,14 @@ from pydantic_settings import (
 )
 
 from lookonce_cache import PRECISIONS
-from lookonce_pruning import SELECTIONS, RowSource
-from lookonce_server.access import is_loopback
-from lookonce_server.decoding.limits import MOST_PIXELS
-from lookonce_server.images.addresses import parse_network
-from lookonce_server.images.hosts import AllowedHost
-from lookonce_server.limits import TenantLimits
-from lookonce_server.options import ContextLimits
+from lookonce_pruning import SELECTIONS, ScoreQueries
+from lookonce_server.auth.rate_limit import TenantLimits
+from lookonce_server.auth.tenants import is_loopback
+from lookonce_server.images.decode.limits import MOST_PIXELS
+from lookonce_server.images.fetch.addresses import parse_network
+from lookonce_server.images.fetch.hosts import AllowedHost
 from lookonce_server.profile import Profile, check_selection
+from lookonce_server.sessions.context_options import ContextLimits
 
 BUNDLED = "bundled"
 NO_PROFILE = "none"
@@ -189,7 +189,7 @@ class Settings(BaseSettings):
         str,
         Field(description="layers whose attention is recorded: 'middle', 'all', or a half-open range such as '4-8'"),
     ] = "middle"
-    rows: Annotated[RowSource, Field(description="whose attention is recorded")] = "generated"
+    rows: Annotated[ScoreQueries, Field(description="whose attention is recorded")] = "generated"
     on_miss: Annotated[
         Literal["full", "compress"],
         Field(description="a new image: answer from all of it and describe behind, or describe first"),

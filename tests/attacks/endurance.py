@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import psutil
 
-from ..integration.asking import question_about
-from ..integration.pictures import picture_url
-from ..integration.server_process import LookonceServer
+from ..support.http_requests import question_about
+from ..support.pictures import picture_url
+from ..support.server_process import LookonceServer
 from .raw import RawConnection, chat, post
 
 CHAT = "/v1/chat/completions"

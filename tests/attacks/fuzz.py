@@ -11,10 +11,10 @@ from typing import Any
 
 from fastapi.routing import APIRoute
 
-from lookonce_server.api.app import ROUTERS
+from lookonce_server.app import ROUTERS
 
-from ..integration.pictures import picture_url, png
-from ..integration.server_process import MODEL, LookonceServer
+from ..support.pictures import picture_url, png
+from ..support.server_process import MODEL, LookonceServer
 from .odd_values import (
     CHARSETS,
     FILE_NAMES,

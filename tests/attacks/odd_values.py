@@ -1,6 +1,6 @@
 """What is put into requests to see what becomes of it."""
 
-from ..integration.server_process import MODEL
+from ..support.server_process import MODEL
 
 LONG = "x" * 3000
 DIGITS, LONG_DIGITS = "9" * 400, "9" * 5000

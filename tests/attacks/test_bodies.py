@@ -12,9 +12,9 @@ import httpx2
 import psutil
 import pytest
 
-from ..integration.asking import ask
-from ..integration.pictures import data_url, picture_url, png
-from ..integration.server_process import MODEL, LookonceServer
+from ..support.http_requests import ask
+from ..support.pictures import data_url, picture_url, png
+from ..support.server_process import MODEL, LookonceServer
 from .raw import RawConnection, head
 
 _log = logging.getLogger(__name__)

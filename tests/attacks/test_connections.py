@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import psutil
 import pytest
 
-from ..integration.server_process import LookonceServer
+from ..support.server_process import LookonceServer
 from .raw import PATIENCE, RawConnection, chat, head, post
 
 CHAT = "/v1/chat/completions"

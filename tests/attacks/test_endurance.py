@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..integration.server_process import LookonceServer
+from ..support.server_process import LookonceServer
 from .endurance import ask_about_images
 
 SLACK = 40_000_000  # bytes: allocators keep some; a context here has 18 kB, its picture 38 kB, its full KV cache 3 MB

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from lookonce_server.access import key_hash, new_key
+from lookonce_server.auth.tenants import key_hash, new_key
 
-from ..integration.server_process import LookonceServer
+from ..support.server_process import LookonceServer
 from .raw import RawConnection, chat, chunked, head, post
 
 LIMIT = 65536

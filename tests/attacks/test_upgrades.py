@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from lookonce_server.access import key_hash, new_key
+from lookonce_server.auth.tenants import key_hash, new_key
 
-from ..integration.pictures import picture_url
-from ..integration.server_process import LookonceServer
+from ..support.pictures import picture_url
+from ..support.server_process import LookonceServer
 from .raw import RawConnection, chat, chunked, head, post
 
 CHAT = "/v1/chat/completions"

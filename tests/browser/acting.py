@@ -5,7 +5,7 @@ from typing import Any
 
 from playwright.sync_api import Page, expect
 
-from ..integration.pictures import png
+from ..support.pictures import png
 
 WHOLE = re.compile(r"^Looked at in|^It was looked at before")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from ..integration.server_process import LookonceServer
+from ..support.server_process import LookonceServer
 from .chromium import WAIT_MS, Visit, find_chromium
 
 Visiting = Callable[..., Visit]
@@ -32,10 +32,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[LookonceServer]:
-    """A running server of this module's own, with its own small model, which keeps contexts in memory."""
-    with LookonceServer() as running:
-        yield running
+def server(embedded: LookonceServer) -> LookonceServer:
+    return embedded
 
 
 @pytest.fixture

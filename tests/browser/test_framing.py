@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 
 from lookonce_scenes import CHECKPOINT
 
-from ..integration.server_process import MODEL, LookonceServer
+from ..support.server_process import MODEL, LookonceServer
 from .acting import file, pick_file, wait_for_context
 
 WIDE = (320, 160)

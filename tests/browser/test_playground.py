@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from playwright.sync_api import Page, expect
 
-from ..integration.pictures import png
+from ..support.pictures import png
 from .acting import answer, ask, figures, file, pick_file, pick_scene, wait_for_answer, wait_for_context
 from .chromium import Visit
 

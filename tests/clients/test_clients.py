@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ..integration.pictures import data_url, find_question, messages, picture_url, png
-from ..integration.server_process import MODEL, LookonceServer, environment
+from ..support.pictures import data_url, find_question, messages, picture_url, png
+from ..support.server_process import MODEL, LookonceServer, environment
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent.parent / "docs"
@@ -44,9 +44,8 @@ def clients_python() -> str:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[LookonceServer]:
-    with LookonceServer() as running:
-        yield running
+def server(embedded: LookonceServer) -> LookonceServer:
+    return embedded
 
 
 class Folder(NamedTuple):

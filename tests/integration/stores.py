@@ -4,11 +4,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from tests.unit.cache.samples import context_key, make_context
+from lookonce_cache import StoreObserver
 
-from lookonce_cache import Observer
-
-from .redis_server import RedisServer
+from ..support.cache_samples import context_key, make_context
+from ..support.redis_server import RedisServer
 
 # A busy machine is no failure, where a failure is not what is tested. Connecting is what takes long there.
 PATIENTLY = "?max_connections=8&timeout=60&socket_timeout=60&socket_connect_timeout=60"
@@ -21,7 +20,7 @@ ACL_RULES = (
 )
 
 
-class Listener(Observer):
+class Listener(StoreObserver):
     """Keeps what it is told."""
 
     def __init__(self) -> None:

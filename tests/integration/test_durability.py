@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from .asking import ask, get_to_know
-from .load import PATIENCE
-from .redis_server import RedisServer, wait_until
-from .server_process import LookonceServer
+from ..support.http_requests import ask, get_to_know
+from ..support.load import PATIENCE
+from ..support.redis_server import RedisServer, wait_until
+from ..support.server_process import LookonceServer
 
 PICTURES = range(300, 303)
 

@@ -13,8 +13,8 @@ from lookonce_scenes import CHECKPOINT
 from lookonce_scenes.tokenizer import EOS
 from lookonce_scenes.world import render
 
-from .pictures import find_question, messages, picture_url, scene
-from .server_process import MODEL
+from ..support.pictures import find_question, messages, picture_url, scene
+from ..support.server_process import MODEL
 
 SEED = 101
 FIND = find_question(SEED)

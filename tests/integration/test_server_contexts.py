@@ -7,9 +7,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from .asking import ask
-from .pictures import picture_url, png
-from .server_process import LookonceServer
+from ..support.http_requests import ask
+from ..support.pictures import picture_url, png
+from ..support.server_process import LookonceServer
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from lookonce_server.access import new_key
+from lookonce_server.auth.tenants import new_key
 
-from .asking import Known, ask, get_to_know, prepare
-from .load import Load, assert_nothing_lost_and_nothing_wrong, tally
-from .pictures import picture_url
-from .redis_server import RedisServer
-from .server_process import LookonceServer
+from ..support.http_requests import Known, ask, get_to_know, prepare
+from ..support.load import Load, assert_nothing_lost_and_nothing_wrong, tally
+from ..support.pictures import picture_url
+from ..support.redis_server import RedisServer
+from ..support.server_process import LookonceServer
 
 PICTURES = range(300, 304)
 QUICK = "timeout=0.5&socket_timeout=0.5&socket_connect_timeout=0.5"  # so that a fault costs tests no seconds

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
-from .asking import ask
-from .network import make_certificate
-from .pictures import png, questions
-from .server_process import LookonceServer
+from ..support.http_requests import ask
+from ..support.network import make_certificate
+from ..support.pictures import png, questions
+from ..support.server_process import LookonceServer
 
 LIMIT_SECONDS = 3
 FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 
 from lookonce_scenes import CHECKPOINT
 
-from .pictures import data_url, find_question, messages, picture_url, png
-from .server_process import MODEL
+from ..support.pictures import data_url, find_question, messages, picture_url, png
+from ..support.server_process import MODEL
 
 SEED = 131
 FIND = find_question(SEED)

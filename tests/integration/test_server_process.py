@@ -17,7 +17,7 @@ import pytest
 
 from lookonce_scenes import CHECKPOINT
 
-from .server_process import environment
+from ..support.server_process import environment
 
 SECONDS = 120.0  # only a failure, or a very busy machine, waits that long
 COMMAND = (sys.executable, "-m", "lookonce", "serve")
@@ -85,7 +85,7 @@ def test_whatever_fails_in_a_start_is_told_in_a_sentence(tmp_path):
 
 def test_two_servers_that_start_at_once_do_not_get_one_port():
     from lookonce_server.errors import StartError
-    from lookonce_server.listener import bind, listen
+    from lookonce_server.http.protocol.listener import bind, listen
 
     (first,) = bind("127.0.0.1", 0)
     port = first.getsockname()[1]

@@ -8,8 +8,8 @@ import pytest
 
 from lookonce_scenes import PROFILE
 
-from .pictures import picture_url
-from .server_process import MODEL, LookonceServer, environment
+from ..support.pictures import picture_url
+from ..support.server_process import MODEL, LookonceServer, environment
 
 OPTIONS = {"window": "1-7", "rows": "both", "selection": "coverage:reach=0.3,strength=1", "retention": 0.1}
 

@@ -9,11 +9,11 @@ import httpx2
 import openai
 import pytest
 
-from lookonce_server.access import key_hash, new_key
+from lookonce_server.auth.tenants import key_hash, new_key
 
-from .asking import ask, question_about
-from .pictures import data_url, messages, picture_url, png
-from .server_process import MODEL, LookonceServer
+from ..support.http_requests import ask, question_about
+from ..support.pictures import data_url, messages, picture_url, png
+from ..support.server_process import MODEL, LookonceServer
 
 KEYS = {tenant: new_key() for tenant in ("acme", "slow", "other")}
 CHAT = "/v1/chat/completions"
@@ -288,7 +288,7 @@ def test_a_questions_line_has_its_accounts(keyed):
     miss, hit = lines["mine.0"], lines["mine.1"]
     for line, reply in zip((miss, hit), replies, strict=True):
         usage, found = reply.json()["usage"], reply.json()["lookonce"]
-        assert line["logger"] == "lookonce_server.api.front"
+        assert line["logger"] == "lookonce_server.http.middleware.request_log"
         assert (line["tenant"], line["method"], line["route"], line["status"]) == ("other", "POST", CHAT, 200)
         assert (line["cache"], line["saved_tokens"]) == (found["cache"], found["tokens_saved"])
         assert (line["prompt_tokens"], line["generated_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 import httpx2
 import pytest
 
-from .asking import Reply, ask, forget, question_about, reply_of
-from .pictures import messages, picture_url
-from .redis_server import RedisServer, wait_until
-from .server_process import MODEL, LookonceServer
+from ..support.http_requests import Reply, ask, forget, question_about, reply_of
+from ..support.pictures import messages, picture_url
+from ..support.redis_server import RedisServer, wait_until
+from ..support.server_process import MODEL, LookonceServer
 
+pytestmark = pytest.mark.extended
 QUESTIONS = 1000
 CONNECTIONS = 150
 HITS = 0.9  # share of the questions about a new image that were answered from its context

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 from redis.crc import key_slot
-from tests.unit.cache.samples import assert_same, context_key, make_context
 
 from lookonce_cache import StoreUnavailableError, open_store
 
-from .redis_cluster import RedisCluster
-from .redis_server import free_port
+from ..support.cache_samples import assert_same, context_key, make_context
+from ..support.redis_cluster import RedisCluster
+from ..support.redis_server import free_port
 from .stores import Listener, eventually, listed
 
 pytestmark = pytest.mark.anyio

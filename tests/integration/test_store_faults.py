@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 import torch
-from tests.unit.cache.samples import assert_same, context_key, hex_digest, make_context
 
 from lookonce_cache import LeaseLostError, StoreUnavailableError, open_store
 
-from .network import Network
-from .redis_server import RedisServer
+from ..support.cache_samples import assert_same, context_key, hex_digest, make_context
+from ..support.network import Network
+from ..support.redis_server import RedisServer
 from .stores import Listener, eventually
 
 pytestmark = pytest.mark.anyio

@@ -4,18 +4,18 @@ import asyncio
 import random
 
 import pytest
-from tests.unit.cache.samples import assert_same, context_key, hex_digest, make_context
 
-from lookonce_cache import RecordKey, open_store
-from lookonce_cache.redis_index import last_lease_key, lease_key, value_key
-from lookonce_cache.redis_records import record_key
+from lookonce_cache import BlobKey, open_store
+from lookonce_cache.stores.redis.blobs import record_key
+from lookonce_cache.stores.redis.index import last_lease_key, lease_key, value_key
 
+from ..support.cache_samples import assert_same, context_key, hex_digest, make_context
 from .stores import PATIENTLY, Listener, listed
 
 pytestmark = pytest.mark.anyio
 
 KEY = context_key()
-RECORD = RecordKey("acme", hex_digest("record"))
+RECORD = BlobKey("acme", hex_digest("record"))
 INDEX = "lookonce:1:index:acme"
 NAMES = [INDEX, value_key(KEY), lease_key(KEY), last_lease_key(KEY), record_key(RECORD)]
 # What else may stand in an index, with its score.

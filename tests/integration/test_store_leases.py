@@ -4,10 +4,10 @@ import asyncio
 import time
 
 import pytest
-from tests.unit.cache.samples import assert_same, context_key, make_context
 
 from lookonce_cache import ContextKey, LeaseLostError, StoreStats
 
+from ..support.cache_samples import assert_same, context_key, make_context
 from .stores import eventually, everything, listed
 
 pytestmark = pytest.mark.anyio

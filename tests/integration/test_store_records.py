@@ -1,21 +1,21 @@
 """One suite for every store's records, beside its contexts and in the same place."""
 
 import pytest
-from tests.unit.cache.samples import context_key, hex_digest, make_context
 
-from lookonce_cache import MAX_RECORD_BYTES, RecordKey, RecordTooLargeError, StoreUnavailableError, open_store
+from lookonce_cache import MAX_BLOB_BYTES, BlobKey, BlobTooLargeError, StoreUnavailableError, open_store
 
-from .redis_server import RedisServer
+from ..support.cache_samples import context_key, hex_digest, make_context
+from ..support.redis_server import RedisServer
 from .stores import PATIENTLY, Listener, acl_url, eventually
 
 pytestmark = pytest.mark.anyio
 
-KEY = RecordKey("acme", hex_digest("a record"))
-OTHER = RecordKey("acme", hex_digest("another"))
+KEY = BlobKey("acme", hex_digest("a record"))
+OTHER = BlobKey("acme", hex_digest("another"))
 VALUE = "what was said: 自行车 \0".encode()
 
 
-def redis_name(key: RecordKey) -> str:
+def redis_name(key: BlobKey) -> str:
     return f"lookonce:1:record:{{{key.tenant}:{key.id}}}"
 
 
@@ -25,7 +25,7 @@ def records(store):
 
 
 async def test_round_trip(records):
-    for value in (VALUE, b"", bytes(range(256)), b"x" * MAX_RECORD_BYTES):
+    for value in (VALUE, b"", bytes(range(256)), b"x" * MAX_BLOB_BYTES):
         await records.write(KEY, value)
         assert await records.read(KEY) == value
 
@@ -52,7 +52,7 @@ async def test_forget(records):
 
 
 async def test_another_tenants_record_is_none(records):
-    theirs = RecordKey("globex", KEY.id)
+    theirs = BlobKey("globex", KEY.id)
     await records.write(KEY, VALUE)
     assert await records.read(theirs) is None
     assert await records.forget(theirs) is False
@@ -61,7 +61,7 @@ async def test_another_tenants_record_is_none(records):
 
 async def test_a_record_and_a_context_of_one_name_are_two_things(store):
     context = context_key()
-    record = RecordKey(context.tenant, context.id)
+    record = BlobKey(context.tenant, context.id)
     await store.put(make_context())
     await store.records.write(record, VALUE)
     assert await store.delete(context) is True
@@ -72,8 +72,8 @@ async def test_a_record_and_a_context_of_one_name_are_two_things(store):
 
 async def test_what_is_too_large_is_refused_and_replaces_nothing(records):
     await records.write(KEY, VALUE)
-    with pytest.raises(RecordTooLargeError, match=f"{MAX_RECORD_BYTES + 1} bytes"):
-        await records.write(KEY, b"x" * (MAX_RECORD_BYTES + 1))
+    with pytest.raises(BlobTooLargeError, match=f"{MAX_BLOB_BYTES + 1} bytes"):
+        await records.write(KEY, b"x" * (MAX_BLOB_BYTES + 1))
     assert await records.read(KEY) == VALUE
 
 
@@ -102,8 +102,8 @@ async def test_each_call_is_told(opening):
     await records.write(KEY, VALUE)
     await records.read(KEY)
     await records.forget(KEY)
-    with pytest.raises(RecordTooLargeError):
-        await records.write(KEY, b"x" * (MAX_RECORD_BYTES + 1))
+    with pytest.raises(BlobTooLargeError):
+        await records.write(KEY, b"x" * (MAX_BLOB_BYTES + 1))
     assert listener.outcomes(records.tier) == [
         ("read", "miss"),
         ("write", "ok"),

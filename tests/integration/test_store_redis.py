@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.unit.cache.samples import assert_same, context_key, make_context
 
 from lookonce_cache import ContextTooLargeError, LeaseLostError, StoreConfigError, StoreUnavailableError, encode
 from lookonce_cache import open_store as open_
 
-from .network import make_certificate
-from .redis_server import RedisServer
+from ..support.cache_samples import assert_same, context_key, make_context
+from ..support.network import make_certificate
+from ..support.redis_server import RedisServer
 from .stores import ACL_RULES, PATIENTLY, Listener, acl_url, eventually, listed, put_all
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +27,7 @@ async def listener():
 
 @pytest.fixture
 async def store(redis_server, listener, monkeypatch):
-    monkeypatch.setattr("lookonce_cache.redis_store.INDEX_SECONDS", 60)
+    monkeypatch.setattr("lookonce_cache.stores.redis.store.INDEX_SECONDS", 60)
     store = open_(redis_server.url + PATIENTLY, ttl=60, observer=listener)
     yield store
     await store.close()

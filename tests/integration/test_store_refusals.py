@@ -5,17 +5,17 @@ from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 import redis
-from tests.unit.cache.samples import assert_same, context_key, hex_digest, make_context
 
-from lookonce_cache import RecordKey, StoreUnavailableError, WritesRefusedError, open_store
+from lookonce_cache import BlobKey, StoreUnavailableError, WritesRefusedError, open_store
 
-from .redis_server import RedisServer, wait_until
+from ..support.cache_samples import assert_same, context_key, hex_digest, make_context
+from ..support.redis_server import RedisServer, wait_until
 from .stores import PATIENTLY, Listener, eventually, listed
 
 pytestmark = pytest.mark.anyio
 
 KEY, NEW = context_key(), context_key("new")
-RECORD = RecordKey("acme", hex_digest("record"))
+RECORD = BlobKey("acme", hex_digest("record"))
 ALWAYS_CHECKED = PATIENTLY + "&health_check_interval=0.001"  # idle connections, before each command
 
 

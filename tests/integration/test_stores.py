@@ -5,10 +5,10 @@ import time
 
 import pytest
 import torch
-from tests.unit.cache.samples import assert_same, context_key, make_context
 
-from lookonce_cache import PRECISIONS, ContextInfo, ContextKey, Found, LeaseLostError, StoreStats
+from lookonce_cache import PRECISIONS, ContextInfo, ContextKey, LeaseLostError, StoreHit, StoreStats
 
+from ..support.cache_samples import assert_same, context_key, make_context
 from .stores import Listener, eventually, everything, listed, put_all
 
 pytestmark = pytest.mark.anyio
@@ -26,7 +26,7 @@ async def test_round_trip(store, precision, dtype):
     context = make_context(precision=precision, **tensors)
     await store.put(context)
     found = await store.get(context.key)
-    assert isinstance(found, Found)
+    assert isinstance(found, StoreHit)
     assert found.tier in ("memory", store.tier)
     assert_same(found.context, context)
 
@@ -252,8 +252,8 @@ async def test_pages_while_those_still_to_come_are_used_have_none_twice(store):
 
 
 async def test_a_page_has_a_limit_whatever_was_asked_for(store, monkeypatch):
-    monkeypatch.setattr("lookonce_cache.memory.MAX_LISTED", 20)
-    monkeypatch.setattr("lookonce_cache.redis_store.MAX_LISTED", 20)
+    monkeypatch.setattr("lookonce_cache.stores.memory.MAX_LISTED", 20)
+    monkeypatch.setattr("lookonce_cache.stores.redis.store.MAX_LISTED", 20)
     ids = await put_all(store, range(21))
     page = await store.list("acme", limit=1000)
     assert len(page.infos) == 20

@@ -7,11 +7,11 @@ from pathlib import Path
 import openai
 import pytest
 
-from lookonce_server.access import key_hash, new_key
+from lookonce_server.auth.tenants import key_hash, new_key
 
-from .pictures import messages, picture_url
-from .redis_server import RedisServer
-from .server_process import MODEL, LookonceServer
+from ..support.pictures import messages, picture_url
+from ..support.redis_server import RedisServer
+from ..support.server_process import MODEL, LookonceServer
 
 ALICE, BOB = "alice-and-co", "bob"
 NO_CONTEXT = "0" * 64

@@ -2,8 +2,9 @@
 
 import schemathesis
 from hypothesis import strategies as st
-from tests.integration.pictures import picture_url
-from tests.integration.server_process import MODEL
+
+from ..support.pictures import picture_url
+from ..support.server_process import MODEL
 
 _SEEDS = range(40, 44)  # few, so that most questions are about an image that was described before
 

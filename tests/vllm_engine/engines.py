@@ -7,13 +7,13 @@ import torch
 from PIL import Image
 
 from lookonce_cache import CompressedContext
-from lookonce_server.conversation import Conversation
-from lookonce_server.describing import context_identity
-from lookonce_server.describing import context_of as context_of_description
 from lookonce_server.engines.base import DescribePlan, Engine, Sampling
+from lookonce_server.engines.conversation import Conversation
 from lookonce_server.engines.vllm import VllmEngine
+from lookonce_server.sessions.context_builder import context_identity
+from lookonce_server.sessions.context_builder import context_of as context_of_description
 
-from ..unit.server.samples import GREEDY, PLAN, PROMPT, TENANT, Asked, about, read
+from ..support.samples import GREEDY, PLAN, PROMPT, TENANT, Asked, about, read
 
 SMALL = {"enforce_eager": True, "kv_cache_memory_bytes": 64 * 1024**2, "block_size": 32}
 

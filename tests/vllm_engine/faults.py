@@ -6,7 +6,7 @@ from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
 
-from lookonce_server.engines.vllm.connector import ContextConnector
+from lookonce_server.engines.vllm.connector.connector import ContextConnector
 
 VARIABLE = "LOOKONCE_TEST_FAULT"  # names the file that says what fails next: an entry point, "layer" or "forward"
 ENTRY_POINTS = [

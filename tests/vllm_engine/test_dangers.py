@@ -10,13 +10,14 @@ import torch
 from lookonce_cache import MemoryStore
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.engines.base import Sampling
-from lookonce_server.engines.vllm import contexts, options
-from lookonce_server.engines.vllm.contract import Job
-from lookonce_server.engines.vllm.requests import sampling_params
+from lookonce_server.engines.vllm import context_prompts as contexts
+from lookonce_server.engines.vllm import options
+from lookonce_server.engines.vllm.client import sampling_params
+from lookonce_server.engines.vllm.connector.messages import Job
 from lookonce_server.errors import ContextLostError, EngineError
-from lookonce_server.images import ImageBytes
+from lookonce_server.images.sources import ImageBytes
 
-from ..unit.server.samples import GREEDY, PLAN, TENANT, Bench, about, picture, png, read
+from ..support.samples import GREEDY, PLAN, TENANT, Bench, about, picture, png, read
 from .engines import answered, context_of, fully, start
 
 pytestmark = pytest.mark.anyio
@@ -59,7 +60,7 @@ def without_salt(monkeypatch):
     def prompt(self, after):
         return {"prompt_token_ids": [0] * self.load.tokens + after}
 
-    monkeypatch.setattr(contexts.LentContext, "prompt", prompt)
+    monkeypatch.setattr(contexts.AttachedContext, "prompt", prompt)
 
 
 async def test_without_a_salt_contexts_mix(unguarded, made, without_salt):
@@ -76,7 +77,7 @@ async def test_a_context_without_a_salt_is_not_answered_from(engine, made, witho
 
 async def test_with_one_salt_for_all_contexts_mix(unguarded, made, monkeypatch):
     """What a client could do who chose the salt."""
-    monkeypatch.setattr(contexts.Contexts, "salt", lambda self, content: "chosen")
+    monkeypatch.setattr(contexts.ContextPrompts, "salt", lambda self, content: "chosen")
     assert (await answers(unguarded, made[0]))[1:] != made[1][1:]
 
 
@@ -100,7 +101,7 @@ async def test_two_makings_of_a_context_stay_apart(engine, made):
 
 
 def test_the_salt_is_a_secret_of_the_context(engine, made):
-    one, other = contexts.Contexts(None), contexts.Contexts(None)
+    one, other = contexts.ContextPrompts(None), contexts.ContextPrompts(None)
     assert one.salt("a") != one.salt("b")
     assert one.salt("a") != other.salt("a")
     assert one.salt("a") == one.salt("a")
@@ -142,16 +143,16 @@ def losing(monkeypatch):
     """Have a context's file gone after it was looked up, before vLLM loads it."""
 
     def lose(engine, lost):
-        lend = engine._spool.lend
+        share = engine._spool.share
 
         @asynccontextmanager
         async def losing(content, tensors):
-            async with lend(content, tensors) as path:
+            async with share(content, tensors) as path:
                 if content.startswith(lost.id):
                     path.unlink(missing_ok=True)
                 yield path
 
-        monkeypatch.setattr(engine._spool, "lend", losing)
+        monkeypatch.setattr(engine._spool, "share", losing)
 
     return lose
 
@@ -217,7 +218,7 @@ async def test_a_spool_without_room_is_a_lost_context(engine, made, monkeypatch)
     def full(tensors, path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lookonce_server.engines.vllm.spool.save_file", full)
+    monkeypatch.setattr("lookonce_server.engines.vllm.connector.files.save_file", full)
     with pytest.raises(ContextLostError, match="No space left"):
         await answered(engine, made[0][0], QUESTION)
     monkeypatch.undo()
@@ -231,7 +232,7 @@ def cached_prefixes_read(monkeypatch):
     def params(*arguments, skip_reading_prefix_cache=None, **more):
         return sampling_params(*arguments, **more)
 
-    monkeypatch.setattr("lookonce_server.engines.vllm.capturing.sampling_params", params)
+    monkeypatch.setattr("lookonce_server.engines.vllm.capture_client.sampling_params", params)
 
 
 async def test_an_incomplete_capture_keeps_the_wrong_tokens(unguarded, reference, cached_prefixes_read):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.conversation import Conversation, Turn
 
-from ..unit.server.samples import EVERYTHING, PLAN, TENANT, picture
+from ..support.samples import EVERYTHING, PLAN, TENANT, picture
 from .engines import answered, context_of, fully
 
 pytestmark = pytest.mark.anyio

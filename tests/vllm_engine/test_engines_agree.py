@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lookonce_cache import PRECISIONS
-from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.conversation import Conversation, Turn
 
-from ..unit.server.samples import GREEDY, PLAN, PROMPT, about, picture, read
+from ..support.samples import GREEDY, PLAN, PROMPT, about, picture, read
 from .engines import answered, context_of, fully
 
 pytestmark = pytest.mark.anyio

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from lookonce_cache import MemoryStore
-from lookonce_server.answers import begun
-from lookonce_server.fallback import Fallback, least_margin, looked_into
-from lookonce_server.images import ImageBytes
-from lookonce_server.options import ContextOptions
+from lookonce_server.images.sources import ImageBytes
+from lookonce_server.sessions.answer_streams import begun
+from lookonce_server.sessions.context_options import ContextOptions
+from lookonce_server.sessions.fallback import Fallback, least_margin, looked_into
 
-from ..unit.server.samples import GREEDY, PLAN, TENANT, Bench, about, picture, png, read
+from ..support.samples import GREEDY, PLAN, TENANT, Bench, about, picture, png, read
 from .engines import context_of
 
 pytestmark = pytest.mark.anyio

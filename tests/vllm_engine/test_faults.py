@@ -11,11 +11,11 @@ import torch
 
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.engines.vllm import VllmEngine, options
-from lookonce_server.engines.vllm.connector import ContextConnector
-from lookonce_server.engines.vllm.worker import WorkerExtension
+from lookonce_server.engines.vllm.connector.connector import ContextConnector
+from lookonce_server.engines.vllm.connector.worker import WorkerExtension
 from lookonce_server.errors import ContextLostError, EngineError
 
-from ..unit.server.samples import PLAN, PROMPT, TENANT, picture
+from ..support.samples import PLAN, PROMPT, TENANT, picture
 from .engines import SMALL, answered, context_of, fully
 from .faults import ENTRY_POINTS, VARIABLE, arm, disarm, is_armed
 
@@ -47,7 +47,7 @@ def test_every_method_that_vllm_calls_is_guarded():
 
 
 def test_a_worker_that_cannot_be_attached_says_why(monkeypatch):
-    monkeypatch.setattr("lookonce_server.engines.vllm.worker.get_kv_transfer_group", lambda: 1 / 0)
+    monkeypatch.setattr("lookonce_server.engines.vllm.connector.worker.get_kv_transfer_group", lambda: 1 / 0)
     assert WorkerExtension().lookonce_attach() == ["division by zero."]
 
 

@@ -10,7 +10,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.errors import ModelRefusedError
 
-from ..unit.server.samples import picture
+from ..support.samples import picture
 from .engines import fully, start
 
 pytestmark = pytest.mark.anyio

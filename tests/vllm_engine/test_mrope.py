@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from lookonce_evaluation.shapes.qwen2_vl import TINY, write_qwen2_vl
-from lookonce_server.conversation import Conversation, Turn
+from lookonce_evaluation.bench.checkpoints.qwen2_vl import TINY, write_qwen2_vl
 from lookonce_server.engines.base import Sampling
+from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.errors import InvalidRequestError
 
-from ..unit.server.samples import PROMPT, about
-from ..unit.server.test_processors import processed
+from ..support.samples import PROMPT, about
+from ..unit.server.engines.test_processors import processed
 from .engines import answered, context_of, fully, start
 from .test_prompts import prompt_ids
 

@@ -7,10 +7,10 @@ import torch
 
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.engines.vllm import options
-from lookonce_server.engines.vllm.heads import heads_of, joined
+from lookonce_server.engines.vllm.connector.heads import heads_of, joined
 from lookonce_server.errors import EngineError
 
-from ..unit.server.samples import PLAN, TENANT, picture
+from ..support.samples import PLAN, TENANT, picture
 from .engines import answered, context_of, start
 from .faults import VARIABLE, arm, is_armed
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import openai
 import psutil
 
-from ..integration.pictures import find_question, messages, picture_url
-from ..integration.server_process import MODEL, VLLM, LookonceServer
+from ..support.pictures import find_question, messages, picture_url
+from ..support.server_process import MODEL, VLLM, LookonceServer
 
 SEED = 430
 SECONDS = 120.0  # only a failure, or a very busy machine, waits that long

@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 from tokenizers import processors
 
-from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import Sampling
+from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import PromptRenderer
-from lookonce_server.engines.vllm.requests import sampling_params
+from lookonce_server.engines.vllm.client import sampling_params
 from lookonce_server.errors import ContextOutdatedError
 
-from ..unit.server.dating import DATED, Clock, dated_prompts
-from ..unit.server.samples import EVERYTHING, PROMPT, TENANT, about, picture
-from ..unit.server.test_processors import processed
+from ..support.dated_model import DATED, Clock, dated_prompts
+from ..support.samples import EVERYTHING, PROMPT, TENANT, about, picture
+from ..unit.server.engines.test_processors import processed
 from .engines import answered, context_of, fully
 
 pytestmark = pytest.mark.anyio

@@ -4,11 +4,11 @@ import json
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
-from lookonce_server.api.parsing import parse_chat
-from lookonce_server.api.schemas import ChatRequest
+from lookonce_server.http.chat_request import parse_chat
+from lookonce_server.http.schemas.chat import ChatRequest
 
-from ..unit.server.test_chat_fields import REQUEST
-from ..unit.server.vllm_fields import ALL
+from ..support.vllm_fields import ALL
+from ..unit.server.http.test_chat_fields import REQUEST
 
 
 def test_vllm_has_no_field_that_is_not_listed():

@@ -8,7 +8,7 @@ import pytest
 from lookonce_server.engines.base import Sampling
 from lookonce_server.errors import OverloadedError, PromptTooLongError
 
-from ..unit.server.samples import about, picture
+from ..support.samples import about, picture
 from .engines import answered, context_of, fully
 
 pytestmark = pytest.mark.anyio

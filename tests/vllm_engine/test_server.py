@@ -3,9 +3,9 @@
 import openai
 import pytest
 
-from ..integration.pictures import find_question, messages, picture_url
-from ..integration.redis_server import RedisServer
-from ..integration.server_process import MODEL, VLLM, LookonceServer
+from ..support.pictures import find_question, messages, picture_url
+from ..support.redis_server import RedisServer
+from ..support.server_process import MODEL, VLLM, LookonceServer
 
 SEED = 401
 QUESTION = find_question(SEED)

@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lookonce_server.engines.vllm.spool import Spool, default_base, take_result, write_failure, write_result
+from lookonce_server.engines.vllm.connector.files import (
+    SharedFiles,
+    default_base,
+    take_result,
+    write_failure,
+    write_result,
+)
 from lookonce_server.errors import ContextLostError, ModelRefusedError
 
 pytestmark = pytest.mark.anyio
@@ -23,14 +29,14 @@ TENSORS = {"keys": torch.zeros(2, 3)}
 
 @pytest.fixture
 def spool(tmp_path):
-    spool = Spool(tmp_path / "some" / "place")
+    spool = SharedFiles(tmp_path / "some" / "place")
     yield spool
     spool.close()
 
 
 async def test_a_file_lives_as_long_as_it_is_used(spool):
-    async with spool.lend("a", TENSORS) as first:
-        async with spool.lend("a", TENSORS) as second:
+    async with spool.share("a", TENSORS) as first:
+        async with spool.share("a", TENSORS) as second:
             assert first == second
         assert first.exists()
     await asyncio.sleep(0)
@@ -40,12 +46,12 @@ async def test_a_file_lives_as_long_as_it_is_used(spool):
 
 @pytest.mark.parametrize("replaced", [False, True])
 async def test_a_folder_that_vanished_is_made_anew(spool, replaced):
-    async with spool.lend("a", TENSORS) as path:
+    async with spool.share("a", TENSORS) as path:
         gone = path.parent
         shutil.rmtree(gone)
         if replaced:
             gone.touch()
-        async with spool.lend("a", TENSORS) as other:
+        async with spool.share("a", TENSORS) as other:
             assert other.exists()
             assert other.parent != gone
     assert spool.new_path().parent.is_dir()
@@ -58,17 +64,17 @@ async def test_without_any_folder_a_context_is_lost_and_afterwards_not(spool):
     shutil.rmtree(place)
     place.touch()
     with pytest.raises(ContextLostError, match=r"could not be handed to vLLM: .*place"):
-        async with spool.lend("a", TENSORS):
+        async with spool.share("a", TENSORS):
             pass
     place.unlink()
-    async with spool.lend("a", TENSORS) as path:
+    async with spool.share("a", TENSORS) as path:
         assert path.exists()
 
 
 def test_where_no_folder_can_be_made_the_setting_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ModelRefusedError, match=r"--handover-dir .*file: no folder can be made there"):
-        Spool(tmp_path / "file")
+        SharedFiles(tmp_path / "file")
 
 
 def test_what_a_rank_leaves_is_taken_once(spool):
@@ -88,23 +94,23 @@ def test_what_a_rank_leaves_is_taken_once(spool):
 KEEPING = """
 import sys, time
 from pathlib import Path
-from lookonce_server.engines.vllm.spool import Spool
-print(Spool(Path(sys.argv[1])).folder, flush=True)
+from lookonce_server.engines.vllm.connector.files import SharedFiles
+print(SharedFiles(Path(sys.argv[1])).folder, flush=True)
 time.sleep(600)
 """
 
 
 def test_what_a_killed_server_has_left_is_swept_and_nothing_else(tmp_path):
-    spool = Spool(tmp_path)
+    spool = SharedFiles(tmp_path)
     foreign = tmp_path / "lookonce-handover-of-mine.txt"
     foreign.write_text("no folder")
     with subprocess.Popen([sys.executable, "-c", KEEPING, str(tmp_path)], stdout=subprocess.PIPE, text=True) as killed:
         folder = Path(killed.stdout.readline().strip())
         (folder / "0").write_bytes(b"left")
-        Spool(tmp_path).close()
+        SharedFiles(tmp_path).close()
         assert folder.is_dir()  # its owner lives
         killed.send_signal(signal.SIGKILL)
-    Spool(tmp_path).close()
+    SharedFiles(tmp_path).close()
     assert sorted(tmp_path.iterdir()) == sorted([spool.folder, foreign])
     spool.close()
 
@@ -113,9 +119,9 @@ def test_it_is_in_memory_where_there_is_room_and_else_in_the_cache(monkeypatch, 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     total = shutil.disk_usage(MEMORY).total
-    monkeypatch.setattr("lookonce_server.engines.vllm.spool._LEAST_BYTES", total)
+    monkeypatch.setattr("lookonce_server.engines.vllm.connector.files._LEAST_BYTES", total)
     assert default_base() == MEMORY
-    monkeypatch.setattr("lookonce_server.engines.vllm.spool._LEAST_BYTES", total + 1)
+    monkeypatch.setattr("lookonce_server.engines.vllm.connector.files._LEAST_BYTES", total + 1)
     assert default_base() == tmp_path / "lookonce"
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert default_base() == Path(tempfile.gettempdir())

@@ -8,12 +8,12 @@ import jsonschema
 import pytest
 
 from lookonce_cache import MemoryStore
-from lookonce_server.conversation import Conversation, Turn
 from lookonce_server.engines.base import Sampling
+from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.errors import InvalidRequestError
 
-from ..unit.server.samples import PLAN, Bench, picture, png
-from ..unit.server.schemas import ANY_OBJECT, ENDING, GROWING, REFUSED, an_object
+from ..support.samples import PLAN, Bench, picture, png
+from ..support.schemas import ANY_OBJECT, ENDING, GROWING, REFUSED, an_object
 from .engines import answered, context_of, fully
 
 pytestmark = pytest.mark.anyio

@@ -15,9 +15,9 @@ from lookonce_evaluation.calibrate.tasks import key
 from lookonce_evaluation.methods import Context
 from lookonce_evaluation.runs import JSON
 from lookonce_evaluation.tables import header, line
-from lookonce_pruning import RowSource, middle_layers
+from lookonce_pruning import ScoreQueries, middle_layers
 
-ROWS: tuple[RowSource, ...] = get_args(RowSource)
+ROWS: tuple[ScoreQueries, ...] = get_args(ScoreQueries)
 SELECTIONS = ("coverage", "coverage:reach=0.3,strength=1", "attention", "uniform")
 # In quarters of the depth; the second quarter is `middle_layers`.
 _WINDOWS = ((1, 2), (0, 4), (1, 3), (0, 1), (2, 3), (3, 4), (0, 2), (2, 4))
@@ -39,7 +39,7 @@ def windows(num_layers: int) -> list[tuple[int, int]]:
 def candidates(
     num_layers: int,
     selections: Sequence[str] = SELECTIONS,
-    rows: Sequence[RowSource] = ROWS,
+    rows: Sequence[ScoreQueries] = ROWS,
     among: Sequence[tuple[int, int]] | None = None,
 ) -> list[Context]:
     """List every selection with all rows and windows that it can use, the server's defaults first.

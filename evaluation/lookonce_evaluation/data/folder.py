@@ -6,8 +6,8 @@ from PIL import Image
 
 from lookonce_evaluation.data.scenes import Case
 from lookonce_evaluation.errors import EvaluationError
-from lookonce_server.decoding import ImageLimits, decode_image
 from lookonce_server.errors import InvalidImageError
+from lookonce_server.images.decode import ImageLimits, decode_image
 
 
 def is_picture(path: Path) -> bool:

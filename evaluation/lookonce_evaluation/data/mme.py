@@ -15,7 +15,7 @@ from lookonce_evaluation.data.folder import decode, is_picture
 from lookonce_evaluation.data.scenes import Case
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_scenes.questions import Question
-from lookonce_server.decoding import ImageLimits
+from lookonce_server.images.decode import ImageLimits
 
 PERCEPTION = tuple("existence count position color posters celebrity scene landmark artwork OCR".split())
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")

@@ -33,7 +33,7 @@ class Answers(NamedTuple):
 
 
 class ImageAttention:
-    """An `Observer`: how much attention a prompt's last token pays the image's tokens.
+    """An `StoreObserver`: how much attention a prompt's last token pays the image's tokens.
 
     Args:
         columns: `[1 or layers, image tokens]`, where they stand.
@@ -46,7 +46,7 @@ class ImageAttention:
     def observe(
         self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
     ) -> Tensor | None:
-        """See `attention.Observer`."""
+        """See `attention.StoreObserver`."""
         columns = self._columns[layer if len(self._columns) > 1 else 0]
         scale = query.shape[3] ** -0.5 if scaling is None else scaling
         self.shares.append(float(attention_rows(query[0, :, -1:], key[0], key.shape[2] - 1, columns, scale).sum()))
@@ -69,7 +69,7 @@ def answer_questions(
     answers = [model.answer_ids(question.answer) for question in questions]
     longest = max(map(len, answers))
     # Of each image token kept: how many tokens of text stand before it, and how many kept ones.
-    columns = described.prompt.image_columns[kept] - kept + torch.arange(kept.shape[1])
+    columns = described.prompt.image_positions[kept] - kept + torch.arange(kept.shape[1])
     drawn = scores.values.mean(0)
     share = float(drawn[kept[0]].sum() / drawn.sum())
     result = Answers([], {}, [])

@@ -19,7 +19,7 @@ from lookonce_evaluation.metrics.mme import Row, record, rows_of
 from lookonce_evaluation.model import EvalModel
 from lookonce_evaluation.options import context_options, parser, settings_of
 from lookonce_evaluation.runs import Run
-from lookonce_server.decoding import ImageLimits
+from lookonce_server.images.decode import ImageLimits
 
 RETENTIONS = (0.05, 0.02)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lookonce_cache.precision import PRECISIONS, Role, StoredTensor, stored
+from lookonce_cache.format.quantization import PRECISIONS, QuantizedTensor, Role, stored
 from lookonce_evaluation.data.scenes import Case, held_out
 from lookonce_evaluation.describe import describe, kept_tokens
 from lookonce_evaluation.metrics.bootstrap import Estimate
@@ -55,7 +55,7 @@ class Measured:
         self._sizes: list[tuple[int, int, int]] = []
         self._errors: list[tuple[float, float]] = []
 
-    def add(self, case: Case, kept: tuple[StoredTensor, ...], graded: Graded, native: Tensor, side: int) -> None:
+    def add(self, case: Case, kept: tuple[QuantizedTensor, ...], graded: Graded, native: Tensor, side: int) -> None:
         """Take one image's answers.
 
         Args:
@@ -96,7 +96,7 @@ def evaluate(model: EvalModel, cases: list[Case], settings: Settings, progress: 
     for case in tqdm(cases, disable=not progress):
         described = describe(model, case, window)
         prompts = [model.after_context(question.text) for question in case.questions]
-        shared = int(described.prompt.image_columns[0])
+        shared = int(described.prompt.image_positions[0])
         for share, of_share in measured.items():
             kept = kept_tokens(described, share, settings)
             context = described.context(kept)._replace(prompts=prompts)
@@ -104,14 +104,14 @@ def evaluate(model: EvalModel, cases: list[Case], settings: Settings, progress: 
             for each in of_share:
                 tensors, cache = _through(context, each.precision, shared)
                 graded = grade_exactly(model, cache, case.questions)
-                each.add(case, tensors, graded, native, 4 * (kept.numel() + len(described.prompt.image_columns)))
+                each.add(case, tensors, graded, native, 4 * (kept.numel() + len(described.prompt.image_positions)))
     return [each.row(of_share[0].outcomes) for of_share in measured.values() for each in of_share]
 
 
-def _through(context: PreparedCache, precision: str, shared: int) -> tuple[tuple[StoredTensor, ...], PreparedCache]:
+def _through(context: PreparedCache, precision: str, shared: int) -> tuple[tuple[QuantizedTensor, ...], PreparedCache]:
     """A context as it is stored, and whole again after the tokens that all contexts share."""
 
-    def kept(tensor: Tensor, role: Role) -> StoredTensor:
+    def kept(tensor: Tensor, role: Role) -> QuantizedTensor:
         return stored(tensor[:, :, shared:].contiguous(), role, precision)
 
     keys, values = kept(context.keys, "keys"), kept(context.values, "values")

@@ -35,7 +35,7 @@ from lookonce_server.settings import Settings
 OTHERS = ("Describe.", "", "Thanks.", "How many objects are there?", "What color is the object?", *DESCRIBE_PROMPTS)
 BLIND = "blind"
 RETENTIONS = (0.0, 0.02, 0.05)
-Records = Sequence[Mapping[str, Any]]
+BlobStore = Sequence[Mapping[str, Any]]
 
 
 def measure(model: EvalModel, settings: Settings, judge: Judge, prompts: Sequence[str], case: Case) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def measure(model: EvalModel, settings: Settings, judge: Judge, prompts: Sequenc
     return {"prompts": records, BLIND: record(blind(model, passes[prompts[0]]), prompts[0], shares[:1])}
 
 
-def outcomes(cases: Sequence[Case], records: Records, prompt: str, share: float) -> Outcomes:
+def outcomes(cases: Sequence[Case], records: BlobStore, prompt: str, share: float) -> Outcomes:
     """Count the answers from the contexts of one prompt, or of BLIND, at one retention."""
     found = Outcomes()
     for case, record in zip(cases, records, strict=True):
@@ -75,7 +75,7 @@ def outcomes(cases: Sequence[Case], records: Records, prompt: str, share: float)
     return found
 
 
-def f1(records: Records, prompt: str, what: str) -> list[float]:
+def f1(records: BlobStore, prompt: str, what: str) -> list[float]:
     """List, by image, F1 of the description that was `seeing` the image, or that saw the prompt's tokens `alone`."""
     return [Score(*_of(record, prompt)[what]["counts"]).f1 for record in records]
 
@@ -85,7 +85,7 @@ def _of(record: Mapping[str, Any], prompt: str) -> Mapping[str, Any]:
     return of_prompt
 
 
-def held_table(cases: Sequence[Case], records: Records, prompts: Sequence[str]) -> str:
+def held_table(cases: Sequence[Case], records: BlobStore, prompts: Sequence[str]) -> str:
     """Write the table of what the prompt's own tokens hold."""
     base = outcomes(cases, records, prompts[0], 0.0) if cases[0].questions else None
     answers = (*KINDS.values(), "ACC, change") if base else ()
@@ -102,7 +102,7 @@ def held_table(cases: Sequence[Case], records: Records, prompts: Sequence[str]) 
     return "\n".join(lines)
 
 
-def contexts_table(cases: Sequence[Case], records: Records, prompts: Sequence[str]) -> str:
+def contexts_table(cases: Sequence[Case], records: BlobStore, prompts: Sequence[str]) -> str:
     """Write the table of what is answered from the contexts that each prompt makes."""
     lines = [header("prompt", "kept", *(cell for kind in KINDS.values() for cell in (kind, "change")))]
     for share in sorted(RETENTIONS[1:], reverse=True):
@@ -179,7 +179,7 @@ def main(arguments: list[str]) -> None:
     run.write_json("result.json", result(cases, records, prompts) | judge.identity | {"judge_refused": judge.refused})
 
 
-def result(cases: Sequence[Case], records: Records, prompts: Sequence[str]) -> dict[str, Any]:
+def result(cases: Sequence[Case], records: BlobStore, prompts: Sequence[str]) -> dict[str, Any]:
     """Write the same figures as JSON, in percent."""
 
     def percent(values: Sequence[float]) -> float:

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry
 from torch import Tensor
 
 from lookonce_cache import CompressedContext
-from lookonce_pruning import RowSource
-from lookonce_server.conversation import Conversation
-from lookonce_server.engines.framing import Framing
+from lookonce_pruning import ScoreQueries
+from lookonce_server.engines.conversation import Conversation
+from lookonce_server.engines.geometry import ImageCrop
 from lookonce_server.errors import PromptTooLongError
 
 # No text worth reading has as many characters to a token, whatever the model.
@@ -37,7 +37,7 @@ class ModelFacts:
     fingerprint: str
     num_layers: int
     max_tokens: int
-    framing: Framing | None
+    framing: ImageCrop | None
     vocabulary: int
 
     def fit(self, prompt_tokens: int, sampling: "Sampling") -> "Sampling":
@@ -108,7 +108,7 @@ class DescribePlan:
 
     prompt: str
     max_tokens: int
-    rows: RowSource
+    rows: ScoreQueries
     window: tuple[int, int]
     selection: str
     retention: float

@@ -16,7 +16,6 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from lookonce_cache import digest
-from lookonce_server.conversation import Conversation
 from lookonce_server.engines.control_tokens import (
     Change,
     ControlTokens,
@@ -25,7 +24,8 @@ from lookonce_server.engines.control_tokens import (
     TooManyTokensError,
     UnencodableError,
 )
-from lookonce_server.engines.stand_ins import StandIns
+from lookonce_server.engines.conversation import Conversation
+from lookonce_server.engines.placeholder_tokens import PlaceholderTokens
 from lookonce_server.errors import InvalidImageError, InvalidRequestError, ModelRefusedError, PromptTooLongError
 
 _MARK = "lookonce:description"  # stands for the description while what follows it is looked for
@@ -36,7 +36,7 @@ class Prompt(NamedTuple):
     """A rendered and tokenised prompt, ready for the model."""
 
     inputs: dict[str, Tensor]  # what the processor made: input_ids [1, tokens], pixels, ...
-    image_columns: Tensor  # [image tokens], int64: where the image tokens stand
+    image_positions: Tensor  # [image tokens], int64: where the image tokens stand
     grid: tuple[int, int]  # of the image tokens, rows and columns
 
     @property
@@ -78,7 +78,7 @@ class PromptRenderer:
         if image_id is None:
             raise ModelRefusedError("The model's configuration names no image token.")
         self.image_id = int(image_id)
-        self.stand_ins = StandIns.of(processor, config)
+        self.stand_ins = PlaceholderTokens.of(processor, config)
         texts = [text for text, _ in self.stand_ins.kinds]
         self._max_tokens: int = config.get_text_config().max_position_embeddings
         self._control_tokens = ControlTokens(self.tokenizer, str(processor.chat_template), texts)

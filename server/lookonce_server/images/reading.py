@@ -5,10 +5,10 @@ import time
 
 from PIL import Image
 
-from lookonce_server.decoding import DecodeProcesses, ImageLimits
-from lookonce_server.decoding.processes import DecodeCrashError, DecodeTimeoutError
 from lookonce_server.errors import InvalidImageError
-from lookonce_server.images.fetching import Fetcher
+from lookonce_server.images.decode import DecodeProcesses, ImageLimits
+from lookonce_server.images.decode.pool import DecodeCrashError, DecodeTimeoutError
+from lookonce_server.images.fetch.client import Fetcher
 from lookonce_server.images.sources import (
     SCHEME,
     ImageBytes,

@@ -4,8 +4,8 @@ import base64
 import re
 from dataclasses import dataclass
 
-from lookonce_server.decoding import ImageLimits
 from lookonce_server.errors import InvalidImageError
+from lookonce_server.images.decode import ImageLimits
 
 SCHEME = "lookonce:"
 _ID = re.compile(r"[0-9a-f]{64}")

@@ -23,10 +23,10 @@ from lookonce_cache import (
     decode,
     encode,
 )
-from lookonce_cache.header import DTYPES
-from lookonce_cache.precision import parts_of
+from lookonce_cache.format.header import DTYPES
+from lookonce_cache.format.quantization import parts_of
 
-from .samples import assert_same, context_key, hex_digest, make_context
+from ...support.cache_samples import assert_same, context_key, hex_digest, make_context
 from .sealing import aligned, memory_limit, opened, pack, packed, sealed
 
 MEMORY = 256 * 1024**2  # bytes that no value of a few kilobytes may take

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 
-from lookonce_cache import CompressedContext, StoredTensor, encode
-from lookonce_cache.precision import Part, Role, parts_of
+from lookonce_cache import CompressedContext, QuantizedTensor, encode
+from lookonce_cache.format.quantization import Part, Role, parts_of
 
-from .samples import make_identity
+from ...support.cache_samples import make_identity
 
 FOLDER = Path(__file__).with_name("golden")
 LONG_DESCRIPTION = "Ein Bild, 一張圖, صورة, 🖼️\n" * 25 + "e\u0301 \0 \u2028 \U0010ffff"
@@ -68,10 +68,10 @@ def golden_bytes(name: str) -> bytes:
     return (FOLDER / f"{name}.context").read_bytes()
 
 
-def _stored(role: Role, case: Case) -> StoredTensor:
+def _stored(role: Role, case: Case) -> QuantizedTensor:
     start = 0 if role == "keys" else 17
     parts = parts_of(role, case.precision, case.dtype, case.shape)
-    return StoredTensor(role, case.precision, case.dtype, case.shape, tuple(_part(part, start) for part in parts))
+    return QuantizedTensor(role, case.precision, case.dtype, case.shape, tuple(_part(part, start) for part in parts))
 
 
 def _part(part: Part, start: int) -> torch.Tensor:

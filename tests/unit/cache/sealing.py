@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from lookonce_cache.header import ALIGNMENT, DIGEST_BYTES, FORMAT_VERSION, MAGIC, PREFIX, checksum
+from lookonce_cache.format.header import ALIGNMENT, DIGEST_BYTES, FORMAT_VERSION, MAGIC, PREFIX, checksum
 
 
 class Opened(NamedTuple):

@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from lookonce_cache import breaker as breaker_module
-from lookonce_cache.breaker import Breaker
+from lookonce_cache.stores.redis import breaker as breaker_module
+from lookonce_cache.stores.redis.breaker import Breaker
 
 pytestmark = pytest.mark.anyio
 

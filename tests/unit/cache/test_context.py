@@ -6,7 +6,7 @@ import torch
 
 from lookonce_cache import PRECISIONS, CacheError, InvalidContextError, stored
 
-from .samples import assert_same, make_context, make_identity
+from ...support.cache_samples import assert_same, make_context, make_identity
 
 
 def test_sizes():
@@ -123,7 +123,7 @@ DENSE = torch.zeros(2, 3, 7, 4)
         ({"created_at": float("inf")}, "created_at must be unix seconds"),
         ({"created_at": -1.0}, "created_at must be unix seconds"),
         ({"created_at": 5}, "created_at must be unix seconds"),
-        ({"keys": [1.0]}, "keys must be a StoredTensor, not list"),
+        ({"keys": [1.0]}, "keys must be a QuantizedTensor, not list"),
         ({"keys": stored(DENSE, "values", "native")}, "keys must be stored as keys, not as values"),
         ({"values": stored(DENSE, "keys", "native")}, "values must be stored as values, not as keys"),
         ({"keys": stored(DENSE, "keys", "int8")}, "keys are stored as int8, the identity says native"),

@@ -1,8 +1,8 @@
 import pytest
 
 from lookonce_cache import CacheError, MemoryStore, RedisStore, StoreConfigError, open_store, parse_size
-from lookonce_cache.redis_options import MAX_VALUE_BYTES, Address, RedisOptions, parse_redis_url
-from lookonce_cache.tiered import TieredStore
+from lookonce_cache.stores.redis.options import MAX_VALUE_BYTES, Address, RedisOptions, parse_redis_url
+from lookonce_cache.stores.tiered import TieredStore
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from lookonce_cache import PRECISIONS, decode, encode
-from lookonce_cache.header import DTYPES
+from lookonce_cache.format.header import DTYPES
 
+from ...support.cache_samples import assert_same, make_context
 from .golden import CASES, FOLDER, golden_bytes, golden_context
-from .samples import assert_same, make_context
 from .second_reader import read
 
 IDS = {

@@ -8,9 +8,9 @@ import msgpack
 import pytest
 
 from lookonce_cache import PRECISIONS, ContextFormatError, ContextIdentity, decode, encode
-from lookonce_cache.header import ALIGNMENT, MAX_HEADER_BYTES, decode_head
+from lookonce_cache.format.header import ALIGNMENT, MAX_HEADER_BYTES, decode_head
 
-from .samples import assert_same, make_context
+from ...support.cache_samples import assert_same, make_context
 from .sealing import aligned, header_of, memory_limit, opened, packed, sealed
 
 DATA = encode(make_context())

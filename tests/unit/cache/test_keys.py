@@ -17,9 +17,9 @@ from lookonce_cache import (
     check_tenant,
     digest,
 )
-from lookonce_cache.keys import TEXT_LIMITS, brief
+from lookonce_cache.identity import TEXT_LIMITS, brief
 
-from .samples import make_identity
+from ...support.cache_samples import make_identity
 
 IDENTITY = ContextIdentity(
     tenant="acme",

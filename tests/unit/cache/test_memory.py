@@ -8,7 +8,7 @@ import torch
 
 from lookonce_cache import ContextTooLargeError, MemoryStore
 
-from .samples import assert_same, context_key, make_context
+from ...support.cache_samples import assert_same, context_key, make_context
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookonce_cache import InvalidContextError
-from lookonce_cache.precision import NATIVE_DTYPES, PRECISIONS, StoredTensor, parts_of, stored
+from lookonce_cache.format.quantization import NATIVE_DTYPES, PRECISIONS, QuantizedTensor, parts_of, stored
 
 ROLES = ("keys", "values")
 LOSSY = PRECISIONS[1:]
@@ -202,7 +202,7 @@ def test_an_unknown_precision_is_refused_with_the_known_ones():
     with pytest.raises(InvalidContextError, match=message):
         parts_of("keys", "int2", torch.float32, (1, 1, 1, 4))
     with pytest.raises(InvalidContextError, match=message):
-        StoredTensor("keys", "int2", torch.float32, (1, 1, 1, 4), ())
+        QuantizedTensor("keys", "int2", torch.float32, (1, 1, 1, 4), ())
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_parts_that_do_not_fit_are_refused(changes, message):
     if fields["parts"] == "meta":
         fields["parts"] = tuple(part.to("meta") for part in kept.parts)
     with pytest.raises(InvalidContextError, match=message):
-        StoredTensor(**fields)
+        QuantizedTensor(**fields)
 
 
 @pytest.mark.parametrize("bad", [normal(2, 5, 8), normal(1, 2, 0, 8), normal(1, 2, 5, 8).double()])

@@ -4,17 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookonce_cache import InvalidContextError, Observer, RecordKey
-from lookonce_cache.records import MemoryRecords, seal, unseal
+from lookonce_cache import BlobKey, InvalidContextError, StoreObserver
+from lookonce_cache.stores.blobs import MemoryBlobStore, seal, unseal
 
-from .samples import hex_digest
+from ...support.cache_samples import hex_digest
 
 pytestmark = pytest.mark.anyio
-KEY = RecordKey("acme", hex_digest("a record"))
+KEY = BlobKey("acme", hex_digest("a record"))
 
 
-def key(name: object) -> RecordKey:
-    return RecordKey("acme", hex_digest(name))
+def key(name: object) -> BlobKey:
+    return BlobKey("acme", hex_digest(name))
 
 
 @given(st.binary(max_size=200))
@@ -39,18 +39,18 @@ def test_a_changed_or_shortened_record_is_none(value, data):
 
 def test_a_record_is_of_its_key_alone():
     stored = seal(KEY, b"value")
-    assert unseal(RecordKey("globex", KEY.id), stored) is None
+    assert unseal(BlobKey("globex", KEY.id), stored) is None
     assert unseal(key("another"), stored) is None
 
 
 @pytest.mark.parametrize(("tenant", "id_"), [("", "0" * 64), ("a:b", "0" * 64), ("a", "0" * 63), ("a", "G" * 64)])
 def test_a_key_that_cannot_be(tenant, id_):
     with pytest.raises(InvalidContextError):
-        RecordKey(tenant, id_)
+        BlobKey(tenant, id_)
 
 
 async def test_the_least_recently_used_is_dropped_and_every_byte_is_counted():
-    records = MemoryRecords(ttl=60, observer=Observer(), max_bytes=3 * (512 + 100))
+    records = MemoryBlobStore(ttl=60, observer=StoreObserver(), max_bytes=3 * (512 + 100))
     for name in "abc":
         await records.write(key(name), b"x" * 100)
     assert records.used_bytes == 3 * 612
@@ -67,8 +67,8 @@ async def test_the_least_recently_used_is_dropped_and_every_byte_is_counted():
 
 async def test_what_has_expired_is_not_held(monkeypatch):
     now = 1000.0
-    monkeypatch.setattr("lookonce_cache.records.time.monotonic", lambda: now)
-    records = MemoryRecords(ttl=10, observer=Observer())
+    monkeypatch.setattr("lookonce_cache.stores.blobs.time.monotonic", lambda: now)
+    records = MemoryBlobStore(ttl=10, observer=StoreObserver())
     for name in "abc":
         await records.write(key(name), b"x")
     now += 10
@@ -78,8 +78,8 @@ async def test_what_has_expired_is_not_held(monkeypatch):
 
 async def test_reads_put_expiry_off(monkeypatch):
     now = 1000.0
-    monkeypatch.setattr("lookonce_cache.records.time.monotonic", lambda: now)
-    records = MemoryRecords(ttl=10, observer=Observer())
+    monkeypatch.setattr("lookonce_cache.stores.blobs.time.monotonic", lambda: now)
+    records = MemoryBlobStore(ttl=10, observer=StoreObserver())
     await records.write(KEY, b"x")
     for _ in range(3):
         now += 9

@@ -2,10 +2,10 @@ import asyncio
 
 import pytest
 
-from lookonce_cache import LeaseLostError, MemoryStore, Observer, StoreUnavailableError
-from lookonce_cache.tiered import TieredStore
+from lookonce_cache import LeaseLostError, MemoryStore, StoreObserver, StoreUnavailableError
+from lookonce_cache.stores.tiered import TieredStore
 
-from .samples import assert_same, context_key, make_context
+from ...support.cache_samples import assert_same, context_key, make_context
 
 pytestmark = pytest.mark.anyio
 
@@ -301,7 +301,7 @@ async def test_closing_ends_loads(store, hot, shared):
 async def test_each_tier_reports_its_own_calls():
     told = []
 
-    class Listener(Observer):
+    class Listener(StoreObserver):
         def operation(self, store, operation, outcome, seconds):
             told.append((store, operation, outcome))
 

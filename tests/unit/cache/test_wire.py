@@ -18,10 +18,10 @@ from lookonce_cache import (
     encode,
 )
 from lookonce_cache.context import FACTS, MAX_DESCRIPTION_BYTES
-from lookonce_cache.header import ALIGNMENT, DTYPES, MAX_HEAD_BYTES, decode_head
-from lookonce_cache.keys import TEXT_LIMITS
+from lookonce_cache.format.header import ALIGNMENT, DTYPES, MAX_HEAD_BYTES, decode_head
+from lookonce_cache.identity import TEXT_LIMITS
 
-from .samples import assert_same, context_key, make_context
+from ...support.cache_samples import assert_same, context_key, make_context
 from .sealing import memory_limit, opened, sealed
 
 FLOATS = list(DTYPES.values())

@@ -2,9 +2,9 @@
 
 import pytest
 
+from lookonce_evaluation.bench.checkpoints import TINY, write_qwen2_vl
 from lookonce_evaluation.describe import DescribePass, describe
 from lookonce_evaluation.model import EvalModel
-from lookonce_evaluation.shapes import TINY, write_qwen2_vl
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.settings import Settings
 

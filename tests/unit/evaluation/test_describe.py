@@ -16,9 +16,9 @@ CASES = held_out(2, 600_000_100)
 
 def knocked_out(model, described, kept):
     """The description where generated tokens do not look at the image tokens that are not kept."""
-    dropped = [i for i in range(len(described.prompt.image_columns)) if i not in kept[0].tolist()]
+    dropped = [i for i in range(len(described.prompt.image_positions)) if i not in kept[0].tolist()]
     rows = range(described.prompt.tokens, sys.maxsize)
-    blocked = Blocked(rows, described.prompt.image_columns[dropped], range(model.num_layers))
+    blocked = Blocked(rows, described.prompt.image_positions[dropped], range(model.num_layers))
     with Knockout(model.runner.model, [[blocked]]):
         (tokens,) = model.decode(model.prefill(described.prompt), 128)
     return model.text(tokens)

@@ -70,7 +70,7 @@ class Tiny:
         return self.input_ids.shape[1]
 
     @property
-    def image_columns(self) -> Tensor:
+    def image_positions(self) -> Tensor:
         return (self.input_ids[0] == IMAGE).nonzero().flatten()
 
     def eager(self) -> PreTrainedModel:

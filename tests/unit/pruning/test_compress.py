@@ -26,7 +26,7 @@ def compressed(tiny, past, kept):
     return compress(
         *stacked(past),
         prompt_length=tiny.prompt_length,
-        image_columns=tiny.image_columns,
+        image_positions=tiny.image_positions,
         kept=kept,
         inv_freq=find_inv_freq(tiny.model),
         next_position=tiny.next_position,
@@ -35,7 +35,7 @@ def compressed(tiny, past, kept):
 
 def gapped(tiny, past, kept):
     """The same tokens at their original positions, cut by a loop that shares nothing with `compress`."""
-    dropped = [set(tiny.image_columns.tolist()) - set(tiny.image_columns[row].tolist()) for row in kept]
+    dropped = [set(tiny.image_positions.tolist()) - set(tiny.image_positions[row].tolist()) for row in kept]
     cut = []
     for part in stacked(past):
         layers = []
@@ -57,7 +57,7 @@ KEPT = {
 def test_packed_equals_gapped(tiny, kept):
     _, past = tiny.describe(DESCRIPTION)
     context = compressed(tiny, past, kept)
-    assert context.tokens == tiny.prompt_length - len(tiny.image_columns) + kept.shape[1] == context.keys.shape[2]
+    assert context.tokens == tiny.prompt_length - len(tiny.image_positions) + kept.shape[1] == context.keys.shape[2]
     with_gaps = tiny.step(gapped(tiny, past, kept), QUESTION, tiny.next_position).logits
     packed = tiny.step(cache_of(context.keys, context.values), QUESTION, context.tokens).logits
     torch.testing.assert_close(packed, with_gaps, atol=1e-4, rtol=0)
@@ -69,7 +69,7 @@ def test_packed_equals_gapped(tiny, kept):
 def test_retention_one_equals_the_full_pass(tiny):
     full = tiny.greedy(tiny.prefill()[1], QUESTION, tiny.next_position)
     _, past = tiny.describe(DESCRIPTION)
-    context = compressed(tiny, past, torch.arange(len(tiny.image_columns))[None])
+    context = compressed(tiny, past, torch.arange(len(tiny.image_positions))[None])
     assert context.tokens == tiny.prompt_length
     assert tiny.greedy(cache_of(context.keys, context.values), QUESTION, context.tokens) == full
     assert len(set(full)) > 1
@@ -94,7 +94,7 @@ def test_values_are_the_prompts_own(llava):
 def test_shapes_that_do_not_agree(changed, message):
     arguments = {
         "prompt_length": 10,
-        "image_columns": torch.arange(2, 6),
+        "image_positions": torch.arange(2, 6),
         "kept": torch.zeros(1, 1, dtype=torch.int64),
         "inv_freq": torch.rand(4),
         "next_position": 10,

@@ -17,7 +17,7 @@ def test_public_names():
         "PackedContext",
         "PruningError",
         "RecordingError",
-        "RowSource",
+        "ScoreQueries",
         "Selection",
         "UnknownSelectionError",
         "UnsupportedModelError",

@@ -28,9 +28,9 @@ def eager_with(tiny, blocked, monkeypatch):
 
 
 def test_blocked_attention_is_minus_infinity_in_eager_attention(tiny, monkeypatch):
-    query = range(int(tiny.image_columns.max()) + 1, tiny.prompt_length)
+    query = range(int(tiny.image_positions.max()) + 1, tiny.prompt_length)
     blocked = [
-        Blocked(query, tiny.image_columns, range(1, 3)),
+        Blocked(query, tiny.image_positions, range(1, 3)),
         Blocked(range(query.stop - 1, query.stop), torch.tensor(query[:2]), (3,)),
     ]
     expected = eager_with(tiny, blocked, monkeypatch)
@@ -44,9 +44,9 @@ def test_blocked_attention_is_minus_infinity_in_eager_attention(tiny, monkeypatc
 
 def test_cases_of_one_batch_do_not_touch_each_other(llava):
     """After a shared image, each row of the batch is what it would be alone, decoding included."""
-    end = int(llava.image_columns.max()) + 1
+    end = int(llava.image_positions.max()) + 1
     query, generated = range(end, llava.prompt_length), range(llava.prompt_length, sys.maxsize)
-    cases = [[], [Blocked(query, llava.image_columns, range(4))], [Blocked(generated, llava.image_columns, (0, 2))]]
+    cases = [[], [Blocked(query, llava.image_positions, range(4))], [Blocked(generated, llava.image_positions, (0, 2))]]
     with Knockout(llava.model, cases):
         together = logits_of(llava, len(cases))
     for row, case in enumerate(cases):
@@ -101,7 +101,7 @@ def test_a_token_with_nothing_to_look_at_is_refused(llava):
 
 def test_one_observer_a_model(llava):
     recorder = AttentionRecorder(
-        llava.model, image_columns=llava.image_columns, prompt_length=24, window=range(4), grid=(4, 4)
+        llava.model, image_positions=llava.image_positions, prompt_length=24, window=range(4), grid=(4, 4)
     )
     with recorder, pytest.raises(RecordingError, match="observed already"), Knockout(llava.model, [[]]):
         pass
@@ -109,7 +109,7 @@ def test_one_observer_a_model(llava):
 
 def test_recorded_weights_are_eager_attention(llava):
     recorder = AttentionRecorder(
-        llava.model, image_columns=llava.image_columns, prompt_length=24, window=range(1, 3), grid=(4, 4)
+        llava.model, image_positions=llava.image_positions, prompt_length=24, window=range(1, 3), grid=(4, 4)
     )
     with recorder:
         llava.prefill()

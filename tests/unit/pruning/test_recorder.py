@@ -12,7 +12,11 @@ WINDOWS = [range(4), range(1, 3), range(3, 4)]
 
 def recorder_for(tiny, window=range(4)):
     return AttentionRecorder(
-        tiny.model, image_columns=tiny.image_columns, prompt_length=tiny.prompt_length, window=window, grid=tiny.grid
+        tiny.model,
+        image_positions=tiny.image_positions,
+        prompt_length=tiny.prompt_length,
+        window=window,
+        grid=tiny.grid,
     )
 
 
@@ -35,13 +39,13 @@ def test_scores_equal_eager_attention(tiny, window, rows):
         tiny.describe(DESCRIPTION)
     scores = recorder.scores(rows)
 
-    after_image, prompt = int(tiny.image_columns[-1]) + 1, tiny.prompt_length
+    after_image, prompt = int(tiny.image_positions[-1]) + 1, tiny.prompt_length
     wanted = {
         "generated": slice(prompt - 1, None),
         "query": slice(after_image, prompt),
         "both": slice(after_image, None),
     }
-    expected = eager_rows(tiny, window)[:, wanted[rows]][:, :, tiny.image_columns].mean(dim=1)
+    expected = eager_rows(tiny, window)[:, wanted[rows]][:, :, tiny.image_positions].mean(dim=1)
     torch.testing.assert_close(scores.values, expected, atol=1e-6, rtol=0)
     assert expected.std() > 1e-3  # far from uniform: the comparison can fail
     assert scores.layers == tuple(window)
@@ -53,7 +57,7 @@ def test_chunked_prefill_gives_the_same_scores(llava):
     with whole:
         _, past = llava.describe(DESCRIPTION)
     embeddings = llava.model.get_input_embeddings()(llava.input_ids)
-    embeddings[:, llava.image_columns] = llava.model.get_image_features(llava.extra["pixel_values"]).pooler_output[0]
+    embeddings[:, llava.image_positions] = llava.model.get_image_features(llava.extra["pixel_values"]).pooler_output[0]
     with chunked:
         past = None
         for part in embeddings.split(9, dim=1):
@@ -196,7 +200,7 @@ def test_attention_that_is_more_than_softmax_is_refused(llava_with, config, opti
     ],
 )
 def test_contradicting_arguments(llava, changed, message):
-    arguments = {"image_columns": llava.image_columns, "prompt_length": 24, "window": range(4), "grid": (4, 4)}
+    arguments = {"image_positions": llava.image_positions, "prompt_length": 24, "window": range(4), "grid": (4, 4)}
     with pytest.raises(ValueError, match=message):
         AttentionRecorder(llava.model, **{**arguments, **changed})
 

@@ -23,7 +23,7 @@ from lookonce_scenes.questions import DESCRIBE_PROMPTS
 from lookonce_scenes.tokenizer import ASSISTANT, EOS, GRID, IMAGE, IMAGE_TOKENS, PAD, PATCH_SIZE
 from lookonce_scenes.train import TEXT_TOKENS
 from lookonce_scenes.world import COLORS, KINDS, SIZES, masks, sample_scene
-from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import PromptRenderer
 
 from .oracle import answer_to

@@ -13,20 +13,15 @@ from fastapi import FastAPI
 
 from lookonce_cache import MemoryStore
 from lookonce_scenes import CHECKPOINT
-from lookonce_server.access import Access
-from lookonce_server.api.app import _app
-from lookonce_server.api.state import AppState
+from lookonce_server.app import _app
+from lookonce_server.auth.tenants import TenantDirectory
 from lookonce_server.engines.base import DescribePlan
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
+from lookonce_server.http.state import AppState
 from lookonce_server.settings import Settings
 
-from .samples import ANSWER_TOKENS, PLAN, Bench
-
-
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
+from ...support.samples import ANSWER_TOKENS, PLAN, Bench
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +72,7 @@ def app_with(bench):
                 contexts=bench.contexts,
                 sessions=bench.sessions,
                 plan=bench.plan,
-                access=Access({}),
+                access=TenantDirectory({}),
                 images=bench.images,
                 metrics=bench.metrics,
                 started_at=time.time(),

@@ -8,12 +8,12 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lookonce_server.api import errors
-from lookonce_server.api.app import running_app
+from lookonce_server.app import running_app
+from lookonce_server.http import errors
 from lookonce_server.metrics import Metrics
 from lookonce_server.settings import Settings
 
-from .samples import png
+from ...support.samples import png
 
 pytestmark = pytest.mark.anyio
 PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()

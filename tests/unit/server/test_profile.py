@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from lookonce_scenes import PROFILE
-from lookonce_server.api.app import _app, _plan
+from lookonce_server.app import _app, _plan
 from lookonce_server.cli import serve
 from lookonce_server.errors import ModelRefusedError, ProfileError
 from lookonce_server.profile import MOST_BYTES, Profile

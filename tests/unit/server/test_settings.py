@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from lookonce_server.cli import serve
-from lookonce_server.options import ContextLimits
+from lookonce_server.sessions.context_options import ContextLimits
 from lookonce_server.settings import Settings, load_settings
 
 

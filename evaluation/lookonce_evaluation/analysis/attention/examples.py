@@ -10,7 +10,7 @@ from torch import Tensor
 from lookonce_evaluation.analysis.attention.measures import Band, with_bands
 from lookonce_evaluation.analysis.attention.observe import Observation
 from lookonce_evaluation.metrics.captions import Word
-from lookonce_server.heatmap import TokenMap, draw_grid, draw_over
+from lookonce_server.sessions.heatmap import TokenMap, draw_grid, draw_over
 
 MOST_WORDS = 12
 _WIDTH = 224  # pixels

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lookonce_evaluation.describe import DescribePass
-from lookonce_server.engines.framing import Area
-from lookonce_server.heatmap import cells_of
+from lookonce_server.engines.geometry import Area
+from lookonce_server.sessions.heatmap import cells_of
 
 GROUPS = ("first", "system", "image", "query", "generated")
 """The sequence's first token, on which attention often rests for want of anything to look at (a sink); the other text
@@ -38,7 +38,7 @@ def shares(described: DescribePass, rows: str) -> Shares:
     prompt = described.prompt
     start = described.after_image if rows == "query" else prompt.tokens - 1
     stop = prompt.tokens if rows == "query" else described.tokens
-    groups = groups_of(prompt.image_columns, prompt.tokens, described.tokens)
+    groups = groups_of(prompt.image_positions, prompt.tokens, described.tokens)
     attention, even = torch.zeros(1, len(GROUPS)).double(), torch.zeros(len(GROUPS)).double()
     for first in range(start, stop, _ROWS_AT_ONCE):
         part = range(first, min(first + _ROWS_AT_ONCE, stop))
@@ -49,13 +49,13 @@ def shares(described: DescribePass, rows: str) -> Shares:
     return Shares(attention / (stop - start), even / (stop - start))
 
 
-def groups_of(image_columns: Tensor, prompt_length: int, total: int) -> Tensor:
+def groups_of(image_positions: Tensor, prompt_length: int, total: int) -> Tensor:
     """Tell which of GROUPS each token is of, `[total]`; text between the parts of an image is "system"."""
     groups = torch.full((total,), GROUPS.index("generated"))
     groups[:prompt_length] = GROUPS.index("query")
-    groups[: int(image_columns[-1])] = GROUPS.index("system")
+    groups[: int(image_positions[-1])] = GROUPS.index("system")
     groups[0] = GROUPS.index("first")
-    groups[image_columns] = GROUPS.index("image")
+    groups[image_positions] = GROUPS.index("image")
     return groups
 
 

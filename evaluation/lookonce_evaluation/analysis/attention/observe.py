@@ -20,7 +20,7 @@ from lookonce_evaluation.describe import DescribePass, describe
 from lookonce_evaluation.metrics.captions import ATTRIBUTES, Reading, Word, ground, spell
 from lookonce_evaluation.model import EvalModel
 from lookonce_scenes.world import masks
-from lookonce_server.engines.framing import Area
+from lookonce_server.engines.geometry import Area
 
 WORD_ROWS = ("generating", "reading")
 """A word's rows: those whose logits gave its tokens, one before each; and its tokens' own."""
@@ -41,7 +41,7 @@ class Observation(NamedTuple):
         """Average a word's attention to each image token over its tokens and the heads: `[layers, image tokens]`."""
         first = self.described.prompt.tokens + word.tokens.start - (rows == "generating")
         positions = range(first, first + len(word.tokens))
-        return self.described.recorder.weights(positions, self.described.prompt.image_columns).mean(1)
+        return self.described.recorder.weights(positions, self.described.prompt.image_positions).mean(1)
 
 
 def observe(model: EvalModel, case: Case) -> Observation:

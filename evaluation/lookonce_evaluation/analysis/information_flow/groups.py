@@ -49,8 +49,8 @@ class Groups:
 
 def describe_groups(prompt: Prompt) -> Groups:
     """Group the tokens of a describe turn."""
-    query = range(int(prompt.image_columns[-1]) + 1, prompt.tokens)
-    return Groups(prompt.image_columns, query, query[:-1])
+    query = range(int(prompt.image_positions[-1]) + 1, prompt.tokens)
+    return Groups(prompt.image_positions, query, query[:-1])
 
 
 def question_groups(model: EvalModel, prompt: Prompt, question: str, shown: tuple[Scene, int] | None = None) -> Groups:
@@ -72,7 +72,7 @@ def question_groups(model: EvalModel, prompt: Prompt, question: str, shown: tupl
         raise EvaluationError(f"question {question!r}: the chat template does not show it as it is")
     at = range(groups.query.start + span.start, min(groups.query.start + span.stop, groups.last.start))
     asked = None if shown is None else asked_tokens(*shown, prompt.grid)
-    return Groups(groups.image, groups.query, at, None if asked is None else prompt.image_columns[asked])
+    return Groups(groups.image, groups.query, at, None if asked is None else prompt.image_positions[asked])
 
 
 def _span(decode: Callable[[list[int]], str], ids: list[int], text: str) -> range | None:

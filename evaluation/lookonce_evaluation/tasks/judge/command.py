@@ -35,7 +35,7 @@ from lookonce_server.settings import Settings
 RETENTIONS = (0.2, 0.05, 0.02, 0.0)
 FULL = "full pass"
 COUNTED = ("by hand", "rules", "this judge")
-Records = Sequence[Mapping[str, Any]]
+BlobStore = Sequence[Mapping[str, Any]]
 
 
 class Pair(BaseModel):
@@ -104,7 +104,7 @@ def judge_known(judge: Judge, known: Known) -> dict[str, Any]:
     return {"what": known.what, "objects": found["objects"], "counts": dict(zip(COUNTED, counts, strict=True))}
 
 
-def summaries(records: Records, key: str) -> dict[str, Summary]:
+def summaries(records: BlobStore, key: str) -> dict[str, Summary]:
     """Summarise, by way, the scores that the verdicts hold: "counts", or "against_scene" where there are any."""
     scores: dict[str, list[Score]] = {}
     for record in records:
@@ -114,7 +114,7 @@ def summaries(records: Records, key: str) -> dict[str, Summary]:
     return {way: Summary.of(each) for way, each in scores.items()}
 
 
-def table(records: Records) -> str:
+def table(records: BlobStore) -> str:
     """Write a line a way, and F1 against what the scenes hold, where they are known."""
     counted, seen = summaries(records, "counts"), summaries(records, "against_scene")
     lines = [header("description", "images", *COLUMNS, *(("F1 against the scene",) if seen else ()))]
@@ -123,12 +123,12 @@ def table(records: Records) -> str:
     return "\n".join(lines)
 
 
-def agreement(records: Records, way: str) -> int:
+def agreement(records: BlobStore, way: str) -> int:
     """Count the pairs to which this judge gives the same counts as `way`."""
     return sum(record["counts"][way] == record["counts"][COUNTED[-1]] for record in records)
 
 
-def check_table(records: Records) -> str:
+def check_table(records: BlobStore) -> str:
     """Write the counts by each way, and the pairs on which the judge differs from the counts made by hand."""
     lines = [header("counted", "pairs", *COLUMNS, "pairs counted as this judge does")]
     for way in COUNTED:

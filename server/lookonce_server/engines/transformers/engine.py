@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry
 
 from lookonce_cache import CompressedContext
 from lookonce_pruning import AttentionRecorder, PruningError, compress, get_selection, kept_count
-from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import (
     Answer,
     DescribePlan,
@@ -22,16 +21,17 @@ from lookonce_server.engines.base import (
     Started,
     unheard,
 )
-from lookonce_server.engines.detokenizing import TextStream, end_ids, token_text
-from lookonce_server.engines.framing import framing_of
-from lookonce_server.engines.grammar import Grammars
+from lookonce_server.engines.conversation import Conversation
+from lookonce_server.engines.geometry import image_crop
+from lookonce_server.engines.prefix import PrefixCache, PrefixKV, check_prefix
 from lookonce_server.engines.prompts import DescribeTurn, Prompt, PromptRenderer, common_prefix
-from lookonce_server.engines.shared import SharedPrefixes, SharedTokens, check_prefix
+from lookonce_server.engines.structured.grammar import Grammars
+from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
-from lookonce_server.engines.transformers.runner import ModelRunner, State, stacked
-from lookonce_server.engines.transformers.sampling import Sampler
+from lookonce_server.engines.transformers.model import ModelRunner, State, stacked
+from lookonce_server.engines.transformers.sampler import Sampler
+from lookonce_server.engines.transformers.scheduler import PassScheduler
 from lookonce_server.engines.transformers.selfcheck import check_model
-from lookonce_server.engines.transformers.worker import Worker
 from lookonce_server.errors import EngineEndedError, EngineError
 
 
@@ -49,7 +49,7 @@ class TransformersEngine:
         self, loaded: LoadedModel, *, max_running: int = 8, max_queue: int = 256, allow_control_tokens: bool = False
     ) -> None:
         self._runner = ModelRunner(loaded.model)
-        self._prefixes = SharedPrefixes()
+        self._prefixes = PrefixCache()
         self._prompts = PromptRenderer(loaded.processor, loaded.model.config, allow_control_tokens=allow_control_tokens)
         self._end_ids = end_ids(loaded.model.generation_config, loaded.processor.tokenizer)
         self._grammars = Grammars(loaded.processor.tokenizer, loaded.model.config.get_text_config().vocab_size)
@@ -58,11 +58,11 @@ class TransformersEngine:
             fingerprint=loaded.fingerprint,
             num_layers=self._runner.num_layers,
             max_tokens=self._runner.max_tokens,
-            framing=framing_of(loaded.processor),
+            framing=image_crop(loaded.processor),
             vocabulary=loaded.model.config.get_text_config().vocab_size,
         )
         self.registry: CollectorRegistry | None = None
-        self._worker = Worker(max_running=max_running, max_queue=max_queue)
+        self._worker = PassScheduler(max_running=max_running, max_queue=max_queue)
 
     @classmethod
     async def load(cls, name: str, *, dtype: torch.dtype, device: str, describe_prompt: str, **options: Any) -> Self:
@@ -148,7 +148,7 @@ class TransformersEngine:
         cache = self._runner.cache_of(whole.keys, whole.values)
         yield from self._decode(self._runner.extend(cache, whole.tokens, ids), sampling)
 
-    def _shared(self, prefix: tuple[int, ...]) -> SharedTokens:
+    def _shared(self, prefix: tuple[int, ...]) -> PrefixKV:
         return self._prefixes.get(prefix) or self._prefixes.keep(prefix, self._runner.shared(prefix))
 
     def _decode(self, state: State, sampling: Sampling) -> Iterator[Piece]:
@@ -175,7 +175,7 @@ class TransformersEngine:
         sampling = self.facts.fit(prompt.tokens, Sampling(plan.max_tokens))
         recorder = AttentionRecorder(
             self._runner.model,
-            image_columns=prompt.image_columns,
+            image_positions=prompt.image_positions,
             prompt_length=prompt.tokens,
             window=range(*plan.window),
             grid=prompt.grid,
@@ -209,7 +209,7 @@ class TransformersEngine:
     ) -> Description:
         try:
             scores = recorder.scores(plan.rows)
-            kept = get_selection(plan.selection).select(scores, kept_count(plan.retention, len(prompt.image_columns)))
+            kept = get_selection(plan.selection).select(scores, kept_count(plan.retention, len(prompt.image_positions)))
         except PruningError as error:
             raise EngineError(f"The describe pass could not be recorded: {error}") from error
         keys, values = stacked(state.cache, prompt.tokens)
@@ -217,7 +217,7 @@ class TransformersEngine:
             keys,
             values,
             prompt_length=prompt.tokens,
-            image_columns=prompt.image_columns,
+            image_positions=prompt.image_positions,
             kept=kept,
             inv_freq=self._runner.inv_freq,
             next_position=next_position,

@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from lookonce_pruning import AttentionRecorder, PruningError, check_rotation, compress, rotate_keys
-from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.conversation import Conversation, Turn
+from lookonce_server.engines.prefix import PrefixKV
 from lookonce_server.engines.prompts import Prompt, PromptRenderer, common_prefix
-from lookonce_server.engines.shared import SharedTokens
 from lookonce_server.engines.transformers.loading import LoadedModel
-from lookonce_server.engines.transformers.runner import ModelRunner, State, stacked
+from lookonce_server.engines.transformers.model import ModelRunner, State, stacked
 from lookonce_server.errors import ModelRefusedError
 
 _QUESTION = Conversation((Turn("user", "", has_image=True), Turn("user", "What color is it?")))
@@ -48,7 +48,7 @@ class _Described(NamedTuple):
     keys: Tensor  # [layers, kv_heads, tokens, head_dim]
     values: Tensor  # like keys
     next_position: int  # RoPE position of the next token
-    shared: SharedTokens
+    shared: PrefixKV
 
     def packed(self, kept: Tensor, after: Tensor, *, last: bool) -> Tensor:
         """Logits of what comes `after` a context with these image tokens.
@@ -59,7 +59,7 @@ class _Described(NamedTuple):
             self.keys,
             self.values,
             prompt_length=self.prompt.tokens,
-            image_columns=self.prompt.image_columns,
+            image_positions=self.prompt.image_positions,
             kept=kept[None],
             inv_freq=self.runner.inv_freq,
             next_position=self.next_position,
@@ -86,14 +86,14 @@ def _check(loaded: LoadedModel, describe_prompt: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     turn = prompts.describe_turn(describe_prompt)
     prompt = prompts.shown(turn, Image.fromarray(noise))
-    if not len(prompt.image_columns):
+    if not len(prompt.image_positions):
         raise ModelRefusedError("The chat template or the processor puts no image tokens in the prompt.")
     after = prompts.continuation(describe_prompt, _QUESTION)
     state = _recorded(runner, prompt)
     keys, values = stacked(state.cache, prompt.tokens)
     shared = runner.shared(common_prefix(turn.prefix, prompt.ids))
     described = _Described(runner, prompt, keys, values, state.next_position, shared)
-    everything = torch.arange(len(prompt.image_columns))
+    everything = torch.arange(len(prompt.image_positions))
     half = everything[::2]
     full = runner.prefill(_joined(prompt, after)).logits
     for kept, expected, what in (
@@ -111,7 +111,7 @@ def _recorded(runner: ModelRunner, prompt: Prompt) -> State:
     """
     with AttentionRecorder(
         runner.model,
-        image_columns=prompt.image_columns,
+        image_positions=prompt.image_positions,
         prompt_length=prompt.tokens,
         window=range(runner.num_layers),
         grid=prompt.grid,
@@ -134,8 +134,8 @@ def _joined(prompt: Prompt, after: Tensor) -> Prompt:
 def _without(prompt: Prompt, kept: Tensor) -> Tensor:
     """The prompt's positions when only the `kept` image tokens stay."""
     stays = torch.ones(prompt.tokens, dtype=torch.bool)
-    stays[prompt.image_columns] = False
-    stays[prompt.image_columns[kept]] = True
+    stays[prompt.image_positions] = False
+    stays[prompt.image_positions[kept]] = True
     return stays.nonzero().flatten()
 
 

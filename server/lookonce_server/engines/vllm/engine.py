@@ -18,7 +18,6 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from lookonce_cache import CompressedContext, digest
 from lookonce_pruning import inv_freq_of_config
-from lookonce_server.conversation import Conversation
 from lookonce_server.engines.base import (
     Answer,
     DescribePlan,
@@ -31,19 +30,21 @@ from lookonce_server.engines.base import (
     unheard,
 )
 from lookonce_server.engines.checkpoint import check_code, check_unchanged, file_digest, find_checkpoint, fingerprint
-from lookonce_server.engines.detokenizing import TextStream, end_ids, token_text
-from lookonce_server.engines.framing import framing_of
-from lookonce_server.engines.grammar import Grammars
+from lookonce_server.engines.conversation import Conversation
+from lookonce_server.engines.geometry import image_crop
+from lookonce_server.engines.prefix import PrefixCache, PrefixKV, check_prefix
 from lookonce_server.engines.prompts import PromptRenderer, common_prefix
-from lookonce_server.engines.shared import SharedPrefixes, SharedTokens, check_prefix
-from lookonce_server.engines.vllm.capturing import Capturer
-from lookonce_server.engines.vllm.contexts import Contexts
-from lookonce_server.engines.vllm.contract import Compression, Job
+from lookonce_server.engines.structured.grammar import Grammars
+from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
+from lookonce_server.engines.vllm.capture_client import CaptureClient
+from lookonce_server.engines.vllm.client import BACKGROUND, VllmClient, sampling_params
+from lookonce_server.engines.vllm.connector.files import SharedFiles
+from lookonce_server.engines.vllm.connector.messages import Compression, Job
+from lookonce_server.engines.vllm.connector.step_times import StepTimes
+from lookonce_server.engines.vllm.context_prompts import ContextPrompts
 from lookonce_server.engines.vllm.options import computing_options, engine_args
 from lookonce_server.engines.vllm.parent import binding_forks
-from lookonce_server.engines.vllm.requests import BACKGROUND, Requests, sampling_params
 from lookonce_server.engines.vllm.selfcheck import check_model, shared_tokens
-from lookonce_server.engines.vllm.spool import Spool
 from lookonce_server.errors import EngineError, ModelRefusedError
 
 
@@ -72,7 +73,7 @@ class VllmEngine:
         self,
         llm: AsyncLLM,
         folder: Path,
-        spool: Spool,
+        spool: SharedFiles,
         *,
         checkpoint: str,
         options: Mapping[str, str],
@@ -93,18 +94,18 @@ class VllmEngine:
             fingerprint=_fingerprint(fingerprint(checkpoint, dtype, processor), options, llm),
             num_layers=model.get_total_num_hidden_layers(),
             max_tokens=model.max_model_len,
-            framing=None if _processor_options(llm) else framing_of(processor),
+            framing=None if _processor_options(llm) else image_crop(processor),
             vocabulary=model.get_vocab_size(),
         )
         self._dtype = str(dtype).removeprefix("torch.")
         self._inv_freq = inv_freq_of_config(self._config.get_text_config())
-        self._prefixes = SharedPrefixes()
+        self._prefixes = PrefixCache()
         self._prefix_lock = asyncio.Lock()
         self.registry: CollectorRegistry | None = REGISTRY  # where vLLM keeps its metrics
-        self._requests = Requests(llm, max_queue=max_queue)
+        self._requests = VllmClient(llm, max_queue=max_queue)
         self._spool = spool
-        self._contexts = Contexts(self._spool)
-        self._capturer = Capturer(
+        self._contexts = ContextPrompts(self._spool)
+        self._capturer = CaptureClient(
             self._requests,
             self._spool,
             ranks=llm.vllm_config.parallel_config.tensor_parallel_size,
@@ -150,7 +151,7 @@ class VllmEngine:
         if args.trust_remote_code:
             check_code(folder)
         checkpoint = await asyncio.to_thread(file_digest, folder)
-        spool = await asyncio.to_thread(Spool, handover_dir)
+        spool = await asyncio.to_thread(SharedFiles, handover_dir)
         try:
             llm = await asyncio.to_thread(_start, args)
         except BaseException as error:
@@ -216,6 +217,11 @@ class VllmEngine:
     async def ping(self) -> None:
         """See `Engine.ping`."""
         await self._requests.ping()
+
+    async def take_step_times(self) -> list[StepTimes]:
+        """Return what the steps since the last call spent on contexts, in the first rank's worker."""
+        first, *_ = await self._requests.call_workers("lookonce_step_times")
+        return [StepTimes(*times) for times in first]  # vLLM's messages make tuples lists
 
     async def close(self) -> None:
         """Stop vLLM."""
@@ -355,7 +361,7 @@ class VllmEngine:
         full_tokens = self._prompts.full_tokens(conversation, context.image_tokens)
         return _Continued(ids, full_tokens, turn.prefix)
 
-    async def _shared(self, prefix: tuple[int, ...]) -> SharedTokens:
+    async def _shared(self, prefix: tuple[int, ...]) -> PrefixKV:
         """The shared tokens of a prefix, computed by whoever first asks with it."""
         async with self._prefix_lock:
             found = self._prefixes.get(prefix)
@@ -369,7 +375,7 @@ def _start(args: AsyncEngineArgs) -> AsyncLLM:
 
 
 def _tier(output: RequestOutput) -> str | None:
-    """What `Scheduling.ended` told: "gpu" if vLLM's own cache still had the context's full blocks."""
+    """What `ConnectorScheduler.ended` told: "gpu" if vLLM's own cache still had the context's full blocks."""
     told = output.kv_transfer_params
     return told.get("tier") if told else None
 

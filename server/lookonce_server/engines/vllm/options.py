@@ -9,8 +9,8 @@ from lookonce_server.engines.vllm.parent import Binding
 from lookonce_server.errors import ModelRefusedError
 
 CONNECTOR = "ContextConnector"
-CONNECTOR_MODULE = "lookonce_server.engines.vllm.connector"
-WORKER_EXTENSION = "lookonce_server.engines.vllm.worker.WorkerExtension"
+CONNECTOR_MODULE = "lookonce_server.engines.vllm.connector.connector"
+WORKER_EXTENSION = "lookonce_server.engines.vllm.connector.worker.WorkerExtension"
 
 # Options that are decided here, and what to use in their place.
 _OURS = {

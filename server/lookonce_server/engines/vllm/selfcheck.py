@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from lookonce_pruning import PruningError, inv_freq_of_config, rotate_keys
-from lookonce_server.conversation import Conversation, Turn
+from lookonce_server.engines.conversation import Conversation, Turn
+from lookonce_server.engines.prefix import PrefixKV
 from lookonce_server.engines.prompts import PromptRenderer, common_prefix
-from lookonce_server.engines.shared import SharedTokens
-from lookonce_server.engines.vllm.capturing import Capturer
-from lookonce_server.engines.vllm.contexts import Contexts
-from lookonce_server.engines.vllm.contract import Compression
+from lookonce_server.engines.vllm.capture_client import CaptureClient
+from lookonce_server.engines.vllm.connector.messages import Compression
+from lookonce_server.engines.vllm.context_prompts import ContextPrompts
 from lookonce_server.errors import EngineError, ModelRefusedError
 
 _QUESTION = Conversation((Turn("user", "", has_image=True), Turn("user", "What color is it?")))
@@ -30,8 +30,8 @@ _MOVED = 61  # positions
 
 
 async def check_model(
-    capturer: Capturer,
-    contexts: Contexts,
+    capturer: CaptureClient,
+    contexts: ContextPrompts,
     prompts: PromptRenderer,
     config: Any,
     *,
@@ -52,7 +52,7 @@ async def check_model(
         raise ModelRefusedError(f"This model cannot be served by image re-prompting: {error}") from error
 
 
-async def _check_rotation(capturer: Capturer, inv_freq: Tensor, tolerance: float) -> None:
+async def _check_rotation(capturer: CaptureClient, inv_freq: Tensor, tolerance: float) -> None:
     some = 8
     found = await capturer.capture({"prompt_token_ids": [1] * (_MOVED + some)})
     keys = found.tensors["keys"]
@@ -67,8 +67,8 @@ async def _check_rotation(capturer: Capturer, inv_freq: Tensor, tolerance: float
 
 
 async def _check_context(
-    capturer: Capturer,
-    contexts: Contexts,
+    capturer: CaptureClient,
+    contexts: ContextPrompts,
     prompts: PromptRenderer,
     describe_prompt: str,
     inv_freq: Tensor,
@@ -96,11 +96,11 @@ async def _check_context(
         )
 
 
-async def shared_tokens(capturer: Capturer, prefix: Sequence[int], inv_freq: Tensor) -> SharedTokens:
+async def shared_tokens(capturer: CaptureClient, prefix: Sequence[int], inv_freq: Tensor) -> PrefixKV:
     """The tokens before an image, computed without it; there may be none."""
     found = await capturer.capture({"prompt_token_ids": [*prefix] or [0]})  # of no tokens there is no pass
     keys, values = (found.tensors[name][:, :, : len(prefix)] for name in ("keys", "values"))
-    return SharedTokens(keys, values, inv_freq)
+    return PrefixKV(keys, values, inv_freq)
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:

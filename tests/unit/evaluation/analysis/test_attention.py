@@ -10,9 +10,9 @@ from lookonce_evaluation.analysis.attention.examples import example
 from lookonce_evaluation.analysis.attention.measures import GROUPS, ROWS, bands_of, groups_of, shares
 from lookonce_evaluation.analysis.attention.observe import WORD_ROWS, observe, record
 from lookonce_evaluation.analysis.attention.summary import summarise
+from lookonce_evaluation.bench.checkpoints import TINY
 from lookonce_evaluation.cli import analyze
 from lookonce_evaluation.data.scenes import held_out
-from lookonce_evaluation.shapes import TINY
 
 SEED = 600_000_000
 PLOTS = ("shares", "maps", "words", "grounding")
@@ -52,7 +52,7 @@ def test_shares_are_those_of_the_whole_attention(seen, rows):
     described = seen.described
     prompt, total = described.prompt, described.tokens
     start, stop = {
-        "query": (int(prompt.image_columns[-1]) + 1, prompt.tokens),
+        "query": (int(prompt.image_positions[-1]) + 1, prompt.tokens),
         "generated": (prompt.tokens - 1, total),
     }[rows]
     weights = described.recorder.weights(range(start, stop), torch.arange(stop)).mean(1)
@@ -60,7 +60,7 @@ def test_shares_are_those_of_the_whole_attention(seen, rows):
     assert torch.allclose(found.sum(1), torch.ones(len(weights)).double(), atol=1e-5)
     assert even.sum() == pytest.approx(1)
     image = GROUPS.index("image")
-    assert torch.allclose(found[:, image], weights[:, prompt.image_columns].sum(1).double(), atol=1e-5)
+    assert torch.allclose(found[:, image], weights[:, prompt.image_positions].sum(1).double(), atol=1e-5)
     assert torch.allclose(found[:, 0], weights[:, 0].double(), atol=1e-6)
     assert (found[:, GROUPS.index("generated")] > 0).all() == (rows == "generated")
     assert even[0] == pytest.approx(sum(1 / (row + 1) for row in range(start, stop)) / (stop - start))
@@ -79,7 +79,7 @@ def test_a_words_rows_are_the_one_that_gave_it_and_its_own(seen):
     described, first = seen.described, seen.words[0]
     assert described.text.startswith(first.text)
     tokens = described.prompt.tokens
-    rows = described.recorder.weights(range(tokens - 1, tokens + 1), described.prompt.image_columns)
+    rows = described.recorder.weights(range(tokens - 1, tokens + 1), described.prompt.image_positions)
     assert len(first.tokens) == 1
     for i, kind in enumerate(WORD_ROWS):
         assert torch.allclose(seen.maps(first, kind), rows[:, i], atol=1e-7)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lookonce_evaluation.analysis.attention.measures import bands_of, chance, measured, patches_of, with_bands
-from lookonce_server.engines.framing import Area
+from lookonce_server.engines.geometry import Area
 
 
 def mask_of(*pixels: tuple[int, int], size: tuple[int, int] = (8, 8)) -> np.ndarray:

@@ -63,13 +63,13 @@ def test_attention_is_what_the_recorder_sees_when_all_is_kept(model, described):
     """With everything kept the context is the prompt itself: one pass over prompt and question has the same rows."""
     case = CASES[0]
     prompt, question = described(case).prompt, case.questions[0]
-    everything = torch.arange(len(prompt.image_columns))[None]
+    everything = torch.arange(len(prompt.image_positions))[None]
     answers = answer_questions(model, [question], described(case), everything, described(case).scores())
     ids = torch.tensor([model.after_context(question.text)])
     total = prompt.tokens + ids.shape[1]
     recorder = AttentionRecorder(
         model.runner.model,
-        image_columns=prompt.image_columns,
+        image_positions=prompt.image_positions,
         prompt_length=total,
         window=range(model.num_layers),
         grid=prompt.grid,
@@ -77,7 +77,7 @@ def test_attention_is_what_the_recorder_sees_when_all_is_kept(model, described):
     with recorder:
         state = model.runner.prefill(prompt)
         model.runner.extend(state.cache, state.next_position, ids)
-    shares = recorder.weights(range(total - 1, total), prompt.image_columns).sum(-1)[:, 0]
+    shares = recorder.weights(range(total - 1, total), prompt.image_positions).sum(-1)[:, 0]
     expected = [float(third.mean()) for third in torch.tensor_split(shares, 3)]
     found = [answers.signals[f"attention, {third}"][0] for third in ("early", "middle", "late")]
     assert found == pytest.approx(expected, rel=1e-3)

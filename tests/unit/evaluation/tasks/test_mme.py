@@ -17,7 +17,7 @@ from lookonce_evaluation.methods import Context, FullPass, ImageRun
 from lookonce_evaluation.metrics.grading import grade_exactly, grade_first_words
 from lookonce_evaluation.metrics.mme import Outcomes
 from lookonce_evaluation.tasks.mme import groups
-from lookonce_server.decoding import ImageLimits
+from lookonce_server.images.decode import ImageLimits
 
 from .mme_files import write_folders, write_parquet
 

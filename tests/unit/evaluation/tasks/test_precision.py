@@ -2,7 +2,7 @@
 
 import torch
 
-from lookonce_cache.precision import PRECISIONS
+from lookonce_cache.format.quantization import PRECISIONS
 from lookonce_evaluation.data.scenes import held_out
 from lookonce_evaluation.tasks.precision import RETENTIONS, evaluate, markdown
 

@@ -1,0 +1,1 @@
+"""Stores of contexts, behind one interface."""

@@ -1,0 +1,61 @@
+"""From a store URL to a store."""
+
+from collections.abc import Callable
+
+from lookonce_cache.errors import StoreConfigError
+from lookonce_cache.stores.base import Store
+from lookonce_cache.stores.memory import MemoryStore
+from lookonce_cache.stores.observer import StoreObserver
+from lookonce_cache.stores.redis.options import SCHEMES as REDIS_SCHEMES
+from lookonce_cache.stores.redis.options import parse_redis_url
+from lookonce_cache.stores.redis.store import RedisStore
+from lookonce_cache.stores.tiered import TieredStore
+from lookonce_cache.stores.urls import parameters, parse_size, split_url
+
+SCHEMES = ", ".join(f"{scheme}://" for scheme in ("memory", *REDIS_SCHEMES))
+MEMORY_PARAMETERS: dict[str, Callable[[str], int]] = {"max_bytes": parse_size}
+
+
+def open_store(url: str, *, ttl: float | None = None, observer: StoreObserver | None = None) -> Store:
+    """The store that `url` names. Nothing is connected yet; `Store.ping` does.
+
+    - `memory://?max_bytes=2GiB`
+    - `redis://[[user]:password@]host[:port][/db]`, and `rediss://` over TLS
+    - `unix://[[user]:password@]/path/to/socket`
+    - `redis+cluster://[[user]:password@]host[:port][,host[:port]...]`, some nodes of a cluster, and `rediss+cluster://`
+
+    The parameters of all but the first are the fields of `RedisOptions` from `client_name` on, `db`, `username` and
+    `password`; with TLS also redis-py's `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs` and
+    `ssl_check_hostname`. With `hot_bytes=256MiB` a memory tier of that size is put before Redis.
+
+    Args:
+        url: one of these, with special characters in user and password percent-encoded.
+        ttl: seconds a context lives after its last use, None for as long as there is room.
+        observer: told of every call.
+
+    Raises:
+        StoreConfigError: the scheme, another part of the URL, or the TTL is wrong. No message contains a password.
+    """
+    if ttl is not None and not 0 < ttl < float("inf"):
+        raise StoreConfigError(f"store ttl: {ttl!r}; accepted: seconds above 0, or None for ever")
+    scheme = split_url(url).scheme
+    if scheme == "memory":
+        return _open_memory(url, ttl, observer)
+    if scheme not in REDIS_SCHEMES:
+        raise StoreConfigError(f"store URL scheme: {scheme!r}; accepted: {SCHEMES}")
+    return _open_redis(url, ttl, observer)
+
+
+def _open_memory(url: str, ttl: float | None, observer: StoreObserver | None) -> MemoryStore:
+    parts = split_url(url)
+    if parts.netloc or parts.path:
+        raise StoreConfigError(f"store URL memory://: {parts.netloc + parts.path!r}; accepted: parameters only")
+    return MemoryStore(**parameters(parts, MEMORY_PARAMETERS), ttl=ttl, observer=observer)
+
+
+def _open_redis(url: str, ttl: float | None, observer: StoreObserver | None) -> Store:
+    shared = RedisStore(url, ttl=ttl, observer=observer)
+    hot_bytes = parse_redis_url(url).hot_bytes
+    if hot_bytes is None:
+        return shared
+    return TieredStore(MemoryStore(max_bytes=hot_bytes, ttl=ttl, observer=observer), shared)

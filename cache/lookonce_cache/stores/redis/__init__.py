@@ -1,0 +1,1 @@
+"""Contexts in Redis: one server or a cluster."""

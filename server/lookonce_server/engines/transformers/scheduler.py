@@ -1,0 +1,192 @@
+"""One thread that runs passes, a step at a time: fair, bounded, cancellable.
+
+A pass is a generator that yields after every forward of the model. The passes in work take turns, so a short answer
+never waits for a long one to end. Background passes run one after the other, when nobody waits. While others are in
+work a background pass first lets a short answer end, then gets a turn every few, so that it is never starved.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from typing import Generic, TypeVar
+
+import torch
+
+from lookonce_server.errors import EngineEndedError, EngineError, OverloadedError, ServerError
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class _Done:
+    """Marks the end of a pass's events, with the error that ended it, if one did."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class _Pass(Generic[T]):
+    """A submitted pass and the way back to its event loop."""
+
+    def __init__(self, work: Iterator[T], *, background: bool) -> None:
+        self.work = work
+        self.background = background
+        self.cancelled = False
+        self.events: asyncio.Queue[T | _Done] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+
+    def post(self, event: "T | _Done") -> None:
+        try:
+            self._loop.call_soon_threadsafe(self.events.put_nowait, event)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            self.cancelled = True
+
+
+class PassScheduler:
+    """Runs passes in a thread of its own.
+
+    Args:
+        max_running: passes in work at once: each holds a KV cache.
+        max_queue: passes that may wait or run before more are refused.
+        background_after: turns of others that a background pass lets go before it asks for its own.
+        background_every: from then on, while others are in work, every how many turns it gets one.
+    """
+
+    def __init__(
+        self, *, max_running: int, max_queue: int, background_after: int = 32, background_every: int = 4
+    ) -> None:
+        self._max_running = max_running
+        self._max_queue = max_queue
+        self._background_after = background_after
+        self._background_every = background_every
+        self._passed_over = 0  # turns of others since the first background pass came to its place
+        self._waiting: deque[_Pass[object]] = deque()
+        self._running: deque[_Pass[object]] = deque()
+        self._background: deque[_Pass[object]] = deque()
+        self._turn = 0
+        self._current: _Pass[object] | None = None  # is in the middle of a step
+        self._closed = False
+        self._ended = False  # without having been told to
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="lookonce-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Passes that wait or run."""
+        return len(self._waiting) + len(self._running) + len(self._background) + (self._current is not None)
+
+    @property
+    def alive(self) -> bool:
+        """Whether passes are run."""
+        return self._thread.is_alive() and not self._ended
+
+    async def run(self, work: Iterator[T], *, background: bool = False) -> AsyncGenerator[T]:
+        """The events of a pass, as they come. Closing the iterator cancels the pass at its next step.
+
+        Raises:
+            OverloadedError: the queue is full.
+            EngineError: the pass failed with an error that is not ours; it is logged.
+            EngineEndedError: the thread has ended.
+        """
+        submitted: _Pass[T] = _Pass(work, background=background)
+        self._submit(submitted)
+        try:
+            while not isinstance(event := await submitted.events.get(), _Done):
+                yield event
+            if event.error is not None:
+                raise event.error
+        finally:
+            submitted.cancelled = True
+            with self._wake, contextlib.suppress(ValueError):
+                self._waiting.remove(submitted)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """End the thread after its current step; passes that are left end with EngineError."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+        self._end_all(EngineError("The server is shutting down."))
+
+    def _submit(self, submitted: _Pass[T]) -> None:
+        with self._wake:
+            if self._closed:
+                raise EngineError("The server is shutting down.")
+            if self._ended:
+                raise EngineEndedError
+            if self.depth >= self._max_queue:
+                raise OverloadedError(f"{self.depth} requests are in work already, as many as this server takes on.")
+            queue = self._background if submitted.background else self._waiting
+            queue.append(submitted)  # type: ignore[arg-type]
+            self._wake.notify()
+
+    def _run(self) -> None:
+        """Run passes; whatever ends that is told to all that wait for one."""
+        try:
+            self._run_passes()
+        except BaseException as error:
+            _log.critical("the engine's thread has ended", exc_info=error)
+            with self._wake:
+                self._ended = True
+            self._end_all(EngineEndedError())
+
+    def _end_all(self, error: EngineError) -> None:
+        current = [] if self._current is None else [self._current]
+        for left in (*current, *self._waiting, *self._running, *self._background):
+            left.post(_Done(error))
+
+    def _run_passes(self) -> None:
+        while (current := self._next()) is not None:
+            end = self._step(current)
+            with self._wake:
+                self._current = None
+                if end is not None and current.background:
+                    self._passed_over = 0
+                if end is None and current.background:
+                    self._background.appendleft(current)  # one at a time: each holds a KV cache
+                elif end is None:
+                    self._running.append(current)
+            if end is not None:
+                current.post(end)
+
+    def _next(self) -> "_Pass[object] | None":
+        """The pass whose turn it is, taken out of its queue; None at the end."""
+        with self._wake:
+            while not (self._closed or self.depth):
+                self._wake.wait()
+            if self._closed:
+                return None
+            while self._waiting and len(self._running) < self._max_running:
+                self._running.append(self._waiting.popleft())
+            self._turn += 1
+            due = self._background and self._background_is_due()
+            self._current = (self._background if due else self._running).popleft()
+            return self._current
+
+    def _background_is_due(self) -> bool:
+        if not self._running:
+            return True
+        self._passed_over += 1
+        return self._passed_over > self._background_after and self._turn % self._background_every == 0
+
+    def _step(self, current: _Pass[object]) -> _Done | None:
+        """One step of a pass, and its end if that was the last one."""
+        try:
+            if current.cancelled:
+                current.work.close()  # type: ignore[attr-defined]
+                return _Done(None)
+            current.post(next(current.work))
+        except StopIteration:
+            return _Done(None)
+        except ServerError as error:
+            return _Done(error)
+        except torch.AcceleratorError:  # it can compute nothing more in this process, for anybody
+            raise
+        except Exception as error:
+            _log.exception("a pass failed")
+            return _Done(EngineError(f"The engine failed: {type(error).__name__}."))
+        return None

@@ -1,0 +1,79 @@
+"""Captured prefills, seen from the server: a request, and its result from the spool."""
+
+import asyncio
+from contextlib import aclosing
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from lookonce_server.engines.base import Sampling
+from lookonce_server.engines.vllm.client import BACKGROUND, VllmClient, sampling_params
+from lookonce_server.engines.vllm.connector.files import SharedFiles, take_result
+from lookonce_server.engines.vllm.connector.heads import joined
+from lookonce_server.engines.vllm.connector.messages import Capture, Compression, Job, Load
+from lookonce_server.errors import EngineError
+
+_AT_ONCE = 2  # each holds the keys and values of a whole prompt beside vLLM's cache
+
+
+class CaptureResult(NamedTuple):
+    """What a captured prefill left."""
+
+    tensors: dict[
+        str, Tensor
+    ]  # "keys" and "values" of all heads, and what the compression adds; see `KVRecorder.result`
+    prompt_ids: list[int]  # with the image's tokens
+
+
+class CaptureClient:
+    """Runs captured prefills, behind what someone waits for.
+
+    Args:
+        requests: to vLLM.
+        spool: where the results are left.
+        ranks: tensor-parallel ranks.
+        heads: key/value heads of the whole model.
+    """
+
+    def __init__(self, requests: VllmClient, spool: SharedFiles, *, ranks: int, heads: int) -> None:
+        self._requests = requests
+        self._spool = spool
+        self._ranks = ranks
+        self._heads = heads
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def capture(
+        self, prompt: dict[str, Any], *, load: Load | None = None, said: int = 0, compression: Compression | None = None
+    ) -> CaptureResult:
+        """Prefill a prompt, captured.
+
+        Args:
+            prompt: for vLLM.
+            load: the context that it starts with; its tokens are not captured.
+            said, compression: see `Capture`.
+
+        Raises:
+            EngineError: something was not captured.
+        """
+        try:
+            path = self._spool.new_path()
+        except OSError as error:
+            raise EngineError(f"The describe pass could not be captured: {error}") from error
+        job = Job(load, Capture(str(path), said, compression))
+        # What vLLM's prefix cache holds would not be computed, and so not be seen. Contexts never are.
+        params = sampling_params(Sampling(max_tokens=1), job, skip_reading_prefix_cache=load is None)
+        ids: list[int] = []
+        async with self._slots:
+            try:
+                async with aclosing(self._requests.run(prompt, params, priority=BACKGROUND)) as outputs:
+                    async for output in outputs:
+                        ids = list(output.prompt_token_ids or ids)
+            finally:
+                shards = await asyncio.to_thread(take_result, path, self._ranks)
+        if isinstance(shards, str):
+            raise EngineError(f"The describe pass could not be captured: {shards}.")
+        whole = {name: joined([shard[name] for shard in shards], self._heads) for name in ("keys", "values")}
+        computed = len(ids) - (load.tokens if load else 0)
+        if compression is None and whole["keys"].shape[2] != computed:
+            raise EngineError(f"Only {whole['keys'].shape[2]} of {computed} tokens were captured.")
+        return CaptureResult(shards[0] | whole, ids)

@@ -1,0 +1,175 @@
+"""Requests to vLLM: admitted, prioritised, and their errors told as ours."""
+
+import asyncio
+import itertools
+import re
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.exceptions import VLLMClientError
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from lookonce_server.engines.base import Sampling
+from lookonce_server.engines.structured.grammar import OUTGREW, refused
+from lookonce_server.engines.vllm.connector.messages import Job
+from lookonce_server.errors import (
+    ContextLostError,
+    EngineEndedError,
+    EngineError,
+    InvalidImageError,
+    InvalidRequestError,
+    OverloadedError,
+    PromptTooLongError,
+)
+
+_TOO_LONG = re.compile(r"maximum\s+(model|context)\s+length")
+_LENGTH = re.compile(r"prompt \(length (\d+)\)|contains (?:at least )?(\d+) input tokens")
+_SHUTDOWN_SECONDS = 20.0  # its processes end within a few; then they are killed
+BACKGROUND = 1  # vLLM's priority of describe passes; 0, which goes first, is everybody else's
+
+
+class VllmClient:
+    """Runs requests.
+
+    Args:
+        llm: the engine.
+        max_queue: passes that wait or run before more are refused.
+    """
+
+    def __init__(self, llm: AsyncLLM, *, max_queue: int) -> None:
+        self._llm = llm
+        self._max_queue = max_queue
+        self._ids = map(str, itertools.count())
+        self.depth = 0
+
+    async def ping(self) -> None:
+        """Raise EngineEndedError unless vLLM is at work."""
+        try:
+            await self._llm.check_health()
+        except EngineDeadError as error:
+            raise EngineEndedError from error
+
+    async def call_workers(self, method: str) -> list[Any]:
+        """Return what a method of `WorkerExtension` returns in each worker, the first rank's first."""
+        results: list[Any] = await self._llm.collective_rpc(method)
+        return results
+
+    async def close(self) -> None:
+        """Stop vLLM."""
+        if self._llm.output_handler is not None:
+            self._llm.output_handler.cancel()  # else it reports the end of its engine as a failure
+        await asyncio.to_thread(self._llm.shutdown, _SHUTDOWN_SECONDS)
+        # Let go of it now: collected, it shuts down once more, which fails when the interpreter is on its way out.
+        del self._llm
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """A pass is at work within the block.
+
+        Raises:
+            OverloadedError: there are as many already as may be.
+        """
+        if self.depth >= self._max_queue:
+            raise OverloadedError(f"{self.depth} requests are in work already, as many as this server takes on.")
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
+
+    async def run(self, prompt: Any, params: SamplingParams, *, priority: int = 0) -> AsyncGenerator[RequestOutput]:
+        """A request's outputs, each with what is new in it. Closing the iterator aborts the request.
+
+        Raises:
+            PromptTooLongError: it does not fit the model.
+            InvalidRequestError: vLLM does not take it, or its grammar grew too complex.
+            InvalidImageError: the model's processor does not take the image.
+            ContextLostError: its context was not where it should have been.
+            EngineError: vLLM failed; EngineEndedError: it is gone.
+        """
+        try:
+            async with aclosing(self._outputs(prompt, params, priority)) as outputs:
+                async for output in outputs:
+                    if _has_failed(output):
+                        if output.outputs[0].token_ids:  # a grammar did not take them; a context is lost before any
+                            raise refused(OUTGREW)
+                        raise ContextLostError("The context was lost before it could be used.")
+                    yield output
+        except VLLMClientError as error:
+            if _TOO_LONG.search(str(error)):
+                raise _too_long(str(error), self._llm.model_config.max_model_len) from error
+            raise InvalidRequestError(f"vLLM does not take this request: {error}", param="messages") from error
+        except EngineGenerateError as error:
+            cause = error.__cause__
+            if isinstance(cause, ValueError):  # what the model's own processor raises on pictures
+                raise InvalidImageError(f"This model does not take the image: {cause.__cause__ or cause}.") from error
+            raise EngineError(f"vLLM failed at the request: {cause}") from error
+        except EngineDeadError as error:
+            raise EngineEndedError from error
+
+    async def _outputs(self, prompt: Any, params: SamplingParams, priority: int) -> AsyncGenerator[RequestOutput]:
+        """vLLM's outputs, from a second request where the first one's image was in one of vLLM's two caches alone.
+
+        They part when vLLM refuses a request with an image, as one that is too long. It says so by an error, and sends
+        the image again with the next request.
+        """
+        for may_miss in ("multi_modal_data" in prompt, False):
+            async with aclosing(self._llm.generate(prompt, params, next(self._ids), priority=priority)) as outputs:
+                async for output in outputs:
+                    if may_miss and _has_failed(output) and not output.outputs[0].token_ids:
+                        break
+                    yield output
+                else:
+                    return
+
+
+def _has_failed(output: RequestOutput) -> bool:
+    return output.finished and output.outputs[0].finish_reason == "error"
+
+
+def _too_long(message: str, limit: int) -> PromptTooLongError:
+    """vLLM's refusal of a prompt, as in every engine; the length is as it tells it."""
+    found = _LENGTH.search(message)
+    length = next(filter(None, found.groups())) if found else "more"
+    return PromptTooLongError.beyond(limit, f"the prompt has {length} tokens")
+
+
+def sampling_params(
+    sampling: Sampling, job: Job | None = None, *, end_ids: frozenset[int] = frozenset(), **more: Any
+) -> SamplingParams:
+    """vLLM's parameters.
+
+    Everything that vLLM takes and that would have it compute a context's placeholders, such as prompt_logprobs, is left
+    at "no": it is nothing that a caller can give.
+
+    Args:
+        sampling: how to decode; texts, stop texts among them, are looked at by the server.
+        job: what the connector does for the request.
+        end_ids: the tokens that end an answer, these and no others, as in every engine.
+        more: for describe passes.
+    """
+    schema = sampling.json_schema
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        seed=sampling.seed,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        logit_bias=dict(sampling.logit_bias) or None,
+        logprobs=sampling.logprobs,
+        ignore_eos=True,
+        stop_token_ids=sorted(end_ids),
+        detokenize=False,
+        structured_outputs=StructuredOutputsParams(json=schema) if schema is not None else None,
+        output_kind=RequestOutputKind.DELTA,
+        extra_args={"kv_transfer_params": job.as_params()} if job else None,
+        **more,
+    )

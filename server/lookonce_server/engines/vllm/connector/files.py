@@ -1,0 +1,232 @@
+"""Tensors on their way between the server and vLLM's processes: files in a hand-over folder of the server's own.
+
+safetensors is read by mapping the file, so a worker copies only what it loads. The files live as long as the requests
+that need them: a request that vLLM preempts loads its context again. A folder that vanishes, or is full, costs the
+requests that needed it then: the next ones have a new one.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import itertools
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from lookonce_server.errors import ContextLostError, ModelRefusedError
+
+_PREFIX = "lookonce-handover-"
+_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder made in it is its owner's alone
+_LEAST_BYTES = 1024**3  # of a file system in memory; a container's /dev/shm has 64 MiB, which one large model's fills
+_log = logging.getLogger(__name__)
+
+
+class _Folder:
+    """A folder, readable by its owner alone, and locked while its owner lives: see `sweep`."""
+
+    def __init__(self, base: Path) -> None:
+        while True:
+            base.mkdir(parents=True, exist_ok=True)
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+            with contextlib.suppress(FileNotFoundError):  # another server has swept it before it was locked
+                self._lock = _locked(self.path)
+                return
+
+    def remove(self) -> None:
+        """Remove it, whatever is left of it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+class _Lent:
+    """A file while requests use it."""
+
+    def __init__(self, path: Path, tensors: dict[str, Tensor]) -> None:
+        self.path = path
+        self.users = 0
+        self.written = asyncio.ensure_future(asyncio.to_thread(save_file, tensors, path))
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is being written, or is there."""
+        return not self.written.done() or self.path.exists()
+
+    def remove(self, written: asyncio.Future[None]) -> None:
+        """Remove the file, once it is written, or has failed to be, which whoever waited was told."""
+        written.exception()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+
+class SharedFiles:
+    """The files in the hand-over folder, which `close` removes. What a killed server has left beside it is swept.
+
+    Args:
+        base: where the folder is made; None chooses, see `default_base`.
+
+    Raises:
+        ModelRefusedError: no folder can be made there.
+    """
+
+    def __init__(self, base: Path | None = None) -> None:
+        self._base = base or default_base()
+        try:
+            self._folder = _Folder(self._base)
+        except OSError as error:
+            raise ModelRefusedError(
+                f"--handover-dir {self._base}: no folder can be made there ({error.strerror}). Give one that vLLM's"
+                " processes can write to, in memory where there is room."
+            ) from error
+        sweep(self._base)
+        self._names = map(str, itertools.count())
+        self._lent: dict[str, _Lent] = {}
+
+    @property
+    def folder(self) -> Path:
+        """The folder, made anew where it is gone.
+
+        Raises:
+            OSError: it cannot be.
+        """
+        if not self._folder.path.is_dir():
+            _log.warning("the hand-over folder %s is gone; another one is made", self._folder.path)
+            self._folder.remove()
+            self._folder = _Folder(self._base)
+        return self._folder.path
+
+    def new_path(self) -> Path:
+        """A path that nothing has been written to.
+
+        Raises:
+            OSError: there is no folder, and none can be made.
+        """
+        return self.folder / next(self._names)
+
+    @asynccontextmanager
+    async def share(self, content: str, tensors: dict[str, Tensor]) -> AsyncIterator[Path]:
+        """A file with contiguous tensors, shared by all who use the same content meanwhile.
+
+        Args:
+            content: names what the tensors hold.
+            tensors: what is written.
+
+        Raises:
+            ContextLostError: it cannot be written.
+        """
+        lent = self._lent.get(content)
+        try:
+            if lent is None or not lent.is_usable:
+                lent = self._lent[content] = _Lent(self.new_path(), tensors)
+        except OSError as error:
+            raise _not_handed_over(error) from error
+        lent.users += 1
+        try:
+            try:
+                await asyncio.shield(lent.written)
+            except (OSError, SafetensorError) as error:  # no room, or no folder any more
+                raise _not_handed_over(error) from error
+            yield lent.path
+        finally:
+            lent.users -= 1
+            if not lent.users:
+                if self._lent.get(content) is lent:
+                    del self._lent[content]
+                lent.written.add_done_callback(lent.remove)
+
+    def close(self) -> None:
+        """Remove the folder."""
+        self._folder.remove()
+
+
+def default_base() -> Path:
+    """Where hand-over folders are made unless a setting says: in memory where there is room, else on the disk.
+
+    It is none of the places that are cleaned by the age of files, where there is any other.
+    """
+    in_memory = [_MEMORY, *map(Path, filter(None, [os.environ.get("XDG_RUNTIME_DIR")]))]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    for base in in_memory:
+        if os.access(base, os.W_OK | os.X_OK) and shutil.disk_usage(base).total >= _LEAST_BYTES:
+            return base
+    with contextlib.suppress(OSError):
+        (cache / "lookonce").mkdir(parents=True, exist_ok=True)
+    if os.access(cache / "lookonce", os.W_OK | os.X_OK):
+        return cache / "lookonce"
+    return Path(tempfile.gettempdir())
+
+
+def sweep(base: Path) -> None:
+    """Remove the hand-over folders of servers that were killed: of this user, and locked by nobody."""
+    for folder in base.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if folder.lstat().st_uid != os.geteuid() or (lock := _locked(folder)) is None:
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+            _log.info("removed %s, which a server that was killed had left", folder)
+
+
+def _locked(folder: Path) -> int | None:
+    """An open descriptor that holds the folder's lock; None if another process has it, or there can be none.
+
+    Cleaners of temporary files such as systemd-tmpfiles leave a locked folder alone.
+    """
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(opened)
+        return None
+    return opened
+
+
+def _not_handed_over(error: Exception) -> ContextLostError:
+    return ContextLostError(f"The context could not be handed to vLLM: {error}")
+
+
+def rank_path(path: str, rank: int) -> Path:
+    """Where a tensor-parallel rank writes its part of a result."""
+    return Path(f"{path}.{rank}")
+
+
+def write_result(path: str, rank: int, tensors: dict[str, Tensor]) -> None:
+    """Write a rank's part of a result, whole or not at all."""
+    partial = Path(f"{path}.{rank}.partial")
+    try:
+        save_file(tensors, partial)
+        partial.rename(rank_path(path, rank))
+    except BaseException:
+        partial.unlink(missing_ok=True)  # the room that it takes is wanted
+        raise
+
+
+def write_failure(path: str, rank: int, reason: str) -> None:
+    """Say why a rank has no result."""
+    Path(f"{path}.{rank}.failed").write_text(reason, encoding="utf-8")
+
+
+def take_result(path: Path, ranks: int) -> list[dict[str, Tensor]] | str:
+    """The parts of a result, removed from the spool, or why there is none."""
+    try:
+        failures = [found.read_text(encoding="utf-8") for found in path.parent.glob(f"{path.name}.*.failed")]
+        if failures:
+            return next(filter(None, failures), f"nothing can be written to {path.parent}")
+        return [load(rank_path(str(path), rank).read_bytes()) for rank in range(ranks)]
+    except FileNotFoundError:
+        return f"no result was written to {path.parent}"
+    except (OSError, SafetensorError) as error:
+        return f"its result cannot be read: {error}"
+    finally:
+        for left in path.parent.glob(f"{path.name}.*"):
+            with contextlib.suppress(OSError):
+                left.unlink()

@@ -1,0 +1,167 @@
+"""The scheduler's half of the connector: from requests to what the workers do at each step.
+
+Invariant: a context's placeholder tokens are never computed, and never found in the prefix cache under another
+context's name. vLLM is told that all of them are cached outside, and a request that finds only some of them in vLLM's
+own prefix cache loads the rest. A request that could break this, which the server never sends, ends with an error.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.request import Request
+
+from lookonce_server.engines.prompts import image_grid
+from lookonce_server.engines.vllm.connector.guard import log_failure
+from lookonce_server.engines.vllm.connector.messages import (
+    Capture,
+    CapturedPrompt,
+    CaptureStep,
+    Job,
+    LoadStep,
+    StepPlan,
+)
+
+_POSITION_FIELDS = ("image_grid_thw",)  # what M-RoPE positions are made of; pixels are never sent along
+
+
+@dataclass
+class _Captured:
+    """A captured request under way."""
+
+    capture: Capture
+    prompt: CapturedPrompt
+    block_ids: list[int] = field(default_factory=list)
+
+
+class ConnectorScheduler:
+    """Decides, within vLLM's scheduler.
+
+    Args:
+        config: the model's configuration, of transformers.
+        block_size: tokens in a block of the KV cache.
+    """
+
+    def __init__(self, config: Any, block_size: int) -> None:
+        self._config = config
+        self._block_size = block_size
+        self._loads: list[LoadStep] = []
+        self._refused: set[int] = set()
+        self._captured: dict[str, _Captured] = {}
+        self._failed: set[str] = set()  # of these
+        self._tiers: dict[str, str | None] = {}  # where each answer pass found its context
+
+    def arrived(self, request: Request) -> None:
+        """Have a context loaded even for a request that wants all its tokens computed, as for prompt_logprobs.
+
+        vLLM would compute the placeholders as if they were words, answer from them, and keep them in its prefix cache
+        under the context's salt.
+        """
+        if Job.of(request.kv_transfer_params).load is not None:
+            request.skip_reading_prefix_cache = False
+
+    def external_tokens(self, request: Request, computed: int) -> int:
+        """How many tokens after the `computed` ones need not be computed."""
+        load = Job.of(request.kv_transfer_params).load
+        return max(0, load.tokens - computed) if load else 0
+
+    def allocated(self, request: Request, blocks: KVCacheBlocks, external: int) -> None:
+        """Note a request that is scheduled, the first time or after a preemption, with `external` tokens to load."""
+        job = Job.of(request.kv_transfer_params)
+        block_ids = blocks.get_block_ids()[0]
+        if job.load is not None:
+            start = job.load.tokens - external
+            held = start >= max(self._block_size, job.load.tokens // self._block_size * self._block_size)
+            self._tiers.setdefault(request.request_id, "gpu" if held else None)
+            if request.cache_salt is None:  # without it all contexts look alike to the prefix cache
+                self._refused.update(block_ids)
+            elif external:
+                self._loads.append(LoadStep(job.load, start, tuple(block_ids)))
+        if job.capture is not None:
+            prompt = self._prompt(request, job.capture.said)
+            self._captured[request.request_id] = _Captured(job.capture, prompt, list(block_ids))
+
+    def plan(self, scheduled: SchedulerOutput) -> StepPlan:
+        """What the workers do around the step that was just scheduled.
+
+        Raises:
+            Exception: any; then no load is forgotten, and `drop` refuses them.
+        """
+        captures = self._capture_steps(scheduled) if self._captured else []
+        ended = (scheduled.finished_req_ids | self._failed) & self._captured.keys()
+        for request_id in ended:
+            del self._captured[request_id]
+        self._failed = set()
+        return self._take(captures, ended)
+
+    def drop(self) -> StepPlan:
+        """Do nothing of what was planned: requests that should have been loaded are refused, captures are forgotten."""
+        ended = set(self._captured)
+        self._captured = {}
+        plan = self._take([], ended)
+        for load in plan.loads:
+            plan.refused.update(load.block_ids)
+        plan.loads = []
+        return plan
+
+    def _take(self, captures: list[CaptureStep], ended: set[str]) -> StepPlan:
+        plan = StepPlan(loads=self._loads, refused=self._refused, captures=captures, ended=ended)
+        self._loads, self._refused = [], set()
+        return plan
+
+    def ended(self, request: Request) -> dict[str, Any] | None:
+        """What the server is told when a request ends.
+
+        The tier is "gpu" if vLLM's own cache held every full block of the context.
+        """
+        tier = self._tiers.pop(request.request_id, None)
+        return {"tier": tier} if tier else None
+
+    def _capture_steps(self, scheduled: SchedulerOutput) -> list[CaptureStep]:
+        computed = {new.req_id: new.num_computed_tokens for new in scheduled.scheduled_new_reqs}
+        going_on = scheduled.scheduled_cached_reqs
+        for request_id, count, new_blocks in zip(
+            going_on.req_ids, going_on.num_computed_tokens, going_on.new_block_ids, strict=True
+        ):
+            computed[request_id] = count
+            captured = self._captured.get(request_id)
+            # A resumed request's blocks were told by `allocated` already.
+            if captured is not None and new_blocks is not None and request_id not in going_on.resumed_req_ids:
+                captured.block_ids.extend(new_blocks[0])
+        steps = []
+        for request_id in computed.keys() & self._captured.keys():
+            try:
+                steps.append(self._capture_step(request_id, computed[request_id], scheduled))
+            except Exception as error:  # the others go on
+                log_failure("planning a capture", error)
+                self._failed.add(request_id)
+        return steps
+
+    def _capture_step(self, request_id: str, start: int, scheduled: SchedulerOutput) -> CaptureStep:
+        captured = self._captured[request_id]
+        block, offset = divmod(start, self._block_size)
+        return CaptureStep(
+            request_id=request_id,
+            capture=captured.capture,
+            prompt=captured.prompt,
+            start=start,
+            count=scheduled.num_scheduled_tokens[request_id],
+            first_slot=captured.block_ids[block] * self._block_size + offset,
+        )
+
+    def _prompt(self, request: Request, said: int) -> CapturedPrompt:
+        ids = tuple(request.prompt_token_ids or ())
+        length = len(ids) - said
+        features = tuple(_without_pixels(feature) for feature in request.mm_features)
+        grids = [feature.data["image_grid_thw"].data for feature in features if "image_grid_thw" in feature.data]
+        image_id = getattr(self._config, "image_token_id", None)
+        # Only in the prompt: a model may say its image token, which then is a word like any other.
+        columns = tuple(i for i, token in enumerate(ids[:length]) if token == image_id)
+        grid = image_grid(self._config, len(columns), grids[0] if grids else None)
+        return CapturedPrompt(ids, length, columns, grid, features)
+
+
+def _without_pixels(feature: Any) -> Any:
+    kept = {name: feature.data[name] for name in _POSITION_FIELDS if feature.data and name in feature.data}
+    return replace(feature, data=type(feature.data)(kept) if feature.data else {})

@@ -1,0 +1,35 @@
+"""What vLLM's workers do when the server calls them; vLLM mixes `WorkerExtension` into its worker class."""
+
+from typing import Any
+
+from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+from lookonce_server.engines.vllm.connector.connector import ContextConnector
+from lookonce_server.engines.vllm.connector.guard import guarded, reason
+from lookonce_server.engines.vllm.connector.step_times import StepTimes
+
+
+def _tell(worker: Any, error: Exception) -> list[str]:
+    return [f"{reason(error)}."]
+
+
+class WorkerExtension:
+    """Methods for `collective_rpc`; arguments and results are of plain types."""
+
+    model_runner: Any  # the worker's
+
+    @guarded(_tell)
+    def lookonce_attach(self) -> list[str]:
+        """Give the connector the model; or tell why contexts cannot be used with it."""
+        connector = get_kv_transfer_group()
+        assert isinstance(connector, ContextConnector)
+        problems = connector.problems()
+        if not problems:
+            connector.attach(self.model_runner.get_model())
+        return problems
+
+    def lookonce_step_times(self) -> list[StepTimes]:
+        """Return what the last steps spent on contexts; see `VllmEngine.take_step_times`."""
+        connector = get_kv_transfer_group()
+        assert isinstance(connector, ContextConnector)
+        return connector.take_step_times()

@@ -1,0 +1,1 @@
+"""Request bodies: JSON and forms, read within bounds."""

@@ -1,0 +1,162 @@
+"""What is kept of a response, so that the next question needs to say only what is new.
+
+A record holds the whole conversation, not a pointer to the response before: one read finds it, and each response can be
+deleted, and expires, by itself. Of the image it holds the id of its context, and a digest; never a pixel.
+"""
+
+import logging
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lookonce_cache import BlobKey, BlobStore, CacheError
+from lookonce_server.errors import InvalidRequestError, ResponseNotFoundError
+from lookonce_server.http.responses.objects import ResponseObject
+from lookonce_server.http.responses.request import Item, parts_of
+
+_log = logging.getLogger(__name__)
+_ID = re.compile(r"resp_([0-9a-f]{64})")
+_MOST_BYTES = 512 * 1024  # of a conversation that is kept
+
+
+class _Kept(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class KeptPart(_Kept):
+    """Text, or where the conversation's image stands."""
+
+    type: Literal["input_text", "output_text", "input_image"]
+    text: str = ""
+
+
+class KeptItem(_Kept):
+    """A message."""
+
+    id: str
+    role: Literal["system", "developer", "user", "assistant"]
+    parts: list[KeptPart]
+
+    @classmethod
+    def of(cls, item: Item) -> "KeptItem":
+        """What is kept of a message."""
+        parts = [KeptPart(type=part.type, text=getattr(part, "text", "")) for part in parts_of(item)]
+        return cls(id=item_id(), role=item.role, parts=parts)
+
+
+class KeptImage(_Kept):
+    """The conversation's image."""
+
+    context_id: str | None  # None where none was made
+    digest: str | None  # of its bytes, as far as known
+
+
+class KeptResponse(_Kept):
+    """A response and the conversation that it answered, without its instructions, which hold for one response alone."""
+
+    response: ResponseObject
+    items: list[KeptItem]
+    image: KeptImage | None
+
+    @property
+    def conversation(self) -> list[KeptItem]:
+        """The conversation with this answer."""
+        message = self.response.output[0].id if self.response.output else item_id()
+        answer = KeptPart(type="output_text", text=self.response.answer)
+        return [*self.items, KeptItem(id=message, role="assistant", parts=[answer])]
+
+    def shown_items(self) -> list[dict[str, Any]]:
+        """The messages as OpenAI lists them; the image is its context's name."""
+        return [
+            {
+                "id": item.id,
+                "type": "message",
+                "role": item.role,
+                "status": "completed",
+                "content": [self._shown(part) for part in item.parts],
+            }
+            for item in self.items
+        ]
+
+    def encoded(self) -> bytes:
+        """As a record."""
+        return self.model_dump_json(by_alias=True).encode()
+
+    def _shown(self, part: KeptPart) -> dict[str, Any]:
+        if part.type == "input_image":
+            context_id = self.image.context_id if self.image else None
+            return {"type": part.type, "detail": "auto", "image_url": context_id and f"lookonce:{context_id}"}
+        return {"type": part.type, "text": part.text} | ({"annotations": []} if part.type == "output_text" else {})
+
+
+def response_id() -> str:
+    """A new response's id: 256 random bits."""
+    return f"resp_{secrets.token_hex(32)}"
+
+
+def item_id() -> str:
+    """A new message's id."""
+    return f"msg_{secrets.token_hex(24)}"
+
+
+async def find(records: BlobStore, tenant: str, response: str, *, param: str | None) -> KeptResponse:
+    """The response with that id. Counts as use.
+
+    Args:
+        records: where responses are kept.
+        tenant: whose it must be.
+        response: its id.
+        param: the request's field it came in, if it is one.
+
+    Raises:
+        ResponseNotFoundError: there is none, it is another tenant's, or what is kept is none.
+        StoreUnavailableError: the store does not answer.
+    """
+    key = _key(tenant, response)
+    value = await records.read(key) if key else None
+    try:
+        found = KeptResponse.model_validate_json(value, by_alias=True) if value is not None else None
+    except ValidationError as error:  # another release's, with the same seal
+        _log.warning("a kept response cannot be read: %d errors", error.error_count())
+        found = None
+    if found is None:
+        raise ResponseNotFoundError(response, param=param)
+    return found
+
+
+async def keep(records: BlobStore, tenant: str, kept: KeptResponse, *, ttl: float | None) -> bool:
+    """Keep a response; False where the store cannot: the answer is worth sending all the same."""
+    key = _key(tenant, kept.response.id)
+    assert key
+    try:
+        await records.write(key, kept.encoded(), ttl=ttl)
+    except CacheError as error:
+        _log.warning("a response was not kept: %s", error)
+        return False
+    return True
+
+
+async def forget(records: BlobStore, tenant: str, response: str) -> None:
+    """Forget a response; raises ResponseNotFoundError where there is none, and StoreUnavailableError."""
+    key = _key(tenant, response)
+    if key is None or not await records.forget(key):
+        raise ResponseNotFoundError(response)
+
+
+def check_size(draft: ResponseObject, items: Sequence[KeptItem]) -> None:
+    """Raise InvalidRequestError if the conversation is larger than one that is kept may be."""
+    size = len(KeptResponse(response=draft, items=list(items), image=None).encoded())
+    if size > _MOST_BYTES:
+        raise InvalidRequestError(
+            f"The conversation has {size} bytes; one that is kept may have {_MOST_BYTES}. Begin a new one, or send"
+            " store=false.",
+            param="input",
+        )
+
+
+def _key(tenant: str, response: str) -> BlobKey | None:
+    match = _ID.fullmatch(response)
+    return BlobKey(tenant, match[1]) if match else None

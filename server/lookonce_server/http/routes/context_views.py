@@ -1,0 +1,100 @@
+"""`/v1/contexts/{id}/tokens` and `.../heatmap.png`: what a context keeps of its image, in numbers and as a picture.
+
+None of it counts as use, and nothing is made.
+"""
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from lookonce_cache import CompressedContext, digest
+from lookonce_server.engines.geometry import ImageCrop
+from lookonce_server.errors import InvalidImageError, InvalidRequestError
+from lookonce_server.http.bodies.image_request import documented_body, read_pictured
+from lookonce_server.http.schemas.contexts import ContextTokens, PictureForm, PictureRequest
+from lookonce_server.http.schemas.errors import errors
+from lookonce_server.http.state import Tenant, state_of
+from lookonce_server.images.sources import ImageBytes
+from lookonce_server.sessions.heatmap import TokenMap, draw_grid, draw_over
+from lookonce_server.sessions.preview import kept_by, would_keep
+
+router = APIRouter(prefix="/v1/contexts/{context_id}")
+_WIDTHS = (448, 1024)  # of a picture with a heat map, unless told: small ones are enlarged, large ones reduced
+
+Retention = Annotated[
+    float | None, Query(gt=0, le=1, description="what would be kept at that share; else what the context keeps")
+]
+Width = Annotated[int | None, Query(ge=16, le=2048, description="of the picture, in pixels")]
+
+
+_SCHEMA = {"schema": {"type": "string", "format": "binary"}}
+_PNG: dict[int | str, dict[str, Any]] = {200: {"description": "The picture.", "content": {"image/png": _SCHEMA}}}
+
+
+@router.get("/tokens", responses=errors(400, 404, 503))
+async def tokens(context_id: str, request: Request, tenant: Tenant, retention: Retention = None) -> ContextTokens:
+    """The scores of the image's tokens, and which of them are kept."""
+    context = await state_of(request).contexts.peek(tenant, context_id)
+    kept = await asyncio.to_thread(_kept, context, retention)
+    return ContextTokens.of(context, kept, retention or context.identity.retention)
+
+
+@router.get("/heatmap.png", response_class=Response, responses={**_PNG, **errors(400, 404, 503)})
+async def heatmap(
+    context_id: str, request: Request, tenant: Tenant, retention: Retention = None, width: Width = None
+) -> Response:
+    """The same as a picture, of the tokens' grid alone."""
+    context = await state_of(request).contexts.peek(tenant, context_id)
+    return Response(await asyncio.to_thread(_grid, context, retention, width), media_type="image/png")
+
+
+@router.post(
+    "/heatmap.png",
+    response_class=Response,
+    responses={**_PNG, **errors(400, 404, 415, 503)},
+    openapi_extra=documented_body(PictureForm, PictureRequest),
+)
+async def heatmap_over(
+    context_id: str, request: Request, tenant: Tenant, retention: Retention = None, width: Width = None
+) -> Response:
+    """The same over the image, which must be given: the server keeps no pixels."""
+    state = state_of(request)
+    image, _ = await read_pictured(request, state.images, PictureForm, PictureRequest)
+    context = await state.contexts.peek(tenant, context_id)
+    framing = _framing(context, state.engine.facts.framing)
+    await asyncio.to_thread(_check_image, context, image)
+    picture = await state.images.decode(image)
+
+    def draw() -> bytes:
+        shown = width or min(max(picture.width, _WIDTHS[0]), _WIDTHS[1])
+        return draw_over(picture, _token_map(context, retention), framing.area(*picture.size), shown)
+
+    return Response(await asyncio.to_thread(draw), media_type="image/png")
+
+
+def _grid(context: CompressedContext, retention: float | None, width: int | None) -> bytes:
+    return draw_grid(_token_map(context, retention), width or _WIDTHS[0])
+
+
+def _token_map(context: CompressedContext, retention: float | None) -> TokenMap:
+    return TokenMap(context.scores.view(context.grid).numpy(), _kept(context, retention))
+
+
+def _kept(context: CompressedContext, retention: float | None) -> list[int]:
+    return kept_by(context) if retention is None else would_keep(context, retention)
+
+
+def _framing(context: CompressedContext, framing: ImageCrop | None) -> ImageCrop:
+    """The framing, if each token has a place in the picture."""
+    if framing is None or (context.grid[0] == 1 and context.image_tokens > 1):
+        raise InvalidRequestError(
+            "It cannot be told where in a picture this model's image tokens are. GET draws them without the picture."
+        )
+    return framing
+
+
+def _check_image(context: CompressedContext, image: ImageBytes) -> None:
+    if digest(image.data) != context.identity.image_digest:
+        raise InvalidImageError("This is not the image that the context was made of, byte by byte.", param=image.param)

@@ -1,0 +1,117 @@
+"""The pages for people: the playground at `/`, the HTTP interface at `/docs`. They load nothing from other hosts."""
+
+import io
+import random
+from pathlib import Path as FilePath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Path, Query, Request
+from fastapi.responses import FileResponse, Response
+from PIL import Image
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+
+from lookonce_scenes.questions import OPEN
+from lookonce_scenes.world import Scene, render, sample_scene
+from lookonce_server.http.state import state_of
+
+router = APIRouter(include_in_schema=False)
+
+_PAGES = FilePath(__file__).parents[2] / "playground"
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "content-security-policy": _CSP,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",  # asked for again each time, by its ETag: a new version is seen at once
+}
+_SCENES_END = 1_000_000_000  # the bundled model was trained on the scenes from here on
+
+SceneNumber = Annotated[int, Path(ge=0, lt=_SCENES_END)]
+Side = Annotated[int, Query(ge=1, le=1_000_000, description="in pixels")]
+
+
+class _Page(FileResponse):
+    """A page, always the whole of it: Starlette refuses odd ranges in a text of its own."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await super().__call__(_without_range(scope), receive, send)
+
+
+class _Assets(StaticFiles):
+    """What the pages load, with the pages' headers, and whole too."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send one of the files."""
+        await super().__call__(_without_range(scope), receive, send)
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(_HEADERS)
+        return response
+
+
+def mount_assets(app: FastAPI) -> None:
+    """Add the files that the pages load to an app."""
+    # Of fastapi_offline only the folder is used: Swagger UI's own files, which FastAPI would load from a CDN.
+    folders: list[str | tuple[str, str]] = [
+        ("lookonce_server", "playground/assets"),
+        ("fastapi_offline", "static"),
+    ]
+    app.mount("/playground/assets", _Assets(packages=folders))
+
+
+@router.api_route("/", methods=["GET", "HEAD"])
+def page() -> Response:
+    """The playground."""
+    return _Page(_PAGES / "index.html", headers=_HEADERS)
+
+
+@router.api_route("/docs", methods=["GET", "HEAD"])
+def docs() -> Response:
+    """The HTTP interface, shown by Swagger UI."""
+    return _Page(_PAGES / "docs.html", headers=_HEADERS)
+
+
+@router.get("/playground/settings.json")
+def settings(request: Request) -> dict[str, Any]:
+    """What the playground has to know of this server before it asks anything."""
+    state = state_of(request)
+    names = ("retention", "min_retention", "max_retention", "max_image_bytes")
+    return {"model": state.served_name} | {name: getattr(state.settings, name) for name in names}
+
+
+@router.get("/playground/area.json")
+def area(request: Request, width: Side, height: Side) -> dict[str, float] | None:
+    """The part of a picture of that size that the image tokens cover, in its pixels; null where that is not known."""
+    framing = state_of(request).engine.facts.framing
+    return framing.area(width, height)._asdict() if framing else None
+
+
+@router.get("/playground/scenes/{number}.png")
+def scene_picture(number: SceneNumber) -> Response:
+    """A drawn scene that the bundled model has never seen."""
+    png = io.BytesIO()
+    Image.fromarray(render(_scene(number))).save(png, "PNG")
+    return Response(png.getvalue(), media_type="image/png", headers=_HEADERS)
+
+
+@router.get("/playground/scenes/{number}.json")
+def scene_questions(number: SceneNumber) -> list[dict[str, str]]:
+    """Questions about a drawn scene, each with its only right answer."""
+    scene = _scene(number)
+    rng = random.Random(number)  # noqa: S311 - not for secrets
+    asked = [asker(scene, rng) for asker in OPEN.values()]
+    return [{"text": question.text, "answer": question.answer} for question in asked if question]
+
+
+def _without_range(scope: Scope) -> Scope:
+    return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != b"range"]}
+
+
+def _scene(number: int) -> Scene:
+    return sample_scene(number, min_objects=3)

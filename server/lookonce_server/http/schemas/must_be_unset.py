@@ -1,0 +1,78 @@
+"""Fields for which this server has no use: what of them means "not used", and what is said of the rest."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
+
+NO_TOOLS = "tools"  # the type of the validation error that says so
+
+
+class MustBeUnset:
+    """Marks a field that is taken only where it asks for nothing: at null, or at one of the values given.
+
+    Args:
+        accepted: values that mean the same as leaving the field out.
+        why: why everything else is refused, as a part of a sentence.
+        instead: what to do in its place, as "send stop".
+        error: the type of the validation error.
+    """
+
+    def __init__(
+        self,
+        *accepted: Any,
+        why: str = "not supported by this server",
+        instead: str | None = None,
+        error: str = "unsupported",
+    ) -> None:
+        self._accepted = (None, *accepted)
+        self._error = error
+        taken = " or ".join(repr(value) for value in accepted)
+        leave = "leave it out" + (f", or send {taken}" if taken else "")
+        self._message = f"{why}; " + (f"{instead}, or leave it out" if instead else leave)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"enum": list(self._accepted)}
+
+    def _check(self, value: Any) -> Any:
+        if any(_is_same(value, accepted) for accepted in self._accepted):
+            return value
+        raise PydanticCustomError(self._error, "{message}", {"message": self._message})
+
+
+class NoTools(MustBeUnset):
+    """Marks a field about tools."""
+
+    def __init__(self, *accepted: Any, error: str = "unsupported") -> None:
+        why = "this server does not run tools yet"
+        super().__init__(*accepted, why=why, instead="send response_format with a json_schema for JSON", error=error)
+
+
+class Unknown(MustBeUnset):
+    """Marks the fields that a model does not know: null asks for nothing, and everything else is refused by name."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "null"}
+
+    def _check(self, value: Any) -> Any:
+        if value is not None:
+            raise PydanticKnownError("extra_forbidden")
+        return value
+
+
+class RequestModel(BaseModel):
+    """What requests are made of. Null is taken in any field: some clients send all the fields that they know."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Annotated[Any, Unknown()]] = Field(init=False)
+
+
+def _is_same(value: Any, accepted: Any) -> bool:
+    """Whether JSON's values are equal: 1 and 1.0 are, 1 and true are not."""
+    numbers = (int, float)
+    is_kind = type(value) is type(accepted) or (type(value) in numbers and type(accepted) in numbers)
+    return is_kind and bool(value == accepted)

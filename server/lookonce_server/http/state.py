@@ -1,0 +1,66 @@
+"""What the routes share, made when the app starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from lookonce_cache import Store
+from lookonce_server.auth.rate_limit import TenantLimits
+from lookonce_server.auth.tenants import TenantDirectory
+from lookonce_server.engines.base import DescribePlan, Engine
+from lookonce_server.errors import ModelNotFoundError
+from lookonce_server.http.schemas.field_names import shown
+from lookonce_server.images.reading import Images
+from lookonce_server.lifecycle import Lifecycle
+from lookonce_server.metrics import Metrics
+from lookonce_server.sessions.contexts import Contexts
+from lookonce_server.sessions.sessions import Sessions
+from lookonce_server.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class AppState:
+    """The running server's parts."""
+
+    settings: Settings
+    served_name: str
+    engine: Engine
+    store: Store
+    contexts: Contexts
+    sessions: Sessions
+    plan: DescribePlan  # how images are described, unless a request wants it otherwise
+    access: TenantDirectory
+    images: Images
+    metrics: Metrics
+    started_at: float  # unix seconds
+    tenant_limits: Mapping[str, TenantLimits] = field(default_factory=dict)  # of tenants that have their own
+    phase: Lifecycle = field(default_factory=Lifecycle)
+
+
+def state_of(request: Request) -> AppState:
+    """The parts that serve a request."""
+    state: AppState = request.app.state.parts
+    return state
+
+
+def check_model(name: str, state: AppState) -> None:
+    """Raise ModelNotFoundError unless that is the model served."""
+    if name != state.served_name:
+        raise ModelNotFoundError(
+            f"The model {shown(name)} is not served here; {state.served_name!r} is.", param="model"
+        )
+
+
+async def tenant_of(request: Request) -> str:
+    """Whose request it is, as the gate found; a route that the gate does not guard has none.
+
+    A coroutine, though it waits for nothing: FastAPI calls a plain function in a thread, and a hop there costs as
+    much as all the rest of a request.
+    """
+    tenant: str = request.state.tenant
+    return tenant
+
+
+Tenant = Annotated[str, Depends(tenant_of)]

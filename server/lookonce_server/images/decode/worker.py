@@ -1,0 +1,54 @@
+"""A process that decodes one image after another: `python -m lookonce_server.images.decode.worker`.
+
+It reads requests on its standard input and replies on its standard output until that input ends. Strangers' bytes are
+decoded in here so that a decoder that hangs, takes all memory or is broken into costs this process alone: it can be
+killed, has little memory, may write no files, and has none of the server's secrets.
+"""
+
+import os
+import resource
+import sys
+from typing import BinaryIO
+
+from PIL import AvifImagePlugin
+
+from lookonce_server.errors import InvalidImageError
+from lookonce_server.images.decode.decoder import decode_image
+from lookonce_server.images.decode.limits import ImageLimits
+from lookonce_server.images.decode.protocol import REPLY, REQUEST
+
+
+def main() -> None:
+    """Decode what comes in, until nothing comes."""
+    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    _restrain()
+    os.dup2(2, 1)  # what a library may print is no reply
+    while header := requests.read(REQUEST.size):
+        *limits, length = REQUEST.unpack(header)
+        _reply(replies, requests.read(length), ImageLimits(*limits))
+
+
+def _restrain() -> None:
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # one for each core of a large machine would need much address space
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # pipes are no files
+    # From here on decoders would fill the server's log with what they think of strangers' files.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _reply(replies: BinaryIO, data: bytes, limits: ImageLimits) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory, resource.RLIM_INFINITY))
+    try:
+        image = decode_image(data, limits, "")
+        size, payload = image.size, image.tobytes()
+    except InvalidImageError as error:
+        size, payload = (0, 0), str(error).encode("utf-8", "replace")
+    except MemoryError:
+        size, payload = (0, 0), b"The image needs too much memory to decode."
+    replies.write(REPLY.pack(*size, len(payload)))
+    replies.write(payload)
+    replies.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Images by URL, from hosts that the operator allows."""

@@ -1,0 +1,197 @@
+"""Fetching images from hosts that the operator allows, without becoming a way into the operator's network."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx2
+
+from lookonce_server.errors import InvalidImageError, OverloadedError
+from lookonce_server.images.fetch.addresses import Address, may_connect
+from lookonce_server.images.fetch.remote import FetchPolicy, NotAllowedError, Target
+from lookonce_server.images.fetch.resolver import Resolve, SystemResolver
+from lookonce_server.images.sources import shown
+from lookonce_server.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+MAX_REDIRECTS = 3
+_MAX_ADDRESSES = 4  # of a host, that are tried
+_CONNECT_SECONDS = 3.0  # for each of them
+_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
+_REDIRECTS = (301, 302, 303, 307, 308)
+_HEADERS = {"accept": "image/*", "accept-encoding": "identity", "user-agent": "lookonce", "connection": "close"}
+
+
+class _FetchError(Exception):
+    """Why an image was not fetched: for the log. `told` is all of it that the client learns."""
+
+    def __init__(self, why: str, *, told: str = "") -> None:
+        super().__init__(why)
+        self.told = told
+
+
+class Fetcher:
+    """Fetches images.
+
+    Each request, redirects included, goes to a host that the policy allows. Its name is resolved once, each of its
+    addresses is checked, and the connection is made to one of these very addresses: a name that leads elsewhere a
+    moment later changes nothing. No cookies, credentials, proxies, or connections that are kept.
+
+    Args:
+        policy: what may be fetched.
+        metrics: what is counted.
+        resolve: a name's addresses; the system's unless told.
+        tls: whom to trust; the usual authorities, or those of SSL_CERT_FILE, unless told.
+    """
+
+    def __init__(
+        self,
+        policy: FetchPolicy,
+        *,
+        metrics: Metrics | None = None,
+        resolve: Resolve | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._policy = policy
+        self._metrics = metrics or Metrics()
+        self._resolve = resolve or SystemResolver(policy.at_once)
+        self._tls = tls or httpx2.create_ssl_context()
+        self._slots = asyncio.Semaphore(policy.at_once)
+
+    async def fetch(self, url: str, param: str) -> bytes:
+        """The bytes of an image.
+
+        Args:
+            url: where it is.
+            param: the request's field that it stands in.
+
+        Raises:
+            InvalidImageError: the URL is not allowed (code `image_url_not_allowed`), or there is no image to be had
+                (`image_fetch_failed`); what the network said is for the log only.
+            OverloadedError: too many images are being fetched.
+        """
+        outcome = "failed"
+        try:
+            target = self._policy.target(url)
+            data = await self._fetch(target)
+            outcome = "fetched"
+        except NotAllowedError as error:
+            outcome = "not_allowed"
+            raise InvalidImageError(self._not_allowed(url, error), param=param, code="image_url_not_allowed") from None
+        except _FetchError as error:
+            _log.warning("an image of %s was not fetched: %s", target.authority, error)
+            told = f"The image could not be fetched from {target.authority!r}{error.told}."
+            raise InvalidImageError(told, param=param, code="image_fetch_failed") from None
+        except OverloadedError:
+            outcome = "overloaded"
+            raise
+        finally:
+            self._metrics.image_fetches.labels(outcome).inc()
+        return data
+
+    async def _fetch(self, target: Target) -> bytes:
+        async with self._slot():
+            try:
+                async with asyncio.timeout(self._policy.timeout):
+                    return await self._follow(target)
+            except TimeoutError:
+                raise _FetchError(f"it took longer than {self._policy.timeout:g} seconds") from None
+            except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+                raise _FetchError(f"{type(error).__name__}: {error}") from None
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._policy.timeout):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise OverloadedError("Too many images are being fetched; try again later.") from None
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    async def _follow(self, target: Target) -> bytes:
+        for _ in range(MAX_REDIRECTS + 1):
+            found = await self._ask(target)
+            if isinstance(found, bytes):
+                return found
+            try:
+                target = self._policy.redirected(target, found)
+            except NotAllowedError as error:
+                raise _FetchError(f"redirected to where nothing is fetched from: {error}") from None
+        raise _FetchError(f"more than {MAX_REDIRECTS} redirects")
+
+    async def _ask(self, target: Target) -> bytes | str:
+        """The image, or where a redirect leads."""
+        addresses = await self._addresses(target)
+        for address in addresses[:-1]:
+            try:
+                return await self._ask_at(target, address)
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                continue
+        return await self._ask_at(target, addresses[-1])
+
+    async def _addresses(self, target: Target) -> list[Address]:
+        """Where the host is. One address that is not allowed spoils them all: honest hosts have none."""
+        addresses = [target.address] if target.address else await self._resolve(target.host)
+        refused = [str(address) for address in addresses if not may_connect(address, self._policy.networks)]
+        if refused:
+            raise _FetchError(f"{target.host} is at {', '.join(refused)}, where nothing is fetched from")
+        if not addresses:
+            raise _FetchError(f"{target.host} has no address")
+        return addresses[:_MAX_ADDRESSES]
+
+    async def _ask_at(self, target: Target, address: Address) -> bytes | str:
+        request = httpx2.Request(
+            "GET",
+            target.url(address),
+            headers={"host": target.authority, **_HEADERS},
+            # The certificate is checked against the host's name.
+            extensions={"sni_hostname": target.host, "timeout": {"connect": _CONNECT_SECONDS}},
+        )
+        # A transport by itself is HTTP and nothing more, and one a request has no connection to mix up.
+        async with httpx2.AsyncHTTPTransport(verify=self._tls, trust_env=False) as transport:
+            response = await transport.handle_async_request(request)
+            try:
+                return await self._read(response)
+            finally:
+                await response.aclose()
+
+    async def _read(self, response: httpx2.Response) -> bytes | str:
+        headers = response.headers
+        if response.status_code in _REDIRECTS and "location" in headers:
+            return headers["location"]
+        if response.status_code != 200:
+            raise _FetchError(f"status {response.status_code}", told=f": it answered {response.status_code}")
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise _FetchError("its content is encoded, unasked", told=": its content is compressed, unasked")
+        if not headers.get("content-type", "").lower().startswith(_TYPES):
+            raise _FetchError("it is no image by its content-type", told=": it is no image by its content-type")
+        return await self._body(response)
+
+    async def _body(self, response: httpx2.Response) -> bytes:
+        limit = self._policy.max_bytes
+        too_large = _FetchError("it is too large", told=f": it is larger than the limit of {limit} bytes")
+        length = response.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > limit:
+            raise too_large
+        data = bytearray()
+        async for piece in response.aiter_raw():
+            data += piece
+            if len(data) > limit:
+                raise too_large
+        if not data:
+            raise _FetchError("it is empty", told=": it is empty")
+        return bytes(data)
+
+    def _not_allowed(self, url: str, error: NotAllowedError) -> str:
+        schemes = "https: and http: URLs" if self._policy.plain_http else "https: URLs"
+        return (
+            f"{shown(url)} cannot be fetched: {error}. Accepted: a base64 data: URL such as"
+            f" 'data:image/png;base64,...', 'lookonce:<context id>', and {schemes} of the hosts that this server's"
+            " operator allows."
+        )

@@ -1,0 +1,1 @@
+"""Questions about images: contexts found or made, and answers from them."""

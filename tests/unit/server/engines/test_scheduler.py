@@ -1,0 +1,263 @@
+"""The engine's thread: fair, bounded, cancellable, and never silent about a failure."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from lookonce_server.engines.transformers.scheduler import PassScheduler
+from lookonce_server.errors import EngineError, OverloadedError, PromptTooLongError
+
+pytestmark = pytest.mark.anyio
+PATIENCE = 30.0  # seconds; only a failure waits that long
+
+
+class AuthMiddleware:
+    """A pass whose first step holds the worker's thread until `open` is set."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.open = threading.Event()
+
+    def work(self) -> Iterator[str]:
+        self.entered.set()
+        self.open.wait(PATIENCE)
+        yield "opened"
+
+
+@contextlib.asynccontextmanager
+async def held(worker: PassScheduler):
+    """While the block runs the worker's thread stands still, so that what is submitted queues up."""
+    gate = AuthMiddleware()
+    task = asyncio.create_task(everything(worker.run(gate.work())))
+    assert await asyncio.to_thread(gate.entered.wait, PATIENCE)
+    try:
+        yield
+    finally:
+        gate.open.set()
+        await task
+
+
+def steps(name: str, count: int, log: list[str]) -> Iterator[int]:
+    for i in range(count):
+        log.append(name)
+        yield i
+
+
+def endless(closed: threading.Event | None = None) -> Iterator[int]:
+    try:
+        i = 0
+        while True:
+            yield i
+            i += 1
+    finally:
+        if closed:
+            closed.set()
+
+
+async def everything(events) -> list:
+    return [event async for event in events]
+
+
+async def start(worker: PassScheduler, *works: Iterator, background: bool = False) -> list[asyncio.Task]:
+    """Submit passes, in this order."""
+    tasks = []
+    for work in works:
+        tasks.append(asyncio.create_task(everything(worker.run(work, background=background))))
+        await asyncio.sleep(0)  # it submits itself
+    return tasks
+
+
+async def emptied(worker: PassScheduler) -> None:
+    """Return when nothing waits or runs any more."""
+    async with asyncio.timeout(PATIENCE):
+        while worker.depth:  # noqa: ASYNC110 - it tells no event
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def make_worker() -> Iterator:
+    workers = []
+
+    def make(*, max_running: int = 8, max_queue: int = 16, background_after: int = 32) -> PassScheduler:
+        workers.append(PassScheduler(max_running=max_running, max_queue=max_queue, background_after=background_after))
+        return workers[-1]
+
+    yield make
+    for worker in workers:
+        worker.close()
+
+
+async def test_a_pass_gives_its_events_in_order(make_worker):
+    assert await everything(make_worker().run(steps("a", 4, []))) == [0, 1, 2, 3]
+
+
+async def test_passes_take_turns(make_worker):
+    worker, log = make_worker(), []
+    async with held(worker):
+        tasks = await start(worker, steps("a", 5, log), steps("b", 3, log))
+    await asyncio.gather(*tasks)
+    assert log == ["a", "b", "a", "b", "a", "b", "a", "a"]
+
+
+async def test_a_short_pass_ends_while_a_long_one_is_in_work(make_worker):
+    worker = make_worker()
+    long = worker.run(endless())
+    assert await anext(long) == 0
+    async with asyncio.timeout(PATIENCE):
+        assert await everything(worker.run(steps("short", 3, []))) == [0, 1, 2]
+    assert worker.depth == 1
+    await long.aclose()
+
+
+async def test_no_more_run_at_once_than_allowed(make_worker):
+    worker, log = make_worker(max_running=1), []
+    async with held(worker):
+        tasks = await start(worker, steps("a", 3, log), steps("b", 3, log))
+    await asyncio.gather(*tasks)
+    assert log == ["a", "a", "a", "b", "b", "b"]
+
+
+async def test_a_background_pass_gets_every_fourth_turn_while_others_run(make_worker):
+    worker, log = make_worker(background_after=0), []
+    async with held(worker):
+        behind = await start(worker, steps("behind", 20, log), background=True)
+        ahead = await start(worker, steps("a", 40, log), steps("b", 40, log))
+    await asyncio.gather(*behind, *ahead)
+    for at in range(0, 64, 16):  # the gate's own last turn may shift it by one
+        assert 3 <= log[at : at + 16].count("behind") <= 5, log
+
+
+async def test_a_background_pass_lets_a_short_answer_end_and_cuts_into_a_long_one(make_worker):
+    worker, log = make_worker(), []
+    for answer, interrupted in (("short", False), ("long", True), ("short", False)):
+        log.clear()
+        async with held(worker):
+            behind = await start(worker, steps("behind", 5, log), background=True)
+            ahead = await start(worker, steps(answer, 60 if interrupted else 25, log))
+        await asyncio.gather(*behind, *ahead)
+        assert (log.index("behind") < log.count(answer)) == interrupted, log
+
+
+async def test_a_background_pass_runs_at_full_speed_when_nobody_waits(make_worker):
+    assert await everything(make_worker().run(steps("behind", 5, []), background=True)) == [0, 1, 2, 3, 4]
+
+
+async def test_background_passes_run_one_after_the_other(make_worker):
+    """Each holds a KV cache: many new images at once must not all be in the memory."""
+    log: list[str] = []
+    await asyncio.gather(*await start(make_worker(), steps("a", 5, log), steps("b", 5, log), background=True))
+    assert log == ["a"] * 5 + ["b"] * 5
+
+
+async def test_a_background_pass_is_not_starved_by_a_stream_of_others(make_worker):
+    worker = make_worker()
+    others = worker.run(endless())
+    await anext(others)
+    async with asyncio.timeout(PATIENCE):
+        assert len(await everything(worker.run(steps("behind", 5, []), background=True))) == 5
+    await others.aclose()
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_a_full_queue_refuses_and_takes_on_again(make_worker, background):
+    worker, log = make_worker(max_queue=3), []
+    async with held(worker):
+        tasks = await start(worker, steps("a", 1, log), steps("b", 1, log))
+        assert worker.depth == 3
+        with pytest.raises(OverloadedError, match="3 requests"):
+            await anext(worker.run(steps("refused", 1, log), background=background))
+    await asyncio.gather(*tasks)
+    await emptied(worker)
+    assert await everything(worker.run(steps("c", 1, log), background=background)) == [0]
+    assert sorted(log) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_closing_the_events_closes_the_pass(make_worker, background):
+    worker, closed = make_worker(), threading.Event()
+    events = worker.run(endless(closed), background=background)
+    assert [await anext(events), await anext(events)] == [0, 1]
+    await events.aclose()
+    assert await asyncio.to_thread(closed.wait, PATIENCE)
+    await emptied(worker)
+
+
+async def test_cancelling_whoever_waits_closes_the_pass(make_worker):
+    worker, closed = make_worker(), threading.Event()
+    (task,) = await start(worker, endless(closed))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(closed.wait, PATIENCE)
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_a_pass_cancelled_before_its_turn_never_begins(make_worker, background):
+    worker, log = make_worker(), []
+    async with held(worker):
+        (task,) = await start(worker, steps("never", 1, log), background=background)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await emptied(worker)
+    assert log == []
+
+
+async def test_our_errors_pass_through_as_they_are(make_worker):
+    raised = PromptTooLongError("too long", param="messages")
+
+    def failing():
+        yield 1
+        raise raised
+
+    events = make_worker().run(failing())
+    assert await anext(events) == 1
+    with pytest.raises(PromptTooLongError) as caught:
+        await anext(events)
+    assert caught.value is raised
+
+
+async def test_other_errors_are_logged_and_told_without_details(make_worker, caplog):
+    def failing():
+        yield 1
+        raise ValueError("a secret")
+
+    worker = make_worker()
+    with pytest.raises(EngineError) as caught:
+        await everything(worker.run(failing()))
+    assert str(caught.value) == "The engine failed: ValueError."
+    assert "a secret" in caplog.text
+    assert await everything(worker.run(steps("next", 1, []))) == [0]
+
+
+async def test_an_error_while_a_cancelled_pass_is_closed_harms_no_other(make_worker, caplog):
+    def stubborn():
+        try:
+            while True:
+                yield 1
+        finally:
+            raise ValueError("while closing")
+
+    worker = make_worker()
+    events = worker.run(stubborn())
+    await anext(events)
+    await events.aclose()
+    async with asyncio.timeout(PATIENCE):
+        assert await everything(worker.run(steps("next", 3, []))) == [0, 1, 2]
+
+
+async def test_close_ends_what_is_left_and_takes_nothing_more(make_worker):
+    worker = make_worker()
+    tasks = await start(worker, endless(), endless())
+    tasks += await start(worker, endless(), background=True)
+    await asyncio.to_thread(worker.close)
+    for task in tasks:
+        with pytest.raises(EngineError, match="shutting down"):
+            await task
+    with pytest.raises(EngineError, match="shutting down"):
+        await anext(worker.run(steps("late", 1, [])))
+    assert not any(thread.name == "lookonce-engine" and thread.is_alive() for thread in [worker._thread])

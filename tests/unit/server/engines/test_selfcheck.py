@@ -1,0 +1,143 @@
+"""The start-up self-check: accepts what re-prompting is exact on, and refuses the rest with the reason."""
+
+import pytest
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Ministral3Config,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    SmolLM3Config,
+)
+
+from lookonce_server.engines.transformers.loading import LoadedModel
+from lookonce_server.engines.transformers.selfcheck import check_model
+from lookonce_server.errors import ModelRefusedError
+
+from ....support.samples import PROMPT
+
+TEXT = {
+    "vocab_size": 912,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.2,  # peaked attention: a wrong position must show
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+@pytest.fixture
+def llava_around(loaded):
+    """A tiny LLaVA with random weights around a text model, behind the bundled model's processor."""
+
+    def build(text: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> LoadedModel:
+        torch.manual_seed(0)
+        vision = CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=112,
+            patch_size=8,
+            projection_dim=16,
+        )
+        config = LlavaConfig(
+            text_config=text,
+            vision_config=vision,
+            image_token_index=loaded.model.config.image_token_id,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="default",
+        )
+        with torch.inference_mode(False):
+            model = LlavaForConditionalGeneration(config).eval().to(dtype)
+        return LoadedModel(model, loaded.processor, "0" * 64, "0" * 64)
+
+    return build
+
+
+def test_the_bundled_model_is_accepted(loaded):
+    check_model(loaded, PROMPT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", [LlamaConfig, Qwen2Config])
+def test_rotary_models_are_accepted(llava_around, family, dtype):
+    check_model(llava_around(family(**TEXT), dtype), PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (MistralConfig(**TEXT, sliding_window=64), "sliding"),
+        (SmolLM3Config(**TEXT, no_rope_layers=[1, 0, 1]), "layer 1: keys moved"),
+        (
+            LlamaConfig(**TEXT, max_position_embeddings=64,
+                        rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+            "RoPE type 'dynamic'",
+        ),
+        (
+            Ministral3Config(**TEXT, head_dim=16, max_position_embeddings=8192, sliding_window=None,
+                             rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0,
+                                              "original_max_position_embeddings": 4096, "llama_4_scaling_beta": 0.1}),
+            "layer 0: queries are 1.069 times as long 8184 positions later: they are scaled by their absolute position",
+        ),
+    ],
+    ids=["mistral-sliding", "smollm3-nope", "llama-dynamic", "ministral3-scaling"],
+)  # fmt: skip
+def test_models_on_which_it_is_not_exact_are_refused_with_the_reason(llava_around, text, why):
+    with pytest.raises(ModelRefusedError, match=why):
+        check_model(llava_around(text), PROMPT)
+
+
+def test_learned_absolute_positions_are_refused(llava_around):
+    """No LLaVA around GPT-2 or OPT can be built, so a rotary one gets a table of positions besides."""
+    model = llava_around(LlamaConfig(**TEXT))
+    table = torch.randn(2048, TEXT["hidden_size"], generator=torch.Generator().manual_seed(0))
+
+    def with_positions(module, arguments, options):
+        return arguments, options | {"inputs_embeds": options["inputs_embeds"] + table[options["position_ids"]]}
+
+    model.model.model.language_model.register_forward_pre_hook(with_positions, with_kwargs=True)
+    with pytest.raises(ModelRefusedError, match="layer 0: keys moved by 61 positions are off"):
+        check_model(model, PROMPT)
+
+
+def test_a_tampered_model_is_refused(llava_around):
+    """Positions counted otherwise than the server does: the answer from a context differs from the full pass."""
+    refused = llava_around(LlamaConfig(**TEXT))
+    layer = refused.model.model.language_model.layers[1].self_attn
+    forward = layer.forward
+
+    def looking_back(hidden_states, **options):
+        """Attention output that depends on how many tokens came before."""
+        output, weights = forward(hidden_states, **options)
+        return output * (1 + options["past_key_values"].get_seq_length(0) / 100), weights
+
+    layer.forward = looking_back
+    with pytest.raises(ModelRefusedError, match="differs from"):
+        check_model(refused, PROMPT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_answers_otherwise_at_its_last_positions_is_refused(llava_around, dtype):
+    """Not by its queries or keys, which a check of their own looks at: only an answer there shows it."""
+    refused = llava_around(LlamaConfig(**TEXT, max_position_embeddings=4096), dtype)
+    layer = refused.model.model.language_model.layers[-1].self_attn  # no keys come after it
+    forward = layer.forward
+
+    def far_off(hidden_states, **options):
+        """Attention output that depends on where the token stands."""
+        output, weights = forward(hidden_states, **options)
+        return output * (1 + (options["position_ids"] > 3000)[..., None]), weights
+
+    layer.forward = far_off
+    with pytest.raises(ModelRefusedError, match="the full pass, at the model's last positions, by"):
+        check_model(refused, PROMPT)

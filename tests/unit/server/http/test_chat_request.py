@@ -1,0 +1,157 @@
+"""What becomes of a chat request: the conversation, its one image, how to decode."""
+
+import json
+
+import pytest
+
+from lookonce_server.engines.conversation import Turn
+from lookonce_server.errors import InvalidRequestError
+from lookonce_server.http.chat_request import parse_chat
+from lookonce_server.http.schemas.chat import ChatRequest
+from lookonce_server.sessions.context_options import ContextOptions
+
+from ....support.app_requests import OTHER_URL, URL, image, text, user
+from ....support.samples import PROMPT
+
+
+def parsed(*messages, **fields):
+    request = ChatRequest.model_validate({"model": "m", "messages": list(messages) or [user("Hi")]} | fields)
+    return parse_chat(request, 100, PROMPT)
+
+
+def turns_of(*messages) -> tuple[Turn, ...]:
+    return parsed(*messages).conversation.turns
+
+
+def said(role: str, content) -> dict:
+    return {"role": role, "content": content}
+
+
+def refused(*messages) -> InvalidRequestError:
+    with pytest.raises(InvalidRequestError) as caught:
+        parsed(*messages)
+    return caught.value
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+def test_text_keeps_its_side_of_the_image():
+    assert turns_of(user("a", "b", image(), "c", "d")) == (Turn("user", "c\nd", True, "a\nb"),)
+    assert turns_of(user("a", image())) == (Turn("user", "", True, "a"),)
+    assert turns_of(user(image(), "a")) == (Turn("user", "a", True),)
+
+
+def test_empty_parts_leave_no_trace():
+    assert turns_of(user("", "a", "", image(), "", "b")) == (Turn("user", "b", True, "a"),)
+    assert turns_of(user("")) == (Turn("user", ""),)
+
+
+def test_every_role_has_its_turn():
+    messages = [
+        said("system", "s"),
+        said("developer", [text("d"), text("e")]),
+        user("q") | {"name": "ann"},
+        said("assistant", None) | {"refusal": "no"},
+        said("assistant", [text("a"), {"type": "refusal", "refusal": "but"}]),
+        said("assistant", None),
+        user("r"),
+    ]
+    assert turns_of(*messages) == (
+        Turn("system", "s"),
+        Turn("system", "d\ne"),
+        Turn("user", "q", name="ann"),
+        Turn("assistant", "no"),
+        Turn("assistant", "a\nbut"),
+        Turn("assistant", ""),
+        Turn("user", "r"),
+    )
+
+
+def test_an_image_sent_again_stands_where_it_came_first():
+    question = parsed(user("a", image()), said("assistant", "b"), user(image(detail="low"), "c", image()))
+    assert question.conversation.turns == (Turn("user", "", True, "a"), Turn("assistant", "b"), Turn("user", "c"))
+    assert question.image == (URL, "messages[0].content[1].image_url.url")
+
+
+def test_different_images_are_refused_with_their_count():
+    third = "lookonce:" + "0" * 64
+    error = refused(user("a", image()), user(image(), image(OTHER_URL), "b"), user("c", image(third)))
+    assert error.param == "messages[1].content[1].image_url.url"
+    assert "3 different images" in str(error)
+
+
+def test_an_image_alone_at_the_end_asks_the_describe_prompt():
+    assert turns_of(user(image())) == (Turn("user", PROMPT, True),)
+    assert turns_of(user(image()), said("system", "s")) == (Turn("user", PROMPT, True), Turn("system", "s"))
+    again = (user("a", image()), said("assistant", "b"), user(image()))
+    assert turns_of(*again)[-1] == Turn("user", PROMPT)
+    wished = parsed(user(image()), lookonce={"describe_prompt": "What is there?"})
+    assert wished.conversation.turns == (Turn("user", "What is there?", True),)
+
+
+def test_an_image_alone_before_a_question_asks_nothing():
+    assert turns_of(user(image()), user("a"))[0] == Turn("user", "", True)
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([said("system", "s")], "messages[0].role"),
+        ([user("q"), said("assistant", "a")], "messages[1].role"),
+        ([user("q"), said("assistant", "a"), said("developer", "d")], "messages[1].role"),
+    ],
+)
+def test_a_conversation_that_asks_nothing_is_refused(messages, param):
+    assert refused(*messages).param == param
+
+
+def test_a_system_message_may_come_last():
+    assert turns_of(user("q"), said("system", "s")) == (Turn("user", "q"), Turn("system", "s"))
+
+
+# --- how to decode ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_asked_for_has_openais_defaults():
+    nothing = parsed()
+    assert nothing.sampling.max_tokens == 100
+    assert (nothing.n, nothing.options) == (1, ContextOptions())
+    nulls = {name: None for name in ChatRequest.model_fields if name not in ("model", "messages")}
+    assert parsed(**nulls) == nothing
+
+
+def test_max_completion_tokens_come_before_max_tokens_and_the_servers_limit_before_both():
+    assert parsed(max_tokens=5).sampling.max_tokens == 5
+    assert parsed(max_tokens=5, max_completion_tokens=7).sampling.max_tokens == 7
+    assert parsed(max_completion_tokens=101).sampling.max_tokens == 100
+
+
+def test_no_share_of_the_probability_leaves_the_likeliest_token():
+    sampling = parsed(top_p=0, temperature=2).sampling
+    assert (sampling.temperature, sampling.top_p) == (0, 1)
+
+
+def test_stop_texts_and_biases():
+    assert parsed(stop="a").sampling.stop == ("a",)
+    assert parsed(stop=["a", "b"]).sampling.stop == ("a", "b")
+    assert parsed(stop=[]).sampling.stop == ()
+    assert parsed(logit_bias={"7": -100, "0": 1.5}).sampling.logit_bias == ((7, -100), (0, 1.5))
+
+
+def test_the_response_format_becomes_a_json_schema():
+    assert parsed(response_format={"type": "text"}).sampling.json_schema is None
+    assert parsed(response_format={"type": "json_object"}).sampling.json_schema == '{"type":"object"}'
+    schema = {"type": "object", "properties": {"b": {"type": "string"}, "a": {"enum": ["é", 1.5, None]}}}
+    for more in ({}, {"strict": True}, {"strict": False}, {"strict": None, "description": "a thing"}):
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema} | more}
+        text_ = parsed(response_format=wanted).sampling.json_schema
+        assert text_ is not None
+        assert json.loads(text_) == schema
+        assert list(json.loads(text_)["properties"]) == ["b", "a"]
+
+
+def test_a_schema_of_numbers_that_json_does_not_have_is_refused():
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": float("nan")}}}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        parsed(response_format=wanted)

@@ -1,0 +1,54 @@
+"""What becomes of questions, in numbers."""
+
+import time
+
+import pytest
+
+from lookonce_server.engines.base import Piece, Started
+from lookonce_server.http.usage import Accounts
+from lookonce_server.images.sources import ImageBytes
+from lookonce_server.metrics import Metrics
+from lookonce_server.sessions.fallback import Fallback
+from lookonce_server.sessions.sessions import Lookup
+
+from ....support.samples import GREEDY, TENANT, about, png
+from ..sessions.test_fallback import WANTED
+
+pytestmark = pytest.mark.anyio
+STARTED = Started(30, 10, 210)
+LOOKUP = Lookup("hit", "memory", "c" * 64, None)
+
+
+def rates(*answers: list[tuple[float, int]]) -> tuple[float, float]:
+    """How many speeds are counted and what they add up to, of answers given by when and how many tokens were made."""
+    metrics = Metrics()
+    accounts = Accounts(LOOKUP, [STARTED] * len(answers), metrics, 0.0)
+    for i, answer in enumerate(answers):
+        for made_at, tokens in answer:
+            accounts.count(i, Piece("x", tokens, None, made_at=made_at))
+    accounts.done()
+    name = "lookonce_generation_tokens_per_second"
+    return tuple(metrics.registry.get_sample_value(f"{name}_{part}") for part in ("count", "sum"))
+
+
+def test_the_speed_is_that_of_the_model():
+    assert rates([(10.0, 1), (10.5, 1), (11.0, 1)]) == (1, 2.0)
+    assert rates([(10.0, 3), (11.0, 1), (11.0, 1), (12.0, 2)]) == (1, 2.0)  # the three that came first are the start
+    assert rates([(10.0, 1), (11.0, 1)], [(20.0, 1), (20.25, 1)]) == (2, 5.0)
+
+
+def test_where_no_speed_can_be_told_none_is_counted():
+    assert rates([(10.0, 1)]) == (0, 0.0)
+    assert rates([(10.0, 1), (10.0, 7)]) == (0, 0.0)
+
+
+async def test_tokens_that_were_held_back_have_the_times_at_which_they_were_made(bench_with, bench):
+    await bench.ask(png(83), "How many objects are there?", "compress")
+    looking = bench_with(bench.store, fallback=Fallback(margin=0.0, tokens=4))
+    question = about("Describe the image.")
+    session = await looking.sessions.ask(question, ImageBytes(png(83), "image"), GREEDY, tenant=TENANT, options=WANTED)
+    begun = time.monotonic()
+    times = [event.made_at async for event in session.answers[0] if isinstance(event, Piece)]
+    assert len(times) > 1
+    assert max(times[:4]) < begun
+    assert times == sorted(set(times))
