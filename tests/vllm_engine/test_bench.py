@@ -48,12 +48,6 @@ def test_every_context_is_loaded_for_its_question(figures):
         assert all(0 < cell["share_of_steps"] < 1 for cell in method["loads"].values())
 
 
-def test_answers_were_checked(figures):
-    for name, found in figures["comparisons"].items():
-        assert found["alike"] == found["pairs"] == found["different"] > 1, name
-        assert found["max_difference"] < 1e-3, name
-
-
 def test_a_describe_pass_is_taken_apart(figures):
     cost = figures["describe"]
     assert cost["both_ms"]["median"] == pytest.approx(cost["generate_ms"]["median"] + cost["capture_ms"]["median"])

@@ -6,7 +6,6 @@ import shutil
 import pytest
 from PIL import Image
 
-from lookonce_evaluation.bench.checkpoints import TINY, write_qwen2_vl
 from lookonce_evaluation.cli import analyze
 from lookonce_evaluation.dataset import held_out
 from lookonce_evaluation.flow.answering import Answer, answers
@@ -24,6 +23,7 @@ from lookonce_evaluation.subject import Subject
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.settings import Settings
 
+from ...support.qwen2_vl import write_qwen2_vl
 from .judge_endpoint import Endpoint, completion, listed, serving
 
 SMALL = ["knockout", "--images", "2", "--asked", "2", "--step", "6"]
@@ -84,7 +84,7 @@ def test_another_window_is_another_run(folder, capsys):
 
 @pytest.fixture(scope="module")
 def qwen2_vl(tmp_path_factory):
-    return str(write_qwen2_vl(tmp_path_factory.mktemp("qwen2-vl"), TINY))
+    return str(write_qwen2_vl(tmp_path_factory.mktemp("qwen2-vl")))
 
 
 def test_any_checkpoint_runs_through(qwen2_vl, tmp_path):

@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from lookonce_evaluation.bench.checkpoints import TINY, write_qwen2_vl
 from lookonce_evaluation.cli import analyze
 from lookonce_evaluation.dataset import held_out
 from lookonce_evaluation.grounding.examples import example
@@ -14,6 +13,8 @@ from lookonce_evaluation.grounding.layers import bands_of
 from lookonce_evaluation.grounding.looking import WORD_ROWS, look, record
 from lookonce_evaluation.grounding.shares import GROUPS, ROWS, groups_of, shares
 from lookonce_evaluation.grounding.summary import summarise
+
+from ...support.qwen2_vl import LAYERS, write_qwen2_vl
 
 SEED = 600_000_000
 PLOTS = ("shares", "maps", "words", "grounding")
@@ -37,7 +38,7 @@ def scenes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """What the command leaves of a picture of one's own, on a model with M-RoPE whose words mean nothing."""
-    model = write_qwen2_vl(tmp_path_factory.mktemp("qwen2-vl"), TINY)
+    model = write_qwen2_vl(tmp_path_factory.mktemp("qwen2-vl"))
     folder = tmp_path_factory.mktemp("pictures")
     held_out(1, SEED)[0].image.resize((84, 56)).save(folder / HOSTILE)
     arguments = ["--model", str(model), "--images-folder", str(folder), "--examples", "1"]
@@ -120,7 +121,7 @@ def test_pictures_of_ones_own_have_all_but_grounding(pictures):
     assert found["grounding"] == {}
     for rows in ROWS:
         layers = found["shares"][rows]["by_layer"]
-        assert [sum(layer) for layer in layers] == pytest.approx([1] * TINY.layers, abs=1e-3)
+        assert [sum(layer) for layer in layers] == pytest.approx([1] * LAYERS, abs=1e-3)
     (shown,) = found["examples"]
     assert shown["name"] == HOSTILE
     patches = [one for word in shown["words"] for found in word["patches"].values() for one in found]

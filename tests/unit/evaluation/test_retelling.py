@@ -5,7 +5,6 @@ import sys
 import pytest
 import torch
 
-from lookonce_evaluation.bench.checkpoints import TINY, write_qwen2_vl
 from lookonce_evaluation.dataset import held_out
 from lookonce_evaluation.describing import generate
 from lookonce_evaluation.judge import RuleJudge
@@ -13,6 +12,8 @@ from lookonce_evaluation.prompts import look, taken
 from lookonce_evaluation.retelling import blinded, describe_again, kept_tokens, retell
 from lookonce_evaluation.subject import Subject
 from lookonce_pruning import Blocked, Knockout, parse_window
+
+from ...support.qwen2_vl import write_qwen2_vl
 
 CASES = held_out(3, 600_000_100)
 
@@ -70,7 +71,7 @@ def test_blind_tokens_hold_nothing_of_the_image(subject, settings):
 
 def test_positions_in_three_components_are_kept_too(settings, tmp_path):
     """A tiny Qwen2-VL with random weights: each token said depends on every position."""
-    qwen = Subject.load(str(write_qwen2_vl(tmp_path, TINY)), settings)
+    qwen = Subject.load(str(write_qwen2_vl(tmp_path)), settings)
     described = qwen.describe(CASES[0], parse_window(settings.window, qwen.runner.num_layers))
     kept = kept_tokens(described, 0.05, settings)
     dropped = [i for i in range(len(described.prompt.image_positions)) if i not in kept[0].tolist()]

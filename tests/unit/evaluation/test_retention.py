@@ -9,7 +9,6 @@ import torch
 
 from lookonce_evaluation import cli, retention
 from lookonce_evaluation.accuracy import rows_of, table
-from lookonce_evaluation.bench.checkpoints import TINY, write_qwen2_vl
 from lookonce_evaluation.dataset import Case, held_out
 from lookonce_evaluation.oracle import oracle
 from lookonce_evaluation.paired import Outcomes
@@ -19,6 +18,8 @@ from lookonce_pruning import kept_count, parse_window, rotate_keys
 from lookonce_scenes.questions import CATEGORIES, Question
 from lookonce_scenes.tokenizer import GRID, PATCH_SIZE
 from lookonce_scenes.world import sample_scene
+
+from ...support.qwen2_vl import write_qwen2_vl
 
 YES, NO, OPEN = Question("count", "?", "Yes"), Question("count", "?", "No"), Question("count", "?", "2")
 FIRST, SECOND = FullPass(), Context("random", 0.05, "random", (0, 2), "generated", 0)
@@ -238,7 +239,7 @@ def test_a_window_that_the_model_does_not_have_is_one_line(capsys, tmp_path):
 
 def test_another_family_with_another_grid(tmp_path):
     """Positions of three components, sixteen image tokens, text before and after; random weights say anything."""
-    checkpoint = str(write_qwen2_vl(tmp_path / "checkpoint", TINY))
+    checkpoint = str(write_qwen2_vl(tmp_path / "checkpoint"))
     arguments = [*ARGUMENTS, "--model", checkpoint, "--images", "1", "--out", str(tmp_path / "out")]
     assert cli.evaluate(arguments) == 0
     rows = json.loads((tmp_path / "out" / "result.json").read_text())["rows"]
