@@ -1,8 +1,8 @@
 """Train the bundled model from scratch: `python -m lookonce_scenes.train`.
 
-Three stages, from one seed, in one go (docs/scenes.md has the figures): the tower learns to see, the whole model
-learns to describe and answer, and context-drop teaches it to answer from part of the image tokens. The state is saved
-regularly, and the same command resumes from it.
+Three stages, from one seed, in one go (docs/research/scenes.md has the figures): the tower learns to see, the whole
+model learns to describe and answer, and context-drop teaches it to answer from part of the image tokens. The state
+is saved regularly, and the same command resumes from it.
 """
 
 import argparse

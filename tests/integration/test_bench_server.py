@@ -8,6 +8,7 @@ import pytest
 from lookonce_evaluation.bench import server
 from lookonce_evaluation.errors import EvaluationError
 
+pytestmark = pytest.mark.extended
 METHODS = {"none": {"direct", "server", "bare uvicorn"}, "scenes": {"direct", "server", "lookonce serve"}}
 
 

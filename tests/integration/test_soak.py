@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from lookonce_evaluation.bench import soak
+
+pytestmark = [pytest.mark.extended, pytest.mark.timeout(900)]
 
 
 def test_a_quick_run_loses_nothing(tmp_path, capsys):
