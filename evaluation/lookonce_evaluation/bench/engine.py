@@ -158,14 +158,14 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"rows": figures, "recording": recording}
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = command.parser("engine", __doc__, quick="one round of the small model")
     parser.add_argument("--redis", help="URL of a Redis; default: one is started")
     parser.add_argument("--rounds", type=int, default=5, help="answers a method; four times as many by the small model")
     parser.add_argument("--tokens", type=int, default=8, help="tokens of an answer [%(default)s]")
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="image tokens, squares [%(default)s]")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(args)
     command.write_json(arguments.json, asyncio.run(measure(arguments)))
 
 

@@ -301,12 +301,12 @@ def summary_line(block: Block) -> str:
     return line((f"{block.megabytes:g}", block.precision, *(f"{get:.2f}x" for get in gets), f"{1 / decoding:.2f}x"))
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = command.parser("store", __doc__, quick="two rounds of the smallest size")
     parser.add_argument("--rounds", type=int, default=20, help="runs of each operation [%(default)s]")
     parser.add_argument("--sizes", type=float, nargs="+", default=SIZES, help="MB of a native context [%(default)s]")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(args)
     sizes, rounds = (SIZES[:1], 2) if arguments.quick else (arguments.sizes, arguments.rounds)
     blocks = asyncio.run(measure(sizes, rounds))
     rows = [row(block, cell) for block in blocks for cell in block.cells]

@@ -189,7 +189,7 @@ async def measure(names: Sequence[str], redis_url: str | None, effort: Effort) -
         return [await measure_model(MODELS[name], redis, Settings(), effort) for name in names]
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = command.parser("vllm", __doc__, quick="the small model and few answers")
     parser.add_argument("--models", nargs="+", choices=MODELS, help="which checkpoints [scenes llava]")
@@ -197,7 +197,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=8, help="most tokens of an answer [%(default)s]")
     parser.add_argument("--describe-tokens", type=int, default=48, help="most tokens of a description [%(default)s]")
     parser.add_argument("--redis", help="URL of a Redis; default: one is started")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(args)
     names = arguments.models or (("scenes",) if arguments.quick else ("scenes", "llava"))
     effort = Effort(arguments.concurrency, arguments.tokens, arguments.describe_tokens)
     if arguments.quick:
