@@ -1,14 +1,14 @@
-"""LLaVA: CLIP and a Llama text model, a fixed number of image tokens."""
+"""Random-weight checkpoints with the true shapes of published models: speed does not depend on what weights say."""
 
 from pathlib import Path
 
 import torch
 from transformers import (
+    AutoModelForImageTextToText,
     CLIPVisionConfig,
     GenerationConfig,
     LlamaConfig,
     LlavaConfig,
-    LlavaForConditionalGeneration,
 )
 
 from lookonce_scenes.model import name_as_published
@@ -18,7 +18,7 @@ PATCH = 14
 
 
 def write_llava(folder: Path, image_tokens: int) -> Path:
-    """A LLaVA of 0.9 billion random weights: CLIP ViT-L/14 and a text model of Qwen2-0.5B's shape, in bfloat16.
+    """Write a LLaVA of 0.9 billion random weights: CLIP ViT-L/14 and a text model of Qwen2-0.5B's shape, in bfloat16.
 
     The two are those of LLaVA-OneVision-0.5B's size class: 24 layers each, 14 query and 2 key/value heads of 64.
 
@@ -59,7 +59,7 @@ def write_llava(folder: Path, image_tokens: int) -> Path:
         vision_feature_select_strategy="default",
     )
     torch.manual_seed(0)
-    model = LlavaForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     name_as_published(folder / "model.safetensors")
     GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False).save_pretrained(folder)
