@@ -1,4 +1,4 @@
-"""The pictures of docs/playground.md: always taken, and left there where $LOOKONCE_SCREENSHOTS names the folder."""
+"""The pictures of docs/quickstart.md: always taken, and left there where $LOOKONCE_SCREENSHOTS names the folder."""
 
 import io
 import os

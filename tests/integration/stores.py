@@ -12,7 +12,7 @@ from ..support.redis_server import RedisServer
 # A busy machine is no failure, where a failure is not what is tested. Connecting is what takes long there.
 PATIENTLY = "?max_connections=8&timeout=60&socket_timeout=60&socket_connect_timeout=60"
 
-# All that a store needs; docs/configuration.md says the same.
+# All that a store needs; docs/deploy.md says the same.
 ACL_RULES = (
     "~lookonce:1:*",
     *"+get +getex +set +getrange +strlen +exists +pexpire +pttl +unlink +del".split(),
