@@ -55,19 +55,19 @@ report: $(VENV)/.dev ## rerun every evaluation of accuracy and attention, and pu
 	$(BIN)/python -m lookonce_evaluation.report $(ARGS)
 
 bench: $(VENV)/.dev ## measure speed and size
-	$(BIN)/python -m lookonce_evaluation.bench $(ARGS)
+	$(BIN)/python -m lookonce_evaluation.bench.engine $(ARGS)
 
 bench-store: $(VENV)/.dev ## measure what keeping contexts costs, beside memcpy and bare Redis
-	$(BIN)/python -m lookonce_evaluation.bench_store $(ARGS)
+	$(BIN)/python -m lookonce_evaluation.bench.store $(ARGS)
 
 bench-server: $(VENV)/.dev ## measure what the HTTP server adds to an answer
-	$(BIN)/python -m lookonce_evaluation.bench_server $(ARGS)
+	$(BIN)/python -m lookonce_evaluation.bench.server $(ARGS)
 
 bench-vllm: $(VENV)/.dev ## measure a later question in vLLM, beside its prefix cache
-	$(BIN)/python -m lookonce_evaluation.bench_vllm $(ARGS)
+	$(BIN)/python -m lookonce_evaluation.bench.vllm $(ARGS)
 
 soak: $(VENV)/.dev ## ask for 10 minutes while Redis is killed again and again; fails on a wrong answer
-	$(BIN)/python -m lookonce_evaluation.soak $(ARGS)
+	$(BIN)/python -m lookonce_evaluation.bench.soak $(ARGS)
 
 train: $(VENV)/.dev ## train the small model that ships
 	$(BIN)/python -m lookonce_scenes.train $(ARGS)

@@ -6,19 +6,20 @@ from contextlib import AsyncExitStack
 import pytest
 
 from lookonce_cache import open_store
+from lookonce_evaluation.bench.fixtures import find_redis_server
+from lookonce_evaluation.errors import EvaluationError
 
 from ..support.network import Certificate, Network, make_certificate
 from ..support.redis_cluster import RedisCluster
-from ..support.redis_server import RedisServer, find_redis_server
+from ..support.redis_server import RedisServer
 from .stores import KINDS, url_of
 
 
 def pytest_report_header() -> str:
     try:
-        binary, origin = find_redis_server()
-    except FileNotFoundError as error:
-        return f"redis-server: {error}"
-    return f"redis-server: {binary}, from {origin}"
+        return f"redis-server: {find_redis_server()}"
+    except EvaluationError as error:
+        return str(error)
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,11 @@ class VllmClient:
         except EngineDeadError as error:
             raise EngineEndedError from error
 
+    async def call_workers(self, method: str) -> list[Any]:
+        """Return what a method of `WorkerExtension` returns in each worker, the first rank's first."""
+        results: list[Any] = await self._llm.collective_rpc(method)
+        return results
+
     async def close(self) -> None:
         """Stop vLLM."""
         if self._llm.output_handler is not None:

@@ -40,6 +40,7 @@ from lookonce_server.engines.vllm.capture_client import CaptureClient
 from lookonce_server.engines.vllm.client import BACKGROUND, VllmClient, sampling_params
 from lookonce_server.engines.vllm.connector.files import SharedFiles
 from lookonce_server.engines.vllm.connector.messages import Compression, Job
+from lookonce_server.engines.vllm.connector.step_times import StepTimes
 from lookonce_server.engines.vllm.context_prompts import ContextPrompts
 from lookonce_server.engines.vllm.options import computing_options, engine_args
 from lookonce_server.engines.vllm.parent import binding_forks
@@ -216,6 +217,11 @@ class VllmEngine:
     async def ping(self) -> None:
         """See `Engine.ping`."""
         await self._requests.ping()
+
+    async def take_step_times(self) -> list[StepTimes]:
+        """Return what the steps since the last call spent on contexts, in the first rank's worker."""
+        first, *_ = await self._requests.call_workers("lookonce_step_times")
+        return [StepTimes(*times) for times in first]  # vLLM's messages make tuples lists
 
     async def close(self) -> None:
         """Stop vLLM."""

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from lookonce_cache import MemoryStore
-from lookonce_evaluation.shapes import TINY, write_qwen2_vl
+from lookonce_evaluation.bench.checkpoints import TINY, write_qwen2_vl
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.transformers import TransformersEngine

@@ -6,6 +6,7 @@ from vllm.distributed.kv_transfer import get_kv_transfer_group
 
 from lookonce_server.engines.vllm.connector.connector import ContextConnector
 from lookonce_server.engines.vllm.connector.guard import guarded, reason
+from lookonce_server.engines.vllm.connector.step_times import StepTimes
 
 
 def _tell(worker: Any, error: Exception) -> list[str]:
@@ -26,3 +27,9 @@ class WorkerExtension:
         if not problems:
             connector.attach(self.model_runner.get_model())
         return problems
+
+    def lookonce_step_times(self) -> list[StepTimes]:
+        """Return what the last steps spent on contexts; see `VllmEngine.take_step_times`."""
+        connector = get_kv_transfer_group()
+        assert isinstance(connector, ContextConnector)
+        return connector.take_step_times()

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from lookonce_evaluation.shapes.qwen2_vl_processor import END, END_OF_TEXT, SPECIAL_TOKENS, build_processor
+from lookonce_evaluation.bench.checkpoints.qwen2_vl_processor import END, END_OF_TEXT, SPECIAL_TOKENS, build_processor
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Bytes of a context of published models, by arithmetic: `python -m lookonce_evaluation.sizes`.
+"""Bytes of a context of published models, by arithmetic: `python -m lookonce_evaluation.bench.sizes`.
 
 Each size is that of the value in the store: header, checksums, padding, kept indices and scores with the keys and
 values. It is asked of the wire format itself, about a context whose tensors take no memory.
@@ -6,17 +6,25 @@ values. It is asked of the wire format itself, about a context whose tensors tak
 
 import argparse
 import asyncio
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from lookonce_cache import CompressedContext, ContextIdentity, QuantizedTensor, digest
+from lookonce_cache import CompressedContext, ContextIdentity, QuantizedTensor, digest, encode
 from lookonce_cache.format.header import encode_head
 from lookonce_cache.format.quantization import Role, parts_of
-from lookonce_evaluation import sizes_measured
+from lookonce_evaluation.bench import command
+from lookonce_evaluation.bench.checkpoints import write_llava
+from lookonce_evaluation.bench.engine import loaded
+from lookonce_evaluation.bench.methods import create_context, describe_plan, png
 from lookonce_evaluation.tables import header, line
 from lookonce_pruning import kept_count
+from lookonce_scenes import CHECKPOINT
+from lookonce_server.settings import Settings
 
 RETENTION = 0.05
 TARGETS = {"native": 10, "int8": 25, "int4": 50}
@@ -50,7 +58,7 @@ class Model:
     images: tuple[Image, ...]
 
     def bytes_a_token(self) -> int:
-        """Bytes of a token's keys and values."""
+        """Return the bytes of a token's keys and values."""
         return 2 * self.layers * self.kv_heads * self.head_dim * DTYPE.itemsize
 
 
@@ -77,11 +85,15 @@ class Size(NamedTuple):
 
     whole: int
     context: int
-    times: float  # how often the context goes into the whole
+
+    @property
+    def ratio(self) -> float:
+        """How often the context goes into the whole."""
+        return self.whole / self.context
 
 
 def size(model: Model, image: Image, precision: str, *, shared: bool) -> Size:
-    """The size of one context.
+    """Compute the size of one context.
 
     Args:
         model: the model.
@@ -89,12 +101,12 @@ def size(model: Model, image: Image, precision: str, *, shared: bool) -> Size:
         precision: what keys and values are stored in.
         shared: whether the tokens before the image are stored once for the model, or in each context.
     """
-    whole = image.tokens * model.bytes_a_token()
-    context = encode_head(_context(model, image, precision, shared))[1].total
-    return Size(whole, context, whole / context)
+    context = empty_context(model, image, precision, shared=shared)
+    return Size(image.tokens * model.bytes_a_token(), encode_head(context)[1].total)
 
 
-def _context(model: Model, image: Image, precision: str, shared: bool) -> CompressedContext:
+def empty_context(model: Model, image: Image, precision: str, *, shared: bool) -> CompressedContext:
+    """Make a context whose tensors take no memory; the arguments are those of `size`."""
     kept = kept_count(RETENTION, image.tokens)
     tokens = kept + model.after + (0 if shared else model.before)
     shape = (model.layers, model.kv_heads, tokens, model.head_dim)
@@ -133,7 +145,7 @@ def _without_memory(role: Role, precision: str, shape: tuple[int, int, int, int]
 
 
 def markdown() -> str:
-    """The table."""
+    """Return the table of the computed sizes."""
     columns = ("model", "image", "tokens", "kept", "after", "whole image, MiB", "precision", "context, KiB", "smaller")
     lines = [header(*columns, "target", "with the tokens before")]
     lines += [_row(model, image, name) for model in MODELS for image in model.images for name in TARGETS]
@@ -142,20 +154,50 @@ def markdown() -> str:
 
 def _row(model: Model, image: Image, precision: str) -> str:
     shared, each = (size(model, image, precision, shared=shared) for shared in (True, False))
-    met = "met" if shared.times >= TARGETS[precision] else "missed"
+    met = "met" if shared.ratio >= TARGETS[precision] else "missed"
     numbers = [image.tokens, kept_count(RETENTION, image.tokens), model.after, f"{shared.whole / 1024**2:.1f}"]
-    sizes = [f"{shared.context / 1024:.0f}", f"{shared.times:.1f}x", f"{TARGETS[precision]}x: {met}"]
-    return line([model.name, image.size, *numbers, precision, *sizes, f"{each.times:.1f}x"])
+    sizes = [f"{shared.context / 1024:.0f}", f"{shared.ratio:.1f}x", f"{TARGETS[precision]}x: {met}"]
+    return line([model.name, image.size, *numbers, precision, *sizes, f"{each.ratio:.1f}x"])
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m lookonce_evaluation.sizes", description=__doc__)
+async def measure() -> str:
+    """Make contexts of the scenes model, and of random weights in LLaVA-1.5's shape; return the table of their sizes.
+
+    The shape has LLaVA-1.5's image, and a text model of 0.9 B.
+    """
+    columns = ("model", "image tokens", "stored tokens", "whole image, KiB", "precision", "context, KiB", "smaller")
+    with tempfile.TemporaryDirectory() as folder:
+        shape = write_llava(Path(folder) / "llava", 576)
+        lines = [
+            *await _measured_rows("scenes, float32", CHECKPOINT, torch.float32),
+            *await _measured_rows("LLaVA shape, 0.9 B, bfloat16", shape, torch.bfloat16),
+        ]
+    return "\n".join([header(*columns), *lines])
+
+
+async def _measured_rows(name: str, path: Path, dtype: torch.dtype) -> list[str]:
+    async with loaded(path, dtype) as engine:
+        plan = describe_plan(Settings(), engine, retention=RETENTION, max_tokens=48)
+        rows = []
+        for precision in TARGETS:
+            context = await create_context(engine, png(1), plan, precision)
+            layers, heads, tokens, head_dim = context.keys.shape
+            whole = 2 * layers * heads * context.image_tokens * head_dim * dtype.itemsize
+            found = Size(whole, len(encode(context)))
+            numbers = [context.image_tokens, tokens, f"{whole / 1024:.0f}", precision]
+            rows.append(line([name, *numbers, f"{found.context / 1024:.1f}", f"{found.ratio:.1f}x"]))
+        return rows
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m lookonce_evaluation.bench.sizes", description=__doc__)
     parser.add_argument("--measure", action="store_true", help="make contexts too, of the scenes model and a shape")
+    arguments = parser.parse_args(given)
     print(markdown())
-    if parser.parse_args().measure:
-        print("\n" + sizes_measured.markdown(asyncio.run(sizes_measured.measured(list(TARGETS), RETENTION))))
+    if arguments.measure:
+        print("\n" + asyncio.run(measure()))
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2VLForConditionalGeneration
 
-from lookonce_evaluation.shapes import QWEN2_VL_2B, QWEN2_VL_SMALL, TINY, write_qwen2_vl
-from lookonce_evaluation.shapes.qwen2_vl_processor import build_tokenizer
+from lookonce_evaluation.bench.checkpoints import QWEN2_VL_2B, QWEN2_VL_SMALL, TINY, write_qwen2_vl
+from lookonce_evaluation.bench.checkpoints.qwen2_vl_processor import build_tokenizer
 
 
 @pytest.fixture(scope="module")
