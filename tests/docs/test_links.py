@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .snippets import PAGES, ROOT
+from ..support.snippets import PAGES, ROOT
 
 _CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")

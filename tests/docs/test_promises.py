@@ -3,7 +3,7 @@
 import ast
 import re
 
-from .snippets import ROOT
+from ..support.snippets import ROOT
 
 PAGE = ROOT / "docs" / "research" / "promises.md"
 
