@@ -12,7 +12,7 @@ from lookonce_evaluation.errors import EvaluationError
 from ..support.network import Certificate, Network, make_certificate
 from ..support.redis_cluster import RedisCluster
 from ..support.redis_server import RedisServer
-from .stores import KINDS, url_of
+from .stores import IMPLEMENTATIONS, url_of
 
 
 def pytest_report_header() -> str:
@@ -62,7 +62,10 @@ def tls_port(shared_redis_server: RedisServer, certificate: Certificate) -> Iter
         yield network.port
 
 
-@pytest.fixture(params=[pytest.param(k, marks=pytest.mark.extended) if "cluster" in k else k for k in KINDS])
+EXTENDED = [pytest.param(kind, marks=pytest.mark.extended) for kind in IMPLEMENTATIONS if kind == "cluster"]
+
+
+@pytest.fixture(params=[*(kind for kind in IMPLEMENTATIONS if kind != "cluster"), *EXTENDED])
 async def opening(request, monkeypatch):
     """A function that opens the store under test with given options; what it opened is closed at the end."""
     monkeypatch.setattr("lookonce_cache.stores.redis.store.INDEX_SECONDS", 60)

@@ -122,7 +122,7 @@ async def test_it_sends_the_documented_commands_and_none_that_walks_the_database
 
 
 def test_the_documented_rights_are_those_that_the_suite_runs_with():
-    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
     documented = page.partition("An ACL user needs keys")[2].partition("; in a cluster also")[0]
     assert f"`{ACL_RULES[0]}`" in documented
     assert set(re.findall(r"\+\w+", documented)) == set(ACL_RULES[1:])

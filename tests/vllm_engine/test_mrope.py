@@ -13,11 +13,10 @@ from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.errors import InvalidRequestError
 
+from ..support.families import processed
 from ..support.qwen2_vl import write_qwen2_vl
 from ..support.samples import PROMPT, about
-from ..unit.server.engines.test_processors import processed
-from .engines import answered, context_of, fully, start
-from .test_prompts import prompt_ids
+from .engines import answered, context_of, fully, prompt_ids, start
 
 pytestmark = pytest.mark.anyio
 

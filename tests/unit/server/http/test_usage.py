@@ -8,13 +8,14 @@ from lookonce_server.engines.base import Piece, Started
 from lookonce_server.http.usage import Usage
 from lookonce_server.images.sources import ImageBytes
 from lookonce_server.metrics import Metrics
+from lookonce_server.sessions.context_options import ContextOptions
 from lookonce_server.sessions.fallback import Fallback
 from lookonce_server.sessions.sessions import Lookup
 
 from ....support.samples import GREEDY, TENANT, about, png
-from ..sessions.test_fallback import WANTED
 
 pytestmark = pytest.mark.anyio
+WANTED = ContextOptions(fallback=True)
 STARTED = Started(30, 10, 210)
 LOOKUP = Lookup("hit", "memory", "c" * 64, None)
 
