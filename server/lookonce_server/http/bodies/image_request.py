@@ -15,7 +15,7 @@ from lookonce_server.images.reading import Images
 from lookonce_server.images.sources import ImageBytes
 
 _FILE = "image"
-_MAX_FIELDS = 16  # more than any form has, so that one too many is refused by its name
+_MAX_FIELDS = 16  # more than any form has, so that an unknown field is rejected by its name
 _MAX_FIELD_BYTES = 64 * 1024
 
 F = TypeVar("F", bound=BaseModel)
@@ -46,14 +46,14 @@ async def read_image_request(request: Request, images: Images, form: type[F], bo
     """
     if read_media_type(request, JSON, FORM) == FORM:
         image, fields = await _read_form(request, images)
-        return ImageRequest(image, validated(form, fields, strict=False))  # texts, read as what they stand for
+        return ImageRequest(image, validated(form, fields, strict=False))  # parsed from texts
     parsed = await read_model(request, body, strict=True)
-    image = await images.read(parsed.image_url, "image_url")
-    if not isinstance(image, ImageBytes):
+    source = await images.read(parsed.image_url, "image_url")
+    if not isinstance(source, ImageBytes):
         raise InvalidImageError(
             "image_url: the image itself is needed here, not the id of its context.", param="image_url"
         )
-    return ImageRequest(image, parsed)
+    return ImageRequest(source, parsed)
 
 
 def documented_body(form: type[BaseModel], body: type[ImageUrlRequest]) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from lookonce_server.sessions.heatmap import TokenMap, draw_grid, draw_over
 from lookonce_server.sessions.preview import kept_by, would_keep
 
 router = APIRouter(prefix="/v1/contexts/{context_id}")
-_WIDTHS = (448, 1024)  # of a picture with a heat map, unless told: small ones are enlarged, large ones reduced
+_WIDTHS = (448, 1024)  # default bounds of a picture with a heat map
 
 Retention = Annotated[
-    float | None, Query(gt=0, le=1, description="what would be kept at that share; else what the context keeps")
+    float | None, Query(gt=0, le=1, description="show the tokens that would be kept at that share, not those that are")
 ]
 Width = Annotated[int | None, Query(ge=16, le=2048, description="of the picture, in pixels")]
 
@@ -90,11 +90,11 @@ def _framing(context: CompressedContext, framing: ImageCrop | None) -> ImageCrop
     """Return the image crop; reject models whose tokens have no place in it."""
     if framing is None or (context.grid[0] == 1 and context.image_tokens > 1):
         raise InvalidRequestError(
-            "It cannot be told where in a picture this model's image tokens are. GET draws them without the picture."
+            "The places of this model's image tokens in a picture are unknown. GET draws them without the picture."
         )
     return framing
 
 
 def _check_image(context: CompressedContext, image: ImageBytes) -> None:
     if digest(image.data) != context.identity.image_digest:
-        raise InvalidImageError("This is not the image that the context was made of, byte by byte.", param=image.param)
+        raise InvalidImageError("This is not the context's image, byte by byte.", param=image.param)
