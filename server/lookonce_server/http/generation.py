@@ -16,7 +16,7 @@ from lookonce_server.http.event_stream import EventStream, error_event
 from lookonce_server.http.state import AppState
 from lookonce_server.http.usage import Usage
 from lookonce_server.metrics import Metrics
-from lookonce_server.sessions.answer_streams import Answers
+from lookonce_server.sessions.answer_streams import AnswerStreams
 from lookonce_server.sessions.sessions import Session
 
 Pieces = AsyncIterator[tuple[int, Piece]]
@@ -109,7 +109,7 @@ class _Generation:
         self._arrived_at = time.monotonic()
         self._cache = "none"
         self._start: asyncio.Task[Usage] | None = None
-        self._answers: Answers | None = None
+        self._answers: AnswerStreams | None = None
 
     async def json(self, request: Request) -> Response:
         """Answer with one JSON text."""
@@ -152,8 +152,8 @@ class _Generation:
         try:
             session = await self._asking
             self._cache = session.lookup.cache
-            self._answers = Answers(session.answers)
-            started = await self._answers.begin()
+            self._answers = AnswerStreams(session.answers)
+            started = await self._answers.start()
         except InvalidRequestError as error:
             error.param = self._format.field(error.param)
             raise

@@ -142,4 +142,4 @@ class Usage:
 
 def _saved_tokens(started: Started) -> int:
     """Return the number of prompt tokens that a full pass would have run besides."""
-    return max(0, started.full_tokens - started.computed_tokens)
+    return max(0, started.full_prompt_tokens - started.computed_tokens)

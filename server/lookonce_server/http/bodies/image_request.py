@@ -12,7 +12,7 @@ from lookonce_server.http.bodies.json_body import FORM, JSON, read_media_type, r
 from lookonce_server.http.bodies.json_text import check_leaves
 from lookonce_server.http.schemas.contexts import ImageUrlRequest
 from lookonce_server.images.reading import Images
-from lookonce_server.images.sources import ImageBytes
+from lookonce_server.images.sources import ImageBytes, check_size
 
 _FILE = "image"
 _MAX_FIELDS = 16  # more than any form has, so that an unknown field is rejected by its name
@@ -108,10 +108,7 @@ async def _split(form: FormData, images: Images) -> tuple[ImageBytes, dict[str, 
 
 async def _read_file(file: UploadFile, images: Images) -> bytes:
     data = await file.read(images.limits.max_bytes + 1)
-    if not data:
-        raise InvalidImageError("The image is empty.", param=_FILE)
-    if len(data) > images.limits.max_bytes:
-        raise InvalidImageError(f"The image is larger than the limit of {images.limits.max_bytes} bytes.", param=_FILE)
+    check_size(data, images.limits, _FILE)
     return data
 
 

@@ -45,32 +45,32 @@ class AuthMiddleware:
         scope.setdefault("state", {})["tenant"] = tenant
         if facts := current_request.get():
             facts.tenant = tenant
-        send = _with_rate_limit(self._turnstile.lane(tenant), send)
+        send = _with_rate_limit(self._turnstile.bucket(tenant), send)
         slot = Slot(self._turnstile, tenant)
         try:
             self._phase.check()
-            slot.take()
+            slot.acquire()
         except (OverloadedError, ShuttingDownError) as error:
             await reject(error, scope, receive, send)
             return
 
         async def send_and_release(message: Message) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
-                slot.give_back()
+                slot.release()
             await send(message)
 
         try:
             await self._app(scope, receive, send_and_release)
         finally:
-            slot.give_back()
+            slot.release()
 
 
-def _with_rate_limit(lane: TenantBucket, send: Send) -> Send:
+def _with_rate_limit(bucket: TenantBucket, send: Send) -> Send:
     """Return a `send` that adds the tenant's rate limit to the headers."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(lane.headers())
+            MutableHeaders(scope=message).update(bucket.headers())
         await send(message)
 
     return send_with_headers

@@ -18,7 +18,7 @@ from lookonce_server.http.schemas.errors import errors
 from lookonce_server.http.state import Tenant, state_of
 from lookonce_server.images.sources import ImageBytes
 from lookonce_server.sessions.heatmap import TokenMap, draw_grid, draw_over
-from lookonce_server.sessions.preview import kept_by, would_keep
+from lookonce_server.sessions.preview import kept_at_retention, kept_indices
 
 router = APIRouter(prefix="/v1/contexts/{context_id}")
 _WIDTHS = (448, 1024)  # default bounds of a picture with a heat map
@@ -63,13 +63,13 @@ async def heatmap_over(
     state = state_of(request)
     image, _ = await read_image_request(request, state.images, ImageForm, ImageUrlRequest)
     context = await state.contexts.peek(tenant, context_id)
-    framing = _framing(context, state.engine.facts.framing)
+    image_crop = _image_crop(context, state.engine.facts.image_crop)
     await asyncio.to_thread(_check_image, context, image)
     picture = await state.images.decode(image)
 
     def draw() -> bytes:
         shown = width or min(max(picture.width, _WIDTHS[0]), _WIDTHS[1])
-        return draw_over(picture, _token_map(context, retention), framing.area(*picture.size), shown)
+        return draw_over(picture, _token_map(context, retention), image_crop.area(*picture.size), shown)
 
     return Response(await asyncio.to_thread(draw), media_type="image/png")
 
@@ -83,16 +83,16 @@ def _token_map(context: CompressedContext, retention: float | None) -> TokenMap:
 
 
 def _kept(context: CompressedContext, retention: float | None) -> list[int]:
-    return kept_by(context) if retention is None else would_keep(context, retention)
+    return kept_indices(context) if retention is None else kept_at_retention(context, retention)
 
 
-def _framing(context: CompressedContext, framing: ImageCrop | None) -> ImageCrop:
+def _image_crop(context: CompressedContext, image_crop: ImageCrop | None) -> ImageCrop:
     """Return the image crop; reject models whose tokens have no place in it."""
-    if framing is None or (context.grid[0] == 1 and context.image_tokens > 1):
+    if image_crop is None or (context.grid[0] == 1 and context.image_tokens > 1):
         raise InvalidRequestError(
             "The places of this model's image tokens in a picture are unknown. GET draws them without the picture."
         )
-    return framing
+    return image_crop
 
 
 def _check_image(context: CompressedContext, image: ImageBytes) -> None:

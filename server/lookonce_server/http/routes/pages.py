@@ -95,8 +95,8 @@ def area(request: Request, width: Side, height: Side) -> dict[str, float] | None
 
     Null if the area is not known.
     """
-    framing = state_of(request).engine.facts.framing
-    return framing.area(width, height)._asdict() if framing else None
+    image_crop = state_of(request).engine.facts.image_crop
+    return image_crop.area(width, height)._asdict() if image_crop else None
 
 
 @router.get("/playground/scenes/{number}.png")
