@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from lookonce_server.engines.base import Engine, FinishReason, Piece
-from lookonce_server.http.event_stream import DONE, error_event, event
-from lookonce_server.http.generation import Pieces
+from lookonce_server.http.event_stream import DONE, event
+from lookonce_server.http.generation import AnswerFormat, Pieces
 from lookonce_server.http.schemas.answers import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -25,7 +25,7 @@ from lookonce_server.http.schemas.chat import ChatRequest
 from lookonce_server.http.usage import Usage
 
 
-class ChatFormat:
+class ChatFormat(AnswerFormat):
     """Format answers as the choices of a chat completion; see `AnswerFormat`.
 
     Args:
@@ -74,14 +74,6 @@ class ChatFormat:
             yield self._event([], usage=_completion_usage(usage))
         yield DONE
 
-    def error_event(self, error: dict[str, Any]) -> str:
-        """See `AnswerFormat.error_event`."""
-        return error_event(error)
-
-    def field(self, chat_field: str | None) -> str | None:
-        """See `AnswerFormat.field`."""
-        return chat_field
-
     def _choice(self, index: int, pieces: Sequence[Piece]) -> Choice:
         message = Message(role="assistant", content="".join(piece.text for piece in pieces), refusal=None)
         finish_reason = pieces[-1].finish_reason
@@ -107,7 +99,7 @@ class ChatFormat:
         return event(chunk.to_json())
 
     def _logprobs(self, pieces: Sequence[Piece]) -> Logprobs | None:
-        """Return OpenAI's object of the pieces' tokens; None where it was not asked for."""
+        """Return OpenAI's object of the pieces' tokens; None if it is not requested."""
         if self._token_text is None:
             return None
         return Logprobs(content=token_logprobs(pieces, self._token_text), refusal=None)

@@ -15,7 +15,7 @@ _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "u
 
 
 class ImageField(NamedTuple):
-    """An image's URL, and the field of the request it stands in."""
+    """An image's URL, and its field in the request."""
 
     url: str
     param: str
@@ -69,7 +69,7 @@ def parse_chat(request: ChatRequest, max_answer_tokens: int, describe_prompt: st
     Raises:
         InvalidRequestError: different images, no question at the end, or fields that contradict each other.
     """
-    options = request.lookonce.options() if request.lookonce else ContextOptions()
+    options = request.lookonce.options()
     conversation, image = read_messages(request.messages, options.describe_prompt or describe_prompt)
     return Question(conversation, image, _sampling(request, max_answer_tokens), options, request.n or 1)
 
@@ -77,7 +77,7 @@ def parse_chat(request: ChatRequest, max_answer_tokens: int, describe_prompt: st
 def read_messages(messages: list[Message], describe_prompt: str) -> tuple[Conversation, ImageField | None]:
     """Return the conversation and its image.
 
-    An image that is sent again in later messages stands in the first of them.
+    An image that is sent again in later messages is shown in the first of them.
 
     A last message that is the image alone asks the describe prompt.
 
@@ -142,7 +142,7 @@ def _images(message: Message, place: str) -> list[ImageField]:
 def _turn(message: Message, image: ImageField | None) -> Turn:
     """Return a message as a turn.
 
-    `image` is the message's first image, if the conversation's image stands in this turn.
+    `image` is the message's first image, if the conversation's image is shown in this turn.
     """
     parts = message.parts
     at = next((i for i, part in enumerate(parts) if isinstance(part, ImagePart)), 0) if image else 0
@@ -156,7 +156,9 @@ def _turn(message: Message, image: ImageField | None) -> Turn:
 
 
 def _text(parts: list[TextPart | ImagePart | RefusalPart]) -> str:
-    return "\n".join(part.plain_text for part in parts if part.plain_text)
+    """Join the texts of parts; images have none."""
+    texts = [part.refusal if isinstance(part, RefusalPart) else getattr(part, "text", "") for part in parts]
+    return "\n".join(filter(None, texts))
 
 
 def _sampling(request: ChatRequest, max_answer_tokens: int) -> Sampling:

@@ -11,30 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from lookonce_cache import StoreUnavailableError
-from lookonce_server.errors import (
-    BodyTimeoutError,
-    BodyTooLargeError,
-    ConcurrencyLimitError,
-    ContextLostError,
-    ContextNotFoundError,
-    ContextNotKeptError,
-    EngineEndedError,
-    EngineError,
-    ForbiddenError,
-    HeadersTimeoutError,
-    HeadersTooLargeError,
-    InvalidHttpError,
-    InvalidKeyError,
-    InvalidRequestError,
-    ModelNotFoundError,
-    OverloadedError,
-    RateLimitError,
-    ResponseNotFoundError,
-    ServerError,
-    ShuttingDownError,
-    TooManyConnectionsError,
-    UnsupportedMediaTypeError,
-)
+from lookonce_server import errors
 from lookonce_server.http.schemas.field_names import field_of, furthest, sendable, shown
 from lookonce_server.logs import current_request
 
@@ -48,29 +25,29 @@ class _Mapping(NamedTuple):
 
 
 _TABLE: dict[type[Exception], _Mapping] = {
-    ModelNotFoundError: _Mapping(404, "invalid_request_error", "model_not_found"),
-    UnsupportedMediaTypeError: _Mapping(415, "invalid_request_error", "unsupported_media_type"),
-    InvalidRequestError: _Mapping(400, "invalid_request_error", None),
-    ContextNotFoundError: _Mapping(404, "invalid_request_error", "context_not_found"),
-    ResponseNotFoundError: _Mapping(404, "invalid_request_error", "response_not_found"),
-    InvalidKeyError: _Mapping(401, "invalid_request_error", "invalid_api_key"),
-    ForbiddenError: _Mapping(403, "invalid_request_error", None),
-    BodyTimeoutError: _Mapping(408, "invalid_request_error", "request_timeout"),
-    BodyTooLargeError: _Mapping(413, "invalid_request_error", "request_too_large"),
-    InvalidHttpError: _Mapping(400, "invalid_request_error", "invalid_http"),
-    HeadersTooLargeError: _Mapping(431, "invalid_request_error", "headers_too_large"),
-    HeadersTimeoutError: _Mapping(408, "invalid_request_error", "request_timeout"),
-    TooManyConnectionsError: _Mapping(503, "server_error", "too_many_connections"),
-    OverloadedError: _Mapping(429, "rate_limit_error", "overloaded"),
-    RateLimitError: _Mapping(429, "rate_limit_error", "rate_limit_exceeded"),
-    ConcurrencyLimitError: _Mapping(429, "rate_limit_error", "concurrency_limit_exceeded"),
-    ShuttingDownError: _Mapping(503, "server_error", "shutting_down"),
+    errors.ModelNotFoundError: _Mapping(404, "invalid_request_error", "model_not_found"),
+    errors.UnsupportedMediaTypeError: _Mapping(415, "invalid_request_error", "unsupported_media_type"),
+    errors.InvalidRequestError: _Mapping(400, "invalid_request_error", None),
+    errors.ContextNotFoundError: _Mapping(404, "invalid_request_error", "context_not_found"),
+    errors.ResponseNotFoundError: _Mapping(404, "invalid_request_error", "response_not_found"),
+    errors.InvalidKeyError: _Mapping(401, "invalid_request_error", "invalid_api_key"),
+    errors.ForbiddenError: _Mapping(403, "invalid_request_error", None),
+    errors.BodyTimeoutError: _Mapping(408, "invalid_request_error", "request_timeout"),
+    errors.BodyTooLargeError: _Mapping(413, "invalid_request_error", "request_too_large"),
+    errors.InvalidHttpError: _Mapping(400, "invalid_request_error", "invalid_http"),
+    errors.HeadersTooLargeError: _Mapping(431, "invalid_request_error", "headers_too_large"),
+    errors.HeadersTimeoutError: _Mapping(408, "invalid_request_error", "request_timeout"),
+    errors.TooManyConnectionsError: _Mapping(503, "server_error", "too_many_connections"),
+    errors.OverloadedError: _Mapping(429, "rate_limit_error", "overloaded"),
+    errors.RateLimitError: _Mapping(429, "rate_limit_error", "rate_limit_exceeded"),
+    errors.ConcurrencyLimitError: _Mapping(429, "rate_limit_error", "concurrency_limit_exceeded"),
+    errors.ShuttingDownError: _Mapping(503, "server_error", "shutting_down"),
     StoreUnavailableError: _Mapping(503, "server_error", "store_unavailable"),
-    ContextNotKeptError: _Mapping(503, "server_error", "context_not_kept"),
-    ContextLostError: _Mapping(503, "server_error", "context_lost"),
-    EngineEndedError: _Mapping(503, "server_error", "engine_ended"),
-    EngineError: _Mapping(500, "server_error", "engine_error"),
-    ServerError: _Mapping(500, "server_error", None),
+    errors.ContextNotKeptError: _Mapping(503, "server_error", "context_not_kept"),
+    errors.ContextLostError: _Mapping(503, "server_error", "context_lost"),
+    errors.EngineEndedError: _Mapping(503, "server_error", "engine_ended"),
+    errors.EngineError: _Mapping(500, "server_error", "engine_error"),
+    errors.ServerError: _Mapping(500, "server_error", None),
 }
 _FILE_METHODS = {"GET", "HEAD"}  # of mounted files, which have no route
 _INTERNAL = _Mapping(500, "server_error", "internal_error")
@@ -131,7 +108,7 @@ def _response(body: dict[str, Any], status: int, headers: Mapping[str, str] | No
 
 
 def _headers(error: Exception) -> dict[str, str]:
-    if isinstance(error, InvalidKeyError):
+    if isinstance(error, errors.InvalidKeyError):
         return {"www-authenticate": "Bearer"}
     return {"retry-after": str(getattr(error, "retry_after", 1))} if status_of(error) in (429, 503) else {}
 
@@ -150,7 +127,7 @@ async def _known(request: Request, error: Exception) -> JSONResponse:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    # Not from `request.url`, which is made of the header Host, whatever that is.
+    # Not from `request.url`, which has the header Host in it.
     message = f"{request.method} {request.scope['path']}: {error.detail}."
     headers = {"allow": _allowed(request)} if error.status_code == 405 else error.headers
     return _response(_body(message, "invalid_request_error", None, None), error.status_code, headers)

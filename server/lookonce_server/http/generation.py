@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from lookonce_server.engines.base import Piece
 from lookonce_server.errors import InvalidRequestError
 from lookonce_server.http.errors import status_of
-from lookonce_server.http.event_stream import EventStream
+from lookonce_server.http.event_stream import EventStream, error_event
 from lookonce_server.http.state import AppState
 from lookonce_server.http.usage import Usage
 from lookonce_server.metrics import Metrics
@@ -37,9 +37,11 @@ class AnswerFormat(Protocol):
 
     def error_event(self, error: dict[str, Any]) -> str:
         """Format an error, a body in OpenAI's shape, as the end of a stream."""
+        return error_event(error)
 
     def field(self, chat_field: str | None) -> str | None:
         """Name a chat's field as this API's requests do."""
+        return chat_field
 
 
 class ClientGoneError(Exception):
@@ -61,7 +63,7 @@ async def generate(
     Args:
         request: the client's request.
         state: the server's parts.
-        asking: asks the question. It must not wait for anything once it has a session: nobody would close its answers.
+        asking: asks the question. It must not await anything once it has a session, whose answers must be closed.
         answer_format: the shape of the answers.
         stream: whether the answers are sent as they are generated.
     """

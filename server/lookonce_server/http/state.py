@@ -30,7 +30,7 @@ class AppState:
     store: Store
     contexts: Contexts
     sessions: Sessions
-    plan: DescribePlan  # how images are described, unless a request wants it otherwise
+    plan: DescribePlan  # describe options, unless a request changes them
     access: TenantDirectory
     images: Images
     metrics: Metrics
@@ -56,7 +56,7 @@ def check_model(name: str, state: AppState) -> None:
 async def tenant_of(request: Request) -> str:
     """Return the tenant of a request, which AuthMiddleware found.
 
-    A coroutine, though it waits for nothing: FastAPI calls a plain function in a thread, and a hop there costs as
+    A coroutine, though it awaits nothing: FastAPI calls a plain function in a thread, and a switch there costs as
     much as all the rest of a request.
     """
     tenant: str = request.state.tenant

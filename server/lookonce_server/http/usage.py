@@ -49,7 +49,7 @@ class Usage:
 
     Args:
         lookup: how the question is answered.
-        started: the first event of each answer; all stand on the same prompt.
+        started: the first event of each answer; all have the same prompt.
         metrics: the server's.
         arrived_at: when the request came, monotonic.
     """
@@ -74,7 +74,7 @@ class Usage:
 
     @property
     def prompt_tokens(self) -> int:
-        """Return the number of tokens that each answer stands on."""
+        """Return the number of tokens of each answer's prompt."""
         return self._started[0].prompt_tokens
 
     @property

@@ -12,10 +12,10 @@ from lookonce_server.http.bodies.json_body import FORM, JSON, read_media_type, r
 from lookonce_server.http.bodies.json_text import check_leaves
 from lookonce_server.http.schemas.contexts import ImageUrlRequest
 from lookonce_server.images.reading import Images
-from lookonce_server.images.sources import ImageBytes
+from lookonce_server.images.sources import ImageBytes, check_size
 
 _FILE = "image"
-_MAX_FIELDS = 16  # more than any form has, so that one too many is refused by its name
+_MAX_FIELDS = 16  # more than any form has, so that an unknown field is rejected by its name
 _MAX_FIELD_BYTES = 64 * 1024
 
 F = TypeVar("F", bound=BaseModel)
@@ -46,7 +46,7 @@ async def read_image_request(request: Request, images: Images, form: type[F], bo
     """
     if read_media_type(request, JSON, FORM) == FORM:
         image, fields = await _read_form(request, images)
-        return ImageRequest(image, validated(form, fields, strict=False))  # texts, read as what they stand for
+        return ImageRequest(image, validated(form, fields, strict=False))  # parsed from texts
     parsed = await read_model(request, body, strict=True)
     source = await images.read(parsed.image_url, "image_url")
     if not isinstance(source, ImageBytes):
@@ -108,10 +108,7 @@ async def _split(form: FormData, images: Images) -> tuple[ImageBytes, dict[str, 
 
 async def _read_file(file: UploadFile, images: Images) -> bytes:
     data = await file.read(images.limits.max_bytes + 1)
-    if not data:
-        raise InvalidImageError("The image is empty.", param=_FILE)
-    if len(data) > images.limits.max_bytes:
-        raise InvalidImageError(f"The image is larger than the limit of {images.limits.max_bytes} bytes.", param=_FILE)
+    check_size(data, images.limits, _FILE)
     return data
 
 

@@ -66,7 +66,7 @@ class RequestLogMiddleware:
         try:
             await self._app(scope, receive, sending)
         except ClientDisconnect:
-            pass  # while its body was read: there is nobody to tell
+            pass  # while its body was read
         except Exception as error:
             if sending.started:  # it is too late for an answer: uvicorn closes the connection
                 sending.outcome = 500

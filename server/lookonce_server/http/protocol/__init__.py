@@ -1,1 +1,1 @@
-"""Limit the sockets and HTTP/1.1 connections under uvicorn."""
+"""Sockets and HTTP/1.1 connections under uvicorn, with bounds."""

@@ -6,10 +6,9 @@ import re
 from lookonce_cache import digest
 from lookonce_server.errors import ImageNotKeptError, InvalidRequestError
 from lookonce_server.http.chat_request import ImageField, check_one_image, check_request, parse_chat
-from lookonce_server.http.responses import response_store
 from lookonce_server.http.responses.objects import ResponseObject
 from lookonce_server.http.responses.request import InputImage, ResponseRequest, parts_of
-from lookonce_server.http.responses.response_store import KeptImage, KeptItem, KeptResponse
+from lookonce_server.http.responses.response_store import KeptImage, KeptItem, KeptResponse, ResponseStore, check_size
 from lookonce_server.http.schemas.chat import ChatRequest
 from lookonce_server.http.schemas.messages import MAX_MESSAGES, ImagePart, ImageUrl, Message, RefusalPart, TextPart
 from lookonce_server.http.schemas.response_format import ChatSchemaFormat, ResponseSchemaFormat
@@ -35,6 +34,7 @@ class ResponseQuestion:
         self._draft = draft
         self._state = state
         self._tenant = tenant
+        self._store = ResponseStore(state.store.records, tenant)
         # Known once the question is asked:
         self._previous: KeptResponse | None = None
         self._items: list[KeptItem] = []  # the conversation, without the instructions
@@ -53,12 +53,10 @@ class ResponseQuestion:
         request, state = self._request, self._state
         self._check()
         if request.previous_response_id is not None:
-            self._previous = await response_store.find(
-                state.store.records, self._tenant, request.previous_response_id, param="previous_response_id"
-            )
+            self._previous = await self._store.find(request.previous_response_id, param="previous_response_id")
         chat = self._chat()
         if self._draft.store:
-            response_store.check_size(self._draft, self._items)
+            check_size(self._draft, self._items)
         image = await self._read_image()
         image_digest = await self._digest(image)
         question = parse_chat(chat, state.settings.max_answer_tokens, state.settings.describe_prompt)
@@ -72,8 +70,7 @@ class ResponseQuestion:
     async def keep(self, response: ResponseObject) -> bool:
         """Keep a response with its conversation; return whether the store has it."""
         kept = KeptResponse(response=response, items=self._items, image=self._image)
-        ttl = self._request.lookonce.ttl
-        return await response_store.keep(self._state.store.records, self._tenant, kept, ttl=ttl)
+        return await self._store.keep(kept, ttl=self._request.lookonce.ttl)
 
     def field(self, chat_field: str | None) -> str | None:
         """Name a chat's field as the request does; see `AnswerFormat.field`."""
@@ -100,7 +97,7 @@ class ResponseQuestion:
                     raise InvalidRequestError(f"{name} is not supported: this server keeps no responses.", param=name)
 
     def _chat(self) -> ChatRequest:
-        """Return the chat that asks the same question."""
+        """Return the question as a chat."""
         request = self._request
         before = self._previous.conversation if self._previous else []
         new = [KeptItem.of(item) for item in request.items]
@@ -134,7 +131,7 @@ class ResponseQuestion:
         Raises:
             InvalidImageError: it cannot be read.
             InvalidRequestError: it is not the conversation's first.
-            ImageNotKeptError: it is not sent, and no context of it was made.
+            ImageNotKeptError: it is not sent, and it has no context.
         """
         images = self._state.images
         sent = _sent_images(self._request)
@@ -166,7 +163,7 @@ class ResponseQuestion:
         return await asyncio.to_thread(digest, image.data) if isinstance(image, ImageBytes) else None
 
     def _kept_image(self, lookup: Lookup, image_digest: str | None, *, bypass: bool) -> KeptImage:
-        """Return the record of the image that was asked about."""
+        """Return the record of the question's image."""
         if image_digest is None and lookup.context is not None:
             image_digest = lookup.context.identity.image_digest
         before = self._previous_image.context_id if self._previous_image else None

@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from lookonce_server.http.responses.objects import TextConfig
-from lookonce_server.http.schemas.chat import Extension, GenerationRequest
-from lookonce_server.http.schemas.messages import ImageUrlText, Messages, Parts, Text, kind_of
-from lookonce_server.http.schemas.must_be_unset import MustBeUnset, NoTools, StrictModel
+from lookonce_server.http.schemas.chat import GenerationRequest
+from lookonce_server.http.schemas.messages import ImageUrlText, Messages, Parts, Text, by_type, field_value
+from lookonce_server.http.schemas.must_be_unset import MustBeUnset, NoTools, StrictModel, or_default
 
 
 class InputText(StrictModel):
@@ -38,31 +38,19 @@ class InputImage(StrictModel):
     file_id: None = None  # the server keeps no files
 
 
-def _field(value: Any, field: str) -> Any:
-    return value.get(field) if isinstance(value, dict) else getattr(value, field, None)
-
-
 _Text = Annotated[InputText, Tag("type=input_text")]
 UserPart = Annotated[
     _Text | Annotated[InputImage, Tag("type=input_image")],
-    Discriminator(
-        kind_of,
-        custom_error_type="part_type",
-        custom_error_message="a user's part must have the type 'input_text' or 'input_image'",
-    ),
+    by_type("a user's part must have the type 'input_text' or 'input_image'"),
 ]
 AssistantPart = Annotated[
     _Text | Annotated[OutputText, Tag("type=output_text")],
-    Discriminator(
-        kind_of,
-        custom_error_type="part_type",
-        custom_error_message="an assistant's part must have the type 'output_text' or 'input_text'",
-    ),
+    by_type("an assistant's part must have the type 'output_text' or 'input_text'"),
 ]
 
 
 def _a_text(part: Any) -> Any:
-    if _field(part, "type") != "input_text":
+    if field_value(part, "type") != "input_text":
         raise PydanticCustomError("part_type", "a system message's part must have the type 'input_text'")
     return part
 
@@ -97,8 +85,8 @@ class AssistantMessage(_Message):
 
 
 def _message_kind(item: Any) -> str:
-    role = _field(item, "role")
-    is_message = _field(item, "type") in (None, "message")
+    role = field_value(item, "role")
+    is_message = field_value(item, "type") in (None, "message")
     return "other" if not is_message else "[system]" if role == "developer" else f"[{role}]"
 
 
@@ -126,11 +114,6 @@ def parts_of(item: SystemMessage | UserMessage | AssistantMessage) -> list[Input
 Label = Annotated[str, Field(max_length=512)]
 
 
-def _or_default(model: type[BaseModel]) -> BeforeValidator:
-    """Read null as the field's default."""
-    return BeforeValidator(lambda value: model() if value is None else value, json_schema_input_type=model | None)
-
-
 class ResponseRequest(GenerationRequest):
     """`POST /v1/responses`. Null is the same as leaving a field out."""
 
@@ -140,7 +123,7 @@ class ResponseRequest(GenerationRequest):
     store: bool | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     include: Annotated[list[Literal["message.output_text.logprobs"]], Field(fail_fast=True)] | None = None
-    text: Annotated[TextConfig, _or_default(TextConfig)] = TextConfig()
+    text: Annotated[TextConfig, or_default(TextConfig)] = TextConfig()
     truncation: Literal["disabled"] | None = None
     background: Annotated[Any, MustBeUnset(False)] = None
     tool_choice: Annotated[Literal["auto", "none"] | None, NoTools("auto", "none")] = None
@@ -148,7 +131,6 @@ class ResponseRequest(GenerationRequest):
     user: Label | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
-    lookonce: Annotated[Extension, _or_default(Extension)] = Extension()
 
     @property
     def items(self) -> list[Item]:
@@ -159,3 +141,17 @@ class ResponseRequest(GenerationRequest):
     def wants_logprobs(self) -> bool:
         """Return whether the answer's log-probabilities are requested."""
         return bool(self.include)
+
+
+class NoQuery(BaseModel):
+    """No query parameters."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ItemsQuery(NoQuery):
+    """The query parameters of a list of messages."""
+
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "desc"
+    after: str | None = None

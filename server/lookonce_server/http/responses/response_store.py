@@ -50,7 +50,7 @@ class KeptItem(_Kept):
 class KeptImage(_Kept):
     """The conversation's image."""
 
-    context_id: str | None  # None where none was made
+    context_id: str | None  # None if none was made
     digest: str | None  # of its bytes, as far as known
 
 
@@ -105,53 +105,63 @@ def item_id() -> str:
     return f"msg_{secrets.token_hex(24)}"
 
 
-async def find(records: BlobStore, tenant: str, response: str, *, param: str | None) -> KeptResponse:
-    """Return the response with an id. Counts as use.
+class ResponseStore:
+    """Keep a tenant's responses, which no other tenant can find.
 
     Args:
-        records: where responses are kept.
-        tenant: whose it must be.
-        response: its id.
-        param: the request's field it came in, if it is one.
-
-    Raises:
-        ResponseNotFoundError: there is none, it is another tenant's, or what is kept is none.
-        StoreUnavailableError: the store does not answer.
+        records: of the server's store.
+        tenant: the owner of the responses.
     """
-    key = _key(tenant, response)
-    value = await records.read(key) if key else None
-    try:
-        kept = KeptResponse.model_validate_json(value, by_alias=True) if value is not None else None
-    except ValidationError as error:  # another release's, with the same seal
-        _log.warning("a kept response cannot be read: %d errors", error.error_count())
-        kept = None
-    if kept is None:
-        raise ResponseNotFoundError(response, param=param)
-    return kept
 
+    def __init__(self, records: BlobStore, tenant: str) -> None:
+        self._records = records
+        self._tenant = tenant
 
-async def keep(records: BlobStore, tenant: str, kept: KeptResponse, *, ttl: float | None) -> bool:
-    """Keep a response; return whether the store has it."""
-    key = _key(tenant, kept.response.id)
-    assert key
-    try:
-        await records.write(key, kept.encoded(), ttl=ttl)
-    except CacheError as error:
-        _log.warning("a response was not kept: %s", error)
-        return False
-    return True
+    async def find(self, response_id: str, *, param: str | None = None) -> KeptResponse:
+        """Return a response. Counts as use.
 
+        Args:
+            response_id: the response's id.
+            param: the request's field that has the id, if it is in one.
 
-async def forget(records: BlobStore, tenant: str, response: str) -> None:
-    """Delete a response.
+        Raises:
+            ResponseNotFoundError: there is none, it is another tenant's, or the record is no response.
+            StoreUnavailableError: the store does not answer.
+        """
+        key = self._key(response_id)
+        value = await self._records.read(key) if key else None
+        try:
+            if value is not None:
+                return KeptResponse.model_validate_json(value, by_alias=True)
+        except ValidationError as error:  # another release's, with the same seal
+            _log.warning("a kept response cannot be read: %d errors", error.error_count())
+        raise ResponseNotFoundError(response_id, param=param)
 
-    Raises:
-        ResponseNotFoundError: there is none with that id.
-        StoreUnavailableError: the store does not answer.
-    """
-    key = _key(tenant, response)
-    if key is None or not await records.forget(key):
-        raise ResponseNotFoundError(response)
+    async def keep(self, kept: KeptResponse, *, ttl: float | None) -> bool:
+        """Keep a response; return whether the store has it."""
+        key = self._key(kept.response.id)
+        assert key
+        try:
+            await self._records.write(key, kept.encoded(), ttl=ttl)
+        except CacheError as error:
+            _log.warning("a response was not kept: %s", error)
+            return False
+        return True
+
+    async def delete(self, response_id: str) -> None:
+        """Delete a response.
+
+        Raises:
+            ResponseNotFoundError: there is none with that id.
+            StoreUnavailableError: the store does not answer.
+        """
+        key = self._key(response_id)
+        if key is None or not await self._records.forget(key):
+            raise ResponseNotFoundError(response_id)
+
+    def _key(self, response_id: str) -> BlobKey | None:
+        match = _ID.fullmatch(response_id)
+        return BlobKey(self._tenant, match[1]) if match else None
 
 
 def check_size(draft: ResponseObject, items: Sequence[KeptItem]) -> None:
@@ -163,8 +173,3 @@ def check_size(draft: ResponseObject, items: Sequence[KeptItem]) -> None:
             " store=false.",
             param="input",
         )
-
-
-def _key(tenant: str, response: str) -> BlobKey | None:
-    match = _ID.fullmatch(response)
-    return BlobKey(tenant, match[1]) if match else None

@@ -8,7 +8,7 @@ from pydantic_core import to_json
 
 from lookonce_server.engines.base import Engine, Piece
 from lookonce_server.http.event_stream import event
-from lookonce_server.http.generation import Pieces
+from lookonce_server.http.generation import AnswerFormat, Pieces
 from lookonce_server.http.responses.objects import (
     Failure,
     IncompleteDetails,
@@ -48,10 +48,10 @@ def draft_of(request: ResponseRequest, model: str, *, store: bool) -> ResponseOb
     )
 
 
-class ResponsesFormat:
+class ResponsesFormat(AnswerFormat):
     """Format an answer as a response; see `AnswerFormat`.
 
-    The response is kept before the client is told that it is complete, so that the client can go on at once.
+    The response is kept before its last event is sent, so that the client can go on at once.
 
     Args:
         draft: the response without its answer.

@@ -1,6 +1,6 @@
 """Serve `/v1/responses`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -8,11 +8,10 @@ from fastapi.responses import Response
 from lookonce_server.errors import InvalidRequestError
 from lookonce_server.http.bodies.json_body import JsonRoute
 from lookonce_server.http.generation import generate
-from lookonce_server.http.responses import response_store
 from lookonce_server.http.responses.objects import Deleted, ItemList, ResponseObject
 from lookonce_server.http.responses.question import ResponseQuestion
-from lookonce_server.http.responses.request import ResponseRequest
-from lookonce_server.http.responses.response_store import KeptResponse
+from lookonce_server.http.responses.request import ItemsQuery, NoQuery, ResponseRequest
+from lookonce_server.http.responses.response_store import ResponseStore
 from lookonce_server.http.responses.responses_format import ResponsesFormat, draft_of
 from lookonce_server.http.schemas.errors import errors
 from lookonce_server.http.state import Tenant, state_of
@@ -34,16 +33,15 @@ async def create(body: ResponseRequest, request: Request, tenant: Tenant) -> Res
 
 
 @router.get("/{response_id}", response_model=ResponseObject, responses=errors(400, 404, 503))
-async def get(response_id: str, request: Request, tenant: Tenant) -> ResponseObject:
+async def get(response_id: str, request: Request, tenant: Tenant, query: Annotated[NoQuery, Query()]) -> ResponseObject:
     """Return a response that was kept, without log-probabilities. Counts as use."""
-    _check_query(request)
-    return (await _find(response_id, request, tenant)).response
+    return (await _store(request, tenant).find(response_id)).response
 
 
 @router.delete("/{response_id}", response_model=Deleted, responses=errors(400, 404, 503))
 async def delete(response_id: str, request: Request, tenant: Tenant) -> Deleted:
     """Delete a response. Those that went on from it stay, with the whole conversation."""
-    await response_store.forget(state_of(request).store.records, tenant, response_id)
+    await _store(request, tenant).delete(response_id)
     return Deleted(id=response_id)
 
 
@@ -52,29 +50,20 @@ async def input_items(
     response_id: str,
     request: Request,
     tenant: Tenant,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    order: Literal["asc", "desc"] = "desc",
-    after: str | None = None,
+    query: Annotated[ItemsQuery, Query()],
 ) -> ItemList:
     """List the messages of the conversation that a response answered. Counts as use."""
-    _check_query(request, "limit", "order", "after")
-    items = (await _find(response_id, request, tenant)).shown_items()
-    if order == "desc":
+    items = (await _store(request, tenant).find(response_id)).shown_items()
+    if query.order == "desc":
         items.reverse()
     ids = [item["id"] for item in items]
-    if after is not None and after not in ids:
-        raise InvalidRequestError(f"after: {after[:80]!r} is no item of this response.", param="after")
-    rest = items[ids.index(after) + 1 :] if after is not None else items
-    page = rest[:limit]
+    if query.after is not None and query.after not in ids:
+        raise InvalidRequestError(f"after: {query.after[:80]!r} is no item of this response.", param="after")
+    rest = items[ids.index(query.after) + 1 :] if query.after is not None else items
+    page = rest[: query.limit]
     first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
     return ItemList(data=page, first_id=first, last_id=last, has_more=len(page) < len(rest))
 
 
-async def _find(response_id: str, request: Request, tenant: str) -> KeptResponse:
-    return await response_store.find(state_of(request).store.records, tenant, response_id, param=None)
-
-
-def _check_query(request: Request, *accepted: str) -> None:
-    for name in request.query_params:
-        if name not in accepted:
-            raise InvalidRequestError(f"{name} is not supported by this server.", param=name)
+def _store(request: Request, tenant: str) -> ResponseStore:
+    return ResponseStore(state_of(request).store.records, tenant)

@@ -21,10 +21,10 @@ from lookonce_server.sessions.heatmap import TokenMap, draw_grid, draw_over
 from lookonce_server.sessions.preview import kept_at_retention, kept_indices
 
 router = APIRouter(prefix="/v1/contexts/{context_id}")
-_WIDTHS = (448, 1024)  # of a picture with a heat map, unless told: small ones are enlarged, large ones reduced
+_WIDTHS = (448, 1024)  # default bounds of a picture with a heat map
 
 Retention = Annotated[
-    float | None, Query(gt=0, le=1, description="what would be kept at that share; else what the context keeps")
+    float | None, Query(gt=0, le=1, description="show the tokens that would be kept at that share, not those that are")
 ]
 Width = Annotated[int | None, Query(ge=16, le=2048, description="of the picture, in pixels")]
 
@@ -63,13 +63,13 @@ async def heatmap_over(
     state = state_of(request)
     image, _ = await read_image_request(request, state.images, ImageForm, ImageUrlRequest)
     context = await state.contexts.peek(tenant, context_id)
-    framing = _framing(context, state.engine.facts.image_crop)
+    image_crop = _image_crop(context, state.engine.facts.image_crop)
     await asyncio.to_thread(_check_image, context, image)
     picture = await state.images.decode(image)
 
     def draw() -> bytes:
         shown = width or min(max(picture.width, _WIDTHS[0]), _WIDTHS[1])
-        return draw_over(picture, _token_map(context, retention), framing.area(*picture.size), shown)
+        return draw_over(picture, _token_map(context, retention), image_crop.area(*picture.size), shown)
 
     return Response(await asyncio.to_thread(draw), media_type="image/png")
 
@@ -86,15 +86,15 @@ def _kept(context: CompressedContext, retention: float | None) -> list[int]:
     return kept_indices(context) if retention is None else kept_at_retention(context, retention)
 
 
-def _framing(context: CompressedContext, framing: ImageCrop | None) -> ImageCrop:
+def _image_crop(context: CompressedContext, image_crop: ImageCrop | None) -> ImageCrop:
     """Return the image crop; reject models whose tokens have no place in it."""
-    if framing is None or (context.grid[0] == 1 and context.image_tokens > 1):
+    if image_crop is None or (context.grid[0] == 1 and context.image_tokens > 1):
         raise InvalidRequestError(
-            "It cannot be told where in a picture this model's image tokens are. GET draws them without the picture."
+            "The places of this model's image tokens in a picture are unknown. GET draws them without the picture."
         )
-    return framing
+    return image_crop
 
 
 def _check_image(context: CompressedContext, image: ImageBytes) -> None:
     if digest(image.data) != context.identity.image_digest:
-        raise InvalidImageError("This is not the image that the context was made of, byte by byte.", param=image.param)
+        raise InvalidImageError("This is not the context's image, byte by byte.", param=image.param)

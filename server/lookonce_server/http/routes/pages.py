@@ -29,7 +29,7 @@ _HEADERS = {
     "content-security-policy": _CSP,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",  # asked for again each time, by its ETag: a new version is seen at once
+    "cache-control": "no-cache",  # revalidated by its ETag each time
 }
 _SCENES_END = 1_000_000_000  # the bundled model was trained on the scenes from here on
 
@@ -37,20 +37,21 @@ SceneNumber = Annotated[int, Path(ge=0, lt=_SCENES_END)]
 Side = Annotated[int, Query(ge=1, le=1_000_000, description="in pixels")]
 
 
-class _Page(FileResponse):
-    """Send a page, always whole: Starlette answers odd ranges in plain text."""
+class _WholeFile:
+    """Send files always whole: Starlette answers odd ranges in plain text."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the page."""
-        await super().__call__(_without_range(scope), receive, send)
+        """Send a file."""
+        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)  # type: ignore[misc]  # a mixin
 
 
-class _Assets(StaticFiles):
-    """Send the pages' assets, with the pages' headers, and whole too."""
+class _Page(_WholeFile, FileResponse):
+    """A page."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send one of the files."""
-        await super().__call__(_without_range(scope), receive, send)
+
+class _Assets(_WholeFile, StaticFiles):
+    """The pages' assets, with the pages' headers."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
@@ -94,8 +95,8 @@ def area(request: Request, width: Side, height: Side) -> dict[str, float] | None
 
     Null if the area is not known.
     """
-    crop = state_of(request).engine.facts.image_crop
-    return crop.area(width, height)._asdict() if crop else None
+    image_crop = state_of(request).engine.facts.image_crop
+    return image_crop.area(width, height)._asdict() if image_crop else None
 
 
 @router.get("/playground/scenes/{number}.png")
@@ -113,10 +114,6 @@ def scene_questions(number: SceneNumber) -> list[dict[str, str]]:
     rng = random.Random(number)  # noqa: S311 - not for secrets
     questions = [asker(scene, rng) for asker in OPEN.values()]
     return [{"text": question.text, "answer": question.answer} for question in questions if question]
-
-
-def _without_range(scope: Scope) -> Scope:
-    return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != b"range"]}
 
 
 def _scene(number: int) -> Scene:

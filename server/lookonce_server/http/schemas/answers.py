@@ -223,7 +223,7 @@ class Ready(AnswerModel):
 class NotReady(AnswerModel):
     """The server cannot answer questions; one of the other fields says why."""
 
-    status: Literal["not ready"] = "not ready"
+    status: Literal["not ready"]
     engine: str | None = None
     server: str | None = None
     store: str | None = None

@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, WithJsonSchema
 
 from lookonce_server.http.schemas.messages import Message, Messages, ModelName
-from lookonce_server.http.schemas.must_be_unset import NO_TOOLS, MustBeUnset, NoTools, RequestModel, StrictModel
+from lookonce_server.http.schemas.must_be_unset import (
+    NO_TOOLS,
+    MustBeUnset,
+    NoTools,
+    RequestModel,
+    StrictModel,
+    or_default,
+)
 from lookonce_server.http.schemas.response_format import ChatTextFormat
 from lookonce_server.http.schemas.vllm_fields import VllmFields
 from lookonce_server.sessions.context_options import ContextOptions
@@ -29,7 +36,7 @@ class ContextParams(RequestModel):
         """Return the options for sessions and contexts.
 
         Args:
-            place: where in the request these stand, as in "lookonce.".
+            place: the prefix of these fields' names in the request, as "lookonce.".
         """
         return ContextOptions(retention=self.retention, ttl=self.ttl, describe_prompt=self.describe_prompt, place=place)
 
@@ -70,6 +77,7 @@ class GenerationRequest(StrictModel):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    lookonce: Annotated[Extension, or_default(Extension)] = Extension()
     service_tier: Literal["auto", "default"] | None = None
     tools: Annotated[Any, NoTools([], error=NO_TOOLS)] = None
     parallel_tool_calls: bool | None = None  # there are no tools
@@ -86,7 +94,7 @@ class ChatRequest(GenerationRequest, VllmFields):
 
     messages: Annotated[list[Message], Messages]
 
-    # How the answer is made.
+    # Sampling.
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=8)] | None = None
@@ -107,10 +115,9 @@ class ChatRequest(GenerationRequest, VllmFields):
     ) = None
     response_format: ChatTextFormat | None = None
 
-    # How it is sent.
+    # The answer's shape.
     stream_options: ChatStreamOptions | None = None
     logprobs: bool | None = None
-    lookonce: Extension | None = None
 
     # Labels for the caller's own bookkeeping: they change no answer.
     user: str | None = None

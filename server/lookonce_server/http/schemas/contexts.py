@@ -139,10 +139,5 @@ class ContextTokens(BaseModel):
         )
 
 
-def method(selection: str) -> str:
-    """Return the selection's name, without its options."""
-    return selection.partition("/")[0]
-
-
 def _unix(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds)

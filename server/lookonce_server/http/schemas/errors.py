@@ -12,7 +12,7 @@ _WHEN = {
     408: "The body did not arrive in time.",
     413: "The body is larger than the limit.",
     415: "The body is compressed, or neither JSON nor, where one is read, a form.",
-    429: "Too much is asked for; `retry-after` says when to try again.",
+    429: "Too many requests; `retry-after` says when to try again.",
     500: "The server failed; its log says why.",
     503: "For the moment this cannot be served; `retry-after` says when to try again.",
 }

@@ -9,7 +9,7 @@ from lookonce_server.images.decode import FORMATS
 
 # For unions: pydantic names the branch of a plain str "str", which a client's object may have as a name.
 Text = Annotated[str, Field(min_length=0)]
-# Formats of our own: they tell readers, and generators of requests, what a text has to be.
+# Formats of our own, for readers of the OpenAPI document and for generators of requests.
 ModelName = Annotated[str, Field(json_schema_extra={"format": "model-name"})]
 ImageUrlText = Annotated[
     str,
@@ -36,22 +36,12 @@ class TextPart(StrictModel):
     text: str
     prompt_cache_breakpoint: Annotated[Any, MustBeUnset()] = None
 
-    @property
-    def plain_text(self) -> str:
-        """Return its text."""
-        return self.text
-
 
 class RefusalPart(StrictModel):
     """The assistant's refusal to answer."""
 
     type: Literal["refusal"]
     refusal: str
-
-    @property
-    def plain_text(self) -> str:
-        """Return its text."""
-        return self.refusal
 
 
 class ImageUrl(StrictModel):
@@ -69,10 +59,10 @@ class ImagePart(StrictModel):
     image_url: ImageUrl
     prompt_cache_breakpoint: Annotated[Any, MustBeUnset()] = None
 
-    @property
-    def plain_text(self) -> str:
-        """Return no text."""
-        return ""
+
+def field_value(value: Any, field: str) -> Any:
+    """Return a field of an object, parsed or not."""
+    return value.get(field) if isinstance(value, dict) else getattr(value, field, None)
 
 
 def kind_of(value: Any) -> str:
@@ -80,26 +70,26 @@ def kind_of(value: Any) -> str:
 
     No field has such a name, so that errors name fields alone.
     """
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"type={kind}"
+    return f"type={field_value(value, 'type')}"
+
+
+def by_type(message: str) -> Discriminator:
+    """Return the discriminator of a union by its members' tags, with the error for other types."""
+    return Discriminator(kind_of, custom_error_type="part_type", custom_error_message=message)
 
 
 Part = Annotated[
     Annotated[TextPart, Tag("type=text")]
     | Annotated[ImagePart, Tag("type=image_url")]
     | Annotated[RefusalPart, Tag("type=refusal")],
-    Discriminator(
-        kind_of,
-        custom_error_type="part_type",
-        custom_error_message="a part's type must be 'text' or 'image_url', or in an assistant's message 'refusal'",
-    ),
+    by_type("a part's type must be 'text' or 'image_url', or in an assistant's message 'refusal'"),
 ]
 
 
 class AnswerExtras(StrictModel):
     """Fields that clients keep beside an answer's text and send back with it.
 
-    It is about the text and not part of what was said, so the model is not shown it; docs/api.md lists who sends it.
+    The model does not see them; docs/api.md lists the clients that send them.
     """
 
     annotations: _Ignored = None

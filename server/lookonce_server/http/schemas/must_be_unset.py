@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 
@@ -28,8 +36,8 @@ class MustBeUnset:
     ) -> None:
         self._accepted = (None, *accepted)
         self._error = error
-        taken = " or ".join(repr(value) for value in accepted)
-        leave = "leave it out" + (f", or send {taken}" if taken else "")
+        values = " or ".join(repr(value) for value in accepted)
+        leave = "leave it out" + (f", or send {values}" if values else "")
         self._message = f"{why}; " + (f"{instead}, or leave it out" if instead else leave)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -87,6 +95,11 @@ class RepeatedModel(StrictModel):
     def _forget_unknown(self) -> Self:
         self.__pydantic_extra__.clear()
         return self
+
+
+def or_default(model: type[BaseModel]) -> BeforeValidator:
+    """Read null as the field's default."""
+    return BeforeValidator(lambda value: model() if value is None else value, json_schema_input_type=model | None)
 
 
 def _is_same(value: Any, accepted: Any) -> bool:

@@ -6,9 +6,9 @@ Chats and responses ask for them alike, but for where the schema stands.
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, Field, Tag
 
-from lookonce_server.http.schemas.messages import kind_of
+from lookonce_server.http.schemas.messages import by_type
 from lookonce_server.http.schemas.must_be_unset import RepeatedModel
 
 _ANY_OBJECT = '{"type":"object"}'
@@ -90,10 +90,6 @@ class ResponseSchemaFormat(JsonSchema, _SchemaFormat):
 
 _Text = Annotated[TextFormat, Tag("type=text")]
 _JsonObject = Annotated[JsonObjectFormat, Tag("type=json_object")]
-_BY_TYPE = Discriminator(
-    kind_of,
-    custom_error_type="format_type",
-    custom_error_message="a format's type must be 'text', 'json_object' or 'json_schema'",
-)
+_BY_TYPE = by_type("a format's type must be 'text', 'json_object' or 'json_schema'")
 ChatTextFormat = Annotated[_Text | _JsonObject | Annotated[ChatSchemaFormat, Tag("type=json_schema")], _BY_TYPE]
 ResponseTextFormat = Annotated[_Text | _JsonObject | Annotated[ResponseSchemaFormat, Tag("type=json_schema")], _BY_TYPE]
