@@ -264,7 +264,7 @@ class Settings(BaseSettings):
     ] = False
     max_answer_tokens: Annotated[int, Field(gt=0, description="most tokens of an answer, and the default")] = 1024
     max_running: Annotated[int, Field(gt=0, description="passes in work at once (vLLM: --vllm-max-num-seqs)")] = 8
-    max_queue: Annotated[int, Field(gt=0, description="passes that wait or run before requests get a 429")] = 256
+    max_queue: Annotated[int, Field(gt=0, description="answers, or describe passes, in work before a 429")] = 256
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="how much is logged")] = "info"
     log_format: Annotated[Literal["text", "json"], Field(description="lines for people, or one JSON object a line")] = (
         "text"

@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 from lookonce_cache import CompressedContext, ContextIdentity, ContextInfo, digest, stored
-from lookonce_server.engines.base import DescribePlan, Description, Engine, ModelFacts
+from lookonce_server.engines.base import DescribePlan, Engine, ModelFacts, OnText
+from lookonce_server.engines.description import Description
 from lookonce_server.errors import InvalidRequestError
 from lookonce_server.images.reading import Images
 from lookonce_server.images.sources import ImageBytes
@@ -60,9 +60,7 @@ class ContextBuilder:
         is_own = identity.model_fingerprint == self._engine.facts.fingerprint
         return is_own and identity.template_digest == self._engine.template_digest(identity.describe_prompt)
 
-    async def describe(
-        self, identity: ContextIdentity, image: ImageBytes, on_text: Callable[[str], None]
-    ) -> CompressedContext:
+    async def describe(self, identity: ContextIdentity, image: ImageBytes, on_text: OnText) -> CompressedContext:
         """Describe an image, and compress it to the context of that identity.
 
         The context's identity is another one if the template renders something else by now, such as a new date.
@@ -124,8 +122,8 @@ def context_of(identity: ContextIdentity, description: Description) -> Compresse
         identity=identity,
         keys=stored(description.keys, "keys", identity.precision),
         values=stored(description.values, "values", identity.precision),
-        shared_tokens=description.shared_tokens,
-        moved_by=description.moved_by,
+        shared_tokens=description.num_prefix_tokens,
+        moved_by=description.position_shift,
         full_tokens=description.prompt_tokens,
         kept_indices=description.kept,
         scores=description.scores,

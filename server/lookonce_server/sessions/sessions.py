@@ -266,7 +266,7 @@ class Sessions:
             return "none", None
         started = answers[0].first[0]
         assert isinstance(started, Started)
-        if started.full_tokens >= self._engine.facts.max_tokens:
+        if started.full_prompt_tokens >= self._engine.facts.max_tokens:
             return "no_room", None
         if image is None:
             return "no_image", None

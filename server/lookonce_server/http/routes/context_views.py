@@ -63,7 +63,7 @@ async def heatmap_over(
     state = state_of(request)
     image, _ = await read_pictured(request, state.images, PictureForm, PictureRequest)
     context = await state.contexts.peek(tenant, context_id)
-    framing = _framing(context, state.engine.facts.framing)
+    framing = _framing(context, state.engine.facts.image_crop)
     await asyncio.to_thread(_check_image, context, image)
     picture = await state.images.decode(image)
 

@@ -91,7 +91,7 @@ async def test_a_client_gone_before_its_stream_begins_stops_every_answer(app, be
 
 
 async def test_too_many_answers_for_the_queue_are_refused_whole(app, bench, steps, monkeypatch):
-    monkeypatch.setattr(bench.engine._worker, "_max_queue", 2)
+    monkeypatch.setattr(bench.engine._scheduler.admission, "max_queue", 2)
     reply = await post(app)
     assert (reply.status_code, reply.json()["error"]["code"]) == (429, "overloaded")
     await assert_stopped(bench.engine, steps)

@@ -135,7 +135,7 @@ async def test_an_image_that_does_not_come_along_leaves_the_contexts_answer(benc
 async def test_a_prompt_that_fits_only_with_a_context_is_answered_from_it(bench_with, engine, monkeypatch):
     bench = bench_with(fallback=ALWAYS)
     await bench.create(png(1))
-    full_tokens = (await asked(bench, png(1), options=ContextOptions()))[0].started.full_tokens
+    full_tokens = (await asked(bench, png(1), options=ContextOptions()))[0].started.full_prompt_tokens
     for room, outcome in ((1, "full_pass"), (0, "no_room")):
         monkeypatch.setattr(engine, "facts", replace(engine.facts, max_tokens=full_tokens + room))
         (answer,) = await asked(bench, png(1))

@@ -1,4 +1,7 @@
-"""What vLLM's workers do when the server calls them; vLLM mixes `WorkerExtension` into its worker class."""
+"""Serve the server's calls in vLLM's workers.
+
+vLLM mixes `WorkerExtension` into its worker class.
+"""
 
 from typing import Any
 
@@ -20,7 +23,7 @@ class WorkerExtension:
 
     @guarded(_tell)
     def lookonce_attach(self) -> list[str]:
-        """Give the connector the model; or tell why contexts cannot be used with it."""
+        """Give the connector the model; or return the problems with it."""
         connector = get_kv_transfer_group()
         assert isinstance(connector, ContextConnector)
         problems = connector.problems()
