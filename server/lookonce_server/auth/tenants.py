@@ -61,7 +61,9 @@ class TenantDirectory:
 
 
 def is_tenant(name: str) -> bool:
-    """Return whether a tenant may have this name: as `lookonce_cache.check_tenant`, without loading that package."""
+    """Return whether a tenant may have this name.
+
+    The same as `lookonce_cache.check_tenant`, without loading that package."""
     return _TENANT.fullmatch(name) is not None
 
 
@@ -76,12 +78,12 @@ def key_hash(key: str) -> str:
 
 
 def mask_keys(text: str) -> str:
-    """Hide all that looks like a key or a hash: for messages about settings that were mixed up."""
+    """Hide all that looks like a key or a hash, for error messages."""
     return _SECRET.sub("***", text)
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host, a name or an address without port, is reached from this machine alone."""
+    """Return whether a host, without port, is reached from this machine alone."""
     name = host.lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True

@@ -52,7 +52,7 @@ def parse_reference(url: str, param: str) -> ContextReference:
 
 
 def read_data_url(url: str, limits: ImageLimits, param: str) -> bytes:
-    """Read the bytes of a base64 `data:` URL, whatever media type it claims.
+    """Read the bytes of a base64 `data:` URL of any media type.
 
     Args:
         url: as the client sent it.
