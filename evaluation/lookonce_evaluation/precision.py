@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lookonce_cache.format.quantization import PRECISIONS, QuantizedTensor, Role, stored
+from lookonce_cache import PRECISIONS
+from lookonce_cache.format.quantization import QuantizedTensor, Role, quantize
 from lookonce_evaluation.commands import parse_arguments, write_rows
 from lookonce_evaluation.dataset import Case, held_out
 from lookonce_evaluation.grading import Graded
@@ -118,8 +119,8 @@ def evaluate(subject: Subject, cases: list[Case], settings: Settings, progress: 
 
 def _through(packed: Tensor, role: Role, precision: str, shared: int) -> tuple[QuantizedTensor, Tensor]:
     """A context's keys or values as they are stored, and whole again after the tokens that all contexts share."""
-    kept = stored(packed[:, :, shared:].contiguous(), role, precision)
-    return kept, torch.cat((packed[:, :, :shared], kept.dense()), 2)
+    kept = quantize(packed[:, :, shared:].contiguous(), role, precision)
+    return kept, torch.cat((packed[:, :, :shared], kept.dequantize()), 2)
 
 
 def markdown(rows: list[Row]) -> str:

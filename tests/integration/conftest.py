@@ -12,7 +12,7 @@ from ..support.network import Certificate, Network, make_certificate
 from ..support.redis_cluster import RedisCluster
 from ..support.redis_server import RedisServer, find_redis_server
 from ..support.server_process import ENGINES, LookonceServer
-from .stores import KINDS, url_of
+from ..support.stores import IMPLEMENTATIONS, store_url
 
 
 def pytest_report_header() -> str:
@@ -68,11 +68,11 @@ def tls_port(shared_redis_server: RedisServer, certificate: Certificate) -> Iter
         yield network.port
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=IMPLEMENTATIONS)
 async def opening(request, monkeypatch):
     """A function that opens the store under test with given options; what it opened is closed at the end."""
     monkeypatch.setattr("lookonce_cache.stores.redis.store.INDEX_SECONDS", 60)
-    url = url_of(request.param, request.getfixturevalue)
+    url = store_url(request.param, request.getfixturevalue)
     async with AsyncExitStack() as stack:
 
         def open_(**options):

@@ -1,4 +1,4 @@
-"""From a store URL to a store."""
+"""Open the store that a URL names."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ MEMORY_PARAMETERS: dict[str, Callable[[str], int]] = {"max_bytes": parse_size}
 
 
 def open_store(url: str, *, ttl: float | None = None, observer: StoreObserver | None = None) -> Store:
-    """The store that `url` names. Nothing is connected yet; `Store.ping` does.
+    """Open the store of a URL, without connecting; `Store.ping` connects.
 
     - `memory://?max_bytes=2GiB`
     - `redis://[[user]:password@]host[:port][/db]`, and `rediss://` over TLS
@@ -26,15 +26,15 @@ def open_store(url: str, *, ttl: float | None = None, observer: StoreObserver | 
 
     The parameters of all but the first are the fields of `RedisOptions` from `client_name` on, `db`, `username` and
     `password`; with TLS also redis-py's `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs` and
-    `ssl_check_hostname`. With `hot_bytes=256MiB` a memory tier of that size is put before Redis.
+    `ssl_check_hostname`. `hot_bytes=256MiB` adds a memory tier of that size in front of Redis.
 
     Args:
-        url: one of these, with special characters in user and password percent-encoded.
-        ttl: seconds a context lives after its last use, None for as long as there is room.
-        observer: told of every call.
+        url: the URL, with special characters in user and password percent-encoded.
+        ttl: seconds for which a context is kept after its last use; None for as long as there is space.
+        observer: receives every call.
 
     Raises:
-        StoreConfigError: the scheme, another part of the URL, or the TTL is wrong. No message contains a password.
+        StoreConfigError: a part of the URL or the TTL is wrong. No message contains a password.
     """
     if ttl is not None and not 0 < ttl < float("inf"):
         raise StoreConfigError(f"store ttl: {ttl!r}; accepted: seconds above 0, or None for ever")

@@ -4,7 +4,7 @@ import asyncio
 import time
 from dataclasses import replace
 
-from lookonce_cache import CompressedContext, ContextIdentity, digest, stored
+from lookonce_cache import CompressedContext, ContextIdentity, digest, quantize
 from lookonce_server.engines.base import DescribePlan, Description, Engine, Heard, ModelFacts
 from lookonce_server.errors import InvalidRequestError
 from lookonce_server.images.reading import Images
@@ -101,8 +101,8 @@ def context_of(identity: ContextIdentity, found: Description) -> CompressedConte
     """The context that a describe pass makes, its keys and values in the precision that the identity names."""
     return CompressedContext(
         identity=identity,
-        keys=stored(found.keys, "keys", identity.precision),
-        values=stored(found.values, "values", identity.precision),
+        keys=quantize(found.keys, "keys", identity.precision),
+        values=quantize(found.values, "values", identity.precision),
         shared_tokens=found.shared_tokens,
         moved_by=found.moved_by,
         full_tokens=found.prompt_tokens,
