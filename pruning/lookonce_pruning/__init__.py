@@ -1,4 +1,4 @@
-"""What to keep of an image: recording attention, selecting image tokens, packing their keys and values.
+"""Record attention, select image tokens, pack their keys and values.
 
 A describe pass runs inside an `AttentionRecorder`; a `Selection` turns its scores into indices; `compress` makes the
 packed context. This package knows torch and transformers, and no network, cache or server.
@@ -10,7 +10,7 @@ from lookonce_pruning.capture import attention_rows
 from lookonce_pruning.compress import PackedContext, compress
 from lookonce_pruning.errors import PruningError, RecordingError, UnknownSelectionError, UnsupportedModelError
 from lookonce_pruning.knockout import Blocked, Knockout
-from lookonce_pruning.recorder import AttentionRecorder, ScoreQueries
+from lookonce_pruning.recorder import AttentionRecorder, ScoreQueries, query_rows
 from lookonce_pruning.retention import kept_count
 from lookonce_pruning.rope import (
     check_moved,
@@ -48,5 +48,6 @@ __all__ = [
     "last_position",
     "middle_layers",
     "parse_window",
+    "query_rows",
     "rotate_keys",
 ]

@@ -1,6 +1,6 @@
 """Quantize keys and values for storage.
 
-The cost and error of each precision are in docs/precision.md.
+The cost and error of each precision are in docs/research/precision.md.
 """
 
 from dataclasses import dataclass, field

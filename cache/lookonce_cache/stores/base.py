@@ -94,10 +94,14 @@ class Store(Protocol):
 
     @property
     def records(self) -> BlobStore:
-        """The blobs, stored beside the contexts and closed with them.
+        """The records, stored beside the contexts and closed with them.
 
         A tiered store keeps them in its last tier.
         """
+
+    @property
+    def images(self) -> BlobStore:
+        """The images, stored likewise; in memory they have a budget of their own."""
 
     async def get(self, key: ContextKey, *, ttl: float | None = None) -> StoreHit | None:
         """Load a context, or return None; counts as use."""
@@ -127,13 +131,16 @@ class Store(Protocol):
     async def info(self, key: ContextKey) -> ContextInfo | None:
         """Describe a context, or return None; does not count as use."""
 
-    async def list(self, tenant: str, *, limit: int = 100, after: str | None = None) -> Page:
+    async def list(self, tenant: str, *, limit: int = 100, after: str | None = None, model: str | None = None) -> Page:
         """List a tenant's contexts, the newest first; does not count as use.
+
+        A page has fewer than `limit` contexts only if there are no more.
 
         Args:
             tenant: the tenant's name.
             limit: the largest number of contexts, at most `MAX_LISTED`.
             after: the `next` of the page before; any other text lists from the start.
+            model: fingerprint of the model that made the contexts; None for all models.
         """
 
     async def stats(self, tenant: str) -> StoreStats:

@@ -9,7 +9,7 @@ from lookonce_pruning.selection.base import check_keep, top
 
 
 class Attention:
-    """Top-k of the window's mean: the image re-prompting of Kaduri et al., arXiv 2411.17491."""
+    """Keep the top-k of the window's mean: Kaduri et al., arXiv 2411.17491."""
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
         """See `Selection.select`; one row."""

@@ -347,7 +347,7 @@ async def test_without_a_key_nothing_is_read_nor_done(app, client, key, caplog):
     assert_refused(await client.post("/v1/contexts", json={"image_url": data_url(81)}, headers=bearing(key)))
     after = (await client.get("/metrics")).text
     assert without_process_metrics(after) == without_process_metrics(before)
-    assert app.state.parts.contexts.maker._making == {}
+    assert app.state.parts.contexts.describe_queue._jobs == {}
     for secret in (WRONG, key_hash(WRONG), *KEYS.values(), *map(key_hash, KEYS.values())):
         assert secret not in caplog.text
 
