@@ -4,7 +4,7 @@ import asyncio
 import time
 from dataclasses import replace
 
-from lookonce_cache import CompressedContext, ContextIdentity, ContextInfo, digest, stored
+from lookonce_cache import CompressedContext, ContextIdentity, ContextInfo, digest, quantize
 from lookonce_server.engines.base import DescribePlan, Engine, ModelFacts, OnText
 from lookonce_server.engines.description import Description
 from lookonce_server.errors import InvalidRequestError
@@ -120,8 +120,8 @@ def context_of(identity: ContextIdentity, description: Description) -> Compresse
     """Make the context of a describe pass, in the identity's precision."""
     return CompressedContext(
         identity=identity,
-        keys=stored(description.keys, "keys", identity.precision),
-        values=stored(description.values, "values", identity.precision),
+        keys=quantize(description.keys, "keys", identity.precision),
+        values=quantize(description.values, "values", identity.precision),
         shared_tokens=description.num_prefix_tokens,
         moved_by=description.position_shift,
         full_tokens=description.prompt_tokens,

@@ -1,4 +1,4 @@
-"""What the tests of stores share."""
+"""Stores to test, and an observer that keeps what it receives."""
 
 import asyncio
 import time
@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 
 from lookonce_cache import StoreObserver
 
-from ..support.cache_samples import context_key, make_context
-from ..support.redis_server import RedisServer
+from .cache_samples import context_key, make_context
+from .redis_server import RedisServer
 
-# A busy machine is no failure, where a failure is not what is tested. Connecting is what takes long there.
+# Unless a test is about failures, a busy machine must not cause one.
 PATIENTLY = "?max_connections=8&timeout=60&socket_timeout=60&socket_connect_timeout=60"
 
 # All that a store needs; docs/deploy.md says the same.
@@ -67,22 +67,26 @@ def acl_url(server: RedisServer, *more: str) -> str:
     return server.add_user("lookonce", "s3cret", *ACL_RULES, *more)
 
 
-IMPLEMENTATIONS = ["memory", "redis", "cluster", "tiered"]  # each passes the whole suite; "redis" with no more rights
-VARIANTS = ["another user", "unix socket", "TLS", "tiered cluster"]  # of their URLs; each passes the smoke test
+IMPLEMENTATIONS = ["memory", "redis", "cluster", "tiered"]  # each runs the whole suite
+URL_VARIANTS = ["no user", "unix socket", "TLS", "tiered cluster"]  # each runs a short test
 
 
-def url_of(kind, fixture):
-    """Return the URL of a kind of store; `fixture` gets a fixture by its name."""
+def store_url(kind, fixture):
+    """Return the URL of an implementation or a variant; `fixture` gets a fixture by its name.
+
+    Redis is used as a user with the documented rights, so that the whole suite shows that they are enough.
+    """
     if kind == "memory":
         return "memory://"
     if kind == "TLS":
+        fixture("redis_server")  # empty, and running
         return f"rediss://127.0.0.1:{fixture('tls_port')}/0{PATIENTLY}&ssl_ca_certs={fixture('certificate').path}"
     if "cluster" in kind:
         url = fixture("redis_cluster").url
+    elif kind == "redis":
+        url = acl_url(fixture("redis_server"))
     else:
-        server = fixture("redis_server")
-        urls = {"redis": lambda: acl_url(server), "unix socket": lambda: server.socket_url}
-        url = urls.get(kind, lambda: server.url)()
+        url = fixture("redis_server").socket_url if kind == "unix socket" else fixture("redis_server").url
     return url + PATIENTLY + ("&hot_bytes=64MiB" if "tiered" in kind else "")
 
 
