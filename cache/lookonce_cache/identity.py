@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, fields
 import msgpack
 
 from lookonce_cache.errors import InvalidContextError
-from lookonce_cache.format.quantization import PRECISIONS
 
 FORMAT_VERSION = 1
 DEFAULT_TENANT = "default"
+PRECISIONS = ("native", "fp8", "int8", "int4")  # from the most bytes to the fewest
 # In UTF-8; with the description's they keep every header below its own limit.
 TEXT_LIMITS = {"model_fingerprint": 512, "describe_prompt": 24 * 1024, "selection": 512}
 

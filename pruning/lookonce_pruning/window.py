@@ -1,8 +1,11 @@
-"""Scoring windows: the layers whose attention is recorded, as a half-open range of layer indices."""
+"""What is recorded: a window, the layers, as a half-open range of layer indices; and in it, the rows that score."""
 
 from __future__ import annotations
 
 import re
+from typing import Literal
+
+ScoreQueries = Literal["generated", "query", "both"]
 
 
 def middle_layers(num_layers: int) -> range:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lookonce_cache.errors import InvalidContextError
 from lookonce_cache.format.schemes import Float8, HadamardInt4, MeanSubtracted, Part, Scheme, Shape, Unquantized
+from lookonce_cache.identity import PRECISIONS
 
 __all__ = ["NATIVE_DTYPES", "PRECISIONS", "Part", "QuantizedTensor", "Role", "parts_of", "stored"]
 
@@ -22,8 +23,7 @@ _SCHEMES: dict[str, dict[Role, Scheme]] = {
     "int4": {"keys": MeanSubtracted(4), "values": HadamardInt4(4)},
 }
 _IN_CACHE = 2**20  # bytes that are widened at once on a CPU: few enough for its cache, so many that calls cost little
-PRECISIONS = tuple(_SCHEMES)
-"""From the most bytes to the fewest."""
+assert tuple(_SCHEMES) == PRECISIONS
 
 
 def parts_of(role: Role, precision: str, dtype: torch.dtype, shape: Shape) -> tuple[Part, ...]:

@@ -16,7 +16,7 @@ from lookonce_cache import DEFAULT_TENANT, CompressedContext
 from lookonce_evaluation.benching import png
 from lookonce_evaluation.overhead.connection import connected, post
 from lookonce_evaluation.server_process import ServerProcess
-from lookonce_server.app import running_app, served_name
+from lookonce_server.app import running_app
 from lookonce_server.engines.base import Answer, Engine, Piece, Sampling, Started
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.http.state import AppState
@@ -161,7 +161,7 @@ def _question(load: Load, context_id: str) -> bytes:
     ]
     return json.dumps(
         {
-            "model": served_name(Settings()),
+            "model": Settings().api_model,
             "messages": [{"role": "user", "content": content}],
             "max_tokens": load.tokens,
             "stream": load.stream,

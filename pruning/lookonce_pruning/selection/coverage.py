@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from lookonce_pruning.scores import ImageScores
 from lookonce_pruning.selection.base import check_keep
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lookonce_pruning.scores import ImageScores
 
 _LEAST = -1e3  # of a log factor: as good as never, yet sums of it stay finite
 
@@ -45,6 +47,8 @@ class Coverage:
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
         """See `Selection.select`; one row."""
+        import torch
+
         check_keep(scores, keep)
         height, width = scores.grid
         wanted = scores.values.double().mean(dim=0).clamp_min(1e-300).log().view(height, width)
@@ -59,6 +63,8 @@ class Coverage:
 
     def _log_suppression(self, height: int, width: int, radius: float) -> Tensor:
         """Log factor at each offset, [2 * height - 1, 2 * width - 1], offset (0, 0) at the centre."""
+        import torch
+
         rows = torch.arange(1 - height, height, dtype=torch.float64)[:, None]
         columns = torch.arange(1 - width, width, dtype=torch.float64)
         nearness = torch.exp(-(rows**2 + columns**2) / (2 * radius**2))

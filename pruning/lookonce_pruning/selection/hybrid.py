@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from lookonce_pruning.scores import ImageScores
 from lookonce_pruning.selection.base import Selection, check_keep, top
 from lookonce_pruning.selection.random import Random
 from lookonce_pruning.selection.uniform import Uniform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lookonce_pruning.scores import ImageScores
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def _beside(first: Selection, share: float, scores: ImageScores, keep: int) -> T
     """What `first` selects with its part of the budget, and the best by attention of what it leaves."""
     check_keep(scores, keep)
     wanted = scores.values.mean(dim=0, keepdim=True)  # a new tensor
-    wanted[:, first.select(scores, round((1 - share) * keep))[0]] = torch.inf
+    wanted[:, first.select(scores, round((1 - share) * keep))[0]] = math.inf
     return top(wanted, keep)
 
 

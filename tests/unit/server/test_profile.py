@@ -107,7 +107,7 @@ def test_flags_before_environment_before_file_before_profile_before_default(monk
     file.write_text('window = "0-1"\nrows = "query"\nselection = "uniform"\n')
     monkeypatch.setenv("LOOKONCE_WINDOW", "0-2")
     monkeypatch.setenv("LOOKONCE_ROWS", "generated")
-    settings = load_settings([*given, "--window", "0-3"], str(file))
+    settings = load_settings([*given, "--window", "0-3", "--config", str(file)])
     assert options(settings) == {"window": "0-3", "rows": "generated", "selection": "uniform", "retention": 0.07}
     assert settings.describe_prompt == Settings().describe_prompt
 
@@ -122,7 +122,7 @@ def test_the_profile_comes_from_anywhere(monkeypatch, tmp_path, profile, write):
     monkeypatch.delenv("LOOKONCE_PROFILE")
     file = tmp_path / "lookonce.toml"
     file.write_text(f'profile = "{write(profile)}"\n')
-    assert options(load_settings([], str(file))) == OPTIONS
+    assert options(load_settings(["--config", str(file)])) == OPTIONS
 
 
 def test_a_calibrated_prompt_is_the_describe_prompt(profile, write):

@@ -1,6 +1,7 @@
 """The vLLM engine: every pass is a request to one `AsyncLLM`, batched with all the others."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -45,6 +46,8 @@ from lookonce_server.engines.vllm.options import computing_options, engine_args
 from lookonce_server.engines.vllm.parent import binding_forks
 from lookonce_server.engines.vllm.selfcheck import check_model, shared_tokens
 from lookonce_server.errors import EngineError, ModelRefusedError
+
+_log = logging.getLogger(__name__)
 
 
 class _Continued(NamedTuple):
@@ -149,6 +152,7 @@ class VllmEngine:
             )
         if args.trust_remote_code:
             check_code(folder)
+        _log.info("Loading the model: %s with vLLM.", where["dtype"])
         checkpoint = await asyncio.to_thread(file_digest, folder)
         spool = await asyncio.to_thread(SharedFiles, handover_dir)
         try:
@@ -176,6 +180,7 @@ class VllmEngine:
             await asyncio.to_thread(llm.shutdown)
             raise
         try:
+            _log.info("Checking the model: answers from a context must be those of the whole image.")
             await engine.check(describe_prompt)
             await asyncio.to_thread(check_unchanged, folder, checkpoint)  # now that all has been loaded, and used
         except BaseException:

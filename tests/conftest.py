@@ -1,0 +1,5 @@
+"""What all tests share."""
+
+from lookonce_server.engines.torch_extensions import install
+
+install()
