@@ -15,10 +15,12 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 # More arguments for the command that the target runs: make test ARGS="tests/unit -x"
 ARGS ?=
+# Tests run in so many processes; 0: in pytest's own, where a debugger works.
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test lint report bench bench-store bench-server bench-vllm soak train clean
+.PHONY: help serve demo test test-all lint report bench bench-store bench-server bench-vllm soak train clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,11 +31,19 @@ serve: $(VENV)/.server ## run the server with its own small model (HOST, PORT, A
 demo: $(VENV)/.server ## ask about a drawn scene and see what is saved
 	$(BIN)/python -m lookonce_server.demo $(ARGS)
 
-test: $(VENV)/.dev $(CLIENTS)/.installed ## run the tests; finds a redis-server and a Chromium, or installs them
+# A folder or file of tests among the arguments stands in place of these.
+TESTED = $(if $(findstring tests/,$(ARGS)),,tests/unit tests/integration tests/docs)
+PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
+
+test: $(VENV)/.test ## run the tests of a change: units, and a server over memory and Redis (JOBS, ARGS)
+	@redis=$$(PYTHON=$(BIN)/python deploy/redis-server.sh) && set -x && \
+	LOOKONCE_TEST_REDIS_SERVER=$$redis $(PYTEST) -m "not extended" $(TESTED) $(ARGS)
+
+test-all: $(VENV)/.dev $(CLIENTS)/.installed ## run every test: vLLM, a Cluster, browsers and other clients too
 	@redis=$$(PYTHON=$(BIN)/python deploy/redis-server.sh) && \
 	{ chromium=$$(deploy/chromium.sh) || echo "The pages are not tried in a browser." >&2; } && set -x && \
 	LOOKONCE_TEST_REDIS_SERVER=$$redis LOOKONCE_TEST_CHROMIUM=$$chromium \
-	LOOKONCE_TEST_CLIENTS_PYTHON=$(abspath $(CLIENTS))/bin/python $(BIN)/python -m pytest $(ARGS)
+	LOOKONCE_TEST_CLIENTS_PYTHON=$(abspath $(CLIENTS))/bin/python $(PYTEST) $(ARGS)
 
 lint: $(VENV)/.dev ## check style, format, types and layers
 	$(BIN)/ruff check .
@@ -41,23 +51,23 @@ lint: $(VENV)/.dev ## check style, format, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-report: $(VENV)/.dev ## rerun every evaluation of accuracy and attention, and put the results into docs/
+report: $(VENV)/.dev ## rerun every evaluation of accuracy and attention, and put the results into docs/research/
 	$(BIN)/python -m lookonce_evaluation.report $(ARGS)
 
 bench: $(VENV)/.dev ## measure speed and size
-	$(BIN)/python -m lookonce_evaluation.bench $(ARGS)
+	$(BIN)/python -m lookonce_evaluation.bench.engine $(ARGS)
 
 bench-store: $(VENV)/.dev ## measure what keeping contexts costs, beside memcpy and bare Redis
-	$(BIN)/python -m lookonce_evaluation.bench_store $(ARGS)
+	$(BIN)/python -m lookonce_evaluation.bench.store $(ARGS)
 
 bench-server: $(VENV)/.dev ## measure what the HTTP server adds to an answer
-	$(BIN)/python -m lookonce_evaluation.bench_server $(ARGS)
+	$(BIN)/python -m lookonce_evaluation.bench.server $(ARGS)
 
 bench-vllm: $(VENV)/.dev ## measure a later question in vLLM, beside its prefix cache
-	$(BIN)/python -m lookonce_evaluation.bench_vllm $(ARGS)
+	$(BIN)/python -m lookonce_evaluation.bench.vllm $(ARGS)
 
 soak: $(VENV)/.dev ## ask for 10 minutes while Redis is killed again and again; fails on a wrong answer
-	$(BIN)/python -m lookonce_evaluation.soak $(ARGS)
+	$(BIN)/python -m lookonce_evaluation.bench.soak $(ARGS)
 
 train: $(VENV)/.dev ## train the small model that ships
 	$(BIN)/python -m lookonce_server.engines.torch_extensions lookonce_scenes.train $(ARGS)
@@ -80,6 +90,11 @@ $(VENV)/.server: $(TORCH_STAMP) pyproject.toml
 $(CLIENTS)/.installed: tests/clients/requirements.txt $(TORCH_STAMP)
 	$(PYTHON) -m venv --clear $(CLIENTS)
 	$(CLIENTS)/bin/python -m pip install --no-compile --requirement $<
+	@touch $@
+
+# What `make test` wants: no vLLM, no browser.
+$(VENV)/.test: $(TORCH_STAMP) pyproject.toml
+	$(PIP) --editable '.[eval,test]'
 	@touch $@
 
 $(VENV)/.dev: $(TORCH_STAMP) pyproject.toml

@@ -1,4 +1,4 @@
-"""What is measured: accuracy by retention and selection, and speed. Tables go to docs/."""
+"""What is measured: accuracy by retention and selection, and speed. Tables go to docs/research/."""
 
 from lookonce_server.engines.torch_extensions import install
 

@@ -24,7 +24,7 @@ from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.runs import JSON, Run
 from lookonce_evaluation.subject import Subject
 from lookonce_pruning import parse_window
-from lookonce_server.profile import MOST_PROMPT, Checkpoint, Measured, Profile, check_selection
+from lookonce_server.profile import MAX_PROMPT, Checkpoint, Measured, Profile, check_selection
 from lookonce_server.settings import BUNDLED, Settings
 
 SCENES = "scenes"
@@ -244,8 +244,8 @@ def _share(text: str, accepted: Callable[[float], bool], told: str) -> float:
 
 
 def _prompt(text: str) -> str:
-    if not 0 < len(text) <= MOST_PROMPT:
-        raise argparse.ArgumentTypeError(f"{len(text)} characters; expected 1 to {MOST_PROMPT}")
+    if not 0 < len(text) <= MAX_PROMPT:
+        raise argparse.ArgumentTypeError(f"{len(text)} characters; expected 1 to {MAX_PROMPT}")
     return text
 
 

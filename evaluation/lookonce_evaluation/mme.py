@@ -3,7 +3,7 @@
 Two yes/no questions a picture: by the full pass, from contexts, and from the query tokens alone. ACC is the share of
 questions answered right, ACC+ the share of pictures with both right, each the mean over a group's categories; the score
 is the sum of both over the categories, as MME's. Answers are judged by their first word. MME itself is not distributed
-with lookonce: see docs/evaluation.md for where it is, and for the two forms that DIR may have.
+with lookonce: see docs/research/evaluation.md for where it is, and for the two forms that DIR may have.
 """
 
 from collections.abc import Sequence

@@ -1,12 +1,12 @@
-"""Rerun every evaluation and put its results into docs/: `make report`.
+"""Rerun every evaluation and put its results into docs/research/: `make report`.
 
-Each command writes tables, plots and JSON into a folder of its own. A page of docs/ says which of them it shows:
+Each command writes tables, plots and JSON into a folder of its own. A page there says which of them it shows:
 
     <!-- report: eval-retention/table.md -->
     (anything; replaced by the command that was run, and the file)
     <!-- /report -->
 
-Plots become docs/images/eval-retention-<name>.png, and result.json docs/results/eval-retention.json.
+Plots become images/eval-retention-<name>.png there, and result.json results/eval-retention.json.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def main(arguments: list[str]) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the pages [%(default)s]")
+    parser.add_argument("--docs", type=Path, default=Path("docs/research"), help="folder of the pages [%(default)s]")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs [%(default)s]")
     parser.add_argument(
         "--only", nargs="+", choices=[step.run for step in STEPS], metavar="RUN", help="some of: %(choices)s"

@@ -171,6 +171,6 @@ class CaptionOnly:
 
 def _plain(text: str, subject: Subject) -> str:
     """A description without what stands for images or videos, should a model have generated that."""
-    for stand_in, _ in subject.prompts.stand_ins.kinds:
+    for stand_in, _ in subject.prompts.placeholder_tokens.kinds:
         text = text.replace(stand_in, "")
     return text

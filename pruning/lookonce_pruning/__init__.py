@@ -1,4 +1,4 @@
-"""What to keep of an image: recording attention, selecting image tokens, packing their keys and values.
+"""Record attention, select image tokens, pack their keys and values.
 
 A describe pass runs inside an `AttentionRecorder`; a `Selection` turns its scores into indices; `compress` makes the
 packed context. This package knows torch and transformers, and no network, cache or server. What needs torch is imported
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lookonce_pruning.capture import attention_rows
     from lookonce_pruning.knockout import Blocked, Knockout
     from lookonce_pruning.packed_context import PackedContext, compress
-    from lookonce_pruning.recorder import AttentionRecorder
+    from lookonce_pruning.recorder import AttentionRecorder, query_rows
     from lookonce_pruning.rope import (
         check_moved,
         check_rotation,
@@ -54,6 +54,7 @@ __all__ = [
     "last_position",
     "middle_layers",
     "parse_window",
+    "query_rows",
     "rotate_keys",
 ]
 
@@ -70,6 +71,7 @@ _NEED_TORCH = {
     "find_inv_freq": "rope",
     "inv_freq_of_config": "rope",
     "last_position": "rope",
+    "query_rows": "recorder",
     "rotate_keys": "rope",
 }
 

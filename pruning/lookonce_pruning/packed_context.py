@@ -1,4 +1,4 @@
-"""From the KV cache of a describe pass to a packed context."""
+"""Pack the KV cache of a describe pass into a context."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lookonce_pruning.rope import rotate_keys
 
 
 class PackedContext(NamedTuple):
-    """A compressed context at packed positions: the next token's RoPE position, in every component, is `tokens`."""
+    """A compressed context: the position of the next token is `tokens`."""
 
     keys: Tensor  # [layers, kv_heads, tokens, head_dim], after RoPE
     values: Tensor  # [layers, kv_heads, tokens, head_dim]
     tokens: int
-    moved_by: int  # positions by which the keys were rotated
+    position_shift: int  # positions by which the keys were rotated
 
 
 def compress(
@@ -29,7 +29,9 @@ def compress(
     inv_freq: Tensor,
     next_position: int,
 ) -> PackedContext:
-    """Keep the prompt's text and the kept image tokens, in their order, and rotate every key by tokens - next_position.
+    """Keep the prompt's text and the kept image tokens, at packed positions.
+
+    They stay in their order, and every key is rotated by tokens - next_position.
 
     The description is dropped with everything else from prompt_length on; to keep it, give the longer length and the
     next_position that goes with it.
@@ -51,13 +53,13 @@ def compress(
     columns = _kept_columns(prompt_length, image_positions.cpu(), kept.cpu()).to(keys.device)
     index = columns[:, None, :, None]  # [1 or layers, 1, tokens, 1]
     tokens = columns.shape[1]
-    moved_by = tokens - next_position
-    packed = rotate_keys(torch.take_along_dim(keys, index, dim=2), inv_freq, moved_by)
-    return PackedContext(packed, torch.take_along_dim(values, index, dim=2), tokens, moved_by)
+    position_shift = tokens - next_position
+    packed = rotate_keys(torch.take_along_dim(keys, index, dim=2), inv_freq, position_shift)
+    return PackedContext(packed, torch.take_along_dim(values, index, dim=2), tokens, position_shift)
 
 
 def _kept_columns(prompt_length: int, image_positions: Tensor, kept: Tensor) -> Tensor:
-    """The prompt positions that stay, [1 or layers, tokens], ascending."""
+    """Return the prompt positions that stay, [1 or layers, tokens], ascending."""
     is_text = torch.ones(prompt_length, dtype=torch.bool)
     is_text[image_positions] = False
     text = is_text.nonzero().flatten().expand(kept.shape[0], -1)

@@ -1,4 +1,4 @@
-"""A world of drawn scenes with exact ground truth, and the small vision-language model trained on it that ships.
+"""Drawn scenes with exact ground truth, and the small model trained on them.
 
 `world` draws, `questions` asks (with exact answers), `tokenizer`, `model` and `train` make the bundled checkpoint.
 """

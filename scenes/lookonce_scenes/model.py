@@ -1,4 +1,4 @@
-"""The bundled model: a small standard `LlavaForConditionalGeneration`, and how its checkpoint is written."""
+"""Build and save the bundled model, a small `LlavaForConditionalGeneration`."""
 
 import copy
 import json
@@ -20,7 +20,10 @@ VISION_LAYERS = 4
 
 
 def build_config(vocabulary: int) -> LlavaConfig:
-    """5.0 M parameters: CLIP tower of 4 layers, Llama of 8 with 6 query and 2 key/value heads, 196 image tokens."""
+    """Return the configuration: 5.0 M parameters, 196 image tokens.
+
+    A CLIP tower of 4 layers; a Llama of 8 layers with 6 query and 2 key/value heads.
+    """
     vision = CLIPVisionConfig(
         hidden_size=WIDTH,
         intermediate_size=512,
@@ -59,7 +62,10 @@ def build_config(vocabulary: int) -> LlavaConfig:
 
 
 def build_model(vocabulary: int) -> LlavaForConditionalGeneration:
-    """A fresh model. Output projections start at half scale, embeddings at 0.2, so that a short training settles."""
+    """Build a fresh model.
+
+    Output projections start at half scale and embeddings at 0.2, so that a short training settles.
+    """
     model = LlavaForConditionalGeneration(build_config(vocabulary))
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2:
@@ -94,6 +100,7 @@ def name_as_published(file: Path) -> None:
 
     transformers 5 names the tower's weights `vision_tower.embeddings...`; vLLM asks for the older
     `vision_tower.vision_model.embeddings...`, which transformers still reads: the older name is the one written.
+
     """
     save_file({_tower_name(n): t for n, t in load_file(file).items()}, file, metadata={"format": "pt"})
     file.chmod(0o644)
@@ -115,5 +122,6 @@ def normalise(pixels: Tensor) -> Tensor:
     """Pictures as the processor hands them to the tower.
 
     `[batch, height, width, 3]` uint8 to `[batch, 3, ...]` in -1..1.
+
     """
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -1,4 +1,6 @@
-"""The training objective: answers, plus two auxiliary losses that make a small model see within minutes.
+"""The training objective: answers, and two auxiliary losses.
+
+The auxiliary losses make a small model see within minutes.
 
 - patch loss: a linear head tells for each patch what it shows (kind, colour, size, centre, region);
 - alignment loss: a projected patch points at the word embeddings of what it shows, so that looking a thing up by
@@ -66,14 +68,17 @@ class Objective(nn.Module):
             self.register_buffer(f"_{name}", torch.tensor([i for (i,) in ids]), persistent=False)
 
     def see(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Projected patches `[batch, image tokens, width]`, patch loss, kind accuracy, alignment loss."""
+        """Return patches, patch loss, kind accuracy and alignment loss.
+
+        The patches are projected: `[batch, image tokens, width]`.
+        """
         features = self.model.model.vision_tower(normalise(batch.pixels)).last_hidden_state[:, 1:]
         projected = self.model.model.multi_modal_projector(features)
         patch, accuracy = _patch_loss(self.patch_head(features), batch.patches)
         return projected, patch, accuracy, self._alignment_loss(projected, batch.patches)
 
     def see_only(self, batch: Batch) -> Losses:
-        """The first stage: the tower, the projector and the words' embeddings, no language layer."""
+        """Train the tower, the projector and the words' embeddings: the first stage."""
         _, patch, accuracy, alignment = self.see(batch)
         zero = torch.zeros((), device=patch.device)
         return Losses(patch + 0.2 * alignment, zero, zero, zero, patch, accuracy, alignment)
@@ -137,6 +142,7 @@ def _text_mask(batch: Batch) -> Tensor:
     """Additive mask of the text rows, `[batch, 1, text, prefix + text]`.
 
     Which segments, and which image tokens, each sees.
+
     """
     size, text = batch.ids.shape
     prefix = len(batch.prefix)

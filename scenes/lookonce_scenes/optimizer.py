@@ -18,6 +18,7 @@ class Optimizers:
     Args:
         objective: the module to train.
         vision_only: AdamW alone, over the tower, the projector, the patch head and the words' embeddings.
+
     """
 
     def __init__(self, objective: nn.Module, *, vision_only: bool) -> None:
@@ -56,7 +57,10 @@ def _sees(name: str) -> bool:
 
 
 def save_state(path: Path, objective: nn.Module, optimizers: Optimizers | None, stage: int, step: int) -> None:
-    """Write weights, optimizer state and progress. The file is replaced at once: a kill leaves the last one whole."""
+    """Write weights, optimizer state and progress.
+
+    The file is replaced at once: a kill leaves the last one whole.
+    """
     tensors = {f"weight.{name}": tensor.detach().clone() for name, tensor in objective.state_dict().items()}
     for i, (optimizer, parameter) in enumerate(optimizers.parameters() if optimizers else []):
         for key, value in optimizer.state[parameter].items():

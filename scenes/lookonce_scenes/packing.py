@@ -1,4 +1,6 @@
-"""Training samples: a picture, its describe turn and a dozen questions, packed with a tree-shaped mask.
+"""Pack a picture, its describe turn and a dozen questions into a sample.
+
+The mask is shaped like a tree.
 
 The picture is computed once a sample and every question attends to it, so that a step sees many questions a picture.
 A question is asked in one of the forms that the server uses:
@@ -33,7 +35,7 @@ _WEIGHTS = {"find": 5.0, "yes/no existence": 2.5, "yes/no position": 3.0, "yes/n
 
 
 class Sample(NamedTuple):
-    """One packed picture. Rows `text` follow the image prefix; segment 0 is the prefix itself."""
+    """A packed picture: rows `text` follow the image prefix, which is segment 0."""
 
     ids: NDArray[np.int64]  # [text] token ids after the prefix
     positions: NDArray[np.int64]  # [text]
@@ -46,14 +48,17 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Exercise:
-    """What to ask: how many objects at most, and the share of questions under context-drop."""
+    """The questions' limits: objects at most, and the share under context-drop."""
 
     max_objects: int = 4
     drop_rate: float = 0.0
 
 
 def image_prefix(tokenizer: PreTrainedTokenizerFast, system: str | None) -> list[int]:
-    """The tokens up to and including the image: shared by every sample of a batch, so that batches stay rectangular."""
+    """Return the tokens up to and including the image.
+
+    Every sample of a batch shares them, so that batches stay rectangular.
+    """
     head = [SYSTEM, *tokenizer.encode(system, add_special_tokens=False)] if system else []
     return [BOS, *head, USER, *[IMAGE] * IMAGE_TOKENS]
 
@@ -184,7 +189,10 @@ class _Sheet:
         kept: NDArray[np.bool_] | None = None,
         continues: bool = False,
     ) -> int:
-        """Append a segment. An answer token is the label of the one before it: the last segment's if it `continues`."""
+        """Append a segment.
+
+        An answer token is the label of the one before it: the last segment's if it `continues`.
+        """
         segment = self._count
         self._count += 1
         ids = [*prompt, *answer]

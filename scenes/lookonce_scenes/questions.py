@@ -1,4 +1,6 @@
-"""Questions about a scene, with exact answers: open ones, and yes/no pairs in MME's form.
+"""Questions about a scene, open ones and yes/no pairs, with exact answers.
+
+The pairs are in MME's form.
 
 MME (Fu et al., arXiv 2306.13394) asks two questions an image and category, one whose answer is yes and one whose
 answer is no; ACC counts questions, ACC+ counts images with both right.
@@ -53,7 +55,9 @@ def _article(word: str) -> str:
 
 
 def ask_existence(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
-    """Is there a red circle? A no often names a colour and a kind that are both there, but not together."""
+    """Ask for existence: "Is there a red circle?"
+
+    A no often names a colour and a kind that are both there, but not together."""
     pairs = {(o.kind, o.color) for o in scene.objects}
     kinds = {o.kind for o in scene.objects}
     colors = {o.color for o in scene.objects}
@@ -113,7 +117,9 @@ def ask_count(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
 
 
 def ask_position(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
-    """Is the red circle at the top left? Or, more coarsely: in the left half, in the bottom half."""
+    """Ask for a place: "Is the red circle at the top left?"
+
+    Or, more coarsely: in the left half, in the bottom half."""
     o = rng.choice(scene.objects)
     if rng.random() < 0.5:
         column, row = o.region % 3, o.region // 3
@@ -197,6 +203,7 @@ def yes_no_pair(scene: Scene, category: str, rng: random.Random) -> tuple[Questi
     """MME's two questions about one image.
 
     The first's answer is yes, the second's no; None when the scene allows none.
+
     """
     asker = YES_NO[category]
     found: dict[str, Question] = {}
@@ -220,14 +227,14 @@ def open_count(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def open_position(scene: Scene, rng: random.Random) -> Question | None:
-    """Where is the red circle?"""
+    """Ask for a place: `Where is the red circle?`."""
     o = rng.choice(scene.objects)
     text = _choice(rng, f"Where is the {o.color} {o.kind}?", f"Where in the image is the {o.color} {o.kind}?")
     return Question("position", text, REGIONS[o.region])
 
 
 def open_color(scene: Scene, rng: random.Random) -> Question | None:
-    """What color is the square?"""
+    """Ask for a color: `What color is the square?`."""
     by_kind = [o for o in _unique(scene, "kind") if o.kind in SHAPES]
     by_region = _unique(scene, "region")
     if by_kind and rng.random() < 0.6:
@@ -242,7 +249,7 @@ def open_color(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def open_shape(scene: Scene, rng: random.Random) -> Question | None:
-    """What shape is the red object?"""
+    """Ask for a shape: `What shape is the red object?`."""
     by_color = _unique(scene, "color")
     by_region = _unique(scene, "region")
     if by_color and rng.random() < 0.6:
@@ -257,7 +264,7 @@ def open_shape(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def open_size(scene: Scene, rng: random.Random) -> Question | None:
-    """What size is the red circle?"""
+    """Ask for a size: `What size is the red circle?`."""
     shapes = _shapes(scene)
     if not shapes:
         return None
@@ -267,7 +274,7 @@ def open_size(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def open_digit(scene: Scene, rng: random.Random) -> Question | None:
-    """Which digit is shown?"""
+    """Ask for a digit: `Which digit is shown?`."""
     shown = [o.kind for o in scene.objects if o.kind in DIGITS]
     if not shown and rng.random() < 0.7:
         return None
@@ -276,7 +283,7 @@ def open_digit(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def open_existence(scene: Scene, rng: random.Random) -> Question | None:
-    """What is at the top left?"""
+    """Ask for an object: `What is at the top left?`."""
     occupied: dict[int, list[SceneObject]] = {}
     for o in scene.objects:
         occupied.setdefault(o.region, []).append(o)
@@ -302,6 +309,7 @@ def find_objects(scene: Scene, rng: random.Random) -> Question | None:
     """Find the red object.
 
     A training exercise: its long answers teach look-up by content, where one word alone does not.
+
     """
     o = rng.choice(scene.objects)
     present = rng.random() < 0.8

@@ -1,4 +1,4 @@
-"""The bundled model's tokenizer (a byte-level BPE that knows the scenes' words), chat template and processor.
+"""Build the bundled model's tokenizer, chat template and processor.
 
 Byte-level BPE can encode any text, so people can type anything; words the world knows cost one token each.
 """
@@ -50,7 +50,10 @@ def _vocabulary() -> list[str]:
 
 
 def train_words(special_tokens: Sequence[str]) -> Tokenizer:
-    """A byte-level BPE of the special tokens, every byte, and the word list's words; the same on every machine."""
+    """Build a byte-level BPE of special tokens, every byte and the word list.
+
+    It is the same on every machine.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -81,7 +84,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor() -> LlavaProcessor:
-    """The processor that goes with the checkpoint: tokenizer, chat template, and pictures resized to IMAGE_SIZE."""
+    """Build the processor: tokenizer, chat template, pictures of IMAGE_SIZE."""
     images = CLIPImageProcessorPil(
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
         do_center_crop=False,

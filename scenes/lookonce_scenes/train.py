@@ -1,8 +1,8 @@
 """Train the bundled model from scratch: `python -m lookonce_scenes.train`.
 
-Three stages, from one seed, in one go (docs/scenes.md has the figures): the tower learns to see, the whole model
-learns to describe and answer, and context-drop teaches it to answer from part of the image tokens. The state is saved
-regularly, and the same command resumes from it.
+Three stages, from one seed, in one go (docs/research/scenes.md has the figures): the tower learns to see, the whole
+model learns to describe and answer, and context-drop teaches it to answer from part of the image tokens. The state
+is saved regularly, and the same command resumes from it.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class Stage:
     growth: tuple[float, float] = (0.0, 0.0)
 
     def exercise(self, step: int) -> Exercise:
-        """What step number `step` asks."""
+        """Return the exercise of a step."""
         done = step / self.steps
         return Exercise(2 + sum(done >= share for share in self.growth), self.drop_rate)
 
@@ -58,7 +58,7 @@ class Stage:
 
 
 def stages(scale: float = 1.0) -> tuple[Stage, ...]:
-    """The recipe; `scale` multiplies the steps, for a quick trial or a longer training."""
+    """Return the stages; `scale` multiplies their steps."""
     return (
         Stage("vision", round(2000 * scale), 32, 1.5e-3),
         Stage("plain", round(2600 * scale), 16, 1e-3, growth=(0.25, 0.4)),
@@ -67,7 +67,10 @@ def stages(scale: float = 1.0) -> tuple[Stage, ...]:
 
 
 class Steps(Dataset[Batch]):
-    """The batch of each step, made from its number: any run, resumed or not, sees the same ones."""
+    """Make the batch of each step from its number.
+
+    Any run, resumed or not, sees the same batches.
+    """
 
     def __init__(self, stage: Stage, seed: int, rank: int, ranks: int) -> None:
         self._stage, self._seed, self._rank, self._ranks = stage, seed, rank, ranks
@@ -87,7 +90,10 @@ class Steps(Dataset[Batch]):
 
 
 class Trainer:
-    """One rank's training: on a CPU two ranks of one thread each beat one of two; on a GPU there is one."""
+    """Train one rank.
+
+    On a CPU two ranks of one thread each beat one of two; on a GPU there is one.
+    """
 
     def __init__(self, folder: Path, device: str, rank: int, ranks: int, scale: float) -> None:
         self._folder, self._device, self._rank, self._ranks = folder, device, rank, ranks

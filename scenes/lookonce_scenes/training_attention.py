@@ -1,4 +1,4 @@
-"""Attention for the training, registered with transformers by name while a model trains.
+"""Attention for training, registered with transformers by name.
 
 Plain matrix products are 2-4 times faster than SDPA's backward pass at this size on a CPU, and splitting the image
 prefix (causal, never looks at questions) from the text rows saves the mask and the work of its upper right part.
@@ -33,7 +33,10 @@ def _tower(
 def _packed(
     module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, **_: Any
 ) -> tuple[Tensor, None]:
-    """mask: additive, `[batch, 1, text, prefix + text]`: its rows are the text's alone."""
+    """Attend with an additive mask, `[batch, 1, text, prefix + text]`.
+
+    The mask's rows are the text's alone.
+    """
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     prefix = query.shape[2] - mask.shape[2]
@@ -44,7 +47,10 @@ def _packed(
 
 
 def use_training_attention(model: LlavaForConditionalGeneration) -> None:
-    """Switch a model to it. The configuration that `save_checkpoint` writes does not name an implementation."""
+    """Switch a model to this attention.
+
+    The configuration that `save_checkpoint` writes does not name an implementation.
+    """
     AttentionInterface.register("lookonce-training-tower", _tower)
     AttentionInterface.register("lookonce-training-packed", _packed)
     model.model.vision_tower.config._attn_implementation = "lookonce-training-tower"

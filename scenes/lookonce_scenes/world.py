@@ -1,4 +1,6 @@
-"""Drawn scenes: a few coloured shapes and digits, placed freely on a varied background; deterministic by seed.
+"""Draw scenes of coloured shapes and digits, deterministic by seed.
+
+Shapes are placed freely on a varied background.
 
 Invariants: no two objects of a scene have the same kind and colour, none overlap, and every centre keeps a margin to
 the lines that divide the picture into its nine regions, so that "top left" always has one right answer.
@@ -50,6 +52,7 @@ class SceneObject:
         x: centre, pixels from the left.
         y: centre, pixels from the top.
         radius: half of the width, in pixels.
+
     """
 
     kind: str
@@ -73,7 +76,10 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A scene: its objects in reading order (by region, then left to right), and the seed of its drawing."""
+    """A scene: its objects in reading order, and the seed of its drawing.
+
+    Reading order is by region, then left to right.
+    """
 
     objects: tuple[SceneObject, ...]
     seed: int
@@ -93,6 +99,7 @@ def sample_scene(seed: int, min_objects: int = 1, max_objects: int = 4, digit_ra
         min_objects: fewest objects.
         max_objects: most objects.
         digit_rate: share of scenes with a digit among their objects (one at the most, always large).
+
     """
     rng = random.Random(seed)
     while True:
@@ -129,7 +136,10 @@ def _place(rng: random.Random, others: list[SceneObject], *, is_digit: bool) -> 
 
 
 def render(scene: Scene) -> NDArray[np.uint8]:
-    """The scene's picture, `[IMAGE_SIZE, IMAGE_SIZE, 3]`: supersampled drawing, then noise and a gradient."""
+    """Draw the scene: `[IMAGE_SIZE, IMAGE_SIZE, 3]`.
+
+    The drawing is supersampled, then gets noise and a gradient.
+    """
     rng = np.random.default_rng(scene.seed)
     base = rng.integers(20, 236) + rng.integers(-14, 15, size=3)
     big = IMAGE_SIZE * _SUPERSAMPLING
@@ -151,7 +161,7 @@ def render(scene: Scene) -> NDArray[np.uint8]:
 
 
 def masks(scene: Scene) -> list[NDArray[np.bool_]]:
-    """For each object, in order, the pixels it covers: `[IMAGE_SIZE, IMAGE_SIZE]`, True where it is drawn."""
+    """Return each object's pixels: `[IMAGE_SIZE, IMAGE_SIZE]`, True where drawn."""
     result = []
     for o in scene.objects:
         big = IMAGE_SIZE * _SUPERSAMPLING

@@ -75,7 +75,13 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
         keys = read_keys(settings.api_keys, settings.api_key_hashes, settings.tenant_limits)
         images = _images(settings, metrics)
         parts.push_async_callback(asyncio.to_thread, images.close)
-        store = open_store(settings.store, ttl=settings.ttl, observer=metrics.store)
+        store = open_store(
+            settings.store,
+            ttl=settings.ttl,
+            observer=metrics.store,
+            record_bytes=settings.store_responses_bytes,
+            image_bytes=settings.keep_images_bytes,
+        )
         parts.push_async_callback(store.close)
         metrics.store.begin(store.tier)
         engine = await _load_engine(settings)
@@ -115,7 +121,7 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
                 metrics=metrics,
                 started_at=time.time(),
                 tenant_limits=keys.limits,
-                phase=Lifecycle(contexts.maker),
+                phase=Lifecycle(contexts.describe_queue),
             )
         )
 

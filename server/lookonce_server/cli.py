@@ -102,4 +102,4 @@ def _explained(error: object) -> str:
     if not error["loc"]:  # settings that do not go together: the message names them
         return str(error["msg"].removeprefix("Value error, "))
     flag = "--" + "-".join(str(part).replace("_", "-") for part in error["loc"])
-    return access.masked(f"{flag}: {error['msg']} (given: {error['input']!r})")
+    return access.mask_keys(f"{flag}: {error['msg']} (given: {error['input']!r})")

@@ -32,10 +32,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[LookonceServer]:
-    """A running server of this module's own, with its own small model, which keeps contexts in memory."""
-    with LookonceServer() as running:
-        yield running
+def server(embedded: LookonceServer) -> LookonceServer:
+    return embedded
 
 
 @pytest.fixture

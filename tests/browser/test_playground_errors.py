@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from lookonce_server.auth import tenants as access
+from lookonce_server.auth import tenants
 
 from ..support.http_requests import question_about
 from ..support.pictures import png
@@ -166,14 +166,14 @@ def test_a_describe_pass_that_fails_is_tried_again(visit):
 
 @pytest.fixture(scope="module")
 def key() -> str:
-    return access.new_key()
+    return tenants.new_key()
 
 
 @pytest.fixture(scope="module")
 def locked_server(key, tmp_path_factory) -> Iterator[LookonceServer]:
     """A server with one API key."""
     keys = tmp_path_factory.mktemp("keys") / "keys.toml"
-    keys.write_text(f'[tenants]\nacme = ["sha256:{access.key_hash(key)}"]\n', encoding="utf-8")
+    keys.write_text(f'[tenants]\nacme = ["sha256:{tenants.key_hash(key)}"]\n', encoding="utf-8")
     with LookonceServer("--api-keys", str(keys)) as running:
         yield running
 

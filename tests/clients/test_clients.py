@@ -44,9 +44,8 @@ def clients_python() -> str:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[LookonceServer]:
-    with LookonceServer() as running:
-        yield running
+def server(embedded: LookonceServer) -> LookonceServer:
+    return embedded
 
 
 class Folder(NamedTuple):

@@ -36,11 +36,11 @@ KEY = new_key()
 
 
 @pytest.fixture(scope="module")
-def urls(tmp_path_factory) -> Iterator[dict[str, str]]:
+def urls(embedded: LookonceServer) -> Iterator[dict[str, str]]:
     """The servers of the docs, by the address that the docs give them: one without keys, one with."""
     keys = ("--api-key-hashes", f"acme=sha256:{key_hash(KEY)}")
-    with LookonceServer() as free, LookonceServer(*keys) as keyed:
-        yield {"http://127.0.0.1:8000": free.url, "http://127.0.0.1:8123": keyed.url}
+    with LookonceServer(*keys) as keyed:
+        yield {"http://127.0.0.1:8000": embedded.url, "http://127.0.0.1:8123": keyed.url}
 
 
 @pytest.fixture

@@ -3,29 +3,23 @@
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
-import openai
 import pytest
 
 from lookonce_cache import open_store
+from lookonce_evaluation.bench.fixtures import find_redis_server
+from lookonce_evaluation.errors import EvaluationError
 
 from ..support.network import Certificate, Network, make_certificate
 from ..support.redis_cluster import RedisCluster
-from ..support.redis_server import RedisServer, find_redis_server
-from ..support.server_process import ENGINES, LookonceServer
+from ..support.redis_server import RedisServer
 from .stores import KINDS, url_of
 
 
 def pytest_report_header() -> str:
     try:
-        binary, origin = find_redis_server()
-    except FileNotFoundError as error:
-        return f"redis-server: {error}"
-    return f"redis-server: {binary}, from {origin}"
-
-
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
+        return f"redis-server: {find_redis_server()}"
+    except EvaluationError as error:
+        return str(error)
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +62,7 @@ def tls_port(shared_redis_server: RedisServer, certificate: Certificate) -> Iter
         yield network.port
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[pytest.param(k, marks=pytest.mark.extended) if "cluster" in k else k for k in KINDS])
 async def opening(request, monkeypatch):
     """A function that opens the store under test with given options; what it opened is closed at the end."""
     monkeypatch.setattr("lookonce_cache.stores.redis.store.INDEX_SECONDS", 60)
@@ -86,23 +80,3 @@ async def opening(request, monkeypatch):
 @pytest.fixture
 async def store(opening):
     return opening(ttl=60)
-
-
-@pytest.fixture(scope="module", params=ENGINES)
-def engine_arguments(request) -> tuple[str, ...]:
-    """What chooses an engine on the command line."""
-    return ENGINES[request.param]
-
-
-@pytest.fixture(scope="module")
-def server(engine_arguments) -> Iterator[LookonceServer]:
-    """A running server of this module's own, which keeps contexts in memory; each test runs with both engines."""
-    with LookonceServer(*engine_arguments) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server: LookonceServer) -> Iterator[openai.OpenAI]:
-    """OpenAI's own client of that server."""
-    with server.openai() as talking:
-        yield talking

@@ -12,6 +12,7 @@ from lookonce_server.auth.tenants import key_hash, new_key
 
 from ..support.server_process import LookonceServer
 
+pytestmark = pytest.mark.extended
 _FOLDER = Path(__file__).parents[1] / "openapi"
 _EXAMPLES = int(os.environ.get("LOOKONCE_TEST_OPENAPI_EXAMPLES", "20"))  # an operation and phase
 _SEED = os.environ.get("LOOKONCE_TEST_OPENAPI_SEED", "1")

@@ -17,15 +17,15 @@ from ..support.blocking import Blocking
 from ..support.network import Network
 from ..support.pictures import find_question, png, questions
 from ..support.pseudo_terminal import PseudoTerminal
-from ..support.server_process import environment
+from ..support.server_process import LookonceServer, environment
 
 FIND = "Find the red object."
 
 
 @pytest.fixture(scope="module")
-def engine_arguments() -> tuple[str, ...]:
-    """The embedded engine's: to clients all engines are alike."""
-    return ()
+def server(embedded: LookonceServer) -> LookonceServer:
+    """To clients all engines are alike."""
+    return embedded
 
 
 @pytest.fixture(params=[lookonce.Client, lookonce.AsyncClient], ids=["sync", "async"])

@@ -13,6 +13,7 @@ from ..support.pictures import messages, picture_url
 from ..support.redis_server import RedisServer, wait_until
 from ..support.server_process import MODEL, LookonceServer
 
+pytestmark = pytest.mark.extended
 QUESTIONS = 1000
 CONNECTIONS = 150
 HITS = 0.9  # share of the questions about a new image that were answered from its context

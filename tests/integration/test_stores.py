@@ -210,6 +210,20 @@ async def test_pages_have_every_context_once(store):
     assert second.next is None
 
 
+async def test_pages_of_one_model_are_full(store):
+    """Contexts of another model lie before, between and after them, more than are read at a time."""
+    for name in range(9):
+        await store.put(make_context(name))
+        for other in range(16):
+            await store.put(make_context((name, other), model_fingerprint="another"))
+    first = await store.list("acme", limit=4, model="model-1")
+    second = await store.list("acme", limit=5, after=first.next, model="model-1")
+    assert (len(first.infos), len(second.infos), second.next) == (4, 5, None)
+    assert {info.key.id for info in first.infos + second.infos} == {context_key(name).id for name in range(9)}
+    assert len(await listed(store)) == 9 * 17
+    assert (await store.list("acme", model="a third")) == ((), None)
+
+
 async def test_a_list_of_none(store):
     await store.put(make_context())
     assert (await store.list("acme", limit=0)).infos == ()

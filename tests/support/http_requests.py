@@ -83,6 +83,15 @@ def get_to_know(server: LookonceServer, seeds: range) -> list[Known]:
     return found
 
 
+def delete_contexts(server: LookonceServer) -> LookonceServer:
+    """Delete every context once the describe passes have ended, and return the server."""
+    server.wait_for("queue_depth", 0)
+    while found := server.get("/v1/contexts").json()["data"]:
+        for context in found:
+            forget(server, context["id"])
+    return server
+
+
 def forget(server: LookonceServer, context_id: str | None) -> httpx2.Response:
     """Have a context deleted."""
     with server.http() as client:

@@ -12,12 +12,6 @@ from lookonce_server.engines.vllm import VllmEngine
 from .engines import PROMPT, start
 
 
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    """One event loop for the whole run: an engine belongs to the loop it was made in."""
-    return "asyncio"
-
-
 @pytest.fixture(scope="session", autouse=True)
 def quick_vllm():
     """vLLM reads its environment where it starts: nothing is compiled, which takes longer than all the tests."""

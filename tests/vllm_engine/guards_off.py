@@ -8,8 +8,8 @@ from vllm.v1.request import Request
 
 from lookonce_server.engines.vllm import positions
 from lookonce_server.engines.vllm.connector.connector import ContextConnector
-from lookonce_server.engines.vllm.connector.connector import recorder as recording
 from lookonce_server.engines.vllm.connector.messages import CaptureStep
+from lookonce_server.engines.vllm.connector.recorder import KVRecorder
 
 
 class Unguarded(ContextConnector):
@@ -55,7 +55,7 @@ class Credulous(ContextConnector):
 class _Trusting:
     """Takes rows that were never seen for zeros."""
 
-    def __init__(self, recorder: recording.KVRecorder) -> None:
+    def __init__(self, recorder: KVRecorder) -> None:
         self._recorder = recorder
 
     def begin(self, steps: list[CaptureStep]) -> None:

@@ -110,11 +110,11 @@ def test_the_salt_is_a_secret_of_the_context(engine, made):
 async def ask_with_prompt_logprobs(engine, context) -> None:
     """A request that no caller of the engine can make."""
     ids, _, prefix = engine._continued(context, about(QUESTION))
-    whole = (await engine._shared(prefix)).before(context)
-    async with engine._contexts.lent(context.id, whole) as lent:
-        params = sampling_params(Sampling(4), Job(lent.load))
+    dense = (await engine._prefix_kv(prefix)).with_prefix(context)
+    async with engine._contexts.attach(context.id, dense) as attached:
+        params = sampling_params(Sampling(4), Job(attached.load))
         params.prompt_logprobs, params.skip_reading_prefix_cache = 1, True
-        async for _ in engine._requests.run(lent.prompt(ids), params):
+        async for _ in engine._requests.run(attached.prompt(ids), params):
             pass
 
 
@@ -152,7 +152,7 @@ def losing(monkeypatch):
                     path.unlink(missing_ok=True)
                 yield path
 
-        monkeypatch.setattr(engine._spool, "lend", losing)
+        monkeypatch.setattr(engine._spool, "share", losing)
 
     return lose
 

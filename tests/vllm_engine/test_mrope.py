@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lookonce_evaluation.shapes.qwen2_vl import TINY, write_qwen2_vl
+from lookonce_evaluation.bench.checkpoints.qwen2_vl import TINY, write_qwen2_vl
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.transformers import TransformersEngine

@@ -1,4 +1,4 @@
-"""The precision that a context's keys and values are stored in. What each costs and loses: docs/precision.md."""
+"""The precision of stored keys and values. What each costs and loses: docs/research/precision.md."""
 
 from dataclasses import dataclass, field
 from typing import Literal

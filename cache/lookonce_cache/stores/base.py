@@ -90,6 +90,10 @@ class Store(Protocol):
     def records(self) -> BlobStore:
         """Kept in the same place as the contexts, and closed with them; of a tiered store, in the last tier."""
 
+    @property
+    def images(self) -> BlobStore:
+        """The same for images: where memory has a budget, they have one of their own and push no record out."""
+
     async def get(self, key: ContextKey, *, ttl: float | None = None) -> StoreHit | None:
         """The context, or None. Counts as use."""
 
@@ -118,12 +122,15 @@ class Store(Protocol):
     async def info(self, key: ContextKey) -> ContextInfo | None:
         """What is known of the context, or None. Does not count as use."""
 
-    async def list(self, tenant: str, *, limit: int = 100, after: str | None = None) -> Page:
-        """Up to `limit` of a tenant's contexts, at most `MAX_LISTED`. Does not count as use.
+    async def list(self, tenant: str, *, limit: int = 100, after: str | None = None, model: str | None = None) -> Page:
+        """List up to `limit` of a tenant's contexts, at most `MAX_LISTED`. Does not count as use.
+
+        A page has fewer only where there are no more.
 
         Args:
             tenant: whose.
             limit: how many.
+            model: the fingerprint of the model that made them; None lists the contexts of all models.
             after: the `next` of the page before; one that no store gave out lists from the start.
         """
 

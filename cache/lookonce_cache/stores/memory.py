@@ -14,7 +14,7 @@ from lookonce_cache.errors import ContextTooLargeError, LeaseLostError
 from lookonce_cache.format.quantization import QuantizedTensor
 from lookonce_cache.identity import ContextKey
 from lookonce_cache.stores.base import MAX_LISTED, ContextInfo, Lease, Page, State, StoreHit, StoreStats
-from lookonce_cache.stores.blobs import MemoryBlobStore
+from lookonce_cache.stores.blobs import MEMORY_BYTES, MemoryBlobStore
 from lookonce_cache.stores.cursor import Cursor, parse_cursor
 from lookonce_cache.stores.observer import StoreObserver, observed
 
@@ -49,17 +49,26 @@ class MemoryStore:
         max_bytes: budget for the tensors of all tenants together, in bytes.
         ttl: seconds a context lives after its last use, None for ever.
         observer: told of every call.
+        record_bytes: budget for the records of all tenants together, in bytes.
+        image_bytes: the same for images.
     """
 
     tier = "memory"
 
     def __init__(
-        self, *, max_bytes: int = DEFAULT_MAX_BYTES, ttl: float | None = None, observer: StoreObserver | None = None
+        self,
+        *,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        ttl: float | None = None,
+        observer: StoreObserver | None = None,
+        record_bytes: int = MEMORY_BYTES,
+        image_bytes: int = MEMORY_BYTES,
     ) -> None:
         self.max_bytes = max_bytes
         self.used_bytes = 0
         self.observer = observer or StoreObserver()
-        self.records = MemoryBlobStore(ttl=ttl, observer=self.observer)
+        self.records = MemoryBlobStore(ttl=ttl, observer=self.observer, max_bytes=record_bytes)
+        self.images = MemoryBlobStore(ttl=ttl, observer=self.observer, max_bytes=image_bytes)
         self._ttl = ttl
         # Least recently used first.
         self._entries: OrderedDict[ContextKey, _Entry] = OrderedDict()
@@ -126,10 +135,11 @@ class MemoryStore:
         return None if entry is None else self._describe(entry)
 
     @observed
-    async def list(self, tenant: str, *, limit: int = 100, after: str | None = None) -> Page:
+    async def list(self, tenant: str, *, limit: int = 100, after: str | None = None, model: str | None = None) -> Page:
         """See `Store.list`. Those put last come first."""
         cursor = parse_cursor(after)
         entries = [entry for entry in self._of_tenant(tenant) if cursor is None or entry.cursor < cursor]
+        entries = [entry for entry in entries if model in (None, entry.context.identity.model_fingerprint)]
         entries.sort(key=lambda entry: entry.cursor, reverse=True)
         shown = entries[: max(0, min(limit, MAX_LISTED))]
         more = str(shown[-1].cursor) if shown and len(shown) < len(entries) else None
@@ -184,6 +194,7 @@ class MemoryStore:
         self._leases.clear()
         self._last_leases.clear()
         self.records.clear()
+        self.images.clear()
         self._hold(-self.used_bytes)
 
     def _use(self, key: ContextKey, ttl: float | None) -> _Entry | None:

@@ -1,9 +1,11 @@
 """From a store URL to a store."""
 
 from collections.abc import Callable
+from typing import Any
 
 from lookonce_cache.errors import StoreConfigError
 from lookonce_cache.stores.base import Store
+from lookonce_cache.stores.blobs import MEMORY_BYTES
 from lookonce_cache.stores.memory import MemoryStore
 from lookonce_cache.stores.observer import StoreObserver
 from lookonce_cache.stores.redis.options import SCHEMES as REDIS_SCHEMES
@@ -16,7 +18,14 @@ SCHEMES = ", ".join(f"{scheme}://" for scheme in ("memory", *REDIS_SCHEMES))
 MEMORY_PARAMETERS: dict[str, Callable[[str], int]] = {"max_bytes": parse_size}
 
 
-def open_store(url: str, *, ttl: float | None = None, observer: StoreObserver | None = None) -> Store:
+def open_store(
+    url: str,
+    *,
+    ttl: float | None = None,
+    observer: StoreObserver | None = None,
+    record_bytes: int = MEMORY_BYTES,
+    image_bytes: int = MEMORY_BYTES,
+) -> Store:
     """The store that `url` names. Nothing is connected yet; `Store.ping` does.
 
     - `memory://?max_bytes=2GiB`
@@ -32,6 +41,8 @@ def open_store(url: str, *, ttl: float | None = None, observer: StoreObserver | 
         url: one of these, with special characters in user and password percent-encoded.
         ttl: seconds a context lives after its last use, None for as long as there is room.
         observer: told of every call.
+        record_bytes: budget for records in a memory store; in Redis its own `maxmemory` is the bound.
+        image_bytes: the same for images.
 
     Raises:
         StoreConfigError: the scheme, another part of the URL, or the TTL is wrong. No message contains a password.
@@ -40,17 +51,17 @@ def open_store(url: str, *, ttl: float | None = None, observer: StoreObserver | 
         raise StoreConfigError(f"store ttl: {ttl!r}; accepted: seconds above 0, or None for ever")
     scheme = split_url(url).scheme
     if scheme == "memory":
-        return _open_memory(url, ttl, observer)
+        return _open_memory(url, ttl=ttl, observer=observer, record_bytes=record_bytes, image_bytes=image_bytes)
     if scheme not in REDIS_SCHEMES:
         raise StoreConfigError(f"store URL scheme: {scheme!r}; accepted: {SCHEMES}")
     return _open_redis(url, ttl, observer)
 
 
-def _open_memory(url: str, ttl: float | None, observer: StoreObserver | None) -> MemoryStore:
+def _open_memory(url: str, **options: Any) -> MemoryStore:
     parts = split_url(url)
     if parts.netloc or parts.path:
         raise StoreConfigError(f"store URL memory://: {parts.netloc + parts.path!r}; accepted: parameters only")
-    return MemoryStore(**parameters(parts, MEMORY_PARAMETERS), ttl=ttl, observer=observer)
+    return MemoryStore(**parameters(parts, MEMORY_PARAMETERS), **options)
 
 
 def _open_redis(url: str, ttl: float | None, observer: StoreObserver | None) -> Store:

@@ -30,7 +30,7 @@ class TieredStore:
 
     def __init__(self, hot: MemoryStore, shared: Store) -> None:
         self.tier = shared.tier
-        self.records = shared.records
+        self.records, self.images = shared.records, shared.images
         self._hot = hot
         self._shared = shared
         self._loads: dict[ContextKey, asyncio.Task[StoreHit | None]] = {}
@@ -75,9 +75,9 @@ class TieredStore:
         """See `Store.info`."""
         return await self._shared.info(key)
 
-    async def list(self, tenant: str, *, limit: int = 100, after: str | None = None) -> Page:
+    async def list(self, tenant: str, *, limit: int = 100, after: str | None = None, model: str | None = None) -> Page:
         """See `Store.list`."""
-        return await self._shared.list(tenant, limit=limit, after=after)
+        return await self._shared.list(tenant, limit=limit, after=after, model=model)
 
     async def stats(self, tenant: str) -> StoreStats:
         """See `Store.stats`."""

@@ -1,8 +1,7 @@
-"""The client of lookonce: look at an image once, ask about it as often as you like."""
+"""Look at an image once, ask about it as often as you like: the client of lookonce."""
 
 from typing import TYPE_CHECKING
 
-from ._chat import AsyncChat, Chat
 from ._client import AsyncClient, Client
 from ._exceptions import (
     APIConnectionError,
@@ -20,11 +19,10 @@ from ._exceptions import (
     RateLimitError,
     ServerError,
 )
-from ._images import ImageSource
-from ._saved import Saved
-from ._session import AsyncImageSession, ImageSession
-from ._stream import AnswerStream, AsyncAnswerStream, AsyncDescriptionStream, DescriptionStream
-from ._types import Answer, AskOptions, Context, ContextOptions, ContextStats, ContextTokens, ImageOptions, Turn
+from ._image import ImageSource
+from ._session import AsyncChat, AsyncImageSession, Chat, ImageSession
+from ._streaming import AnswerStream, AsyncAnswerStream, AsyncDescriptionStream, DescriptionStream
+from ._types import Answer, AskOptions, Context, ContextOptions, ContextStats, ContextTokens, ImageOptions, Saved, Turn
 
 __all__ = [
     "APIConnectionError",
@@ -69,7 +67,7 @@ __version__: str
 if not TYPE_CHECKING:  # or every name would be taken for an attribute
 
     def __getattr__(name: str) -> str:
-        """`__version__`, read when it is asked for: importlib.metadata takes half as long as all of this package."""
+        """Read `__version__` on demand: importlib.metadata takes half as long as all of this package."""
         if name != "__version__":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""`python -m lookonce`."""
+"""Run the command line as `python -m lookonce`."""
 
 import sys
 

@@ -1,46 +1,45 @@
-"""The clients of a lookonce server: one that blocks, and one that is awaited."""
+"""Connect to a lookonce server, blocking or with asyncio."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import Self, Unpack, cast
+from typing import Self, TypeVar, Unpack, cast
 
-from ._flows import Server
-from ._image_flows import Image
-from ._images import ImageSource, reference
-from ._protocol import check_options
-from ._retries import DEFAULT_RETRIES
-from ._saved import Saved
+from . import _requests
+from ._image import Image, ImageSource, parse_context_id, read_image
+from ._requests import Request
+from ._server import DEFAULT_RETRIES, Server
 from ._session import AsyncImageSession, ImageSession
-from ._types import Context, ContextOptions, ContextStats, ImageOptions
+from ._types import Context, ContextOptions, ContextStats, ImageOptions, Saved
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = 600.0  # seconds; a large image on a CPU takes its time
+T = TypeVar("T")
 
 
-class _KnownOfAServer:
-    """What a client knows without asking."""
+class _BaseClient:
+    """Hold the state of a client, and check its arguments."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
 
     @property
     def saved(self) -> Saved:
-        """What the questions about all images saved so far."""
-        return self._server.tally.saved
+        """The savings of all images' questions so far."""
+        return self._server.saved.total
 
-    def _image(self, source: ImageSource, options: ImageOptions, *, forgets: bool = False) -> Image:
-        check_options(options, ImageOptions)
-        return Image(self._server, reference(source), options, forgets=forgets)
+    def _image(self, source: ImageSource, options: ImageOptions, *, forget_on_exit: bool = False) -> Image:
+        _requests.check_options(options, ImageOptions)
+        return Image(self._server, read_image(source), options, forget_on_exit=forget_on_exit)
 
-    def _image_to_keep(self, source: ImageSource, options: ContextOptions) -> Image:
-        check_options(options, ContextOptions)
+    def _image_to_prepare(self, source: ImageSource, options: ContextOptions) -> Image:
+        _requests.check_options(options, ContextOptions)
         return self._image(source, cast(ImageOptions, options))
 
 
-class Client(_KnownOfAServer):
-    """A client of one server; any number of threads may use it.
+class Client(_BaseClient):
+    """Ask one server about images; any number of threads may use it.
 
         with Client() as client, client.image("street.jpg") as photo:
             print(photo.ask("What colour is the car?").text)
@@ -48,12 +47,12 @@ class Client(_KnownOfAServer):
     Its methods raise LookonceError; `_exceptions.py` draws the tree.
 
     Args:
-        base_url: where the server listens.
-        api_key: sent as a bearer token, where the server asks for one.
+        base_url: the server's address.
+        api_key: the API key, sent as a bearer token.
         timeout: seconds to wait for the server's next bytes.
-        max_retries: how often a request is sent again that met a moment's trouble: no connection, or a status of 408,
-            429, 502, 503 or 504. The first comes half a second later, each further one after twice as long, none sooner
-            than the server says (`retry-after`); a server that wants more than a minute is not waited for.
+        max_retries: how often a request is sent again after a temporary failure: no connection, or a status of 408,
+            429, 502, 503 or 504. The first retry comes half a second later, each further one after twice as long, none
+            sooner than the server says (`retry-after`); a server that asks for more than a minute is not waited for.
         model: the model to ask; None takes the first that the server serves.
     """
 
@@ -66,7 +65,7 @@ class Client(_KnownOfAServer):
         max_retries: int = DEFAULT_RETRIES,
         model: str | None = None,
     ) -> None:
-        from ._transport import Transport  # with it comes httpx2, which takes longer than the rest together
+        from ._transport import Transport  # imports httpx2, which takes longer than the rest together
 
         super().__init__(Server(model, max_retries))
         self._transport = Transport(base_url, api_key, timeout)
@@ -78,42 +77,49 @@ class Client(_KnownOfAServer):
             source: a path, the bytes of an image file, a `data:` or `http(s):` URL, or `lookonce:<context id>`. A file
                 is read at once.
             forget: delete the context from the server at the end of the session's `with` block.
-            options: that ride on every request about the image, those of `ImageOptions`.
+            options: the options of every request about the image, those of `ImageOptions`.
         """
-        return ImageSession(self._image(source, options, forgets=forget), self._transport)
+        return ImageSession(self._image(source, options, forget_on_exit=forget), self._transport)
 
     def create_context(self, source: ImageSource, **options: Unpack[ContextOptions]) -> Context:
-        """Have the server look at an image and keep its context; the options are those of `ContextOptions`."""
-        return self._transport.run(self._image_to_keep(source, options).prepare())
+        """Have the server make an image's context; the options are those of `ContextOptions`."""
+        return self._transport.run(self._image_to_prepare(source, options).prepare())
 
     def get_context(self, id: str) -> Context:  # noqa: A002 - the API's own word
-        """One context, by its id; raises ContextNotFoundError."""
-        return self._transport.run(self._server.get_context(id))
+        """Return a context by its id; raises ContextNotFoundError."""
+        return self._send(_requests.get_context(parse_context_id(id)))
 
     def list_contexts(self, *, limit: int | None = None) -> Iterator[Context]:
-        """The contexts the server keeps for the caller, those stored last first; pages are fetched as they are needed.
+        """Yield the caller's contexts, the newest first; pages are fetched as needed.
 
         Args:
-            limit: how many at most; None for all.
+            limit: the largest number of contexts; None for all.
         """
-        for page in self._server.pages(limit):
+        for page in self._server.context_pages(limit):
             yield from self._transport.run(page)
 
     def context_stats(self) -> ContextStats:
-        """What the contexts amount to that the server keeps for the caller."""
-        return self._transport.run(self._server.context_stats())
+        """Return the statistics of the caller's contexts."""
+        return self._send(_requests.context_stats())
 
     def delete_context(self, id: str) -> None:  # noqa: A002 - the API's own word
-        """Remove a context, by its id; raises ContextNotFoundError, also where only the reply to a removal was lost."""
-        self._transport.run(self._server.delete_context(id))
+        """Delete a context by its id.
+
+        Raises:
+            ContextNotFoundError: there is no such context; or it was deleted, and only the reply was lost.
+        """
+        self._send(_requests.delete_context(parse_context_id(id)))
 
     def models(self) -> list[str]:
-        """The names of the models served."""
-        return self._transport.run(self._server.models())
+        """Return the names of the models served."""
+        return self._send(_requests.list_models())
 
     def close(self) -> None:
         """Close the connections."""
         self._transport.close()
+
+    def _send(self, request: Request[T]) -> T:
+        return self._transport.run(self._server.send(request))
 
     def __enter__(self) -> Self:
         return self
@@ -124,8 +130,8 @@ class Client(_KnownOfAServer):
         self.close()
 
 
-class AsyncClient(_KnownOfAServer):
-    """As `Client`, for asyncio: what asks the server is awaited.
+class AsyncClient(_BaseClient):
+    """Do the same as `Client`, for asyncio: methods that ask the server are awaited.
 
     async with AsyncClient() as client, client.image("street.jpg") as photo:
         print((await photo.ask("What colour is the car?")).text)
@@ -146,38 +152,41 @@ class AsyncClient(_KnownOfAServer):
         self._transport = AsyncTransport(base_url, api_key, timeout)
 
     def image(self, source: ImageSource, *, forget: bool = False, **options: Unpack[ImageOptions]) -> AsyncImageSession:
-        """As `Client.image`; reading a file blocks, so where that matters give its bytes."""
-        return AsyncImageSession(self._image(source, options, forgets=forget), self._transport)
+        """Do the same as `Client.image`; reading a file blocks, so give its bytes if that matters."""
+        return AsyncImageSession(self._image(source, options, forget_on_exit=forget), self._transport)
 
     async def create_context(self, source: ImageSource, **options: Unpack[ContextOptions]) -> Context:
-        """As `Client.create_context`."""
-        return await self._transport.run(self._image_to_keep(source, options).prepare())
+        """Do the same as `Client.create_context`."""
+        return await self._transport.run(self._image_to_prepare(source, options).prepare())
 
     async def get_context(self, id: str) -> Context:  # noqa: A002 - the API's own word
-        """As `Client.get_context`."""
-        return await self._transport.run(self._server.get_context(id))
+        """Do the same as `Client.get_context`."""
+        return await self._send(_requests.get_context(parse_context_id(id)))
 
     async def list_contexts(self, *, limit: int | None = None) -> AsyncIterator[Context]:
-        """As `Client.list_contexts`."""
-        for page in self._server.pages(limit):
+        """Do the same as `Client.list_contexts`."""
+        for page in self._server.context_pages(limit):
             for context in await self._transport.run(page):
                 yield context
 
     async def context_stats(self) -> ContextStats:
-        """As `Client.context_stats`."""
-        return await self._transport.run(self._server.context_stats())
+        """Do the same as `Client.context_stats`."""
+        return await self._send(_requests.context_stats())
 
     async def delete_context(self, id: str) -> None:  # noqa: A002 - the API's own word
-        """As `Client.delete_context`."""
-        await self._transport.run(self._server.delete_context(id))
+        """Do the same as `Client.delete_context`."""
+        await self._send(_requests.delete_context(parse_context_id(id)))
 
     async def models(self) -> list[str]:
-        """As `Client.models`."""
-        return await self._transport.run(self._server.models())
+        """Do the same as `Client.models`."""
+        return await self._send(_requests.list_models())
 
     async def close(self) -> None:
-        """As `Client.close`."""
+        """Do the same as `Client.close`."""
         await self._transport.close()
+
+    async def _send(self, request: Request[T]) -> T:
+        return await self._transport.run(self._server.send(request))
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""Every error the client raises.
+"""Define every error that the client raises.
 
 * LookonceError
   + ImageSourceError         (also a ValueError) the image cannot be read or named
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 class LookonceError(Exception):
-    """The base of every error of this package."""
+    """The base class of every error of this package."""
 
 
 class ImageSourceError(LookonceError, ValueError):
-    """The image could not be read, or its name is not one that is understood."""
+    """The image cannot be read, or is neither a path, a URL nor a context id."""
 
 
 class APIConnectionError(LookonceError):
@@ -43,11 +43,11 @@ class APIConnectionError(LookonceError):
 
 
 class APITimeoutError(APIConnectionError):
-    """The server was reached, and its answer did not come within the time allowed."""
+    """The server was reached, and did not answer within the timeout."""
 
 
 class APIResponseError(LookonceError):
-    """An answer came that is not in the server's protocol; is this a lookonce server?"""
+    """The answer is not in the protocol of a lookonce server."""
 
 
 class APIStatusError(LookonceError):
@@ -55,13 +55,13 @@ class APIStatusError(LookonceError):
 
     Attributes:
         message: what went wrong, in the server's words.
-        status_code: the HTTP status; that of the stream (200) where the error came inside one.
+        status_code: the HTTP status; that of the stream (200) if the error came inside one.
         type: the server's class of error, e.g. `invalid_request_error`.
-        param: the request's field at fault, where there is one.
+        param: the request's field at fault, if there is one.
         code: the machine-readable name of the error, e.g. `context_not_found`.
-        retry_after: seconds after which the server wants to be asked again, where it said so (429, 503).
-        request_id: the server's name for the request, where it gave one.
-        response: the HTTP response; `response.request` is what was asked.
+        retry_after: seconds after which the server wants to be asked again, if it said so (429, 503).
+        request_id: the server's id of the request, if it gave one.
+        response: the HTTP response; `response.request` is the request.
     """
 
     def __init__(self, response: httpx2.Response, error: Mapping[str, Any]) -> None:
@@ -77,7 +77,7 @@ class APIStatusError(LookonceError):
 
 
 class BadRequestError(APIStatusError):
-    """The request is malformed or asks for what the server does not do."""
+    """The request is malformed, or asks for something that the server does not do."""
 
 
 class AuthenticationError(APIStatusError):
@@ -97,11 +97,11 @@ class ContextNotFoundError(NotFoundError):
 
 
 class RateLimitError(APIStatusError):
-    """The caller asked too often, or too much at once; `retry_after` says when to ask again."""
+    """The caller asked too often, or too much at once; ask again after `retry_after`."""
 
 
 class OverloadedError(RateLimitError):
-    """The server has too much to do, whoever asks; try again later."""
+    """The server is overloaded; ask again later."""
 
 
 class ServerError(APIStatusError):
@@ -125,12 +125,12 @@ _BY_CODE: Mapping[str, type[APIStatusError]] = {
 
 
 def status_error(response: httpx2.Response) -> APIStatusError:
-    """Turn a response (read, status 400 or above) into the error that names it."""
+    """Build the error of a response that was read and is not a success."""
     return _error_class(response.status_code, error := _error_object(response))(response, error)
 
 
 def stream_error(response: httpx2.Response, error: Mapping[str, Any]) -> APIStatusError:
-    """Turn an error object found inside a stream into an error; its HTTP status was sent before it happened."""
+    """Build the error of an error event in a stream, whose HTTP status was sent before."""
     return _error_class(500, error)(response, error)
 
 
@@ -140,7 +140,7 @@ def _error_class(status: int, error: Mapping[str, Any]) -> type[APIStatusError]:
 
 
 def _error_object(response: httpx2.Response) -> Mapping[str, Any]:
-    """The body's error object; one in its words for a body that has none, such as a proxy's page."""
+    """Return the body's error object, or quote a body without one, such as a proxy's page."""
     try:
         error = response.json()["error"]
     except (ValueError, KeyError, TypeError):
@@ -152,5 +152,5 @@ def _error_object(response: httpx2.Response) -> Mapping[str, Any]:
 
 
 def _seconds(header: str) -> int | None:
-    """What a Retry-After header says, unless it is a date: a lookonce server sends none."""
+    """Parse a Retry-After header; None for a date, which a lookonce server never sends."""
     return int(header) if re.fullmatch(r"[0-9]{1,9}", header) else None

@@ -1,17 +1,22 @@
-"""One image, many questions."""
+"""Ask about one image: question by question, in a batch, or in a conversation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack, cast
 
-from ._chat import AsyncChat, Chat
-from ._image_flows import Image
-from ._readers import AnswerReader, DescriptionReader
-from ._saved import Saved
-from ._stream import AnswerStream, AsyncAnswerStream, AsyncDescriptionStream, DescriptionStream
-from ._types import Answer, AskOptions, Context, ContextTokens
+from . import _requests
+from ._image import Image
+from ._streaming import (
+    AnswerReader,
+    AnswerStream,
+    AsyncAnswerStream,
+    AsyncDescriptionStream,
+    DescriptionReader,
+    DescriptionStream,
+)
+from ._types import Answer, AskOptions, Context, ContextTokens, Saved, Turn
 
 if TYPE_CHECKING:
     from ._transport import AsyncTransport, Transport
@@ -19,51 +24,51 @@ if TYPE_CHECKING:
 MAX_CONCURRENCY = 4
 
 
-class _KnownOfAnImage:
-    """What a session knows without asking."""
+class _BaseSession:
+    """Tell what a session knows without asking the server."""
 
     def __init__(self, image: Image) -> None:
         self._image = image
 
     @property
     def context_id(self) -> str | None:
-        """The image's context, 64 hex digits, once known."""
+        """The id of the image's context, 64 hex digits; None until it is known."""
         return self._image.reference.context_id
 
     @property
     def context(self) -> Context | None:
-        """The image's context as `prepare` or `describe` last had it; None before."""
+        """The image's context as `prepare` or `describe` last returned it; None before."""
         return self._image.context
 
     @property
     def description(self) -> str | None:
-        """What the model said about the image when it looked; None before `prepare` or `describe`."""
+        """The model's description of the image; None before `prepare` or `describe`."""
         return self._image.context.description if self._image.context else None
 
     @property
     def saved(self) -> Saved:
-        """What the questions about this image saved so far."""
-        return self._image.tally.saved
+        """The savings of this image's questions so far."""
+        return self._image.saved.total
 
-    def _batch(self, questions: Iterable[str], max_concurrency: int) -> tuple[list[str], list[str]]:
-        """Those to ask before the others, so that these need no pixels, and the others."""
+    def _split(self, questions: Iterable[str], max_concurrency: int) -> tuple[list[str], list[str]]:
+        """Split a batch into questions to ask first, so that the rest need no pixels, and the rest."""
         if max_concurrency < 1:
             raise ValueError(f"max_concurrency is {max_concurrency}; 1 or more is expected")
-        asked = list(questions)
-        first = 1 if self.context_id is None else 0
-        return asked[:first], asked[first:]
+        batch = list(questions)
+        num_first = 1 if self.context_id is None else 0
+        return batch[:num_first], batch[num_first:]
 
 
-class ImageSession(_KnownOfAnImage):
-    """One image to ask about; get it from `Client.image`. Any number of threads may use it.
+class ImageSession(_BaseSession):
+    """Ask about one image; get a session from `Client.image`. Threads may share it.
 
-    The pixels go to the server until it names the image's context; from then on only the context's name does.
-    Should the server not have the context any more, or not reach it, the pixels are sent again, once, and the question
-    is answered all the same; a session that began with a context's name has none to send, and raises the error.
-    Each question stands alone; for a conversation see `chat`.
+    The pixels go to the server until it names the image's context; from then on only the context's id does. If the
+    server does not have the context any more, or cannot reach it, the pixels are sent again, once, and the question is
+    answered all the same; a session that began with a context's id has no pixels, and raises the error. Each question
+    stands alone; for a conversation see `chat`.
 
-    As a `with` block it ends nothing on the server: the context stays for others who ask about the same image, unless
-    the session was made with `forget=True`.
+    The end of a `with` block changes nothing on the server: the context stays for others who ask about the same image,
+    unless the session was made with `forget=True`.
     """
 
     def __init__(self, image: Image, transport: Transport) -> None:
@@ -80,58 +85,58 @@ class ImageSession(_KnownOfAnImage):
         """Ask several questions at once; returns the answers in the questions' order.
 
         The first question about a new image goes alone and takes the pixels; the others need none. The first error
-        ends the batch: what is under way is waited for, and what was not asked yet is not.
+        ends the batch: questions under way are waited for, and no further ones are asked.
 
         Args:
-            questions: each stands alone.
+            questions: the questions, each of which stands alone.
             max_concurrency: how many are asked at a time.
-            options: of every question.
+            options: the options of every question.
         """
-        first, others = self._batch(questions, max_concurrency)
+        first, rest = self._split(questions, max_concurrency)
         answers = [self.ask(question, **options) for question in first]
-        if not others:
+        if not rest:
             return answers
 
         from concurrent.futures import ThreadPoolExecutor
 
-        pool = ThreadPoolExecutor(min(max_concurrency, len(others)), thread_name_prefix="lookonce")
+        pool = ThreadPoolExecutor(min(max_concurrency, len(rest)), thread_name_prefix="lookonce")
         try:
-            asked = [pool.submit(self.ask, question, **options) for question in others]
-            return answers + [one.result() for one in asked]
+            futures = [pool.submit(self.ask, question, **options) for question in rest]
+            return answers + [future.result() for future in futures]
         finally:
             pool.shutdown(cancel_futures=True)
 
     def stream(self, question: str, **options: Unpack[AskOptions]) -> AnswerStream:
-        """Ask about the image and take the answer's text as it comes; the options are those of `AskOptions`."""
+        """Ask about the image and stream the answer; the options are those of `AskOptions`."""
         return AnswerStream(self._transport, AnswerReader(self._image, question, options))
 
     def chat(self, **options: Unpack[AskOptions]) -> Chat:
-        """Begin a conversation about the image; the options are those of each of its questions."""
+        """Begin a conversation about the image; the options are those of each question."""
         return Chat(self._image, self._transport, options)
 
     def prepare(self) -> Context:
-        """Have the server look at the image now, so that the first answer too comes from the context."""
+        """Have the server make the context now, so that the first answer is a hit too."""
         return self._transport.run(self._image.prepare())
 
     def describe(self) -> DescriptionStream:
-        """The same, with the image's description as the model generates it."""
+        """Have the server make the context now, and stream the image's description."""
         return DescriptionStream(self._transport, DescriptionReader(self._image))
 
     def tokens(self, *, retention: float | None = None) -> ContextTokens:
-        """How much each of the image's tokens counted, and which were kept; see `heatmap`."""
+        """Return the scores of the image's tokens, and which are kept; see `heatmap`."""
         return self._transport.run(self._image.tokens(retention))
 
     def heatmap(self, *, retention: float | None = None, over_image: bool = True) -> bytes:
-        """A PNG file of what was kept.
+        """Return a PNG file that shows which tokens are kept.
 
         Args:
-            retention: what would be kept at this share, and nothing is made; None for what the context keeps.
-            over_image: drawn over the image, where the session has its pixels; on the bare grid of its tokens else.
+            retention: shows what would be kept at this share, and makes no context; None for what the context keeps.
+            over_image: draws over the image, if the session has its pixels; else on the bare grid of its tokens.
         """
         return self._transport.run(self._image.heatmap(retention, over_image=over_image))
 
     def forget(self) -> bool:
-        """Delete the image's context from the server; tells whether there was one.
+        """Delete the image's context from the server; returns whether there was one.
 
         A context that is still being made is waited for. The session goes on: it has the pixels to begin anew.
         """
@@ -143,68 +148,68 @@ class ImageSession(_KnownOfAnImage):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._transport.run(self._image.leave(failed=error is not None))
+        self._transport.run(self._image.close(has_failed=error is not None))
 
 
-class AsyncImageSession(_KnownOfAnImage):
-    """As `ImageSession`, for asyncio; get it from `AsyncClient.image`."""
+class AsyncImageSession(_BaseSession):
+    """Do the same as `ImageSession`, for asyncio; get a session from `AsyncClient.image`."""
 
     def __init__(self, image: Image, transport: AsyncTransport) -> None:
         super().__init__(image)
         self._transport = transport
 
     async def ask(self, question: str, **options: Unpack[AskOptions]) -> Answer:
-        """As `ImageSession.ask`."""
+        """Do the same as `ImageSession.ask`."""
         return await self._transport.run(self._image.ask(question, options))
 
     async def ask_all(
         self, questions: Iterable[str], *, max_concurrency: int = MAX_CONCURRENCY, **options: Unpack[AskOptions]
     ) -> list[Answer]:
-        """As `ImageSession.ask_all`; what is under way when one fails is cancelled."""
+        """Do the same as `ImageSession.ask_all`; an error cancels the questions under way."""
         import asyncio
 
-        first, others = self._batch(questions, max_concurrency)
+        first, rest = self._split(questions, max_concurrency)
         answers = [await self.ask(question, **options) for question in first]
-        limit = asyncio.Semaphore(max_concurrency)
+        slots = asyncio.Semaphore(max_concurrency)
 
         async def ask(question: str) -> Answer:
-            async with limit:
+            async with slots:
                 return await self.ask(question, **options)
 
-        asked = [asyncio.ensure_future(ask(question)) for question in others]
+        tasks = [asyncio.ensure_future(ask(question)) for question in rest]
         try:
-            return answers + await asyncio.gather(*asked)
+            return answers + await asyncio.gather(*tasks)
         finally:
-            for one in asked:
-                one.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def stream(self, question: str, **options: Unpack[AskOptions]) -> AsyncAnswerStream:
-        """As `ImageSession.stream`."""
+        """Do the same as `ImageSession.stream`."""
         return AsyncAnswerStream(self._transport, AnswerReader(self._image, question, options))
 
     def chat(self, **options: Unpack[AskOptions]) -> AsyncChat:
-        """As `ImageSession.chat`."""
+        """Do the same as `ImageSession.chat`."""
         return AsyncChat(self._image, self._transport, options)
 
     async def prepare(self) -> Context:
-        """As `ImageSession.prepare`."""
+        """Do the same as `ImageSession.prepare`."""
         return await self._transport.run(self._image.prepare())
 
     def describe(self) -> AsyncDescriptionStream:
-        """As `ImageSession.describe`."""
+        """Do the same as `ImageSession.describe`."""
         return AsyncDescriptionStream(self._transport, DescriptionReader(self._image))
 
     async def tokens(self, *, retention: float | None = None) -> ContextTokens:
-        """As `ImageSession.tokens`."""
+        """Do the same as `ImageSession.tokens`."""
         return await self._transport.run(self._image.tokens(retention))
 
     async def heatmap(self, *, retention: float | None = None, over_image: bool = True) -> bytes:
-        """As `ImageSession.heatmap`."""
+        """Do the same as `ImageSession.heatmap`."""
         return await self._transport.run(self._image.heatmap(retention, over_image=over_image))
 
     async def forget(self) -> bool:
-        """As `ImageSession.forget`."""
+        """Do the same as `ImageSession.forget`."""
         return await self._transport.run(self._image.forget())
 
     async def __aenter__(self) -> Self:
@@ -213,4 +218,73 @@ class AsyncImageSession(_KnownOfAnImage):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._transport.run(self._image.leave(failed=error is not None))
+        await self._transport.run(self._image.close(has_failed=error is not None))
+
+
+class _BaseChat:
+    """Hold a conversation's turns and the options of its questions."""
+
+    def __init__(self, image: Image, options: AskOptions) -> None:
+        _requests.check_options(options, AskOptions)
+        self._image = image
+        self._options = options
+        self.turns: list[Turn] = []
+
+    def _merge(self, options: AskOptions) -> AskOptions:
+        return cast(AskOptions, {**self._options, **options})
+
+    def _add_turn(self, question: str, answer: Answer) -> None:
+        self.turns.append(Turn(question, answer.text))
+
+    def _reader(self, question: str, options: AskOptions) -> AnswerReader:
+        return AnswerReader(
+            self._image,
+            question,
+            self._merge(options),
+            self.turns,
+            on_answer=lambda answer: self._add_turn(question, answer),
+        )
+
+
+class Chat(_BaseChat):
+    """Hold a conversation about one image; get it from `ImageSession.chat`.
+
+    One question at a time. Each question goes with the turns before it; the image's context does not depend on them, so
+    a hit stays a hit. A question that fails, or whose stream is left early, is not remembered. Turns grow the prompt
+    until the server refuses it (`context_length_exceeded`): drop some then.
+
+    Attributes:
+        turns: the turns so far, oldest first; change the list as you like.
+    """
+
+    def __init__(self, image: Image, transport: Transport, options: AskOptions) -> None:
+        super().__init__(image, options)
+        self._transport = transport
+
+    def ask(self, question: str, **options: Unpack[AskOptions]) -> Answer:
+        """Ask the next question; the options are those of `AskOptions`."""
+        answer = self._transport.run(self._image.ask(question, self._merge(options), self.turns))
+        self._add_turn(question, answer)
+        return answer
+
+    def stream(self, question: str, **options: Unpack[AskOptions]) -> AnswerStream:
+        """Ask the next question and stream the answer, which is remembered once complete."""
+        return AnswerStream(self._transport, self._reader(question, options))
+
+
+class AsyncChat(_BaseChat):
+    """Do the same as `Chat`, for asyncio; get it from `AsyncImageSession.chat`."""
+
+    def __init__(self, image: Image, transport: AsyncTransport, options: AskOptions) -> None:
+        super().__init__(image, options)
+        self._transport = transport
+
+    async def ask(self, question: str, **options: Unpack[AskOptions]) -> Answer:
+        """Do the same as `Chat.ask`."""
+        answer = await self._transport.run(self._image.ask(question, self._merge(options), self.turns))
+        self._add_turn(question, answer)
+        return answer
+
+    def stream(self, question: str, **options: Unpack[AskOptions]) -> AsyncAnswerStream:
+        """Do the same as `Chat.stream`."""
+        return AsyncAnswerStream(self._transport, self._reader(question, options))

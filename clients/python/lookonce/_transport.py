@@ -1,7 +1,7 @@
-"""Takes a flow's steps: carries requests to the server, and turns what goes wrong into this package's errors.
+"""Run flows: send their requests with httpx2, and turn its errors into this package's.
 
-Both transports raise APIConnectionError when no answer comes, APIStatusError when the answer is an error, and
-APIResponseError when it is not what the request wants.
+Both transports raise APIConnectionError if no answer comes, APIStatusError if the answer is an error, and
+APIResponseError if it is not what the request expects.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import httpx2
 
 from ._exceptions import APIConnectionError, APIResponseError, APITimeoutError, LookonceError, status_error
-from ._flows import Flow, Pause
-from ._protocol import Request
+from ._requests import Request
+from ._server import Flow, Pause
 
 _CONNECT_SECONDS = 10.0
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -24,92 +24,92 @@ T = TypeVar("T")
 
 
 class Transport:
-    """One connection pool to one server, which any number of threads may use."""
+    """Hold a connection pool to one server; any number of threads may use it."""
 
     def __init__(self, base_url: str, api_key: str | None, timeout: float) -> None:
-        self._client = httpx2.Client(**client_settings(base_url, api_key, timeout))
+        self._client = httpx2.Client(**_client_options(base_url, api_key, timeout))
 
     def run(self, flow: Flow[T]) -> T:
-        """Take a flow's steps, and return its result."""
+        """Run a flow and return its result."""
         with closing(flow):
             try:
                 step = next(flow)
                 while True:
                     try:
-                        outcome = self._take(step)
+                        result = self._run_step(step)
                     except LookonceError as error:
                         step = flow.throw(error)
                     else:
-                        step = flow.send(outcome)
+                        step = flow.send(result)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
 
     @contextmanager
     def events(self, response: httpx2.Response) -> Iterator[Iterator[str]]:
-        """The data of each event of a reply, which is closed at the end."""
-        with closing(response), connection_errors():
+        """Yield the data of each event of a response, which is closed at the end."""
+        with closing(response), _connection_errors():
             yield (event.data for event in httpx2.EventSource(response))
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
-    def _take(self, step: Request | Pause) -> Any:
+    def _run_step(self, step: Request[Any] | Pause) -> Any:
         if isinstance(step, Pause):
             return time.sleep(step.seconds)
-        with connection_errors():
-            response = self._client.send(build(self._client, step), stream=True)
+        with _connection_errors():
+            response = self._client.send(_build(self._client, step), stream=True)
             if step.reply == "events" and response.is_success:
                 return response
             with closing(response):
                 response.read()
-        return read(step, response)
+        return _read(step, response)
 
 
 class AsyncTransport:
-    """As `Transport`, for asyncio."""
+    """Do the same as `Transport`, for asyncio."""
 
     def __init__(self, base_url: str, api_key: str | None, timeout: float) -> None:
-        self._client = httpx2.AsyncClient(**client_settings(base_url, api_key, timeout))
+        self._client = httpx2.AsyncClient(**_client_options(base_url, api_key, timeout))
 
     async def run(self, flow: Flow[T]) -> T:
-        """Take a flow's steps, and return its result."""
+        """Run a flow and return its result."""
         with closing(flow):
             try:
                 step = next(flow)
                 while True:
                     try:
-                        outcome = await self._take(step)
+                        result = await self._run_step(step)
                     except LookonceError as error:
                         step = flow.throw(error)
                     else:
-                        step = flow.send(outcome)
+                        step = flow.send(result)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
 
     @asynccontextmanager
     async def events(self, response: httpx2.Response) -> AsyncIterator[AsyncIterator[str]]:
-        """The data of each event of a reply, which is closed at the end."""
+        """Yield the data of each event of a response, which is closed at the end."""
         async with aclosing(response), aclosing(_data(response)) as events:
-            with connection_errors():
+            with _connection_errors():
                 yield events
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _take(self, step: Request | Pause) -> Any:
+    async def _run_step(self, step: Request[Any] | Pause) -> Any:
         if isinstance(step, Pause):
             import asyncio
 
             return await asyncio.sleep(step.seconds)
-        with connection_errors():
-            response = await self._client.send(build(self._client, step), stream=True)
+        with _connection_errors():
+            response = await self._client.send(_build(self._client, step), stream=True)
             if step.reply == "events" and response.is_success:
                 return response
             async with aclosing(response):
                 await response.aread()
-        return read(step, response)
+        return _read(step, response)
 
 
 async def _data(response: httpx2.Response) -> AsyncGenerator[str, None]:
@@ -117,21 +117,21 @@ async def _data(response: httpx2.Response) -> AsyncGenerator[str, None]:
         yield event.data
 
 
-def client_settings(base_url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
-    """The arguments of an httpx2 client; a proxy of the environment is not asked for this machine's own addresses."""
-    url = server_url(base_url)
+def _client_options(base_url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
+    """Return the arguments of an httpx2 client; loopback addresses bypass the proxies of the environment."""
+    url = _server_url(base_url)
     return {
         "base_url": url,
         "headers": {"authorization": f"Bearer {api_key}"} if api_key else {},
         "timeout": httpx2.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
         "trust_env": url.host not in _LOOPBACK,
-        # Reading the system's certificates takes longer than a question; plain HTTP needs a context that trusts none.
+        # Reading the system's certificates takes longer than a question; plain HTTP needs none of them.
         "verify": url.scheme == "https" or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
     }
 
 
-def server_url(base_url: str) -> httpx2.URL:
-    """Check a server's address; the `/v1` that OpenAI's clients want at its end is taken off."""
+def _server_url(base_url: str) -> httpx2.URL:
+    """Check a server's address and strip the `/v1` that OpenAI's clients expect."""
     try:
         url = httpx2.URL(base_url.rstrip("/").removesuffix("/v1"))
     except httpx2.InvalidURL as error:
@@ -141,13 +141,13 @@ def server_url(base_url: str) -> httpx2.URL:
     return url
 
 
-def build(client: httpx2.Client | httpx2.AsyncClient, request: Request) -> httpx2.Request:
-    """A request as httpx2 sends it."""
+def _build(client: httpx2.Client | httpx2.AsyncClient, request: Request[Any]) -> httpx2.Request:
+    """Build the request that httpx2 sends."""
     return client.build_request(request.method, request.path, params=request.query, json=request.body)
 
 
-def read(request: Request, response: httpx2.Response) -> Any:
-    """The reply's body, in the form that the request names."""
+def _read(request: Request[Any], response: httpx2.Response) -> Any:
+    """Return the body in the form that the request expects."""
     if not response.is_success:
         raise status_error(response)
     if request.reply == "bytes":
@@ -155,14 +155,14 @@ def read(request: Request, response: httpx2.Response) -> Any:
     try:
         return response.json()
     except ValueError as error:
-        kind = response.headers.get("content-type", "no content type")
+        content_type = response.headers.get("content-type", "no content type")
         raise APIResponseError(
-            f"the reply of {response.url} is not JSON ({kind}); is this a lookonce server?"
+            f"the reply of {response.url} is not JSON ({content_type}); is this a lookonce server?"
         ) from error
 
 
 @contextmanager
-def connection_errors() -> Iterator[None]:
+def _connection_errors() -> Iterator[None]:
     """Turn httpx2's errors into this package's."""
     try:
         yield

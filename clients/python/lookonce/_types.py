@@ -1,4 +1,4 @@
-"""What the client returns and what it accepts."""
+"""Define the values that the client returns and the options that it accepts."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ Cache = Literal["use", "bypass"]
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one question.
+    """An answer to one question.
 
     Attributes:
         text: the answer.
-        cache: `hit`: it came from the compressed context, and no pixel was looked at, unless `fallback` says else;
-            `miss`: the image was new; `bypass`: no context was looked for, as was asked.
-        tier: where the context was found, `memory`, `redis` or `gpu`; None unless it is a hit.
-        context_tokens: tokens of the context that the question was answered on; 0 where it was the whole image.
-        tokens_saved: prompt tokens that the ordinary way would have run in addition.
-        context_id: the image's context, 64 hex digits; None where the server makes none.
+        cache: `hit`: the answer came from the compressed context and not from pixels, unless `fallback` says otherwise;
+            `miss`: the image was new; `bypass`: the request asked for no lookup.
+        tier: the tier that had the context, `memory`, `redis` or `gpu`; None unless `cache` is `hit`.
+        context_tokens: tokens of the context that the answer came from; 0 if it came from the whole image.
+        tokens_saved: prompt tokens that the whole image would have taken in addition.
+        context_id: the id of the image's context, 64 hex digits; None if the server makes none.
         prompt_tokens: tokens of the prompt.
-        cached_tokens: those of them that were not computed again.
+        cached_tokens: tokens of the prompt that were not computed again.
         completion_tokens: tokens of the answer.
         seconds: wall time from the question to the end of the answer, as this client saw it.
-        fallback: where `fallback` was asked for, what became of an answer from the context: `none`: it was sure, and
-            is this one; `full_pass`: it was not, and this one is from the whole image; `no_image`, `no_room`: it was
-            not, but the server did not have the image, or the whole of it does not fit the model. None else.
+        fallback: the outcome if the request asked for `fallback`: `none`: the answer from the context was certain, and
+            is this one; `full_pass`: it was uncertain, and this one is from the whole image; `no_image`, `no_room`: it
+            was uncertain, but the server did not have the image, or the whole of it does not fit the model. None
+            otherwise.
     """
 
     text: str
@@ -44,13 +45,13 @@ class Answer:
 
     @property
     def hit(self) -> bool:
-        """Whether it came from a context that was there."""
+        """Whether the answer came from a stored context."""
         return self.cache == "hit" and self.fallback != "full_pass"
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A question of a chat, and its answer."""
+    """A question of a conversation, and its answer."""
 
     question: str
     answer: str
@@ -58,20 +59,20 @@ class Turn:
 
 @dataclass(frozen=True)
 class Context:
-    """A compressed context as the server keeps it.
+    """A stored context.
 
     Attributes:
         id: 64 hex digits.
-        description: what the model said about the image when it looked.
-        image_tokens: tokens that the image has.
-        kept_tokens: those of them that were kept.
-        tokens: tokens of the whole context: those kept, the system prompt and the query.
-        bytes: its size in the store.
-        retention: the share of image tokens kept, 0.05 for 5%.
-        selection: the method that chose them.
-        precision: in which its keys and values are stored, e.g. `native` or `int8`.
-        created_at: seconds since 1970, UTC.
-        expires_at: likewise; None when it never does.
+        description: the model's description of the image.
+        image_tokens: number of the image's tokens.
+        kept_tokens: number of image tokens that are kept.
+        tokens: number of tokens of the whole context: image tokens kept, system prompt and describe prompt.
+        bytes: size in the store.
+        retention: share of image tokens kept, 0.05 for 5%.
+        selection: name of the method that selected them.
+        precision: precision of the stored keys and values, e.g. `native` or `int8`.
+        created_at: time of storing, seconds since 1970, UTC.
+        expires_at: time of expiry, likewise; None if it never expires.
     """
 
     id: str
@@ -89,15 +90,15 @@ class Context:
 
 @dataclass(frozen=True)
 class ContextTokens:
-    """How much each token of an image counted, and which were kept.
+    """The scores of an image's tokens, and the tokens kept.
 
     Attributes:
-        id: of the context, 64 hex digits.
+        id: id of the context, 64 hex digits.
         grid: rows and columns of the image's tokens.
-        scores: one an image token, row by row.
-        kept: indices of those kept, ascending.
-        retention: the share of image tokens kept.
-        selection: the method that chose them.
+        scores: one score per image token, row by row.
+        kept: indices of the tokens kept, ascending.
+        retention: share of image tokens kept.
+        selection: name of the method that selected them.
     """
 
     id: str
@@ -110,16 +111,16 @@ class ContextTokens:
 
 @dataclass(frozen=True)
 class ContextStats:
-    """What the caller's contexts amount to.
+    """Statistics of the caller's contexts.
 
     Attributes:
-        contexts: how many there are.
-        bytes: what they take in the store.
-        oldest: when the oldest was stored, seconds since 1970, UTC; None where there is none.
-        newest: likewise.
-        hits: lookups since the server started that found a context; of several servers, those of the one that answered.
-        misses: those that found none.
-        hit_rate: hits as a share of both, 0 to 1; None before the first lookup.
+        contexts: number of contexts.
+        bytes: their size in the store.
+        oldest: time at which the oldest was stored, seconds since 1970, UTC; None if there is none.
+        newest: time at which the newest was stored, likewise.
+        hits: lookups that found a context since the server started; only this server's, if several share a store.
+        misses: lookups that found none.
+        hit_rate: share of hits among the lookups, 0 to 1; None before the first lookup.
     """
 
     contexts: int
@@ -131,13 +132,37 @@ class ContextStats:
     hit_rate: float | None
 
 
-class ContextOptions(TypedDict, total=False):
-    """How an image's context is made, within the limits the operator sets; what is left out is the server's default.
+@dataclass(frozen=True)
+class Saved:
+    """The savings of some questions, compared with the whole image for each of them.
 
     Attributes:
-        retention: the share of image tokens to keep, above 0, at most 1.
-        ttl: seconds that the context is kept; each use renews it for as long.
-        describe_prompt: what the model is asked when it looks at the image.
+        questions: number of questions answered.
+        hits: number of answers that came from a stored context.
+        prompt_tokens_saved: prompt tokens that were not run through the model.
+        prompt_tokens_full: prompt tokens that the whole image for each question would have taken.
+        bytes_not_sent: bytes of images, as requests carry them (base64), that a context's id replaced.
+    """
+
+    questions: int = 0
+    hits: int = 0
+    prompt_tokens_saved: int = 0
+    prompt_tokens_full: int = 0
+    bytes_not_sent: int = 0
+
+    @property
+    def share(self) -> float:
+        """The share of prompt tokens saved, 0 to 1."""
+        return self.prompt_tokens_saved / self.prompt_tokens_full if self.prompt_tokens_full else 0.0
+
+
+class ContextOptions(TypedDict, total=False):
+    """Options of a context, within the operator's limits; the server has defaults for all.
+
+    Attributes:
+        retention: share of image tokens to keep, above 0, at most 1.
+        ttl: seconds for which the context is kept; each use renews it.
+        describe_prompt: prompt for the description of the image.
     """
 
     retention: float
@@ -146,13 +171,14 @@ class ContextOptions(TypedDict, total=False):
 
 
 class ImageOptions(ContextOptions, total=False):
-    """What rides on every request of an image's session.
+    """Options of every request of an image's session.
 
     Attributes:
-        on_miss: `full` answers at once from the whole image while the context is made; `compress` makes it first.
-        cache: `bypass` sends the pixels every time and has the whole image looked at; nothing is found or kept.
-        fallback: have the whole image looked at where the answer from its context is not sure. The pixels are sent
-            every time, where they are known.
+        on_miss: `full` answers a new image at once from all of it while the context is made; `compress` makes the
+            context first.
+        cache: `bypass` sends the pixels every time and answers from the whole image; no context is used or stored.
+        fallback: answer from the whole image if the answer from its context is uncertain. The pixels are sent every
+            time, if they are known.
     """
 
     on_miss: OnMiss
@@ -161,7 +187,7 @@ class ImageOptions(ContextOptions, total=False):
 
 
 class AskOptions(TypedDict, total=False):
-    """What a question may have beside its text; what is left out is the session's, and then the server's default.
+    """Options of a question; the session's and then the server's defaults fill the rest.
 
     Attributes:
         max_tokens: the longest answer, in tokens.
@@ -170,9 +196,9 @@ class AskOptions(TypedDict, total=False):
         seed: makes sampling repeatable.
         stop: text at which the answer ends.
         ttl: seconds for which this use renews the context.
-        on_miss: as in `ImageOptions`.
-        cache: as in `ImageOptions`.
-        fallback: as in `ImageOptions`.
+        on_miss: see `ImageOptions`.
+        cache: see `ImageOptions`.
+        fallback: see `ImageOptions`.
     """
 
     max_tokens: int

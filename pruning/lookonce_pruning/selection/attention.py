@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Attention:
-    """Top-k of the window's mean: the image re-prompting of Kaduri et al., arXiv 2411.17491."""
+    """Keep the top-k of the window's mean: Kaduri et al., arXiv 2411.17491."""
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
         """See `Selection.select`; one row."""

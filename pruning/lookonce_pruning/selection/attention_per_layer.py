@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 
 class AttentionPerLayer:
-    """Each layer keeps its own top-k, as the code published with Kaduri et al., arXiv 2411.17491, does."""
+    """Keep each layer's own top-k, as the code of Kaduri et al., arXiv 2411.17491."""
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
-        """See `Selection.select`; a row for each layer. Raises ValueError unless the scoring window is all layers."""
+        """See `Selection.select`; a row for each layer.
+
+        Raises ValueError unless the scoring window is all layers.
+        """
         check_keep(scores, keep)
         if scores.layers != tuple(range(scores.num_layers)):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Half a budget spent on attention and half without a look at it, for what attention does not see."""
+"""Spend half a budget on attention, and half without a look at it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttentionUniform:
-    """An even lattice, and the tokens beside it that drew the most attention.
+    """Keep an even lattice, and the tokens beside it with most attention.
 
     share: of the budget that goes by attention, 0 to 1
 
@@ -37,7 +37,9 @@ class AttentionUniform:
 
 @dataclass(frozen=True)
 class AttentionRandom:
-    """A seeded draw, and the tokens beside it that drew the most attention; see `Random` for the seed.
+    """Keep a seeded draw, and the tokens beside it with most attention.
+
+    See `Random` for the seed.
 
     share: of the budget that goes by attention, 0 to 1
 
@@ -56,11 +58,11 @@ class AttentionRandom:
 
 
 def _beside(first: Selection, share: float, scores: ImageScores, keep: int) -> Tensor:
-    """What `first` selects with its part of the budget, and the best by attention of what it leaves."""
+    """Add to a selection the tokens with most attention that it leaves."""
     check_keep(scores, keep)
-    wanted = scores.values.mean(dim=0, keepdim=True)  # a new tensor
-    wanted[:, first.select(scores, round((1 - share) * keep))[0]] = math.inf
-    return top(wanted, keep)
+    scored = scores.values.mean(dim=0, keepdim=True)  # a new tensor
+    scored[:, first.select(scores, round((1 - share) * keep))[0]] = math.inf
+    return top(scored, keep)
 
 
 def _check(share: float) -> None:

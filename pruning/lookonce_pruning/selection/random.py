@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Random:
-    """Equal chances for every token, whatever its score; the same seed, count and keep give the same tokens."""
+    """Draw tokens with equal chances; a seed, count and keep give the same ones."""
 
     seed: int = 0
 

@@ -14,7 +14,7 @@ from lookonce_server.http.disconnect import ClientGoneError, EventStream, event,
 from lookonce_server.http.errors import status_of
 from lookonce_server.http.state import AppState
 from lookonce_server.http.usage import Accounts
-from lookonce_server.sessions.answer_streams import Answers
+from lookonce_server.sessions.answer_streams import AnswerStreams
 from lookonce_server.sessions.sessions import Session
 
 Pieces = AsyncIterator[tuple[int, Piece]]
@@ -123,15 +123,15 @@ class _Question:
         self._asking = asking
         self._arrived = time.monotonic()
         self._cache = "none"
-        self._answers: Answers | None = None
+        self._answers: AnswerStreams | None = None
         self._accounts: Accounts | None = None
 
     async def begin(self) -> None:
         """Ask, and wait for the first of every answer; what keeps one of them from beginning is raised here."""
         session, reply_in = await self._asking
         self._cache = session.lookup.cache
-        self._answers = Answers(session.answers)
-        started = await self._answers.begin()
+        self._answers = AnswerStreams(session.answers)
+        started = await self._answers.start()
         self._accounts = Accounts(session.lookup, started, self._state.metrics, self._arrived)
         self.reply = reply_in(self._accounts)
 

@@ -141,4 +141,4 @@ class Accounts:
 
 def _saved_tokens(started: Started) -> int:
     """Prompt tokens that a full pass would have run and this answer did not."""
-    return max(0, started.full_tokens - started.computed_tokens)
+    return max(0, started.full_prompt_tokens - started.computed_tokens)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, field_validator
 
-from lookonce_server.images.decode.limits import MOST_PIXELS
+from lookonce_server.images.decode.limits import MAX_PIXELS
 from lookonce_server.images.fetch.addresses import parse_network
 from lookonce_server.images.fetch.hosts import AllowedHost
 from lookonce_server.settings.comma_list import CommaList
@@ -16,7 +16,7 @@ class ImageSettings(BaseModel):
     max_image_bytes: Annotated[int, Field(gt=0, description="largest image accepted, encoded, in bytes")] = (
         20 * 1024 * 1024
     )
-    max_image_pixels: Annotated[int, Field(gt=0, le=MOST_PIXELS, description="largest image accepted, in pixels")] = (
+    max_image_pixels: Annotated[int, Field(gt=0, le=MAX_PIXELS, description="largest image accepted, in pixels")] = (
         40_000_000
     )
     max_image_side: Annotated[int, Field(gt=0, description="largest width, and height, in pixels")] = 20_000

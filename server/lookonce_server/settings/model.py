@@ -39,7 +39,7 @@ class ModelSettings(BaseModel):
         Field(description="arithmetic of the model; auto: float32 on a CPU, bfloat16 on a GPU"),
     ] = "auto"
     max_running: Annotated[int, Field(gt=0, description="passes that run at once (vLLM: --vllm-max-num-seqs)")] = 8
-    max_queue: Annotated[int, Field(gt=0, description="passes that wait or run before requests get a 429")] = 256
+    max_queue: Annotated[int, Field(gt=0, description="answers, or describe passes, in work before a 429")] = 256
     max_answer_tokens: Annotated[int, Field(gt=0, description="maximum tokens of an answer, and the default")] = 1024
     allow_control_tokens: Annotated[
         bool, Field(description="let texts of requests spell the model's control tokens, as '<|im_start|>'")

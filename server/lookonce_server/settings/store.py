@@ -24,9 +24,15 @@ class StoreSettings(BaseModel):
     store_responses: Annotated[
         bool, Field(description="keep /v1/responses' questions and answers in the store, for previous_response_id")
     ] = True
+    store_responses_bytes: Annotated[
+        int, Field(gt=0, description="with a memory:// store: bytes of responses kept, least recently used go first")
+    ] = 64 * 1024 * 1024
     keep_images: Annotated[
         bool, Field(description="keep images in the store beside their contexts, to ask again where only the id comes")
     ] = False
+    keep_images_bytes: Annotated[
+        int, Field(gt=0, description="with a memory:// store: bytes of images kept, least recently used go first")
+    ] = 256 * 1024 * 1024
     ready_needs_store: Annotated[
         bool,
         Field(description="whether /ready is 503 while the store does not answer, though images are answered"),

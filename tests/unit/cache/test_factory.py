@@ -1,6 +1,6 @@
 import pytest
 
-from lookonce_cache import CacheError, MemoryStore, RedisStore, StoreConfigError, open_store, parse_size
+from lookonce_cache import BlobKey, CacheError, MemoryStore, RedisStore, StoreConfigError, open_store, parse_size
 from lookonce_cache.stores.redis.options import MAX_VALUE_BYTES, Address, RedisOptions, parse_redis_url
 from lookonce_cache.stores.tiered import TieredStore
 
@@ -25,6 +25,17 @@ def test_memory():
     assert isinstance(store, MemoryStore)
     assert store.max_bytes == 3 * 1024**2
     assert open_store("memory://").max_bytes == 2 * 1024**3
+
+
+@pytest.mark.anyio
+async def test_records_and_images_have_budgets_of_their_own_in_memory():
+    store = open_store("memory://", record_bytes=2000, image_bytes=1000)
+    for blobs, kept in ((store.records, 2), (store.images, 1)):
+        for name in "abc":
+            await blobs.write(BlobKey("acme", name * 64), b"x" * 400)
+        assert [await blobs.read(BlobKey("acme", name * 64)) is not None for name in "abc"].count(True) == kept
+    shared = open_store("redis://localhost")
+    assert shared.images is shared.records
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def server() -> Iterator[ContractServer]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch) -> None:
     """Retries come at once."""
-    monkeypatch.setattr("lookonce._retries.FIRST_SECONDS", 0.001)
+    monkeypatch.setattr("lookonce._server.FIRST_DELAY_SECONDS", 0.001)
 
 
 @pytest.fixture(params=[lookonce.Client, lookonce.AsyncClient], ids=["sync", "async"])

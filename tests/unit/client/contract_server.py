@@ -116,6 +116,7 @@ class ContractServer(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     server: ContractServer
+    disable_nagle_algorithm = True  # a reply is written in two parts, and would wait 40 ms between them
     protocol_version = "HTTP/1.1"
 
     def handle_request(self) -> None:

@@ -204,18 +204,24 @@ def test_a_fault_of_ours_is_not_taken_for_a_missing_package(monkeypatch):
         cli.main(["serve"])
 
 
-def test_help_lists_every_command_and_imports_nothing_heavy():
+def test_help_lists_every_command_and_like_a_wrong_flag_imports_nothing_heavy():
     code = (
         "import sys\n"
+        "before = set(sys.modules)\n"
         "from lookonce.cli import main\n"
-        "try:\n    main(['--help'])\n"
-        "except SystemExit:\n    pass\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'fastapi', 'pydantic', 'uvicorn', 'lookonce_server.cli'}\n"
-        "print('heavy:', sorted(heavy & sys.modules.keys()))\n"
+        "for words in (['--help'], ['--wrong'], ['wrong'],"
+        " ['ask', 'a.png', 'what?', '--wrong'], ['contexts', 'ls', '--limit', 'x']):\n"
+        "    try:\n        main(words)\n"
+        "    except SystemExit as end:\n        print('exit code', end.code)\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'fastapi', 'pydantic', 'uvicorn', 'httpx2', 'asyncio', 'ssl'}\n"
+        "new = sys.modules.keys() - before\n"
+        "print('heavy:', sorted(name for name in new if name in heavy or name.startswith('lookonce_')))\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.endswith("heavy: []\n")
+    assert run.stdout.endswith("exit code 0\n" + 4 * "exit code 2\n" + "heavy: []\n")
     assert all(f"\n    {command} " in run.stdout for command in ("ask", "chat", "describe", "contexts", "serve"))
+    assert "unrecognized arguments: --wrong" in run.stderr
+    assert "invalid choice: 'wrong'" in run.stderr
 
 
 def test_the_package_runs_as_a_module():

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from lookonce import Context, ContextStats, cli
-from lookonce.cli import show
+from lookonce.cli import formatting
 
 NOW = 1_700_000_000.0
 ONE = Context(
@@ -128,7 +128,7 @@ def test_stats(run):
 
 
 def test_stats_of_nothing():
-    said = show.totals(ContextStats(0, 0, None, None, 0, 0, None), NOW)
+    said = formatting.stats_details(ContextStats(0, 0, None, None, 0, 0, None), NOW)
     assert said.splitlines() == [
         "contexts  0",
         "size      0 B (0 bytes)",
@@ -155,15 +155,15 @@ def test_called_wrongly(arguments, capsys):
 
 
 def test_a_row():
-    row = show.row(ONE, NOW)
+    row = formatting.context_row(ONE, NOW)
     assert row.startswith("ab" * 32 + "    3 min         6 d    29 of 576    68.8 KiB  native     A small blue")
     assert row.endswith("A small blue square at the top left, a…")
 
 
 def test_a_description_cannot_steer_the_terminal():
     steering = replace(ONE, description="red\n\x1b[2J\x9b31mstar\u202e \t\x00end")
-    assert show.row(steering, NOW).endswith("  red [2J 31mstar end")
-    assert "description  red [2J 31mstar end" in show.whole(steering, NOW)
+    assert formatting.context_row(steering, NOW).endswith("  red [2J 31mstar end")
+    assert "description  red [2J 31mstar end" in formatting.context_details(steering, NOW)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_description_cannot_steer_the_terminal():
     [(-5, "0 s"), (0, "0 s"), (59.9, "59 s"), (60, "1 min"), (3599, "59 min"), (3600, "1 h"), (90_000, "1 d")],
 )
 def test_spans(seconds, said):
-    assert show.span(seconds) == said
+    assert formatting.format_duration(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_spans(seconds, said):
     ],
 )
 def test_sizes(count, said):
-    assert show.size(count) == said
+    assert formatting.format_bytes(count) == said
 
 
 def test_ages_are_of_now(server, run, context_id):

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 import lookonce
 from lookonce._exceptions import status_error
-from lookonce._flows import Pause, Server
-from lookonce._protocol import list_models
-from lookonce._retries import FIRST_SECONDS, LONGEST_SECONDS, retry_delay
+from lookonce._requests import list_models
+from lookonce._server import FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS, Pause, Server, retry_delay
 
 from .contract_server import Failure
 
@@ -109,12 +108,12 @@ def test_a_connection_not_made_in_time_is_out_of_reach(monkeypatch):
 @given(st.integers(0, 2000))
 def test_the_time_doubles_up_to_a_limit_and_varies(retries):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lookonce._retries.FIRST_SECONDS", 0.5)
+        patch.setattr("lookonce._server.FIRST_DELAY_SECONDS", 0.5)
         delay = retry_delay(refused(502), retries)
-        whole = min(LONGEST_SECONDS, 0.5 * 2 ** min(retries, 4))
+        whole = min(MAX_DELAY_SECONDS, 0.5 * 2 ** min(retries, 4))
         assert 0.75 * whole <= delay <= whole
         assert len({retry_delay(refused(502), retries) for _ in range(9)}) > 1
 
 
 def test_the_first_time_is_half_a_second():
-    assert FIRST_SECONDS == 0.5
+    assert FIRST_DELAY_SECONDS == 0.5

@@ -7,7 +7,7 @@ import pytest
 
 import lookonce
 from lookonce import Answer, Saved
-from lookonce._saved import Tally
+from lookonce._server import SavedCounter
 
 SIZE = len("data:image/png;base64,")
 
@@ -59,16 +59,16 @@ def test_pixels_that_nobody_had_are_not_counted(server, client, context_id, sour
 
 
 def test_what_an_engines_own_cache_had_is_part_of_the_ordinary_way():
-    tally = Tally()
-    tally.add(answer("miss", prompt=90, cached=64, saved=0), 0)
-    assert tally.saved == Saved(1, 0, 0, 90, 0)
+    counter = SavedCounter()
+    counter.add(answer("miss", prompt=90, cached=64, saved=0), 0)
+    assert counter.total == Saved(1, 0, 0, 90, 0)
 
 
 def test_threads_lose_nothing():
-    whole = Tally()
-    parts = [Tally(whole), Tally(whole)]
+    whole = SavedCounter()
+    parts = [SavedCounter(whole), SavedCounter(whole)]
     with ThreadPoolExecutor(8) as pool:
         for _ in pool.map(lambda i: parts[i % 2].add(answer("hit", 30, 20, 70), 5), range(4000)):
             pass
-    assert parts[0].saved == parts[1].saved == Saved(2000, 2000, 140_000, 160_000, 10_000)
-    assert whole.saved == Saved(4000, 4000, 280_000, 320_000, 20_000)
+    assert parts[0].total == parts[1].total == Saved(2000, 2000, 140_000, 160_000, 10_000)
+    assert whole.total == Saved(4000, 4000, 280_000, 320_000, 20_000)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookonce.cli.terminal import Terminal, plain, printable
+from lookonce.cli.terminal import Terminal, one_line, printable
 
 from ...support.pseudo_terminal import PseudoTerminal
 
@@ -205,17 +205,17 @@ def test_a_models_text_cannot_steer_the_terminal(server, at_terminal):
 
 @given(st.text())
 def test_control_characters_are_taken_out(text):
-    assert all(c.isprintable() for c in plain(text))
+    assert all(c.isprintable() for c in one_line(text))
     assert all(c.isprintable() or c in "\n\t" for c in printable(text))
     assert len(printable(text)) == len(text)
 
 
 def test_lines_stay_lines_and_a_line_becomes_one():
     assert printable("a\tb\r\nc\x0b") == "a\tb \nc "
-    assert plain(" a\tb\r\nc\x0b") == "a b c"
+    assert one_line(" a\tb\r\nc\x0b") == "a b c"
 
 
 def test_what_is_no_terminal_gets_neither():
     terminal = Terminal("auto", {"TERM": "xterm"})
-    assert (terminal.is_watched, terminal.bold("a"), terminal.dim("a")) == (False, "a", "a")
+    assert (terminal.is_tty, terminal.bold("a"), terminal.dim("a")) == (False, "a", "a")
     assert Terminal("always", {}).bold("a") == "\x1b[1ma\x1b[0m"

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
+from lookonce_evaluation.bench.checkpoints import TINY, write_qwen2_vl
 from lookonce_evaluation.cli import analyze
 from lookonce_evaluation.dataset import held_out
 from lookonce_evaluation.flow.answering import Answer, answers
@@ -19,7 +20,6 @@ from lookonce_evaluation.flow.stages import Stage
 from lookonce_evaluation.flow.tables import markdown
 from lookonce_evaluation.flow.trials import FLOWS, KINDS, Trial
 from lookonce_evaluation.judge import RuleJudge
-from lookonce_evaluation.shapes import TINY, write_qwen2_vl
 from lookonce_evaluation.subject import Subject
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.settings import Settings

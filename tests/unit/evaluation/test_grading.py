@@ -109,6 +109,6 @@ def test_the_description_is_the_engines(subject, settings):
     close = partial(torch.testing.assert_close, atol=1e-4, rtol=1e-4)
     assert theirs.kept.tolist() == kept.tolist()
     packed = ours.packed(kept, subject.runner.inv_freq)
-    close(theirs.keys, packed.keys[:, :, theirs.shared_tokens :])
-    assert theirs.moved_by == packed.moved_by
+    close(theirs.keys, packed.keys[:, :, theirs.num_prefix_tokens :])
+    assert theirs.position_shift == packed.position_shift
     close(theirs.scores, ours.scores().values.mean(0))

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
+from lookonce_evaluation.bench.checkpoints import TINY, write_qwen2_vl
 from lookonce_evaluation.cli import analyze
 from lookonce_evaluation.dataset import held_out
 from lookonce_evaluation.grounding.examples import example
@@ -13,7 +14,6 @@ from lookonce_evaluation.grounding.layers import bands_of
 from lookonce_evaluation.grounding.looking import WORD_ROWS, look, record
 from lookonce_evaluation.grounding.shares import GROUPS, ROWS, groups_of, shares
 from lookonce_evaluation.grounding.summary import summarise
-from lookonce_evaluation.shapes import TINY, write_qwen2_vl
 
 SEED = 600_000_000
 PLOTS = ("shares", "maps", "words", "grounding")

@@ -9,7 +9,7 @@ from lookonce_evaluation import cli
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.report import STEPS, Step, fill, publish
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[3] / "docs" / "research"
 STEP = Step("eval retention", "--images 3")
 PAGE = """# Page
 

@@ -5,12 +5,12 @@ import sys
 import pytest
 import torch
 
+from lookonce_evaluation.bench.checkpoints import TINY, write_qwen2_vl
 from lookonce_evaluation.dataset import held_out
 from lookonce_evaluation.describing import generate
 from lookonce_evaluation.judge import RuleJudge
 from lookonce_evaluation.prompts import look, taken
 from lookonce_evaluation.retelling import blinded, describe_again, kept_tokens, retell
-from lookonce_evaluation.shapes import TINY, write_qwen2_vl
 from lookonce_evaluation.subject import Subject
 from lookonce_pruning import Blocked, Knockout, parse_window
 

@@ -9,11 +9,11 @@ import torch
 
 from lookonce_evaluation import cli, retention
 from lookonce_evaluation.accuracy import rows_of, table
+from lookonce_evaluation.bench.checkpoints import TINY, write_qwen2_vl
 from lookonce_evaluation.dataset import Case, held_out
 from lookonce_evaluation.oracle import oracle
 from lookonce_evaluation.paired import Outcomes
 from lookonce_evaluation.retention import RETENTIONS, SEEDS, SMALL, ways
-from lookonce_evaluation.shapes import TINY, write_qwen2_vl
 from lookonce_evaluation.ways import CaptionOnly, Context, FullPass, ImageOnly, Look
 from lookonce_pruning import kept_count, parse_window, rotate_keys
 from lookonce_scenes.questions import CATEGORIES, Question

@@ -1,20 +1,18 @@
 """The arithmetic of published models' sizes."""
 
-import pytest
-
 from lookonce_cache import encode
-from lookonce_evaluation.sizes import MODELS, TARGETS, Image, Model, _context, markdown, size
+from lookonce_evaluation.bench.sizes import MODELS, TARGETS, Image, Model, empty_context, markdown, size
 
 TINY = Model("tiny", 2, 2, 64, 6, 4, (Image("any", 100),))
 
 
-@pytest.mark.parametrize("precision", TARGETS)
-@pytest.mark.parametrize("shared", [True, False])
-def test_the_size_is_that_of_the_encoded_value(precision, shared):
-    found = size(TINY, TINY.images[0], precision, shared=shared)
-    assert found.context == len(encode(_context(TINY, TINY.images[0], precision, shared)))
-    assert found.whole == 100 * 2 * 2 * 2 * 64 * 2
-    assert found.times == found.whole / found.context
+def test_the_size_is_that_of_the_encoded_value():
+    for precision in TARGETS:
+        for shared in (True, False):
+            found = size(TINY, TINY.images[0], precision, shared=shared)
+            assert found.context == len(encode(empty_context(TINY, TINY.images[0], precision, shared=shared)))
+            assert found.whole == 100 * 2 * 2 * 2 * 64 * 2
+            assert found.ratio == found.whole / found.context
 
 
 def test_tokens_before_the_image_are_paid_for_where_they_are_stored():

@@ -32,6 +32,7 @@ def test_public_names():
         "last_position",
         "middle_layers",
         "parse_window",
+        "query_rows",
         "rotate_keys",
     }
     assert all(hasattr(lookonce_pruning, name) for name in lookonce_pruning.__all__)

@@ -24,11 +24,6 @@ from lookonce_server.settings import Settings
 from ...support.samples import ANSWER_TOKENS, PLAN, Bench
 
 
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch) -> None:
     """No setting of whoever runs the tests reaches them."""

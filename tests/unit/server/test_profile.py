@@ -11,7 +11,7 @@ from lookonce_scenes import PROFILE
 from lookonce_server.app import _app, _plan
 from lookonce_server.cli import serve
 from lookonce_server.errors import ModelRefusedError, ProfileError
-from lookonce_server.profile import MOST_BYTES, Profile
+from lookonce_server.profile import MAX_BYTES, Profile
 from lookonce_server.settings import Settings, load_settings
 
 OPTIONS = {"window": "1-7", "rows": "both", "selection": "coverage:reach=0.3,strength=1", "retention": 0.07}
@@ -88,7 +88,7 @@ def test_a_wrong_profile_is_refused_in_one_line(capsys, profile, write, change, 
     [
         ("", "Invalid JSON"),
         ("[1]", "Input should be an object"),
-        (" " * MOST_BYTES + "{}", "more than the 65536 bytes"),
+        (" " * MAX_BYTES + "{}", "more than the 65536 bytes"),
     ],
 )
 def test_what_is_no_profile_is_refused_in_one_line(capsys, write, text, told):

@@ -14,11 +14,12 @@ from lookonce_server.settings import Settings, load_settings
 
 # All settings; a new one is added here and to docs/configuration.md.
 NAMES = """
-model served_name engine vllm handover_dir device dtype host port store ttl store_responses precision api_keys
+model served_name engine vllm handover_dir device dtype host port store ttl precision api_keys store_responses
+store_responses_bytes
 api_key_hashes allow_anyone allowed_origins max_concurrent_per_tenant requests_per_minute max_requests
 max_held_bytes body_timeout max_header_bytes header_timeout send_timeout stream_silence keep_alive_timeout
 max_connections backlog root_path forwarded_allow_ips shutdown_seconds ready_needs_store profile retention
-selection window rows on_miss fallback fallback_margin fallback_tokens keep_images describe_prompt
+selection window rows on_miss fallback fallback_margin fallback_tokens keep_images keep_images_bytes describe_prompt
 describe_tokens min_retention max_retention max_ttl max_describe_prompt max_image_bytes max_image_pixels
 max_image_side image_decoders image_decode_timeout image_hosts image_http image_networks image_fetch_timeout
 allow_control_tokens max_answer_tokens max_running max_queue log_level log_format

@@ -58,6 +58,7 @@ class RedisStore:
         self._max_bytes = options.max_context_bytes
         self._servers: Servers = (Cluster if options.cluster else SingleNode)(options, self.observer)
         self.records = RedisBlobStore(self._servers, ttl=ttl, observer=self.observer)
+        self.images = self.records  # Redis itself decides what goes when memory runs out
 
     @observed
     async def get(self, key: ContextKey, *, ttl: float | None = None) -> StoreHit | None:
@@ -113,7 +114,7 @@ class RedisStore:
         return info if isinstance(info, ContextInfo) else None
 
     @observed
-    async def list(self, tenant: str, *, limit: int = 100, after: str | None = None) -> Page:
+    async def list(self, tenant: str, *, limit: int = 100, after: str | None = None, model: str | None = None) -> Page:
         """See `Store.list`. Those put last come first; reads the heads of the values only."""
         limit = max(0, min(limit, MAX_LISTED))
         shown: list[tuple[Member, ContextInfo]] = []
@@ -123,7 +124,11 @@ class RedisStore:
                 infos = await self._infos([member.key for member in members])
                 read = list(zip(members, infos, strict=True))
                 await index.drop_dead([member for member, info in read if info is None])
-                shown += [(member, info) for member, info in read if isinstance(info, ContextInfo)]
+                shown += [
+                    (member, info)
+                    for member, info in read
+                    if isinstance(info, ContextInfo) and model in (None, info.model_fingerprint)
+                ]
                 if len(shown) > limit:
                     break
         more = str(shown[limit - 1][0].cursor) if len(shown) > limit > 0 else None

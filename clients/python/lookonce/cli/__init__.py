@@ -1,4 +1,4 @@
-"""The `lookonce` command: ask about an image, chat, describe it, see what is kept, and what others add to it."""
+"""Run the `lookonce` command."""
 
 from __future__ import annotations
 
@@ -14,35 +14,34 @@ from .terminal import Terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code.
+    """Run one command and return its exit code.
 
-    That is 0 when it is done, 1 when it failed, 2 when it was called wrongly or is not installed, and 130 when Ctrl-C
-    ended it.
+    The code is 0 for success, 1 for a failure, 2 for wrong arguments or a package that is missing, and 130 for Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else ""
     if name and name not in COMMANDS and not name.startswith("-") and (plugin := plugins.find().get(name)):
         return plugins.run(plugin, arguments[1:])
-    options = parse(arguments)
-    terminal = Terminal(options.color, os.environ)
+    args = parse(arguments)
+    terminal = Terminal(args.color, os.environ)
     try:
-        server = options.server or os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER
-        api_key = options.api_key or os.environ.get(KEY_VARIABLE)
-        with Client(server, api_key=api_key, timeout=options.timeout) as client:
-            code = int(options.run(client, options, terminal))
+        server = args.server or os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER
+        api_key = args.api_key or os.environ.get(KEY_VARIABLE)
+        with Client(server, api_key=api_key, timeout=args.timeout) as client:
+            code = int(args.run(client, args, terminal))
         sys.stdout.flush()
         return code
     except (LookonceError, ValueError) as error:
-        terminal.complain(_said(error))
+        terminal.print_error(_message(error))
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output, as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try once more at its end
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try once more at exit
         return 1
 
 
-def _said(error: Exception) -> str:
-    """An error in its words; one of the server's own with the name that its operator finds it by."""
-    name = error.request_id if isinstance(error, ServerError) else None
-    return f"{error} (request {name})" if name else str(error)
+def _message(error: Exception) -> str:
+    """Return an error's message; a failure of the server with the request's id."""
+    request_id = error.request_id if isinstance(error, ServerError) else None
+    return f"{error} (request {request_id})" if request_id else str(error)

@@ -1,4 +1,4 @@
-"""Sub-commands of other packages, found by name and loaded only when called."""
+"""Find and run the sub-commands of other packages, which are loaded only when called."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _OURS = ("lookonce", "lookonce_")  # this package and its siblings in the distri
 
 
 def find() -> dict[str, EntryPoint]:
-    """The sub-commands installed; none of them is imported."""
+    """Find the sub-commands installed, without importing them."""
     from importlib.metadata import entry_points  # half of the time that a command of ours takes to start
 
     return {entry.name: entry for entry in entry_points(group=_GROUP)}
 
 
 def run(command: EntryPoint, argv: list[str]) -> int:
-    """Load a sub-command and call it; when a package it needs is not installed, say which and how to get it."""
+    """Load and call a sub-command, or name the package that it needs and how to install it."""
     try:
         call = cast(Callable[[list[str]], int], command.load())
         return call(argv)

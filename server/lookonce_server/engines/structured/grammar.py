@@ -1,4 +1,4 @@
-"""Answers that are JSON of a schema: every engine decodes them under the same grammar, llguidance's."""
+"""Decode answers under the grammar of a JSON Schema, llguidance's."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ _TRIAL_SECONDS = 60.0  # of the clock, on a machine that is busy
 
 
 class Grammars:
-    """The grammars of a model's vocabulary.
+    """Make the grammars of a model's vocabulary.
 
     Args:
         tokenizer: the model's.
@@ -54,7 +54,9 @@ class Grammars:
             raise refused(problem)
 
     def grammar(self, schema: str) -> "Grammar":
-        """The grammar of one answer. It takes milliseconds, if `check` has let the schema pass.
+        """Return the grammar of one answer.
+
+        It takes milliseconds, if `check` has let the schema pass.
 
         Raises:
             InvalidRequestError: see `check`.
@@ -80,7 +82,7 @@ class Grammars:
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:
-        """Made when first asked for: a large vocabulary takes a second or two, and not every tokenizer will do."""
+        """Return llguidance's tokenizer, made at the first schema: it takes seconds."""
         try:
             return from_tokenizer(self._hf_tokenizer, self._vocabulary)
         except Exception as error:
@@ -90,7 +92,7 @@ class Grammars:
 
 
 class Grammar:
-    """Where one answer stands in its grammar.
+    """The state of one answer in its grammar.
 
     Args:
         matcher: at the answer's begin.
@@ -102,7 +104,7 @@ class Grammar:
         self.end = end
 
     def masked(self, logits: Tensor) -> Tensor:
-        """Logits `[vocabulary]`, minus infinity for the tokens that must not come next.
+        """Return logits `[vocabulary]`, minus infinity for forbidden tokens.
 
         Raises:
             InvalidRequestError: the grammar has grown too complex on the way here.
@@ -115,7 +117,7 @@ class Grammar:
         return logits.masked_fill(forbidden.to(logits.device), float("-inf"))
 
     def push(self, token: int) -> None:
-        """Take the token that came.
+        """Take the next token.
 
         Raises:
             InvalidRequestError: it must not come here: an engine that masks, and gives up on a grammar that has grown
@@ -127,25 +129,25 @@ class Grammar:
 
 
 async def _tried(schema: str) -> str | None:
-    """What is wrong with a schema, if anything; see `schema_trial`."""
+    """Return the problem of a schema, None if it has none; see `trial`."""
     pipe = asyncio.subprocess.PIPE
     process = None
     try:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", schema_trial.__name__, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL
         )
-        found, _ = await asyncio.wait_for(process.communicate(schema.encode()), _TRIAL_SECONDS)
+        output, _ = await asyncio.wait_for(process.communicate(schema.encode()), _TRIAL_SECONDS)
     except OSError as error:  # the one of a time that has run out is one of them
         raise EngineError(f"A JSON Schema could not be tried out: {type(error).__name__} {error}".strip()) from error
     finally:
         if process is not None and process.returncode is None:
             process.kill()
             await process.wait()
-    return found.decode() or (_OVER if process.returncode else None)
+    return output.decode() or (_OVER if process.returncode else None)
 
 
 def _problem_of_text(schema: str) -> str | None:
-    """What is wrong with a schema before anything is made of it."""
+    """Return the problem of a schema's text, None if it has none."""
     try:
         size = len(schema.encode())
         if size > MAX_BYTES:
@@ -163,7 +165,7 @@ def _problem_of_text(schema: str) -> str | None:
 def _problem_of_shape(schema: dict[str, Any]) -> str | None:
     level: list[Any] = [schema]
     for _ in range(MAX_DEPTH):
-        inside = [part for one in level for part in ([*one, *one.values()] if isinstance(one, dict) else one)]
+        inside = [part for node in level for part in ([*node, *node.values()] if isinstance(node, dict) else node)]
         if any(isinstance(part, str) and len(part) > MAX_TEXT for part in inside):
             return f"a name or text in it has more than {MAX_TEXT} characters"
         level = [part for part in inside if isinstance(part, dict | list)]
@@ -171,5 +173,5 @@ def _problem_of_shape(schema: dict[str, Any]) -> str | None:
 
 
 def refused(problem: str) -> InvalidRequestError:
-    """The error of a schema."""
+    """Return the error of a schema."""
     return InvalidRequestError(f"The JSON Schema is not accepted: {problem.rstrip('.')}.", param="response_format")

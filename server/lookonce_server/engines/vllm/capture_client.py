@@ -1,4 +1,4 @@
-"""Captured prefills, seen from the server: a request, and its result from the spool."""
+"""Run captured prefills, from the server's side."""
 
 import asyncio
 from contextlib import aclosing
@@ -17,7 +17,7 @@ _AT_ONCE = 2  # each holds the keys and values of a whole prompt beside vLLM's c
 
 
 class CaptureResult(NamedTuple):
-    """What a captured prefill left."""
+    """The result of a captured prefill."""
 
     tensors: dict[
         str, Tensor
@@ -26,7 +26,7 @@ class CaptureResult(NamedTuple):
 
 
 class CaptureClient:
-    """Runs captured prefills, behind what someone waits for.
+    """Run captured prefills, behind everything that somebody waits for.
 
     Args:
         requests: to vLLM.
@@ -45,7 +45,7 @@ class CaptureClient:
     async def capture(
         self, prompt: dict[str, Any], *, load: Load | None = None, said: int = 0, compression: Compression | None = None
     ) -> CaptureResult:
-        """Prefill a prompt, captured.
+        """Prefill a prompt, and capture its keys and values.
 
         Args:
             prompt: for vLLM.
@@ -72,8 +72,8 @@ class CaptureClient:
                 shards = await asyncio.to_thread(take_result, path, self._ranks)
         if isinstance(shards, str):
             raise EngineError(f"The describe pass could not be captured: {shards}.")
-        whole = {name: joined([shard[name] for shard in shards], self._heads) for name in ("keys", "values")}
+        tensors = {name: joined([shard[name] for shard in shards], self._heads) for name in ("keys", "values")}
         computed = len(ids) - (load.tokens if load else 0)
-        if compression is None and whole["keys"].shape[2] != computed:
-            raise EngineError(f"Only {whole['keys'].shape[2]} of {computed} tokens were captured.")
-        return CaptureResult(shards[0] | whole, ids)
+        if compression is None and tensors["keys"].shape[2] != computed:
+            raise EngineError(f"Only {tensors['keys'].shape[2]} of {computed} tokens were captured.")
+        return CaptureResult(shards[0] | tensors, ids)

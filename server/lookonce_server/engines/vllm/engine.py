@@ -1,4 +1,4 @@
-"""The vLLM engine: every pass is a request to one `AsyncLLM`, batched with all the others."""
+"""Run every pass as a request to one `AsyncLLM`, batched with the others."""
 
 import asyncio
 import logging
@@ -22,44 +22,45 @@ from lookonce_pruning import inv_freq_of_config
 from lookonce_server.engines.base import (
     Answer,
     DescribePlan,
-    Description,
-    Heard,
     ModelFacts,
+    OnText,
     Sampling,
     Started,
     TokenLogprob,
-    unheard,
+    ignore_text,
 )
 from lookonce_server.engines.checkpoint import check_code, check_unchanged, file_digest, find_checkpoint, fingerprint
 from lookonce_server.engines.conversation import Conversation
+from lookonce_server.engines.description import Description, PackedPrompt
 from lookonce_server.engines.geometry import image_crop
 from lookonce_server.engines.prefix import PrefixCache, PrefixKV, check_prefix
-from lookonce_server.engines.prompts import PromptRenderer, common_prefix
+from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.structured.grammar import Grammars
 from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
 from lookonce_server.engines.vllm.capture_client import CaptureClient
 from lookonce_server.engines.vllm.client import BACKGROUND, VllmClient, sampling_params
 from lookonce_server.engines.vllm.connector.files import SharedFiles
 from lookonce_server.engines.vllm.connector.messages import Compression, Job
+from lookonce_server.engines.vllm.connector.step_times import StepTimes
 from lookonce_server.engines.vllm.context_prompts import ContextPrompts
-from lookonce_server.engines.vllm.options import computing_options, engine_args
+from lookonce_server.engines.vllm.options import computing_options, engine_args, read_weights
 from lookonce_server.engines.vllm.parent import binding_forks
-from lookonce_server.engines.vllm.selfcheck import check_model, shared_tokens
+from lookonce_server.engines.vllm.selfcheck import check_model, compute_prefix
 from lookonce_server.errors import EngineError, ModelRefusedError
 
 _log = logging.getLogger(__name__)
 
 
 class _Continued(NamedTuple):
-    """A context, and what follows it."""
+    """A context's continuation."""
 
     ids: list[int]
-    full_tokens: int  # what the whole image would have cost
+    full_prompt_tokens: int  # with the whole image
     prefix: tuple[int, ...]  # the tokens before the image
 
 
 class VllmEngine:
-    """Implements `Engine` on vLLM; see `load`.
+    """Implement `Engine` on vLLM; see `load`.
 
     Args:
         llm: vLLM's engine, its workers attached.
@@ -67,7 +68,7 @@ class VllmEngine:
         spool: hands tensors over; closed with the engine.
         checkpoint: digest of its files, from before vLLM loaded it.
         options: of vLLM, that may change what it computes; see `options.computing_options`.
-        max_queue: passes that wait or run before more are refused.
+        max_queue: passes of each kind, see `Admission`.
         allow_control_tokens: see `PromptRenderer`.
     """
 
@@ -96,7 +97,7 @@ class VllmEngine:
             fingerprint=_fingerprint(fingerprint(checkpoint, dtype, processor), options, llm),
             num_layers=model.get_total_num_hidden_layers(),
             max_tokens=model.max_model_len,
-            framing=None if _processor_options(llm) else image_crop(processor),
+            image_crop=None if _processor_options(llm) else image_crop(processor),
             vocabulary=model.get_vocab_size(),
         )
         self._dtype = str(dtype).removeprefix("torch.")
@@ -132,7 +133,7 @@ class VllmEngine:
             name: folder or hub name.
             dtype: arithmetic of the model.
             describe_prompt: tried in the self-check.
-            max_queue: passes that wait or run before more are refused.
+            max_queue: passes of each kind, see `Admission`.
             options: vLLM's own, see `options.engine_args`.
             handover_dir: where tensors are handed to its processes; None chooses.
             allow_control_tokens: see `PromptRenderer`.
@@ -153,7 +154,8 @@ class VllmEngine:
         if args.trust_remote_code:
             check_code(folder)
         _log.info("Loading the model: %s with vLLM.", where["dtype"])
-        checkpoint = await asyncio.to_thread(file_digest, folder)
+        files = {"weights": read_weights(folder, args.load_format), "everything": args.trust_remote_code}
+        checkpoint = await asyncio.to_thread(file_digest, folder, **files)
         spool = await asyncio.to_thread(SharedFiles, handover_dir)
         try:
             llm = await asyncio.to_thread(_start, args)
@@ -182,14 +184,16 @@ class VllmEngine:
         try:
             _log.info("Checking the model: answers from a context must be those of the whole image.")
             await engine.check(describe_prompt)
-            await asyncio.to_thread(check_unchanged, folder, checkpoint)  # now that all has been loaded, and used
+            await asyncio.to_thread(
+                check_unchanged, folder, checkpoint, **files
+            )  # now that all has been loaded, and used
         except BaseException:
             await engine.close()
             raise
         return engine
 
     async def check(self, describe_prompt: str) -> None:
-        """Raise ModelRefusedError, saying why, unless answers from a context are exact; see `selfcheck`."""
+        """Raise ModelRefusedError unless answers from contexts are exact."""
         await check_model(
             self._capturer,
             self._contexts,
@@ -199,12 +203,12 @@ class VllmEngine:
             describe_prompt=describe_prompt,
         )
         turn = await asyncio.to_thread(self._prompts.describe_turn, describe_prompt)
-        await self._shared(turn.prefix)  # so that the first answer does not wait for it
+        await self._prefix_kv(turn.prefix)  # so that the first answer does not wait for it
 
     @property
     def queue_depth(self) -> int:
-        """Passes that wait or run."""
-        return self._requests.depth
+        """Return the passes that wait or run."""
+        return self._requests.admission.depth
 
     def token_text(self, token: int) -> str:
         """See `Engine.token_text`."""
@@ -222,6 +226,11 @@ class VllmEngine:
         """See `Engine.ping`."""
         await self._requests.ping()
 
+    async def take_step_times(self) -> list[StepTimes]:
+        """Return what the steps since the last call spent on contexts, in the first rank's worker."""
+        first, *_ = await self._requests.call_workers("lookonce_step_times")
+        return [StepTimes(*times) for times in first]  # vLLM's messages make tuples lists
+
     async def close(self) -> None:
         """Stop vLLM."""
         await self._requests.close()
@@ -231,7 +240,7 @@ class VllmEngine:
         self, conversation: Conversation, image: Image.Image | None, sampling: Sampling, tenant: str
     ) -> Answer:
         """See `Engine.full`."""
-        with self._requests.admitted():
+        with self._requests.admission.admit():
             ids = await asyncio.to_thread(self._prompts.full_ids, conversation)
             prompt = await asyncio.to_thread(self._prompt, ids, image, tenant)
 
@@ -246,53 +255,42 @@ class VllmEngine:
 
     async def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
         """See `Engine.answer`."""
-        with self._requests.admitted():
-            ids, full_tokens, prefix = await asyncio.to_thread(self._continued, context, conversation)
-            shared = await self._shared(prefix)
-            whole = await asyncio.to_thread(shared.before, context)
+        with self._requests.admission.admit():
+            ids, full_prompt_tokens, prefix = await asyncio.to_thread(self._continued, context, conversation)
+            prefix_kv = await self._prefix_kv(prefix)
+            dense = await asyncio.to_thread(prefix_kv.with_prefix, context)
             total = context.tokens + len(ids)
             self.facts.fit(total, sampling)
-            started = Started(total, len(ids), full_tokens)
+            started = Started(total, len(ids), full_prompt_tokens)
             async with (
-                self._contexts.lent(context.id, whole) as lent,
-                aclosing(self._answered(lent.prompt(ids), sampling, Job(lent.load), lambda _: started)) as events,
+                self._contexts.attach(context.id, dense) as attached,
+                aclosing(
+                    self._answered(attached.prompt(ids), sampling, Job(attached.load), lambda _: started)
+                ) as events,
             ):
                 async for event in events:
                     yield event
 
     async def describe(
-        self, image: Image.Image, plan: DescribePlan, tenant: str, heard: Heard = unheard
+        self, image: Image.Image, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
     ) -> Description:
         """See `Engine.describe`.
 
         The description is generated like any answer. Then one more prefill, of the prompt with the description, is
         captured: in it, every row that scores is a prompt row, which vLLM computes in the same way on every platform.
         """
-        with self._requests.admitted():
+        with self._requests.admission.admit(background=True):
             turn = await asyncio.to_thread(self._prompts.describe_turn, plan.prompt)
             prompt = await asyncio.to_thread(self._prompt, turn.ids, image, tenant)
-            heard("")
-            said, text = await self._said(prompt, Sampling(plan.max_tokens), heard)
+            on_text("")
+            said, text = await self._said(prompt, Sampling(plan.max_tokens), on_text)
             fed = said[:-1]  # the last token was generated, but never run through the model
-            found, ids = await self._capturer.capture(
+            tensors, ids = await self._capturer.capture(
                 prompt | {"prompt_token_ids": [*prompt["prompt_token_ids"], *fed]},
                 said=len(fed),
                 compression=Compression(plan.rows, plan.window, plan.selection, plan.retention),
             )
-        rows, columns = found["grid"].tolist()
-        shared = len(common_prefix(turn.prefix, ids))
-        return Description(
-            text=text.strip(),
-            keys=found["keys"][:, :, shared:].contiguous(),
-            values=found["values"][:, :, shared:].contiguous(),
-            shared_tokens=shared,
-            template_digest=turn.digest,
-            moved_by=int(found["moved_by"]),
-            kept=found["kept"],
-            scores=found["scores"],
-            grid=(rows, columns),
-            prompt_tokens=len(ids) - len(fed),
-        )
+        return PackedPrompt.of_tensors(tensors).describe(text, turn, ids[: len(ids) - len(fed)])
 
     async def _answered(
         self,
@@ -301,7 +299,7 @@ class VllmEngine:
         job: Job | None,
         started: Callable[[RequestOutput], Started],
     ) -> Answer:
-        """The answer's events, its texts made from tokens as in every engine."""
+        """Yield the answer's events, its texts made from tokens as in every engine."""
         text: TextStream | None = None
         schema = sampling.json_schema
         # vLLM keeps to the schema by itself. This tells whether it did: it ends an answer whose grammar fails.
@@ -325,8 +323,10 @@ class VllmEngine:
                         return
         raise EngineError("vLLM ended the answer early.")
 
-    async def _said(self, prompt: dict[str, Any], sampling: Sampling, heard: Heard = unheard) -> tuple[list[int], str]:
-        """Tokens of the description, the last one included, and their text."""
+    async def _said(
+        self, prompt: dict[str, Any], sampling: Sampling, on_text: OnText = ignore_text
+    ) -> tuple[list[int], str]:
+        """Generate a description; return all its tokens, and its text."""
         text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
         said: list[int] = []
         pieces: list[str] = []
@@ -336,13 +336,13 @@ class VllmEngine:
                 for token, _ in _tokens(output, None):
                     said.append(token)
                     pieces.append(text.push(token).text)
-                    heard(pieces[-1])
+                    on_text(pieces[-1])
         if not said:
             raise EngineError("vLLM described the image with nothing.")
         return said, "".join(pieces)
 
     def _prompt(self, ids: list[int], image: Image.Image | None, tenant: str) -> dict[str, Any]:
-        """A prompt whose cached blocks, pixels and encoded image serve this tenant alone.
+        """Return a prompt whose cached blocks and image serve this tenant alone.
 
         One tenant could else tell from an answer's speed what another has asked about.
         """
@@ -356,49 +356,48 @@ class VllmEngine:
     def _continued(self, context: CompressedContext, conversation: Conversation) -> _Continued:
         turn = self._prompts.describe_turn(context.identity.describe_prompt)
         check_prefix(context, turn.digest)
-        ids: list[int] = self._prompts.continuation(context.identity.describe_prompt, conversation)[0].tolist()
-        full_tokens = self._prompts.full_tokens(conversation, context.image_tokens)
-        return _Continued(ids, full_tokens, turn.prefix)
+        ids: list[int] = self._prompts.continuation(context.identity.describe_prompt, conversation, turn)[0].tolist()
+        return _Continued(ids, self._prompts.full_prompt_tokens(conversation, context.image_tokens), turn.prefix)
 
-    async def _shared(self, prefix: tuple[int, ...]) -> PrefixKV:
-        """The shared tokens of a prefix, computed by whoever first asks with it."""
+    async def _prefix_kv(self, prefix: tuple[int, ...]) -> PrefixKV:
+        """Return a prefix's keys and values, computed at its first question."""
         async with self._prefix_lock:
-            found = self._prefixes.get(prefix)
-            return found or self._prefixes.keep(prefix, await shared_tokens(self._capturer, prefix, self._inv_freq))
+            kept = self._prefixes.get(prefix)
+            return kept or self._prefixes.keep(prefix, await compute_prefix(self._capturer, prefix, self._inv_freq))
 
 
 def _start(args: AsyncEngineArgs) -> AsyncLLM:
-    """Start vLLM; its processes end with this one, and with the thread that this is called in."""
+    """Start vLLM; its processes end with this process and this thread."""
     with binding_forks():
         return AsyncLLM.from_engine_args(args)
 
 
 def _tier(output: RequestOutput) -> str | None:
-    """What `ConnectorScheduler.ended` told: "gpu" if vLLM's own cache still had the context's full blocks."""
-    told = output.kv_transfer_params
-    return told.get("tier") if told else None
+    """Return "gpu" if vLLM's own cache still had the context's full blocks."""
+    params = output.kv_transfer_params
+    return params.get("tier") if params else None
 
 
 def _tokens(output: RequestOutput, logprobs: int | None) -> list[tuple[int, TokenLogprob | None]]:
-    """The new tokens, with their log-probabilities where they were asked for."""
+    """Return the new tokens, with their log-probabilities if asked for."""
     completion = output.outputs[0]
     if logprobs is None or completion.logprobs is None:
         return [(token, None) for token in completion.token_ids]
-    found = zip(completion.token_ids, completion.logprobs, strict=True)
-    return [(token, _logprob(token, one, logprobs)) for token, one in found]
+    pairs = zip(completion.token_ids, completion.logprobs, strict=True)
+    return [(token, _logprob(token, ranked, logprobs)) for token, ranked in pairs]
 
 
-def _logprob(token: int, found: Mapping[int, Any] | None, count: int) -> TokenLogprob | None:
-    """The chosen token and the `count` most likely; vLLM gives them together."""
-    if found is None:
+def _logprob(token: int, logprobs: Mapping[int, Any] | None, count: int) -> TokenLogprob | None:
+    """Split vLLM's log-probabilities into the chosen token's and the top ones."""
+    if logprobs is None:
         return None
-    ranked = sorted(found.items(), key=lambda item: item[1].rank)
-    top = tuple((id_, one.logprob) for id_, one in ranked if one.rank <= count and one.logprob > float("-inf"))
-    return TokenLogprob(token, found[token].logprob, top)
+    ranked = sorted(logprobs.items(), key=lambda item: item[1].rank)
+    top = tuple((id_, entry.logprob) for id_, entry in ranked if entry.rank <= count and entry.logprob > float("-inf"))
+    return TokenLogprob(token, logprobs[token].logprob, top)
 
 
-def _fingerprint(found: str, options: Mapping[str, str], llm: AsyncLLM) -> str:
-    """The fingerprint that every engine has, `found`, unless vLLM computes otherwise: as told, or as a checkpoint asks.
+def _fingerprint(plain: str, options: Mapping[str, str], llm: AsyncLLM) -> str:
+    """Return the fingerprint that every engine has, unless vLLM computes otherwise.
 
     Options count by themselves, so that none is forgotten.
     """
@@ -407,11 +406,11 @@ def _fingerprint(found: str, options: Mapping[str, str], llm: AsyncLLM) -> str:
         "kv_cache_dtype": llm.vllm_config.cache_config.cache_dtype.replace("auto", ""),
     }
     changed = dict(options) | {name: str(value) for name, value in chosen.items() if value}
-    return digest(f"{found} {sorted(changed.items())}".encode()) if changed else found
+    return digest(f"{plain} {sorted(changed.items())}".encode()) if changed else plain
 
 
 def _processor_options(llm: AsyncLLM) -> Any:
-    """What vLLM gives the processor beside its own configuration."""
+    """Return the options of the processor that vLLM adds to its configuration."""
     return getattr(llm.model_config.multimodal_config, "mm_processor_kwargs", None)
 
 

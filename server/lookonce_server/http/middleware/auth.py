@@ -45,24 +45,24 @@ class AuthMiddleware:
         scope.setdefault("state", {})["tenant"] = tenant
         if facts := current_request.get():
             facts.tenant = tenant
-        send = _telling(self._turnstile.lane(tenant), send)
+        send = _telling(self._turnstile.bucket(tenant), send)
         place = Slot(self._turnstile, tenant)
         try:
             self._phase.check()
-            place.take()
+            place.acquire()
         except (OverloadedError, ShuttingDownError) as error:
             await refuse(error, scope, receive, send)
             return
 
         async def ending(message: Message) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
-                place.give_back()
+                place.release()
             await send(message)
 
         try:
             await self._app(scope, receive, ending)
         finally:
-            place.give_back()
+            place.release()
 
 
 def _telling(lane: TenantBucket, send: Send) -> Send:

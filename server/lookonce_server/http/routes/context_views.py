@@ -18,7 +18,7 @@ from lookonce_server.http.schemas.errors import errors
 from lookonce_server.http.state import Tenant, state_of
 from lookonce_server.images.sources import ImageBytes
 from lookonce_server.sessions.heatmap import TokenMap, draw_grid, draw_over
-from lookonce_server.sessions.preview import kept_by, would_keep
+from lookonce_server.sessions.preview import kept_at_retention, kept_indices
 
 router = APIRouter(prefix="/v1/contexts/{context_id}")
 _WIDTHS = (448, 1024)  # of a picture with a heat map, unless told: small ones are enlarged, large ones reduced
@@ -63,7 +63,7 @@ async def heatmap_over(
     state = state_of(request)
     image, _ = await read_pictured(request, state.images, PictureForm, PictureRequest)
     context = await state.contexts.peek(tenant, context_id)
-    framing = _framing(context, state.engine.facts.framing)
+    framing = _framing(context, state.engine.facts.image_crop)
     await asyncio.to_thread(_check_image, context, image)
     picture = await state.images.decode(image)
 
@@ -83,7 +83,7 @@ def _token_map(context: CompressedContext, retention: float | None) -> TokenMap:
 
 
 def _kept(context: CompressedContext, retention: float | None) -> list[int]:
-    return kept_by(context) if retention is None else would_keep(context, retention)
+    return kept_indices(context) if retention is None else kept_at_retention(context, retention)
 
 
 def _framing(context: CompressedContext, framing: ImageCrop | None) -> ImageCrop:

@@ -88,7 +88,7 @@ def settings(request: Request) -> dict[str, Any]:
 @router.get("/playground/area.json")
 def area(request: Request, width: Side, height: Side) -> dict[str, float] | None:
     """The part of a picture of that size that the image tokens cover, in its pixels; null where that is not known."""
-    framing = state_of(request).engine.facts.framing
+    framing = state_of(request).engine.facts.image_crop
     return framing.area(width, height)._asdict() if framing else None
 
 

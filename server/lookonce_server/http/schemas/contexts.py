@@ -8,6 +8,7 @@ from lookonce_cache import CompressedContext, ContextInfo, Page
 from lookonce_server.http.schemas.chat import ContextParams
 from lookonce_server.http.schemas.messages import ImageUrlText
 from lookonce_server.http.schemas.must_be_unset import RequestModel
+from lookonce_server.sessions.context_builder import selection_method
 from lookonce_server.sessions.contexts import TenantStats
 
 
@@ -60,7 +61,7 @@ class ContextObject(BaseModel):
             tokens=info.tokens,
             bytes=info.bytes,
             retention=info.retention,
-            selection=method(info.selection),
+            selection=selection_method(info),
             precision=info.precision,
         )
 
@@ -134,13 +135,8 @@ class ContextTokens(BaseModel):
             scores=context.scores.tolist(),
             kept=kept,
             retention=retention,
-            selection=method(context.identity.selection),
+            selection=selection_method(context.identity),
         )
-
-
-def method(selection: str) -> str:
-    """The selection's name alone, without what else decides its result."""
-    return selection.partition("/")[0]
 
 
 def _unix(seconds: float | None) -> int | None:

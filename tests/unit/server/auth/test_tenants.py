@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 
 from lookonce_cache import DEFAULT_TENANT, InvalidContextError, check_tenant
 from lookonce_server.app import running_app
-from lookonce_server.auth import tenants as access
+from lookonce_server.auth import tenants
 from lookonce_server.auth.keys import read_keys
 from lookonce_server.auth.rate_limit import TenantLimits
 from lookonce_server.auth.tenants import TenantDirectory, is_tenant, key_hash, new_key
@@ -214,7 +214,7 @@ def test_every_key_is_looked_at_whichever_was_given(monkeypatch, key):
         return compare(one, other)
 
     compare = hmac.compare_digest
-    monkeypatch.setattr(access.hmac, "compare_digest", looked)
+    monkeypatch.setattr(tenants.hmac, "compare_digest", looked)
     everybody = TenantDirectory({key_hash(key): tenant for tenant, key in KEYS.items()})
     try:
         everybody.tenant(f"Bearer {key}")
@@ -359,7 +359,7 @@ async def test_without_a_key_nothing_is_read_nor_done(app, client, key, caplog):
     assert_refused(await client.post("/v1/contexts", json={"image_url": data_url(81)}, headers=bearing(key)))
     after = (await client.get("/metrics")).text
     assert without_process_metrics(after) == without_process_metrics(before)
-    assert app.state.parts.contexts.maker._making == {}
+    assert app.state.parts.contexts.describe_queue._jobs == {}
     for secret in (WRONG, key_hash(WRONG), *KEYS.values(), *map(key_hash, KEYS.values())):
         assert secret not in caplog.text
 

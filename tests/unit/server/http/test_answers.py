@@ -7,7 +7,7 @@ import pytest
 from openai.types import Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from lookonce_server.http.schemas import answers as shapes
+from lookonce_server.http.schemas import answers
 
 from ....support.app_requests import body, events_of, image, send, user
 
@@ -34,7 +34,7 @@ def assert_shaped(made: dict, openais, ours) -> None:
 async def test_an_answer(app, options):
     for _ in range(2):  # of an image: a miss, and a hit
         made = (await send(app, body(**options))).json()
-        assert_shaped(made, ChatCompletion, shapes.ChatCompletion)
+        assert_shaped(made, ChatCompletion, answers.ChatCompletion)
         assert [choice["finish_reason"] for choice in made["choices"]] == (
             ["stop" if "stop" in options else "length"] * options.get("n", 1)
         )
@@ -48,7 +48,7 @@ async def test_a_stream(app, options, usage):
     assert reply.headers["content-type"].startswith("text/event-stream")
     chunks = events_of(reply)
     for chunk in chunks:
-        assert_shaped(chunk, ChatCompletionChunk, shapes.ChatCompletionChunk)
+        assert_shaped(chunk, ChatCompletionChunk, answers.ChatCompletionChunk)
     assert len({(c["id"], c["created"], c["model"], c["system_fingerprint"]) for c in chunks}) == 1
     *pieces, last = chunks
     if usage:
@@ -80,7 +80,7 @@ async def test_the_models(app):
         one = (await client.get("/v1/models/m")).json()
         missing = await client.get("/v1/models/a/b")
     assert listed == {"object": "list", "data": [one]}
-    assert_shaped(one, Model, shapes.Model)
+    assert_shaped(one, Model, answers.Model)
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
 
 

@@ -25,6 +25,7 @@ from lookonce_server.engines.vllm.connector.loader import ContextLoader
 from lookonce_server.engines.vllm.connector.messages import CaptureStep, Job, StepPlan
 from lookonce_server.engines.vllm.connector.recorder import KVRecorder
 from lookonce_server.engines.vllm.connector.scheduler import ConnectorScheduler
+from lookonce_server.engines.vllm.connector.step_times import StepClock, StepTimes
 from lookonce_server.engines.vllm.positions import check_positions
 from lookonce_server.engines.vllm.support import attention_problems
 
@@ -54,6 +55,7 @@ class ContextConnector(KVConnectorBase_V1):
         self._recorder: KVRecorder | None = None
         self._cache_names: tuple[str, ...] = ()
         self._lost: set[int] = set()  # blocks that a load should have written
+        self._clock = StepClock()
 
     # In the scheduler.
 
@@ -153,6 +155,10 @@ class ContextConnector(KVConnectorBase_V1):
         """Why contexts cannot be used with this model, as sentences; empty if they can."""
         return attention_problems(self._config, self._kv_cache_config, self._layers())
 
+    def take_step_times(self) -> list[StepTimes]:
+        """Return what the last steps spent on contexts, and forget it."""
+        return self._clock.take()
+
     def _keep_going(self, error: Exception, *args: Any, **kwargs: Any) -> None:
         """Do without: what is missing is noticed by those who need it."""
 
@@ -168,6 +174,7 @@ class ContextConnector(KVConnectorBase_V1):
     @guarded(_capture_nothing)
     def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
         """See vLLM: before the forward pass, in any case; `start_load_kv` may come after it if nothing is loaded."""
+        self._clock.start_step()
         super().bind_connector_metadata(connector_metadata)
         if self._recorder is not None:
             self._recorder.forget(self._plan().ended)
@@ -185,7 +192,8 @@ class ContextConnector(KVConnectorBase_V1):
         for step in self._plan().loads:
             assert self._injector is not None
             try:
-                self._injector.load(step)
+                with self._clock.timing("load"):
+                    self._injector.load(step)
             except Exception as error:
                 log_failure("loading a context", error)
                 self._lost.update(step.block_ids)
@@ -204,6 +212,7 @@ class ContextConnector(KVConnectorBase_V1):
         if self._recorder is not None:
             for step in self._recorder.end(self._plan().captures):
                 self._write(self._recorder, step)
+        self._clock.end_step()
 
     def _report_lost(self, error: Exception) -> set[int]:
         return self._lost
@@ -217,7 +226,10 @@ class ContextConnector(KVConnectorBase_V1):
     def _write(self, recorder: KVRecorder, step: CaptureStep) -> None:
         rank = get_tensor_model_parallel_rank()
         try:
-            write_result(step.capture.path, rank, recorder.result(step))
+            with self._clock.timing("compress"):
+                tensors = recorder.result(step)
+            with self._clock.timing("write"):
+                write_result(step.capture.path, rank, tensors)
         except Exception as error:
             log_failure("capturing a describe pass", error)
             with contextlib.suppress(OSError):  # the folder is full or gone: the server finds no result, and says so

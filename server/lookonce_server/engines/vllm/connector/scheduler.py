@@ -1,4 +1,4 @@
-"""The scheduler's half of the connector: from requests to what the workers do at each step.
+"""Plan the workers' steps from requests, in vLLM's scheduler.
 
 Invariant: a context's placeholder tokens are never computed, and never found in the prefix cache under another
 context's name. vLLM is told that all of them are cached outside, and a request that finds only some of them in vLLM's
@@ -27,7 +27,7 @@ _POSITION_FIELDS = ("image_grid_thw",)  # what M-RoPE positions are made of; pix
 
 
 @dataclass
-class _Captured:
+class _CaptureState:
     """A captured request under way."""
 
     capture: Capture
@@ -36,7 +36,7 @@ class _Captured:
 
 
 class ConnectorScheduler:
-    """Decides, within vLLM's scheduler.
+    """Decide on loads and captures within vLLM's scheduler.
 
     Args:
         config: the model's configuration, of transformers.
@@ -48,12 +48,14 @@ class ConnectorScheduler:
         self._block_size = block_size
         self._loads: list[LoadStep] = []
         self._refused: set[int] = set()
-        self._captured: dict[str, _Captured] = {}
+        self._captured: dict[str, _CaptureState] = {}
         self._failed: set[str] = set()  # of these
         self._tiers: dict[str, str | None] = {}  # where each answer pass found its context
 
     def arrived(self, request: Request) -> None:
-        """Have a context loaded even for a request that wants all its tokens computed, as for prompt_logprobs.
+        """Have a context loaded even if all tokens should be computed.
+
+        A request with prompt_logprobs wants that.
 
         vLLM would compute the placeholders as if they were words, answer from them, and keep them in its prefix cache
         under the context's salt.
@@ -62,12 +64,12 @@ class ConnectorScheduler:
             request.skip_reading_prefix_cache = False
 
     def external_tokens(self, request: Request, computed: int) -> int:
-        """How many tokens after the `computed` ones need not be computed."""
+        """Count the tokens after the `computed` ones that need not be computed."""
         load = Job.of(request.kv_transfer_params).load
         return max(0, load.tokens - computed) if load else 0
 
     def allocated(self, request: Request, blocks: KVCacheBlocks, external: int) -> None:
-        """Note a request that is scheduled, the first time or after a preemption, with `external` tokens to load."""
+        """Note a request that is scheduled, maybe anew, with tokens to load."""
         job = Job.of(request.kv_transfer_params)
         block_ids = blocks.get_block_ids()[0]
         if job.load is not None:
@@ -80,10 +82,10 @@ class ConnectorScheduler:
                 self._loads.append(LoadStep(job.load, start, tuple(block_ids)))
         if job.capture is not None:
             prompt = self._prompt(request, job.capture.said)
-            self._captured[request.request_id] = _Captured(job.capture, prompt, list(block_ids))
+            self._captured[request.request_id] = _CaptureState(job.capture, prompt, list(block_ids))
 
     def plan(self, scheduled: SchedulerOutput) -> StepPlan:
-        """What the workers do around the step that was just scheduled.
+        """Plan the workers' part of the step that was just scheduled.
 
         Raises:
             Exception: any; then no load is forgotten, and `drop` refuses them.
@@ -96,7 +98,7 @@ class ConnectorScheduler:
         return self._take(captures, ended)
 
     def drop(self) -> StepPlan:
-        """Do nothing of what was planned: requests that should have been loaded are refused, captures are forgotten."""
+        """Refuse the planned loads, and forget the captures."""
         ended = set(self._captured)
         self._captured = {}
         plan = self._take([], ended)
@@ -111,7 +113,7 @@ class ConnectorScheduler:
         return plan
 
     def ended(self, request: Request) -> dict[str, Any] | None:
-        """What the server is told when a request ends.
+        """Return the message to the server at a request's end.
 
         The tier is "gpu" if vLLM's own cache held every full block of the context.
         """

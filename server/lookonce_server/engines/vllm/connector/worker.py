@@ -1,4 +1,7 @@
-"""What vLLM's workers do when the server calls them; vLLM mixes `WorkerExtension` into its worker class."""
+"""Serve the server's calls in vLLM's workers.
+
+vLLM mixes `WorkerExtension` into its worker class.
+"""
 
 from typing import Any
 
@@ -6,6 +9,7 @@ from vllm.distributed.kv_transfer import get_kv_transfer_group
 
 from lookonce_server.engines.vllm.connector.connector import ContextConnector
 from lookonce_server.engines.vllm.connector.guard import guarded, reason
+from lookonce_server.engines.vllm.connector.step_times import StepTimes
 
 
 def _tell(worker: Any, error: Exception) -> list[str]:
@@ -19,10 +23,16 @@ class WorkerExtension:
 
     @guarded(_tell)
     def lookonce_attach(self) -> list[str]:
-        """Give the connector the model; or tell why contexts cannot be used with it."""
+        """Give the connector the model; or return the problems with it."""
         connector = get_kv_transfer_group()
         assert isinstance(connector, ContextConnector)
         problems = connector.problems()
         if not problems:
             connector.attach(self.model_runner.get_model())
         return problems
+
+    def lookonce_step_times(self) -> list[StepTimes]:
+        """Return what the last steps spent on contexts; see `VllmEngine.take_step_times`."""
+        connector = get_kv_transfer_group()
+        assert isinstance(connector, ContextConnector)
+        return connector.take_step_times()

@@ -1,0 +1,218 @@
+"""Run `ask`, `chat`, `describe` and `contexts`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from .._client import Client
+from .._exceptions import BadRequestError, ContextNotFoundError, LookonceError
+from .._image import parse_context_id
+from .._session import Chat, ImageSession
+from .._streaming import AnswerStream, DescriptionStream
+from .._types import Answer, AskOptions, ContextOptions, ImageOptions, Saved
+from . import formatting
+from .terminal import Terminal, one_line, printable
+
+_CHAT_HINT = "Ctrl-C stops an answer, /new forgets the conversation, Ctrl-D ends."
+
+
+def ask(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
+    """Ask questions one after the other, each on its own."""
+    image, options = _image(client, args), _ask_options(args)
+    for question in args.questions:
+        if args.json:
+            _print_answer_json(question, image.ask(question, **options))
+            continue
+        terminal.print(terminal.bold(f"> {printable(question)}"))
+        if terminal.is_tty:
+            _stream_answer(terminal, image.stream(question, **options))
+        else:
+            answer = image.ask(question, **options)
+            terminal.print(f"{printable(answer.text)}\n{terminal.dim(f'  {formatting.answer_line(answer)}')}")
+        terminal.print()
+    if args.json:
+        _print_saved_json(image.saved)
+    elif len(args.questions) > 1:
+        terminal.print(formatting.saved_line(image.saved))
+    return 0
+
+
+def chat(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
+    """Converse about an image: at a prompt, or with one answer a line in a pipe."""
+    image = _image(client, args)
+    conversation = image.chat(**_ask_options(args))
+    if sys.stdin.isatty() and terminal.is_tty and not args.json:
+        _converse(conversation, terminal)
+        if image.saved.questions:
+            terminal.print(formatting.saved_line(image.saved))
+        return 0
+    for line in sys.stdin:
+        if question := line.strip():
+            answer = conversation.ask(question)
+            if args.json:
+                _print_answer_json(question, answer)
+            else:
+                terminal.print(one_line(answer.text))
+    if args.json:
+        _print_saved_json(image.saved)
+    return 0
+
+
+def describe(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
+    """Have an image described and its context stored."""
+    image = _image(client, args)
+    with image.describe() as description:
+        if args.json:
+            for _ in description:
+                pass
+            _print_json({**asdict(description.context), "created": description.created})
+        else:
+            terminal.stream(description, lambda: _progress(description))
+            line = formatting.context_line(description.context, created=description.created)
+            terminal.print(terminal.dim(f"  {line}"))
+            terminal.print(f"lookonce:{description.context.id}")
+    if args.heatmap is not None:
+        _write_file(Path(args.heatmap), _heatmap(image, terminal))
+    return 0
+
+
+def list_contexts(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
+    """List contexts."""
+    if not args.json:
+        terminal.print(terminal.bold(formatting.context_header()))
+    for context in client.list_contexts(limit=args.limit):
+        if args.json:
+            _print_json(asdict(context))
+        else:
+            terminal.print(formatting.context_row(context, time.time()))
+    return 0
+
+
+def show_context(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
+    """Show one context in full."""
+    context = client.get_context(args.id)
+    if args.json:
+        _print_json(asdict(context))
+    else:
+        terminal.print(formatting.context_details(context, time.time()))
+    return 0
+
+
+def remove_contexts(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
+    """Remove contexts: none if an id is malformed; returns 1 if one was not found."""
+    ids = [parse_context_id(name) for name in args.ids]
+    removed = [_remove_context(client, context_id, args, terminal) for context_id in ids]
+    return 0 if all(removed) else 1
+
+
+def show_stats(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
+    """Show the statistics of the contexts."""
+    stats = client.context_stats()
+    if args.json:
+        _print_json(asdict(stats))
+    else:
+        terminal.print(formatting.stats_details(stats, time.time()))
+    return 0
+
+
+def _image(client: Client, args: argparse.Namespace) -> ImageSession:
+    return client.image(args.image, **cast(ImageOptions, _given(args, *ContextOptions.__annotations__)))
+
+
+def _ask_options(args: argparse.Namespace) -> AskOptions:
+    return cast(AskOptions, _given(args, "max_tokens", "on_miss", "fallback"))
+
+
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
+
+
+def _converse(conversation: Chat, terminal: Terminal) -> None:
+    with suppress(ImportError):
+        import readline  # noqa: F401 - `input` edits lines with it
+    terminal.print(terminal.dim(_CHAT_HINT))
+    while True:
+        try:
+            question = input(terminal.prompt("> ")).strip()
+        except EOFError:
+            terminal.print()
+            return
+        except KeyboardInterrupt:
+            terminal.print()
+            continue
+        if question == "/new":
+            conversation.turns.clear()
+        elif question:
+            _answer_in_conversation(conversation, terminal, question)
+
+
+def _answer_in_conversation(conversation: Chat, terminal: Terminal, question: str) -> None:
+    """Answer a question; an error or Ctrl-C ends the answer and not the conversation."""
+    try:
+        _stream_answer(terminal, conversation.stream(question))
+    except KeyboardInterrupt:
+        terminal.print(terminal.dim("  stopped"))
+    except LookonceError as error:
+        terminal.print_error(str(error))
+
+
+def _stream_answer(terminal: Terminal, stream: AnswerStream) -> None:
+    with stream:
+        terminal.stream(stream, lambda: "asking")
+        terminal.print(terminal.dim(f"  {formatting.answer_line(stream.answer)}"))
+
+
+def _progress(description: DescriptionStream) -> str:
+    """Return the progress of a description; a completed one has no text only for a moment."""
+    return description.state if description.state != "completed" else "describing"
+
+
+def _heatmap(image: ImageSession, terminal: Terminal) -> bytes:
+    """Draw over the image, unless the server cannot place the model's tokens in it."""
+    try:
+        return image.heatmap()
+    except BadRequestError as error:
+        terminal.print_error(f"the heat map is drawn without the image: {error}")
+        return image.heatmap(over_image=False)
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise LookonceError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def _remove_context(client: Client, context_id: str, args: argparse.Namespace, terminal: Terminal) -> bool:
+    try:
+        client.delete_context(context_id)
+    except ContextNotFoundError:
+        is_removed = False
+    else:
+        is_removed = True
+    if args.json:
+        _print_json({"id": context_id, "removed": is_removed})
+    elif is_removed:
+        terminal.print(f"removed {context_id}")
+    else:
+        terminal.print_error(f"there is no context {context_id}")
+    return is_removed
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def _print_answer_json(question: str, answer: Answer) -> None:
+    _print_json({"question": question, "hit": answer.hit, **asdict(answer)})
+
+
+def _print_saved_json(saved: Saved) -> None:
+    _print_json({"saved": {**asdict(saved), "share": saved.share}})

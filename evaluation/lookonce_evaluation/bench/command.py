@@ -1,0 +1,54 @@
+"""What the benchmarks' command lines have in common."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lookonce_evaluation.errors import EvaluationError
+
+
+def parser(name: str, description: str | None, *, quick: str) -> argparse.ArgumentParser:
+    """Return a command line with `--quick` and `--json`.
+
+    Args:
+        name: the benchmark's module.
+        description: what it does; the module's docstring.
+        quick: what `--quick` does.
+    """
+    arguments = argparse.ArgumentParser(
+        prog=f"python -m lookonce_evaluation.bench.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_argument("--quick", action="store_true", help=f"{quick}: does it work?")
+    arguments.add_argument("--json", type=Path, help="write the figures here too")
+    return arguments
+
+
+def write_json(path: Path | None, figures: Any) -> None:
+    """Write the figures, and on which machine they were measured, where that was asked for."""
+    if path is not None:
+        machine = {"processor": platform.machine(), "cores": os.cpu_count()}
+        path.write_text(json.dumps(_plain({"machine": machine, **figures}), indent=1) + "\n")
+
+
+def _plain(figures: Any) -> Any:
+    """Make named tuples dicts, as JSON's own would make lists of them."""
+    if hasattr(figures, "_asdict"):
+        return _plain(figures._asdict())
+    if isinstance(figures, dict):
+        return {name: _plain(value) for name, value in figures.items()}
+    return [_plain(value) for value in figures] if isinstance(figures, (list, tuple)) else figures
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command and exit; what cannot be done is one line on standard error."""
+    try:
+        sys.exit(main())
+    except EvaluationError as error:
+        sys.exit(str(error))

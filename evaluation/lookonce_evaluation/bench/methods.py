@@ -1,0 +1,192 @@
+"""Methods to answer a later question about an image, each through what a server does for it, from the image on."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from typing import Protocol
+
+from PIL import Image
+
+from lookonce_cache import DEFAULT_TENANT, CompressedContext, ContextKey, Store, digest, open_store
+from lookonce_evaluation.bench.fixtures import RedisServer
+from lookonce_evaluation.bench.timing import Ask, time_answer
+from lookonce_pruning import parse_window
+from lookonce_scenes.world import render, sample_scene
+from lookonce_server.engines.base import Answer, DescribePlan, Engine, Sampling
+from lookonce_server.engines.conversation import Conversation, Turn
+from lookonce_server.images.decode import ImageLimits, decode_image
+from lookonce_server.images.reading import Images
+from lookonce_server.images.sources import ContextReference, ImageBytes
+from lookonce_server.metrics import Metrics
+from lookonce_server.sessions.contexts import Contexts
+from lookonce_server.sessions.sessions import Sessions
+from lookonce_server.settings import Settings
+
+FULL, PREFIX = "full pass", "full pass, prefix cache"
+
+
+class Method(Protocol):
+    """A method to answer questions."""
+
+    name: str
+    nbytes: int  # kept for one image
+
+    def prepare(self, questions: Sequence[str], sampling: Sampling) -> AbstractAsyncContextManager[list[Ask]]:
+        """Do what is done ahead, untimed; within the block each question may be asked once."""
+
+
+class FullPass:
+    """The full pass with nothing cached: each question is about a picture that the engine has never seen.
+
+    Args:
+        engine: answers.
+        side: width and height of the pictures; None for the scenes' own.
+    """
+
+    name = FULL
+    nbytes = 0
+
+    def __init__(self, engine: Engine, side: int | None) -> None:
+        self._engine = engine
+        self._side = side
+        self._seeds = count(1_000)
+
+    @asynccontextmanager
+    async def prepare(self, questions: Sequence[str], sampling: Sampling) -> AsyncIterator[list[Ask]]:
+        """See `Method.prepare`."""
+        images = await asyncio.to_thread(lambda: [png(next(self._seeds), self._side) for _ in questions])
+        pairs = zip(images, questions, strict=True)
+        yield [partial(full_pass, self._engine, image, about(question), sampling) for image, question in pairs]
+
+
+class PrefixCached:
+    """The full pass about one picture, whose keys and values are in vLLM's prefix cache.
+
+    Args:
+        engine: answers.
+        image: the picture.
+        nbytes: of its keys and values.
+    """
+
+    name = PREFIX
+
+    def __init__(self, engine: Engine, image: bytes, nbytes: int) -> None:
+        self._engine = engine
+        self._image = image
+        self.nbytes = nbytes
+
+    @asynccontextmanager
+    async def prepare(self, questions: Sequence[str], sampling: Sampling) -> AsyncIterator[list[Ask]]:
+        """See `Method.prepare`."""
+        ask = partial(full_pass, self._engine, self._image)
+        await time_answer(partial(ask, about("Is it warm?"), sampling))
+        yield [partial(ask, about(question), sampling) for question in questions]
+
+
+class FromContext:
+    """The answer pass from a context, by its id.
+
+    Each question is about a context of its own id, though their tensors are the same: vLLM's prefix cache never has
+    it, and each one is read from the store and loaded.
+
+    Args:
+        name: of the method.
+        engine: answers.
+        store: holds the contexts.
+        context: what is asked about.
+        plan: by which it was described.
+    """
+
+    def __init__(self, name: str, engine: Engine, store: Store, context: CompressedContext, plan: DescribePlan) -> None:
+        self.name = name
+        self.nbytes = context.nbytes
+        self._store = store
+        self._context = context
+        self._sessions = _sessions(engine, _contexts(engine, store, plan, context.identity.precision))
+        self._numbers = count()
+
+    @asynccontextmanager
+    async def prepare(self, questions: Sequence[str], sampling: Sampling) -> AsyncIterator[list[Ask]]:
+        """See `Method.prepare`."""
+        keys = [await self._put_copy() for _ in questions]
+        try:
+            pairs = zip(keys, questions, strict=True)
+            yield [partial(self._ask, key, question, sampling) for key, question in pairs]
+        finally:
+            for key in keys:
+                await self._store.delete(key)
+
+    async def _put_copy(self) -> ContextKey:
+        """Store the context as if it were another image's."""
+        identity = replace(self._context.identity, image_digest=digest(str(next(self._numbers)).encode()))
+        copy = replace(self._context, identity=identity)
+        await self._store.put(copy)
+        return copy.key
+
+    async def _ask(self, key: ContextKey, question: str, sampling: Sampling) -> Answer:
+        session = await self._sessions.ask(about(question), ContextReference(key.id), sampling, tenant=key.tenant)
+        return session.answers[0]
+
+
+def about(question: str) -> Conversation:
+    """A question about an image."""
+    return Conversation((Turn("user", question, has_image=True),))
+
+
+async def full_pass(engine: Engine, image: bytes, conversation: Conversation, sampling: Sampling) -> Answer:
+    """Answer from the whole image, as sessions do at a miss."""
+    pixels = await asyncio.to_thread(decode_image, image, ImageLimits(), "image")
+    return engine.full(conversation, pixels, sampling, DEFAULT_TENANT)
+
+
+async def create_context(engine: Engine, image: bytes, plan: DescribePlan, precision: str) -> CompressedContext:
+    """Describe an image as a server does."""
+    store = open_store("memory://")
+    try:
+        return await _contexts(engine, store, plan, precision).create(DEFAULT_TENANT, ImageBytes(image, "image"))
+    finally:
+        await store.close()
+
+
+def describe_plan(settings: Settings, engine: Engine, *, retention: float, max_tokens: int) -> DescribePlan:
+    """Return the describe plan of a server, but for its retention and the description's most tokens."""
+    window = parse_window(settings.window, engine.facts.num_layers)
+    return DescribePlan(
+        prompt=settings.describe_prompt,
+        max_tokens=max_tokens,
+        rows=settings.rows,
+        window=(window.start, window.stop),
+        selection=settings.selection,
+        retention=retention,
+    )
+
+
+def png(seed: int, side: int | None = None) -> bytes:
+    """Draw a scene as a client would send it, enlarged to `side` pixels."""
+    picture = Image.fromarray(render(sample_scene(seed)))
+    file = io.BytesIO()
+    (picture.resize((side, side)) if side else picture).save(file, "PNG")
+    return file.getvalue()
+
+
+@asynccontextmanager
+async def redis_store(url: str | None) -> AsyncIterator[Store]:
+    """Open a store in the Redis at a URL, or in one that is started for the run."""
+    with nullcontext(url) if url else RedisServer() as server:
+        store = open_store(server if isinstance(server, str) else server.url, ttl=600)
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+def _contexts(engine: Engine, store: Store, plan: DescribePlan, precision: str) -> Contexts:
+    return Contexts(engine, store, plan=plan, precision=precision, images=Images(ImageLimits()), metrics=Metrics())
+
+
+def _sessions(engine: Engine, contexts: Contexts) -> Sessions:
+    return Sessions(engine, contexts, images=Images(ImageLimits()), on_miss="compress", metrics=Metrics())

@@ -1,0 +1,203 @@
+"""Bytes of a context of published models, by arithmetic: `python -m lookonce_evaluation.bench.sizes`.
+
+Each size is that of the value in the store: header, checksums, padding, kept indices and scores with the keys and
+values. It is asked of the wire format itself, about a context whose tensors take no memory.
+"""
+
+import argparse
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from lookonce_cache import CompressedContext, ContextIdentity, QuantizedTensor, digest, encode
+from lookonce_cache.format.header import encode_head
+from lookonce_cache.format.quantization import Role, parts_of
+from lookonce_evaluation.bench import command
+from lookonce_evaluation.bench.checkpoints import write_llava
+from lookonce_evaluation.bench.engine import loaded
+from lookonce_evaluation.bench.methods import create_context, describe_plan, png
+from lookonce_evaluation.tables import header, line
+from lookonce_pruning import kept_count
+from lookonce_scenes import CHECKPOINT
+from lookonce_server.settings import Settings
+
+RETENTION = 0.05
+TARGETS = {"native": 10, "int8": 25, "int4": 50}
+"""How many times smaller than the image's whole keys and values a context is to be at least, by precision."""
+DTYPE = torch.bfloat16
+DESCRIPTION = 400  # bytes of text, some ninety tokens
+
+
+class Image(NamedTuple):
+    """An image as a model sees it."""
+
+    size: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A published model's numbers, from its config.json, and its chat template about "Describe the image.".
+
+    Attributes:
+        before: tokens before the image, the same in all contexts: stored once for the model.
+        after: tokens after the image, up to where the answer begins.
+    """
+
+    name: str
+    layers: int
+    kv_heads: int
+    head_dim: int
+    before: int
+    after: int
+    images: tuple[Image, ...]
+
+    def bytes_a_token(self) -> int:
+        """Return the bytes of a token's keys and values."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * DTYPE.itemsize
+
+
+# Template tokens are counted with the models' own vocabularies; special tokens count one each, and so do the marks
+# around the image. Sizes were chosen so that no model has to round them.
+MODELS = (
+    # llava-hf/llava-1.5-7b-hf: "USER: <image>\nDescribe the image. ASSISTANT:" with <s>, as transformers tokenises it.
+    # Every image becomes 336 x 336, 24 x 24 patches.
+    Model("LLaVA-1.5-7B", 32, 32, 128, 5, 11, (Image("any", 576),)),
+    # OpenGVLab/InternVL2-Llama3-76B: <|im_start|>system\n, its Chinese system prompt of 42 tokens, <|im_end|>
+    # <|im_start|>user\n<img> with <|begin_of_text|>; then </img>\nDescribe the image.<|im_end|><|im_start|>assistant\n.
+    # 256 tokens a tile of 448 x 448; nine tiles and the thumbnail. (Kaduri et al. count 60 query tokens, here 61.)
+    Model("InternVL2-76B", 80, 8, 128, 51, 10, (Image("448 x 448", 256), Image("1344 x 1344", 2560))),
+    # Qwen/Qwen2.5-VL-7B-Instruct: the default system turn, <|im_start|>user\n<|vision_start|>; then
+    # <|vision_end|>Describe the image.<|im_end|>\n<|im_start|>assistant\n. One token for 28 x 28 pixels.
+    Model("Qwen2.5-VL-7B", 28, 4, 128, 15, 10, (Image("448 x 448", 256), Image("1344 x 1344", 2304))),
+    # Qwen/Qwen3-VL-8B-Instruct: the same without a system turn. One token for 32 x 32 pixels.
+    Model("Qwen3-VL-8B", 36, 8, 128, 4, 10, (Image("448 x 448", 196), Image("1344 x 1344", 1764))),
+)
+
+
+class Size(NamedTuple):
+    """A context's size beside the image's whole keys and values, bytes."""
+
+    whole: int
+    context: int
+
+    @property
+    def ratio(self) -> float:
+        """How often the context goes into the whole."""
+        return self.whole / self.context
+
+
+def size(model: Model, image: Image, precision: str, *, shared: bool) -> Size:
+    """Compute the size of one context.
+
+    Args:
+        model: the model.
+        image: the image.
+        precision: what keys and values are stored in.
+        shared: whether the tokens before the image are stored once for the model, or in each context.
+    """
+    context = empty_context(model, image, precision, shared=shared)
+    return Size(image.tokens * model.bytes_a_token(), encode_head(context)[1].total)
+
+
+def empty_context(model: Model, image: Image, precision: str, *, shared: bool) -> CompressedContext:
+    """Make a context whose tensors take no memory; the arguments are those of `size`."""
+    kept = kept_count(RETENTION, image.tokens)
+    tokens = kept + model.after + (0 if shared else model.before)
+    shape = (model.layers, model.kv_heads, tokens, model.head_dim)
+    nothing = digest(b"")
+    identity = ContextIdentity(
+        tenant="default",
+        model_fingerprint=nothing,
+        image_digest=nothing,
+        describe_prompt="Describe the image.",
+        template_digest=nothing,
+        retention=RETENTION,
+        selection="coverage",
+        window=(model.layers // 4, model.layers // 2),
+        precision=precision,
+    )
+    return CompressedContext(
+        identity=identity,
+        keys=_without_memory("keys", precision, shape),
+        values=_without_memory("values", precision, shape),
+        shared_tokens=model.before if shared else 0,
+        moved_by=kept - image.tokens,
+        full_tokens=model.before + image.tokens + model.after,
+        kept_indices=torch.arange(kept, dtype=torch.int32)[None],
+        scores=torch.zeros(image.tokens),
+        grid=(1, image.tokens),
+        description="x" * DESCRIPTION,
+        created_at=1.8e9,
+    )
+
+
+def _without_memory(role: Role, precision: str, shape: tuple[int, int, int, int]) -> QuantizedTensor:
+    parts = parts_of(role, precision, DTYPE, shape)
+    return QuantizedTensor(
+        role, precision, DTYPE, shape, tuple(torch.empty((), dtype=part.dtype).expand(part.shape) for part in parts)
+    )
+
+
+def markdown() -> str:
+    """Return the table of the computed sizes."""
+    columns = ("model", "image", "tokens", "kept", "after", "whole image, MiB", "precision", "context, KiB", "smaller")
+    lines = [header(*columns, "target", "with the tokens before")]
+    lines += [_row(model, image, name) for model in MODELS for image in model.images for name in TARGETS]
+    return "\n".join(lines)
+
+
+def _row(model: Model, image: Image, precision: str) -> str:
+    shared, each = (size(model, image, precision, shared=shared) for shared in (True, False))
+    met = "met" if shared.ratio >= TARGETS[precision] else "missed"
+    numbers = [image.tokens, kept_count(RETENTION, image.tokens), model.after, f"{shared.whole / 1024**2:.1f}"]
+    sizes = [f"{shared.context / 1024:.0f}", f"{shared.ratio:.1f}x", f"{TARGETS[precision]}x: {met}"]
+    return line([model.name, image.size, *numbers, precision, *sizes, f"{each.ratio:.1f}x"])
+
+
+async def measure() -> str:
+    """Make contexts of the scenes model, and of random weights in LLaVA-1.5's shape; return the table of their sizes.
+
+    The shape has LLaVA-1.5's image, and a text model of 0.9 B.
+    """
+    columns = ("model", "image tokens", "stored tokens", "whole image, KiB", "precision", "context, KiB", "smaller")
+    with tempfile.TemporaryDirectory() as folder:
+        shape = write_llava(Path(folder) / "llava", 576)
+        lines = [
+            *await _measured_rows("scenes, float32", CHECKPOINT, torch.float32),
+            *await _measured_rows("LLaVA shape, 0.9 B, bfloat16", shape, torch.bfloat16),
+        ]
+    return "\n".join([header(*columns), *lines])
+
+
+async def _measured_rows(name: str, path: Path, dtype: torch.dtype) -> list[str]:
+    async with loaded(path, dtype) as engine:
+        plan = describe_plan(Settings(), engine, retention=RETENTION, max_tokens=48)
+        rows = []
+        for precision in TARGETS:
+            context = await create_context(engine, png(1), plan, precision)
+            layers, heads, tokens, head_dim = context.keys.shape
+            whole = 2 * layers * heads * context.image_tokens * head_dim * dtype.itemsize
+            found = Size(whole, len(encode(context)))
+            numbers = [context.image_tokens, tokens, f"{whole / 1024:.0f}", precision]
+            rows.append(line([name, *numbers, f"{found.context / 1024:.1f}", f"{found.ratio:.1f}x"]))
+        return rows
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m lookonce_evaluation.bench.sizes", description=__doc__)
+    parser.add_argument("--measure", action="store_true", help="make contexts too, of the scenes model and a shape")
+    arguments = parser.parse_args(given)
+    print(markdown())
+    if arguments.measure:
+        print("\n" + asyncio.run(measure()))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,1 +1,0 @@
-"""Parts of the vLLM engine's benchmark, `lookonce_evaluation.bench_vllm`."""

@@ -1,1 +1,0 @@
-"""What `lookonce_evaluation.soak` is made of: what is right, who asks, and the count."""
