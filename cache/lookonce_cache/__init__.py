@@ -1,10 +1,10 @@
-"""How a compressed context is kept: the context, its wire format, its keys and the stores.
+"""Store compressed contexts: their identity, wire format and stores.
 
-What needs torch is imported when it is first asked for: the names of precisions and the errors are there at once.
+Names that need torch or redis are imported on first use, so that settings, keys and errors are cheap to import.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lookonce_cache.errors import (
     BlobTooLargeError,
@@ -26,16 +26,16 @@ from lookonce_cache.identity import (
     check_tenant,
     digest,
 )
+from lookonce_cache.stores.base import ContextInfo, Lease, Page, State, Store, StoreHit, StoreStats
+from lookonce_cache.stores.blobs import MAX_BLOB_BYTES, BlobKey, BlobStore
+from lookonce_cache.stores.observer import Outcome, StoreObserver
 from lookonce_cache.stores.urls import parse_size
 
 if TYPE_CHECKING:
     from lookonce_cache.context import CompressedContext
-    from lookonce_cache.format.quantization import QuantizedTensor, stored
+    from lookonce_cache.format.quantization import QuantizedTensor, quantize
     from lookonce_cache.format.wire import decode, encode
-    from lookonce_cache.stores.base import ContextInfo, Lease, Page, State, Store, StoreHit, StoreStats
-    from lookonce_cache.stores.blobs import MAX_BLOB_BYTES, BlobKey, BlobStore
     from lookonce_cache.stores.memory import MemoryStore
-    from lookonce_cache.stores.observer import Outcome, StoreObserver
     from lookonce_cache.stores.open import open_store
     from lookonce_cache.stores.redis.store import RedisStore
 
@@ -76,35 +76,23 @@ __all__ = [
     "encode",
     "open_store",
     "parse_size",
-    "stored",
+    "quantize",
 ]
 
-_NEED_TORCH = {
-    "MAX_BLOB_BYTES": "stores.blobs",
-    "BlobKey": "stores.blobs",
-    "BlobStore": "stores.blobs",
+_LAZY = {
     "CompressedContext": "context",
-    "ContextInfo": "stores.base",
-    "Lease": "stores.base",
-    "MemoryStore": "stores.memory",
-    "Outcome": "stores.observer",
-    "Page": "stores.base",
     "QuantizedTensor": "format.quantization",
-    "RedisStore": "stores.redis.store",
-    "State": "stores.base",
-    "Store": "stores.base",
-    "StoreHit": "stores.base",
-    "StoreObserver": "stores.observer",
-    "StoreStats": "stores.base",
+    "quantize": "format.quantization",
     "decode": "format.wire",
     "encode": "format.wire",
+    "MemoryStore": "stores.memory",
     "open_store": "stores.open",
-    "stored": "format.quantization",
+    "RedisStore": "stores.redis.store",
 }
 
-if not TYPE_CHECKING:  # else every wrong name would pass for one of these
 
-    def __getattr__(name: str) -> object:
-        if name not in _NEED_TORCH:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{_NEED_TORCH[name]}"), name)
+def __getattr__(name: str) -> Any:
+    """Import a lazy name from its module."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
