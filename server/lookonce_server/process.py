@@ -92,14 +92,16 @@ async def _listen(app: FastAPI, settings: Settings, sockets: list[socket.socket]
     def on_listening(url: str) -> None:
         print(_HINT.format(model=settings.api_model, url=url, api_key=api_key), flush=True)  # noqa: T201 - for people
 
-    server = Server(app, settings, refusals=RefusalLog(state.metrics), lifecycle=state.phase, on_listening=on_listening)
+    server = Server(
+        app, settings, refusals=RefusalLog(state.metrics), lifecycle=state.lifecycle, on_listening=on_listening
+    )
     signals.stop_by(server.stop)
     watching = asyncio.create_task(_watch(state, server))
     try:
         await server.serve(sockets)
     finally:
         watching.cancel()
-    return 1 if state.phase.failure else 0
+    return 1 if state.lifecycle.failure else 0
 
 
 async def _watch(state: AppState, server: Server) -> None:
@@ -109,7 +111,7 @@ async def _watch(state: AppState, server: Server) -> None:
             await state.engine.ping()
         except EngineError as error:
             _log.critical("%s", error)
-            state.phase.failure = str(error)
+            state.lifecycle.failure = str(error)
             server.stop()
             end_after(_CLOSE_SECONDS + server.failure_seconds, 1)
             return
