@@ -11,7 +11,7 @@ from lookonce_scenes import PROFILE
 from lookonce_server.app import _app, _plan
 from lookonce_server.cli import serve
 from lookonce_server.errors import ModelRefusedError, ProfileError
-from lookonce_server.profile import MOST_BYTES, Profile
+from lookonce_server.profile import MAX_BYTES, Profile
 from lookonce_server.settings import Settings, load_settings
 
 OPTIONS = {"window": "1-7", "rows": "both", "selection": "coverage:reach=0.3,strength=1", "retention": 0.07}
@@ -88,7 +88,7 @@ def test_a_wrong_profile_is_refused_in_one_line(capsys, profile, write, change, 
     [
         ("", "Invalid JSON"),
         ("[1]", "Input should be an object"),
-        (" " * MOST_BYTES + "{}", "more than the 65536 bytes"),
+        (" " * MAX_BYTES + "{}", "more than the 65536 bytes"),
     ],
 )
 def test_what_is_no_profile_is_refused_in_one_line(capsys, write, text, told):
@@ -107,7 +107,7 @@ def test_flags_before_environment_before_file_before_profile_before_default(monk
     file.write_text('window = "0-1"\nrows = "query"\nselection = "uniform"\n')
     monkeypatch.setenv("LOOKONCE_WINDOW", "0-2")
     monkeypatch.setenv("LOOKONCE_ROWS", "generated")
-    settings = load_settings([*given, "--window", "0-3"], str(file))
+    settings = load_settings([*given, "--window", "0-3", "--config", str(file)])
     assert options(settings) == {"window": "0-3", "rows": "generated", "selection": "uniform", "retention": 0.07}
     assert settings.describe_prompt == Settings().describe_prompt
 
@@ -122,7 +122,7 @@ def test_the_profile_comes_from_anywhere(monkeypatch, tmp_path, profile, write):
     monkeypatch.delenv("LOOKONCE_PROFILE")
     file = tmp_path / "lookonce.toml"
     file.write_text(f'profile = "{write(profile)}"\n')
-    assert options(load_settings([], str(file))) == OPTIONS
+    assert options(load_settings(["--config", str(file)])) == OPTIONS
 
 
 def test_a_calibrated_prompt_is_the_describe_prompt(profile, write):

@@ -1,6 +1,7 @@
 """Run every pass as a request to one `AsyncLLM`, batched with the others."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -46,6 +47,8 @@ from lookonce_server.engines.vllm.options import computing_options, engine_args,
 from lookonce_server.engines.vllm.parent import binding_forks
 from lookonce_server.engines.vllm.selfcheck import check_model, compute_prefix
 from lookonce_server.errors import EngineError, ModelRefusedError
+
+_log = logging.getLogger(__name__)
 
 
 class _Continued(NamedTuple):
@@ -150,6 +153,7 @@ class VllmEngine:
             )
         if args.trust_remote_code:
             check_code(folder)
+        _log.info("Loading the model: %s with vLLM.", where["dtype"])
         files = {"weights": read_weights(folder, args.load_format), "everything": args.trust_remote_code}
         checkpoint = await asyncio.to_thread(file_digest, folder, **files)
         spool = await asyncio.to_thread(SharedFiles, handover_dir)
@@ -178,6 +182,7 @@ class VllmEngine:
             await asyncio.to_thread(llm.shutdown)
             raise
         try:
+            _log.info("Checking the model: answers from a context must be those of the whole image.")
             await engine.check(describe_prompt)
             await asyncio.to_thread(
                 check_unchanged, folder, checkpoint, **files
