@@ -67,7 +67,13 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
     metrics = Metrics()
     metrics.retention.set(settings.retention)
     keys = read_keys(settings.api_keys, settings.api_key_hashes, settings.tenant_limits)
-    store = open_store(settings.store, ttl=settings.ttl, observer=metrics.store)
+    store = open_store(
+        settings.store,
+        ttl=settings.ttl,
+        observer=metrics.store,
+        record_bytes=settings.store_responses_bytes,
+        image_bytes=settings.keep_images_bytes,
+    )
     metrics.store.begin(store.tier)
     engine = await _load_engine(settings)
     try:
@@ -111,7 +117,7 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
                 metrics=metrics,
                 started_at=time.time(),
                 tenant_limits=keys.limits,
-                phase=Lifecycle(contexts.maker),
+                phase=Lifecycle(contexts.describe_queue),
             )
         )
     finally:

@@ -152,7 +152,7 @@ def _explained(error: object) -> str:
     if not error["loc"]:  # settings that do not go together: the message names them
         return str(what)
     name = "--" + "-".join(str(p).replace("_", "-") for p in error["loc"])
-    return access.masked(f"{name}: {error['msg']} (given: {error['input']!r})")
+    return access.mask_keys(f"{name}: {error['msg']} (given: {error['input']!r})")
 
 
 def _fail(message: str) -> int:

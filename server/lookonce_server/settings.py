@@ -21,7 +21,7 @@ from lookonce_cache import PRECISIONS
 from lookonce_pruning import SELECTIONS, ScoreQueries
 from lookonce_server.auth.rate_limit import TenantLimits
 from lookonce_server.auth.tenants import is_loopback
-from lookonce_server.images.decode.limits import MOST_PIXELS
+from lookonce_server.images.decode.limits import MAX_PIXELS
 from lookonce_server.images.fetch.addresses import parse_network
 from lookonce_server.images.fetch.hosts import AllowedHost
 from lookonce_server.profile import Profile, check_selection
@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     store_responses: Annotated[
         bool, Field(description="keep /v1/responses' questions and answers in the store, for previous_response_id")
     ] = True
+    store_responses_bytes: Annotated[
+        int, Field(gt=0, description="with a memory:// store: bytes of responses kept, least recently used go first")
+    ] = 64 * 1024 * 1024
     precision: Annotated[
         str, Field(description=f"in which contexts are stored, smallest last: {', '.join(PRECISIONS)}")
     ] = "int8"
@@ -208,6 +211,9 @@ class Settings(BaseSettings):
     keep_images: Annotated[
         bool, Field(description="keep images in the store beside their contexts, to ask again where only the id comes")
     ] = False
+    keep_images_bytes: Annotated[
+        int, Field(gt=0, description="with a memory:// store: bytes of images kept, least recently used go first")
+    ] = 256 * 1024 * 1024
     describe_prompt: Annotated[str, Field(min_length=1, description="the describe pass's instruction")] = (
         "Describe the image."
     )
@@ -235,7 +241,7 @@ class Settings(BaseSettings):
     max_image_bytes: Annotated[int, Field(gt=0, description="largest image accepted, encoded, in bytes")] = (
         20 * 1024 * 1024
     )
-    max_image_pixels: Annotated[int, Field(gt=0, le=MOST_PIXELS, description="largest image accepted, in pixels")] = (
+    max_image_pixels: Annotated[int, Field(gt=0, le=MAX_PIXELS, description="largest image accepted, in pixels")] = (
         40_000_000
     )
     max_image_side: Annotated[int, Field(gt=0, description="largest width, and height, in pixels")] = 20_000

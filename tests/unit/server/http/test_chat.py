@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from lookonce_server.http.routes.chat import chat
 from lookonce_server.http.schemas.chat import ChatRequest
-from lookonce_server.sessions.answer_streams import Answers
+from lookonce_server.sessions.answer_streams import AnswerStreams
 
 from ....support.samples import ANSWER_TOKENS, TENANT, tasks_of
 
@@ -26,7 +26,7 @@ async def post(app, **fields) -> httpx2.Response:
 
 
 async def assert_stopped(engine, steps: list[int]) -> None:
-    assert not tasks_of(Answers)
+    assert not tasks_of(AnswerStreams)
     async with asyncio.timeout(30):
         while engine.queue_depth:  # noqa: ASYNC110 - it tells no event
             await asyncio.sleep(0.001)

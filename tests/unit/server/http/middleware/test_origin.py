@@ -356,17 +356,17 @@ async def test_before_a_body_is_read_there_must_be_room(app):
         yield b"{}"
 
     turnstile = next(m.kwargs["turnstile"] for m in app.user_middleware if "turnstile" in m.kwargs)
-    turnstile.enter("default")
-    turnstile.enter("default")
+    turnstile.acquire("default")
+    turnstile.acquire("default")
     async with client_of(app) as client:
         reply = await client.post("/v1/chat/completions", content=body())
         assert (await client.get("/health")).status_code == 200
     assert (reply.status_code, reply.json()["error"]["code"], reply.headers["retry-after"]) == (429, "overloaded", "1")
     assert read == 0
-    turnstile.leave("default")
-    turnstile.leave("default")
+    turnstile.release("default")
+    turnstile.release("default")
     assert (await get(app)).status_code == 200
-    assert turnstile._inside == 0
+    assert turnstile._active == 0
 
 
 async def test_at_the_end_nothing_new_is_taken_on(app):
@@ -397,7 +397,7 @@ async def test_a_place_is_free_when_the_last_piece_goes_out(app):
     inside = []
 
     async def send(message) -> None:
-        inside.append((message["type"], message.get("more_body", False), turnstile._inside))
+        inside.append((message["type"], message.get("more_body", False), turnstile._active))
 
     async def receive() -> dict:
         return {"type": "http.request"}
