@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lookonce_evaluation.bench.checkpoints.qwen2_vl import TINY, write_qwen2_vl
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.errors import InvalidRequestError
 
 from ..support.families import processed
+from ..support.qwen2_vl import write_qwen2_vl
 from ..support.samples import PROMPT, about
 from .engines import answered, context_of, fully, prompt_ids, start
 
@@ -31,7 +31,7 @@ def noise(seed: int) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_qwen2_vl(tmp_path_factory.mktemp("qwen2-vl"), TINY)
+    return write_qwen2_vl(tmp_path_factory.mktemp("qwen2-vl"))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from PIL import Image
 
@@ -143,13 +143,32 @@ async def full_pass(engine: Engine, image: bytes, conversation: Conversation, sa
     return engine.full(conversation, pixels, sampling, DEFAULT_TENANT)
 
 
+class PictureContexts(NamedTuple):
+    """A picture, and its contexts by the server's settings and with everything kept."""
+
+    image: bytes
+    plan: DescribePlan
+    compressed: CompressedContext
+    everything: CompressedContext
+
+    @property
+    def full_bytes(self) -> int:
+        """Bytes of the keys and values of the whole prompt."""
+        return self.everything.full_tokens * (self.everything.nbytes // self.everything.stored_tokens)
+
+
+async def describe_picture(engine: Engine, image: bytes, settings: Settings, max_tokens: int) -> PictureContexts:
+    """Describe a picture as a server does, in at most so many tokens."""
+    plan = describe_plan(settings, engine, retention=settings.retention, max_tokens=max_tokens)
+    compressed = await create_context(engine, image, plan, settings.precision)
+    everything = await create_context(engine, image, replace(plan, retention=1.0), "native")
+    return PictureContexts(image, plan, compressed, everything)
+
+
 async def create_context(engine: Engine, image: bytes, plan: DescribePlan, precision: str) -> CompressedContext:
     """Describe an image as a server does."""
-    store = open_store("memory://")
-    try:
+    async with open_memory() as store:
         return await _contexts(engine, store, plan, precision).create(DEFAULT_TENANT, ImageBytes(image, "image"))
-    finally:
-        await store.close()
 
 
 def describe_plan(settings: Settings, engine: Engine, *, retention: float, max_tokens: int) -> DescribePlan:
@@ -171,6 +190,16 @@ def png(seed: int, side: int | None = None) -> bytes:
     file = io.BytesIO()
     (picture.resize((side, side)) if side else picture).save(file, "PNG")
     return file.getvalue()
+
+
+@asynccontextmanager
+async def open_memory() -> AsyncIterator[Store]:
+    """Open a store in memory."""
+    store = open_store("memory://?max_bytes=4GiB")
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 @asynccontextmanager

@@ -183,17 +183,17 @@ async def _measured_rows(name: str, path: Path, dtype: torch.dtype) -> list[str]
             context = await create_context(engine, png(1), plan, precision)
             layers, heads, tokens, head_dim = context.keys.shape
             whole = 2 * layers * heads * context.image_tokens * head_dim * dtype.itemsize
-            found = Size(whole, len(encode(context)))
+            stored = Size(whole, len(encode(context)))
             numbers = [context.image_tokens, tokens, f"{whole / 1024:.0f}", precision]
-            rows.append(line([name, *numbers, f"{found.context / 1024:.1f}", f"{found.ratio:.1f}x"]))
+            rows.append(line([name, *numbers, f"{stored.context / 1024:.1f}", f"{stored.ratio:.1f}x"]))
         return rows
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m lookonce_evaluation.bench.sizes", description=__doc__)
     parser.add_argument("--measure", action="store_true", help="make contexts too, of the scenes model and a shape")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(args)
     print(markdown())
     if arguments.measure:
         print("\n" + asyncio.run(measure()))

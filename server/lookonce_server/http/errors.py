@@ -1,4 +1,4 @@
-"""Errors to HTTP, in one table, in OpenAI's shape."""
+"""Map errors to HTTP, in one table, in OpenAI's shape."""
 
 import logging
 from collections.abc import Mapping
@@ -72,17 +72,17 @@ _TABLE: dict[type[Exception], _Mapping] = {
     EngineError: _Mapping(500, "server_error", "engine_error"),
     ServerError: _Mapping(500, "server_error", None),
 }
-_OF_FILES = {"GET", "HEAD"}  # the methods of mounted files, where no route of ours leads to
+_FILE_METHODS = {"GET", "HEAD"}  # of mounted files, which have no route
 _INTERNAL = _Mapping(500, "server_error", "internal_error")
-# What a client is told where the error's own text is for operators: it names hosts, or is nothing that we wrote.
-_TOLD: dict[str | None, str] = {
+# Messages for clients, of errors whose own text is for operators: it may name hosts.
+_PUBLIC_MESSAGES: dict[str | None, str] = {
     "internal_error": "The server failed.",
     "store_unavailable": "The store of contexts does not answer. Send the image itself, or try again.",
 }
 
 
 def install(app: FastAPI) -> None:
-    """Teach an app to answer every error in OpenAI's shape."""
+    """Answer all errors of an app in OpenAI's shape."""
     for kind in _TABLE:
         app.add_exception_handler(kind, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -90,25 +90,28 @@ def install(app: FastAPI) -> None:
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status an error is answered with."""
+    """Return the HTTP status of an error."""
     return _mapping(error).status
 
 
 def body_of(error: Exception) -> dict[str, Any]:
-    """An error in OpenAI's shape; one whose text is not shown is logged by the caller."""
+    """Return an error in OpenAI's shape.
+
+    The caller logs an error if its text is not for clients.
+    """
     mapping = _mapping(error)
-    message = _TOLD.get(mapping.code, str(error))
+    message = _PUBLIC_MESSAGES.get(mapping.code, str(error))
     code = getattr(error, "code", None) or mapping.code
     return _body(message, mapping.type, getattr(error, "param", None), code)
 
 
 def response_to(error: Exception) -> JSONResponse:
-    """The response to an error of ours."""
+    """Return the response to an error."""
     return _response(body_of(error), status_of(error), _headers(error))
 
 
 def unknown(request: Request, error: Exception) -> JSONResponse:
-    """The response to an error that nobody thought of; it is logged."""
+    """Log an unexpected error and return its response."""
     _log.error("%s %s failed", request.method, _route(), exc_info=error)
     return response_to(error)
 
@@ -134,7 +137,7 @@ def _headers(error: Exception) -> dict[str, str]:
 
 
 def _route() -> str | None:
-    """What was asked, without what the client put into it."""
+    """Return the request's route, without the client's values."""
     facts = current_request.get()
     return facts.route if facts else None
 
@@ -154,16 +157,19 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed(request: Request) -> str:
-    """The methods of a path: of all routes that are written alike, where Starlette tells those of the first."""
-    leading = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
-    path = getattr(next(leading, None), "path", None)
-    alike = [route for route in request.app.routes if getattr(route, "path", None) == path]
-    methods = {method for route in alike for method in getattr(route, "methods", None) or ()}
-    return ", ".join(sorted(methods or _OF_FILES))
+    """Return the methods of all routes with the request's path.
+
+    Starlette names those of the first route alone.
+    """
+    matching = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    path = getattr(next(matching, None), "path", None)
+    same_path = [route for route in request.app.routes if getattr(route, "path", None) == path]
+    methods = {method for route in same_path for method in getattr(route, "methods", None) or ()}
+    return ", ".join(sorted(methods or _FILE_METHODS))
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    """The first thing that is wrong, with the field, the value and what is accepted."""
+    """Return the error about the field that helps most, with its value."""
     assert isinstance(error, RequestValidationError)
     worst = furthest(error.errors())
     param = field_of(worst, error.body)

@@ -1,1 +1,1 @@
-"""Sockets and HTTP/1.1 connections under uvicorn, with bounds."""
+"""Limit the sockets and HTTP/1.1 connections under uvicorn."""

@@ -1,4 +1,4 @@
-"""A client's connection: uvicorn's own, with a bound on all that a client can make it wait for or keep."""
+"""Limit the time and memory of a client's connection."""
 
 import asyncio
 import json
@@ -23,14 +23,14 @@ from lookonce_server.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 _LINGER_SECONDS = 2
-_LEAST_READ = 16 * 1024  # bytes that a client has to read of what is sent it, in `send_seconds`
-_MOST_PIPELINED = 16  # requests that may wait on one connection behind the one that is answered
+_MIN_READ = 16 * 1024  # bytes that a client has to read of what is sent it, in `send_seconds`
+_MAX_PIPELINED = 16  # requests that may wait on one connection behind the one that is answered
 _LOG_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What a client may have of a connection.
+    """Limits of a connection.
 
     Attributes:
         max_connections: at once, of everybody.
@@ -48,7 +48,7 @@ class ConnectionLimits:
 
 
 class RefusalLog:
-    """Count connections and requests that are refused before they are requests; a line tells of many.
+    """Count rejected connections and requests, and log them together.
 
     Args:
         metrics: where they are counted.
@@ -56,30 +56,30 @@ class RefusalLog:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._untold: dict[str, int] = {}
-        self._told_at: dict[str, float] = {}
+        self._unlogged: dict[str, int] = {}
+        self._logged_at: dict[str, float] = {}
 
     def __call__(self, reason: str) -> None:
-        """Count one.
+        """Count one rejection.
 
         Args:
             reason: an error's code.
         """
         self._metrics.refused.labels(reason).inc()
-        self._untold[reason] = self._untold.get(reason, 0) + 1
+        self._unlogged[reason] = self._unlogged.get(reason, 0) + 1
         now = time.monotonic()
-        if now - self._told_at.get(reason, -_LOG_SECONDS) >= _LOG_SECONDS:
-            _log.warning("refused: %s, on %d connection(s) since the last line", reason, self._untold.pop(reason))
-            self._told_at[reason] = now
+        if now - self._logged_at.get(reason, -_LOG_SECONDS) >= _LOG_SECONDS:
+            _log.warning("refused: %s, on %d connection(s) since the last line", reason, self._unlogged.pop(reason))
+            self._logged_at[reason] = now
 
 
 class ConnectionConfig(uvicorn.Config):
-    """uvicorn's configuration, and that of connections.
+    """The configuration of uvicorn and of its connections.
 
     Args:
-        app: what is served.
+        app: the served app.
         limits: of each connection.
-        refusals: is told what is refused.
+        refusals: logs and counts rejections.
         options: uvicorn's.
     """
 
@@ -90,7 +90,7 @@ class ConnectionConfig(uvicorn.Config):
 
 
 class Connection(HttpToolsProtocol):
-    """One client's connection. Whatever the client leaves undone, it ends in time, and frees what it held."""
+    """One client's connection; it ends in time, whatever the client does."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Connection(HttpToolsProtocol):
         self._sent()
         self._requests.close()
 
-    # --- what arrives ---
+    # --- receiving ---
 
     def data_received(self, data: bytes) -> None:
         """See asyncio; after a refusal nothing is read any more, but thrown away."""
@@ -137,7 +137,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """See httptools."""
-        if len(self.pipeline) >= _MOST_PIPELINED:
+        if len(self.pipeline) >= _MAX_PIPELINED:
             raise InvalidHttpError
         super().on_headers_complete()
         self._arrived()
@@ -182,7 +182,7 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    # --- what is sent ---
+    # --- sending ---
 
     def pause_writing(self) -> None:
         """See asyncio."""
@@ -199,7 +199,7 @@ class Connection(HttpToolsProtocol):
         self._sending = self.loop.call_later(self._limits.send_seconds, self._check_client)
 
     def _check_client(self) -> None:
-        if self._unsent - self.transport.get_write_buffer_size() >= _LEAST_READ:
+        if self._unsent - self.transport.get_write_buffer_size() >= _MIN_READ:
             self._wait_for_client()
             return
         self._refusals("send_timeout")
@@ -213,10 +213,10 @@ class Connection(HttpToolsProtocol):
     # --- refusals ---
 
     def _refuse(self, error: ServerError) -> None:
-        """Answer with an error and end the connection, after the answers that are under way.
+        """Answer with an error and close the connection, after pending answers.
 
-        A connection that is closed on bytes that were not read is reset, and the answer may be lost with it. So what
-        still comes is thrown away for a moment.
+        A connection that is closed with unread bytes is reset, and the answer may be lost. So the rest is discarded for
+        a moment.
         """
         self._refused = True
         body = body_of(error)
@@ -227,7 +227,7 @@ class Connection(HttpToolsProtocol):
         elif not self._requests.in_body:
             self.cycle.keep_alive = False
         elif self.cycle.response_started or self.pipeline:
-            self.transport.abort()  # nothing can be told any more
+            self.transport.abort()  # it is too late for an answer
         else:
             self.cycle.disconnected = True  # for the app, which waits for the rest of the body
             self.cycle.message_event.set()

@@ -1,4 +1,4 @@
-"""Listening sockets that leave the process descriptors to work with, however many clients come."""
+"""Listen on sockets, and keep file descriptors for the rest of the process."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 class Listener(socket.socket):
-    """Accept connections while descriptors are left; refuse the others with a 503, one by one.
+    """Accept connections while descriptors are left; answer others with a 503.
 
     asyncio accepts until nobody waits, and where a process has no descriptor left it tells of each attempt. So this
     socket takes none of the highest ones: those are for the rest of the process.
@@ -61,7 +61,10 @@ class Listener(socket.socket):
         self._close_spare()
 
     def _refuse_with_spare(self) -> None:
-        """Refuse one who waits though no descriptor is left: or the loop would be told of it for ever."""
+        """Reject a waiting client though no descriptor is left.
+
+        Otherwise the event loop would be woken for it for ever.
+        """
         self._close_spare()
         try:
             connection, _ = super().accept()
@@ -88,7 +91,7 @@ class Listener(socket.socket):
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Take a port on each address of a host, and do not listen yet: whoever connects is refused.
+    """Bind a port on each address of a host, without listening yet.
 
     Args:
         host: a name or an address.
@@ -99,25 +102,25 @@ def bind(host: str, port: int) -> list[socket.socket]:
     """
     bound: list[socket.socket] = []
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-            taken = bound[0].getsockname()[1] if bound else port
-            made = _socket(family, (address[0], taken, *address[2:]))
-            if made is not None:
-                bound.append(made)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in addresses):
+            bound_port = bound[0].getsockname()[1] if bound else port
+            listener = _socket(family, (address[0], bound_port, *address[2:]))
+            if listener is not None:
+                bound.append(listener)
     except OSError as error:
-        for made in bound:
-            made.close()
-        raise StartError(_explained(host, port, error)) from error
+        for listener in bound:
+            listener.close()
+        raise StartError(_bind_error(host, port, error)) from error
     if not bound:
-        raise StartError(_explained(host, port, OSError(errno.EADDRNOTAVAIL, "")))
+        raise StartError(_bind_error(host, port, OSError(errno.EADDRNOTAVAIL, "")))
     return bound
 
 
 def listen(
     bound: Sequence[socket.socket], *, backlog: int, max_connections: int, refused: Callable[[str], None]
 ) -> list[Listener]:
-    """Listen on sockets, and let the process open as many files as that takes.
+    """Listen on sockets, and raise the process's limit on open files.
 
     Args:
         bound: sockets that do not listen yet.
@@ -129,38 +132,40 @@ def listen(
         OSError: another process listens there by now.
     """
     descriptors = _descriptors_for(max_connections)
-    for one in bound:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for the next server, while connections linger
-        one.listen(backlog)
-    return [Listener(one.detach(), descriptors, refused) for one in bound]
+    for listener in bound:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for the next server, while connections linger
+        listener.listen(backlog)
+    return [Listener(listener.detach(), descriptors, refused) for listener in bound]
 
 
 def _socket(family: int, address: Sequence[Any]) -> socket.socket | None:
-    """A socket that has the address; None where this machine has no such one, as `::1` without IPv6.
+    """Return a socket bound to an address; None if this machine lacks it.
+
+    An example is `::1` without IPv6.
 
     At first it is taken without SO_REUSEADDR: or a second server could take it too while neither listens.
     """
-    made = socket.socket(family, socket.SOCK_STREAM)
+    bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
-            made.bind(tuple(address))
+            bound.bind(tuple(address))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier server linger
-            made.bind(tuple(address))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier server linger
+            bound.bind(tuple(address))
     except OSError as error:
-        made.close()
+        bound.close()
         if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
             return None
         raise
-    return made
+    return bound
 
 
-def _explained(host: str, port: int, error: OSError) -> str:
-    """Why an address cannot be had, in one sentence."""
+def _bind_error(host: str, port: int, error: OSError) -> str:
+    """Return the reason for a failed bind, in one sentence."""
     if error.errno == errno.EADDRINUSE:
         return (
             f"--port {port}: it is in use on {host} already. Stop what listens there, or give another; 0 is a free one."
@@ -175,15 +180,15 @@ def _explained(host: str, port: int, error: OSError) -> str:
 
 
 def _descriptors_for(max_connections: int) -> int:
-    """Raise the limit on open files as far as connections need it and may; how many descriptors are theirs."""
+    """Raise the limit on open files; return the descriptors for connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max_connections + _RESERVED
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = max_connections + _RESERVED
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY:
-        return wanted
-    if soft < wanted:
+        return needed
+    if soft < needed:
         left = soft - min(_RESERVED, soft // 2)
         _log.warning(
             "this process may open %d files, which is enough for about %d connections, not for --max-connections %d:"

@@ -1,4 +1,4 @@
-"""httptools' parser for uvicorn's connections, with bounds, and without upgrades and trailers."""
+"""Parse requests with httptools, within bounds, without upgrades."""
 
 from collections.abc import Callable
 
@@ -15,15 +15,15 @@ _OFFER = (b"upgrade", b"http2-settings")  # headers, and values of Connection, t
 
 
 class RequestParser:
-    """Parse requests, and refuse those whose bytes beside the body are too many.
+    """Parse requests, and reject those with too many bytes beside the body.
 
     Counted are the request line, headers, chunk framing and trailers, as they arrive. An offer to change the protocol
     (`Upgrade: h2c`, `websocket`) is ignored, as a server may: httptools would stop at it, and lose the body.
 
     Args:
-        events: is told what was parsed.
-        max_head_bytes: most bytes of a request that are no body.
-        refuse: is called once with what is wrong; nothing is parsed after that.
+        events: receives the parsed parts.
+        max_head_bytes: limit on the bytes of a request beside its body.
+        refuse: is called once with the error; nothing is parsed after that.
     """
 
     def __init__(self, events: HttpToolsProtocol, max_head_bytes: int, refuse: Callable[[ServerError], None]) -> None:
@@ -39,14 +39,14 @@ class RequestParser:
         self._parser = self._new_parser()
 
     def feed_data(self, data: bytes) -> None:
-        """Parse what has arrived."""
+        """Parse data."""
         for start in range(0, len(data), _PIECE):
             if self._ended:
                 return
             self._feed(data[start : start + _PIECE])
 
     def close(self) -> None:
-        """Let go of who is told, and of what tells: they hold each other."""
+        """Break the reference cycle between the parsers."""
         self._ended = True
         del self._events, self._parser
 
@@ -72,7 +72,7 @@ class RequestParser:
         )
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """Parse the same head without the offer, and then what follows it."""
+        """Parse the same head without the offer, and then the rest."""
         version = self._parser.get_http_version().encode()
         lines = [b"%s %s HTTP/%s" % (self._parser.get_method(), self._events.url, version)]
         lines += [b"%s: %s" % field for field in _without_offer(self._events.headers)]
@@ -88,7 +88,7 @@ class RequestParser:
         parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
         return parser
 
-    # --- what uvicorn asks ---
+    # --- called by uvicorn ---
 
     def get_http_version(self) -> str:
         """See httptools."""
@@ -103,29 +103,29 @@ class RequestParser:
         return self._parser.should_keep_alive()
 
     def should_upgrade(self) -> bool:
-        """Never."""
+        """Return False: no request is upgraded."""
         return False
 
-    # --- what httptools tells ---
+    # --- called by httptools ---
 
     def on_message_begin(self) -> None:
-        """A request line begins."""
+        """Note that a request line begins."""
         self.begun = True
         self._events.on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """A piece of the target has arrived."""
+        """Add a piece of the target."""
         self._count(len(url))
         self._events.on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header has arrived, or a trailer, which is dropped: what stands behind a body is no header."""
+        """Add a header; a trailer, which follows a body, is dropped."""
         self._count(len(name) + len(value) + _FIELD_OVERHEAD)
         if not self.in_body:
             self._events.on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is complete."""
+        """Complete the head."""
         self._check_head()
         self._upgrades = self._parser.should_upgrade()
         if self._upgrades:
@@ -134,16 +134,16 @@ class RequestParser:
         self.begun, self.in_body = False, True
 
     def on_chunk_header(self) -> None:
-        """A chunk begins."""
+        """Discount the framing of a chunk."""
         self._arrived = max(0, self._arrived - _FREE_PER_CHUNK)
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body has arrived."""
+        """Add a piece of the body."""
         self._arrived = max(0, self._arrived - len(body))
         self._events.on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is complete."""
+        """Complete the request."""
         if self._upgrades:
             return
         self.in_body = False
@@ -151,7 +151,7 @@ class RequestParser:
         self._events.on_message_complete()
 
     def _check_head(self) -> None:
-        """Refuse what httptools lets through, and two readers of a request may understand differently."""
+        """Reject heads that httptools accepts and another parser may read otherwise."""
         hosts = [value for name, value in self._events.headers if name == b"host"]
         _, absolute, rest = self._events.url.partition(b"://")
         other_host = absolute and [rest.partition(b"/")[0]] != hosts
@@ -166,11 +166,11 @@ class RequestParser:
 
 
 def _without_offer(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """A request's headers without those that offer another protocol."""
+    """Return the headers without those that offer another protocol."""
     kept = []
     for name, value in headers:
         if name == b"connection":
-            value = b", ".join(one for one in map(bytes.strip, value.split(b",")) if one.lower() not in _OFFER)
+            value = b", ".join(token for token in map(bytes.strip, value.split(b",")) if token.lower() not in _OFFER)
         if name not in _OFFER and (value or name != b"connection"):
             kept.append((name, value))
     return kept

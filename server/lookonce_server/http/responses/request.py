@@ -1,29 +1,25 @@
-"""`POST /v1/responses`, as OpenAI's clients send it. A field that is not honoured is refused by name."""
+"""The request of the Responses API."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from lookonce_server.http.responses.objects import TextConfig
-from lookonce_server.http.schemas.chat import Extension
-from lookonce_server.http.schemas.messages import ImageUrlText, Messages, ModelName, Parts, kind_of
-from lookonce_server.http.schemas.must_be_unset import NO_TOOLS, MustBeUnset, NoTools, RequestModel
+from lookonce_server.http.schemas.chat import Extension, GenerationRequest
+from lookonce_server.http.schemas.messages import ImageUrlText, Messages, Parts, Text, kind_of
+from lookonce_server.http.schemas.must_be_unset import MustBeUnset, NoTools, StrictModel
 
 
-class _Strict(RequestModel):
-    model_config = ConfigDict(strict=True)
-
-
-class InputText(_Strict):
-    """Text that the model is given."""
+class InputText(StrictModel):
+    """Text of the prompt."""
 
     type: Literal["input_text"]
     text: str
 
 
-class OutputText(_Strict):
-    """Text that the model has said. What else OpenAI says of such text changes nothing."""
+class OutputText(StrictModel):
+    """Text that the model has generated. Its other fields change nothing."""
 
     type: Literal["output_text"]
     text: str
@@ -32,7 +28,7 @@ class OutputText(_Strict):
     parsed: Any = None  # what openai's `parse` made of it
 
 
-class InputImage(_Strict):
+class InputImage(StrictModel):
     """An image: a base64 `data:` URL, or `lookonce:<context id>`."""
 
     type: Literal["input_image"]
@@ -42,7 +38,7 @@ class InputImage(_Strict):
     file_id: None = None  # the server keeps no files
 
 
-def _given(value: Any, field: str) -> Any:
+def _field(value: Any, field: str) -> Any:
     return value.get(field) if isinstance(value, dict) else getattr(value, field, None)
 
 
@@ -66,14 +62,14 @@ AssistantPart = Annotated[
 
 
 def _a_text(part: Any) -> Any:
-    if _given(part, "type") != "input_text":
+    if _field(part, "type") != "input_text":
         raise PydanticCustomError("part_type", "a system message's part must have the type 'input_text'")
     return part
 
 
-class _Message(_Strict):
+class _Message(StrictModel):
     type: Literal["message"] = "message"
-    # What a message that came from a response says of itself: taken, and changes nothing.
+    # Fields of a message that came from a response: accepted, and ignored.
     id: str | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
     phase: Literal["commentary", "final_answer"] | None = None
@@ -83,26 +79,26 @@ class SystemMessage(_Message):
     """An instruction."""
 
     role: Literal["system", "developer"]
-    content: str | Annotated[list[Annotated[InputText, BeforeValidator(_a_text)]], Parts]
+    content: Text | Annotated[list[Annotated[InputText, BeforeValidator(_a_text)]], Parts]
 
 
 class UserMessage(_Message):
-    """What the user asks, or has asked."""
+    """A question."""
 
     role: Literal["user"]
-    content: str | Annotated[list[UserPart], Parts]
+    content: Text | Annotated[list[UserPart], Parts]
 
 
 class AssistantMessage(_Message):
-    """What the model has answered."""
+    """An answer."""
 
     role: Literal["assistant"]
-    content: str | Annotated[list[AssistantPart], Parts]
+    content: Text | Annotated[list[AssistantPart], Parts]
 
 
 def _message_kind(item: Any) -> str:
-    role = _given(item, "role")
-    is_message = _given(item, "type") in (None, "message")
+    role = _field(item, "role")
+    is_message = _field(item, "type") in (None, "message")
     return "other" if not is_message else "[system]" if role == "developer" else f"[{role}]"
 
 
@@ -121,54 +117,34 @@ Item = Annotated[
 
 
 def parts_of(item: SystemMessage | UserMessage | AssistantMessage) -> list[InputText | OutputText | InputImage]:
-    """A message's content, a text alone as one part."""
+    """Return a message's parts; a text alone is one part."""
     if isinstance(item.content, str):
         return [InputText(type="input_text", text=item.content)]
     return list(item.content)
 
 
-class StreamOptions(_Strict):
-    """Events are not padded."""
-
-    include_obfuscation: Annotated[Any, MustBeUnset(False)] = None
-
-
-Metadata = Annotated[
-    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
-]
 Label = Annotated[str, Field(max_length=512)]
 
 
 def _or_default(model: type[BaseModel]) -> BeforeValidator:
-    """Null is the same as leaving the field out."""
-    return BeforeValidator(lambda given: model() if given is None else given, json_schema_input_type=model | None)
+    """Read null as the field's default."""
+    return BeforeValidator(lambda value: model() if value is None else value, json_schema_input_type=model | None)
 
 
-class ResponseRequest(_Strict):
-    """`POST /v1/responses`. Fields with one accepted value are those whose default means "not used"."""
+class ResponseRequest(GenerationRequest):
+    """`POST /v1/responses`. Null is the same as leaving a field out."""
 
-    model: ModelName
-    input: str | Annotated[list[Item], Messages]
+    input: Text | Annotated[list[Item], Messages]
     instructions: str | None = None
     previous_response_id: str | None = None
     store: bool | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     include: Annotated[list[Literal["message.output_text.logprobs"]], Field(fail_fast=True)] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     text: Annotated[TextConfig, _or_default(TextConfig)] = TextConfig()
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     truncation: Literal["disabled"] | None = None
     background: Annotated[Any, MustBeUnset(False)] = None
-    service_tier: Literal["auto", "default"] | None = None
-    # Without tools these say nothing.
-    tools: Annotated[Any, NoTools([], error=NO_TOOLS)] = None
     tool_choice: Annotated[Literal["auto", "none"] | None, NoTools("auto", "none")] = None
-    parallel_tool_calls: bool | None = None
     # Labels for the caller's own bookkeeping: they change no answer.
-    metadata: Metadata | None = None
     user: Label | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
@@ -176,10 +152,10 @@ class ResponseRequest(_Strict):
 
     @property
     def items(self) -> list[Item]:
-        """The input, a text alone as the user's message."""
+        """Return the input's messages; a text alone is the user's message."""
         return [UserMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input
 
     @property
     def wants_logprobs(self) -> bool:
-        """Whether the answer's log-probabilities are asked for."""
+        """Return whether the answer's log-probabilities are requested."""
         return bool(self.include)

@@ -1,6 +1,6 @@
-"""`/v1/contexts/{id}/tokens` and `.../heatmap.png`: what a context keeps of its image, in numbers and as a picture.
+"""Serve the image tokens that a context keeps, as numbers and as a picture.
 
-None of it counts as use, and nothing is made.
+Neither counts as use, and neither makes a context.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from fastapi.responses import Response
 from lookonce_cache import CompressedContext, digest
 from lookonce_server.engines.geometry import ImageCrop
 from lookonce_server.errors import InvalidImageError, InvalidRequestError
-from lookonce_server.http.bodies.image_request import documented_body, read_pictured
-from lookonce_server.http.schemas.contexts import ContextTokens, PictureForm, PictureRequest
+from lookonce_server.http.bodies.image_request import documented_body, read_image_request
+from lookonce_server.http.schemas.contexts import ContextTokens, ImageForm, ImageUrlRequest
 from lookonce_server.http.schemas.errors import errors
 from lookonce_server.http.state import Tenant, state_of
 from lookonce_server.images.sources import ImageBytes
@@ -35,7 +35,7 @@ _PNG: dict[int | str, dict[str, Any]] = {200: {"description": "The picture.", "c
 
 @router.get("/tokens", responses=errors(400, 404, 503))
 async def tokens(context_id: str, request: Request, tenant: Tenant, retention: Retention = None) -> ContextTokens:
-    """The scores of the image's tokens, and which of them are kept."""
+    """Return the scores of the image's tokens, and the indices of those kept."""
     context = await state_of(request).contexts.peek(tenant, context_id)
     kept = await asyncio.to_thread(_kept, context, retention)
     return ContextTokens.of(context, kept, retention or context.identity.retention)
@@ -45,7 +45,7 @@ async def tokens(context_id: str, request: Request, tenant: Tenant, retention: R
 async def heatmap(
     context_id: str, request: Request, tenant: Tenant, retention: Retention = None, width: Width = None
 ) -> Response:
-    """The same as a picture, of the tokens' grid alone."""
+    """Draw the scores and the tokens kept, as a grid."""
     context = await state_of(request).contexts.peek(tenant, context_id)
     return Response(await asyncio.to_thread(_grid, context, retention, width), media_type="image/png")
 
@@ -54,14 +54,14 @@ async def heatmap(
     "/heatmap.png",
     response_class=Response,
     responses={**_PNG, **errors(400, 404, 415, 503)},
-    openapi_extra=documented_body(PictureForm, PictureRequest),
+    openapi_extra=documented_body(ImageForm, ImageUrlRequest),
 )
 async def heatmap_over(
     context_id: str, request: Request, tenant: Tenant, retention: Retention = None, width: Width = None
 ) -> Response:
-    """The same over the image, which must be given: the server keeps no pixels."""
+    """Draw the scores over the image, which must be sent again."""
     state = state_of(request)
-    image, _ = await read_pictured(request, state.images, PictureForm, PictureRequest)
+    image, _ = await read_image_request(request, state.images, ImageForm, ImageUrlRequest)
     context = await state.contexts.peek(tenant, context_id)
     framing = _framing(context, state.engine.facts.image_crop)
     await asyncio.to_thread(_check_image, context, image)
@@ -87,7 +87,7 @@ def _kept(context: CompressedContext, retention: float | None) -> list[int]:
 
 
 def _framing(context: CompressedContext, framing: ImageCrop | None) -> ImageCrop:
-    """The framing, if each token has a place in the picture."""
+    """Return the image crop; reject models whose tokens have no place in it."""
     if framing is None or (context.grid[0] == 1 and context.image_tokens > 1):
         raise InvalidRequestError(
             "It cannot be told where in a picture this model's image tokens are. GET draws them without the picture."

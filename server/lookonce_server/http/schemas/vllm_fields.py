@@ -1,4 +1,4 @@
-"""vLLM's own fields of a chat request: a few are honoured, the others are refused in words that help.
+"""The chat fields of vLLM: a few are supported, the others are rejected.
 
 Each is taken at the value that asks for nothing, as clients send it that fill in all fields.
 """
@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from lookonce_server.http.schemas.messages import ChatModel, Text
-from lookonce_server.http.schemas.must_be_unset import MustBeUnset
+from lookonce_server.http.schemas.must_be_unset import MustBeUnset, StrictModel
 
 _FORMAT = "send response_format with a json_schema"
 _TEMPLATE = "contexts are made with the model's own chat template and processor, which a request cannot change"
@@ -16,8 +15,8 @@ _PLACEHOLDERS = "not supported by this server, since a context's tokens are not 
 _CACHE = "not for a request to set: it decides whose contexts are met"
 
 
-class VllmFields(ChatModel):
-    """What vLLM takes beside OpenAI's fields."""
+class VllmFields(StrictModel):
+    """The fields that vLLM adds to OpenAI's."""
 
     # How the answer is made.
     top_k: Annotated[int, Field(ge=-1, lt=2**31, description="-1 and 0: all tokens")] | None = None
@@ -27,7 +26,7 @@ class VllmFields(ChatModel):
     include_reasoning: bool | None = None  # there is none
     mm_payload: Annotated[Any, MustBeUnset("tensors", "none")] = None
     return_mm_kwargs: bool | None = None
-    session_id: Text | None = None
+    session_id: str | None = None
 
     # What would change the answer.
     allowed_token_ids: Annotated[Any, MustBeUnset([], instead=_FORMAT)] = None

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from lookonce_cache import MemoryStore
-from lookonce_evaluation.bench.checkpoints import TINY, write_qwen2_vl
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.transformers import TransformersEngine
@@ -19,6 +18,7 @@ from lookonce_server.engines.transformers.loading import load_model
 from lookonce_server.engines.transformers.model import ModelRunner
 from lookonce_server.errors import InvalidImageError
 
+from ....support.qwen2_vl import write_qwen2_vl
 from ....support.samples import GREEDY, PLAN, PROMPT, TENANT, about, encoded, picture, read
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +32,7 @@ HELLO = Conversation((Turn("user", "Hello"),))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_qwen2_vl(tmp_path_factory.mktemp("qwen2-vl"), TINY)
+    return write_qwen2_vl(tmp_path_factory.mktemp("qwen2-vl"))
 
 
 @pytest.fixture(scope="module")
