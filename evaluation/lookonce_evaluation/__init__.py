@@ -1,1 +1,1 @@
-"""What is measured: accuracy by retention and selection, and speed. Tables go to docs/research/."""
+"""What is measured: accuracy by retention and selection, and speed. Tables go to docs/."""

@@ -10,19 +10,21 @@ from importlib import import_module
 from lookonce_evaluation.errors import EvaluationError
 
 EVAL = {
-    "mme": ("lookonce_evaluation.mme", "MME, or questions of yours in its form, by retention"),
-    "search": ("lookonce_evaluation.search.command", "which selection keeps most, and its confirmation"),
-    "retention": ("lookonce_evaluation.retention", "accuracy by retention and selection"),
-    "judge": ("lookonce_evaluation.judge.command", "how much of a description survives, judged by its objects"),
-    "fallback": ("lookonce_evaluation.fallback", "when to ask again with the whole image"),
+    "mme": ("lookonce_evaluation.tasks.mme", "MME, or questions of yours in its form, by retention"),
+    "retention": ("lookonce_evaluation.tasks.retention", "accuracy by retention and selection"),
+    "judge": ("lookonce_evaluation.tasks.judge.command", "how much of a description survives, judged by its objects"),
+    "fallback": ("lookonce_evaluation.tasks.fallback", "when to ask again with the whole image"),
 }
 ANALYZE = {
     "attention": (
-        "lookonce_evaluation.grounding.attention",
+        "lookonce_evaluation.analysis.attention.command",
         "where it looks while it describes, and whether words find objects",
     ),
-    "knockout": ("lookonce_evaluation.flow.knockout", "how an image's content flows to what is said"),
-    "prompts": ("lookonce_evaluation.prompts", "what a describe prompt's own tokens hold, by prompt"),
+    "knockout": (
+        "lookonce_evaluation.analysis.information_flow.command",
+        "how an image's content flows to what is said",
+    ),
+    "prompts": ("lookonce_evaluation.tasks.prompts", "what a describe prompt's own tokens hold, by prompt"),
 }
 
 
@@ -38,7 +40,7 @@ def analyze(arguments: list[str]) -> int:
 
 def calibrate(arguments: list[str]) -> int:
     """Run `lookonce calibrate`; returns the exit code."""
-    return run("calibrate", "lookonce_evaluation.calibrate", arguments)
+    return run("calibrate", "lookonce_evaluation.calibrate.command", arguments)
 
 
 def _dispatch(group: str, commands: Mapping[str, tuple[str, str]], arguments: list[str]) -> int:

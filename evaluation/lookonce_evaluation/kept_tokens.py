@@ -8,27 +8,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from lookonce_evaluation.commands import settings_for
-from lookonce_evaluation.dataset import held_out
-from lookonce_evaluation.subject import Subject
-from lookonce_pruning import get_selection, kept_count, parse_window
+from lookonce_evaluation.data.scenes import held_out
+from lookonce_evaluation.describe import describe, kept_tokens
+from lookonce_evaluation.model import EvalModel
+from lookonce_evaluation.options import settings_for
+from lookonce_evaluation.plots import save
 from lookonce_server.settings import BUNDLED
 
 
 def draw(path: Path, seed: int) -> None:
-    """A scene, the attention each of its tokens drew in the describe pass, and what is kept of it."""
+    """Draw a scene, the attention each of its tokens drew in the describe pass, and what is kept of it."""
     from matplotlib.figure import Figure
 
     settings = settings_for(BUNDLED)
-    subject = Subject.load(BUNDLED, settings)
+    model = EvalModel.load(BUNDLED, settings)
     (case,) = held_out(1, seed)
-    described = subject.describe(case, parse_window(settings.window, subject.runner.num_layers))
+    described = describe(model, case, model.window(settings.window))
     scores = described.scores(settings.rows)
-    keep = kept_count(settings.retention, scores.tokens)
-    kept = get_selection(settings.selection).select(scores, keep)[0].tolist()
+    kept = kept_tokens(described, settings.retention, settings)[0].tolist()
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     axes = figure.subplots(1, 3)
-    titles = ("the picture", "attention while describing", f"kept: {keep} of {scores.tokens}")
+    titles = ("the picture", "attention while describing", f"kept: {len(kept)} of {scores.tokens}")
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_axis_off()
@@ -42,7 +42,7 @@ def draw(path: Path, seed: int) -> None:
             axes[2], pixels, range(row * height, (row + 1) * height), range(column * width, (column + 1) * width)
         )
     figure.supxlabel(textwrap.fill(described.text, 100), fontsize=9)
-    figure.savefig(path, dpi=130)
+    save(figure, path)
 
 
 def _show_patch(axis: Any, pixels: np.ndarray[Any, Any], rows: range, columns: range) -> None:
@@ -57,7 +57,7 @@ def _show_patch(axis: Any, pixels: np.ndarray[Any, Any], rows: range, columns: r
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m lookonce_evaluation.kept_tokens", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/images/kept-tokens.png"), help="[%(default)s]")
     parser.add_argument("--seed", type=int, default=17, help="the scene [%(default)s]")

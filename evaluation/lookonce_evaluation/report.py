@@ -62,7 +62,6 @@ STEPS = (
         " --selections coverage attention uniform -o scenes/lookonce_scenes/profile.json",
     ),
     Step("eval retention", "--images 300"),
-    Step("eval search", ""),
     Step("eval judge", ""),
     Step("eval fallback", "--images 200 --search 200"),
     Step("analyze knockout", ""),

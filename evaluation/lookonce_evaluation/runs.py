@@ -29,8 +29,8 @@ class Run:
 
     Args:
         folder: where the run's files go; made where it is not.
-        asked: what the results depend on, but for the items: the command, the checkpoint's fingerprint, the ways. The
-            code they are made by is added to it.
+        asked: what the results depend on, but for the items: the command, the checkpoint's fingerprint, the methods.
+            The code they are made by is added to it.
 
     Raises:
         EvaluationError: the folder holds the results of another question.
@@ -47,7 +47,7 @@ class Run:
     def over(
         self, items: Sequence[T], work: Callable[[T], JSON], *, name: Callable[[T], str], progress: bool = True
     ) -> list[JSON]:
-        """Each item's result, in their order, with a progress bar; what was done before is not done again.
+        """Compute each item's result, in their order, with a progress bar; what was done before is not done again.
 
         Args:
             items: the images, say.
@@ -85,7 +85,7 @@ class Run:
                 f"--out {self.folder}: it holds the results of another run ({_differences(asked, self._asked)}); give"
                 " another folder, or delete it"
             )
-        pairs = [one.partition("\t") for one in lines[:-1]]  # after the last newline there is nothing, or a torn line
+        pairs = [line.partition("\t") for line in lines[:-1]]  # after the last newline there is nothing, or a torn line
         return {_parsed(key): _parsed(result) for key, _, result in pairs}
 
     def _write(self) -> None:

@@ -1,13 +1,63 @@
-"""Tables as Markdown has them."""
+"""Tables as Markdown has them: of any cells, and of what methods reached."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from lookonce_evaluation.metrics.mme import KINDS, Row
 
 
 def line(cells: Iterable[object]) -> str:
-    """A line of a table."""
+    """Write a line of a table."""
     return f"| {' | '.join(map(str, cells))} |"
 
 
 def header(*names: str) -> str:
-    """The lines that a table begins with."""
+    """Write the lines that a table begins with."""
     return f"{line(names)}\n|{'---|' * len(names)}"
+
+
+def accuracy(rows: Sequence[Row], more: Mapping[str, Callable[[Row], str]] | None = None) -> str:
+    """Write rows, the full pass first, with the 95% intervals of their differences to it, in points.
+
+    Args:
+        rows: the table's.
+        more: further columns, by name.
+    """
+    full, more = rows[0].outcomes, more or {}
+    names = [name for kind in full.kinds for name in (KINDS[kind], "to full pass (95%)")]
+    lines = [header("kept", "way", "tokens", "KiB", names[0], "of full pass", *names[1:], *more)]
+    for row in rows:
+        cells = [kept(row), row.name, f"{row.tokens:.0f}", f"{row.bytes / 1024:.0f}"]
+        for kind in full.kinds:
+            cells += [_percent(row, kind), "-" if row is rows[0] else str(row.outcomes.change(full, kind))]
+            if kind == "acc":
+                cells.insert(-1, of_full(row.outcomes.percent(kind), full.percent(kind)))
+        lines.append(line([*cells, *(cell(row) for cell in more.values())]))
+    return "\n".join(lines)
+
+
+def by_category(rows: Sequence[Row]) -> str:
+    """Write the rows' accuracies in each category."""
+    first = rows[0].outcomes
+    categories = [category for category in first.categories if category in first.by_category("acc")]
+    lines = [header("kept", "way", *categories)]
+    for row in rows:
+        shares = [row.outcomes.by_category(kind) for kind in row.outcomes.kinds]
+        cells = [" / ".join(f"{by[c]:.1f}" if c in by else "-" for by in shares) for c in categories]
+        lines.append(line([kept(row), row.name, *cells]))
+    return "\n".join(lines)
+
+
+def kept(row: Row) -> str:
+    """Write a row's retention."""
+    return "-" if row.retention is None else f"{100 * row.retention:g}%"
+
+
+def of_full(percent: float, full: float) -> str:
+    """Write a share of the full pass's accuracy."""
+    return f"{100 * percent / full:.1f}%" if full else "-"
+
+
+def _percent(row: Row, kind: str) -> str:
+    """An accuracy, and the seeds' lowest and highest where there are several."""
+    mean, seeds = f"{row.outcomes.percent(kind):.1f}", [outcomes.percent(kind) for outcomes in row.seeds]
+    return mean if len(seeds) == 1 else f"{mean} ({min(seeds):.1f} to {max(seeds):.1f})"

@@ -2,6 +2,7 @@
 
 import argparse
 
+from lookonce_cache import InvalidContextError, check_tenant
 from lookonce_server.auth import tenants as access
 from lookonce_server.signals import Signals
 
@@ -47,10 +48,10 @@ def new_key(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="lookonce new-key", description=new_key.__doc__.partition("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("tenant", help="whose key it is: letters, digits, '.', '_' or '-'")
     tenant = parser.parse_args(arguments).tenant
-    if not access.is_tenant(tenant):
-        parser.error(
-            f"tenant: {tenant[:80]!r}; accepted: 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first"
-        )
+    try:
+        check_tenant(tenant)
+    except InvalidContextError as error:
+        parser.error(str(error))
     key = access.new_key()
     print(_NEW_KEY.format(key=key, tenant=tenant, hash=access.key_hash(key)))  # noqa: T201 - for people
     return 0

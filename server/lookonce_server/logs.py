@@ -1,4 +1,4 @@
-"""The server's log: text or one JSON object per line, each line with the id of its request.
+"""Write the server's log, as text or JSON, with the request's id on each line.
 
 No line has an image, a prompt, an answer or a key. So libraries log warnings at least, and errors whose text may quote
 a request are logged by their type and traceback alone.
@@ -20,7 +20,7 @@ _SAFE_ERRORS = (OSError, RuntimeError, MemoryError, AssertionError)  # their tex
 
 @dataclass(slots=True)
 class RequestFacts:
-    """The facts in one request's line of the log. Each part of the server fills in its own.
+    """The facts in a request's line of the log; each part of the server adds its own.
 
     Attributes:
         request_id: as in the answer's header.
@@ -120,7 +120,7 @@ def _facts(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _trace(error: BaseException | None) -> Iterator[str]:
-    """Yield the traceback and type of an error, causes first; its text only if that quotes no request."""
+    """Yield the traceback and type of an error, and its text if that is safe."""
     if error is None:
         return
     yield from _trace(error.__cause__ or (None if error.__suppress_context__ else error.__context__))

@@ -1,4 +1,4 @@
-"""The metrics of the server, for Prometheus. One `Metrics` per server, with a registry of its own."""
+"""The metrics of the server, in a Prometheus registry of their own."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -39,7 +39,7 @@ def _start_at_zero(counter: Counter, *values: Iterable[str]) -> None:
 
 
 class StoreMetrics(StoreObserver):
-    """Count what the stores do.
+    """Count the operations of the stores.
 
     Args:
         registry: shows the metrics.

@@ -27,7 +27,7 @@ from lookonce_server.auth.tenants import key_hash, new_key
 from lookonce_server.settings import load_settings
 
 from ..support.server_process import LookonceServer, environment
-from .snippets import PAGES, ROOT, Snippet, snippets, words
+from ..support.snippets import PAGES, ROOT, Snippet, snippets, words
 
 RUN = {"curl", "printf", "lookonce ask", "lookonce chat", "lookonce contexts", "lookonce describe", "lookonce new-key"}
 CLIENTS = "integrations.md"  # `tests/clients` runs this page, with each client's own packages

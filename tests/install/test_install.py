@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ..docs.snippets import ROOT, Snippet, snippets
+from ..support.snippets import ROOT, Snippet, snippets
 from .lowest import lowest
 
 REPOSITORY = "https://github.com/lookonce/lookonce"

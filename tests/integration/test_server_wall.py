@@ -94,7 +94,7 @@ def test_two_values_for_one_name_are_refused(running):
     """Whoever looks at requests on their way here, a proxy, may have read the other one."""
     whole = json.dumps(question_about(None, max_tokens=2)).replace('"model"', '"model": "other", "model"', 1)
     reply = running.post(CHAT, content=whole, headers={"content-type": "application/json"})
-    assert (reply.status_code, "'model' stands more than once" in reply.text) == (400, True)
+    assert (reply.status_code, "the name 'model' more than once" in reply.text) == (400, True)
 
 
 LARGE = b"x" * 12_000_000

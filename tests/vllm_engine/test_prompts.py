@@ -6,28 +6,19 @@ from dataclasses import replace
 import pytest
 from tokenizers import processors
 
-from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import PromptRenderer
-from lookonce_server.engines.vllm.client import sampling_params
 from lookonce_server.errors import ContextOutdatedError
 
 from ..support.dated_model import DATED, Clock, dated_prompts
+from ..support.families import processed
 from ..support.samples import EVERYTHING, PROMPT, TENANT, about, picture
-from ..unit.server.engines.test_processors import processed
-from .engines import answered, context_of, fully
+from .engines import answered, context_of, fully, prompt_ids
 
 pytestmark = pytest.mark.anyio
 
 QUESTION = "How many objects are there?"
 SPELLED = "an <image>, then</s><|user|>What?<|assistant|>"
-
-
-async def prompt_ids(engine, conversation: Conversation, image) -> list[int]:
-    """What vLLM makes of a full pass's prompt."""
-    prompt = engine._prompt(engine._prompts.full_ids(conversation), image, TENANT)
-    (ids,) = [output.prompt_token_ids async for output in engine._requests.run(prompt, sampling_params(Sampling(1)))]
-    return list(ids)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""From a store URL to a store."""
+"""Open the store that a URL names."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ def open_store(
     record_bytes: int = MEMORY_BYTES,
     image_bytes: int = MEMORY_BYTES,
 ) -> Store:
-    """The store that `url` names. Nothing is connected yet; `Store.ping` does.
+    """Open the store of a URL, without connecting; `Store.ping` connects.
 
     - `memory://?max_bytes=2GiB`
     - `redis://[[user]:password@]host[:port][/db]`, and `rediss://` over TLS
@@ -35,17 +35,17 @@ def open_store(
 
     The parameters of all but the first are the fields of `RedisOptions` from `client_name` on, `db`, `username` and
     `password`; with TLS also redis-py's `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs` and
-    `ssl_check_hostname`. With `hot_bytes=256MiB` a memory tier of that size is put before Redis.
+    `ssl_check_hostname`. `hot_bytes=256MiB` adds a memory tier of that size in front of Redis.
 
     Args:
-        url: one of these, with special characters in user and password percent-encoded.
-        ttl: seconds a context lives after its last use, None for as long as there is room.
-        observer: told of every call.
-        record_bytes: budget for records in a memory store; in Redis its own `maxmemory` is the bound.
-        image_bytes: the same for images.
+        url: the URL, with special characters in user and password percent-encoded.
+        ttl: seconds for which a context is kept after its last use; None for as long as there is space.
+        observer: receives every call.
+        record_bytes: budget for records in a memory store; the bound of Redis is its `maxmemory`.
+        image_bytes: budget for images in a memory store, likewise.
 
     Raises:
-        StoreConfigError: the scheme, another part of the URL, or the TTL is wrong. No message contains a password.
+        StoreConfigError: a part of the URL or the TTL is wrong. No message contains a password.
     """
     if ttl is not None and not 0 < ttl < float("inf"):
         raise StoreConfigError(f"store ttl: {ttl!r}; accepted: seconds above 0, or None for ever")

@@ -33,7 +33,7 @@ from lookonce_cache import (
     digest,
     encode,
     open_store,
-    stored,
+    quantize,
 )
 from lookonce_cache.stores.redis.node import READ_SIZE
 from lookonce_cache.stores.tiered import TieredStore
@@ -170,8 +170,8 @@ def make_context(megabytes: float, precision: str) -> CompressedContext:
     )
     return CompressedContext(
         identity=identity,
-        keys=stored(keys, "keys", precision),
-        values=stored(values, "values", precision),
+        keys=quantize(keys, "keys", precision),
+        values=quantize(values, "values", precision),
         shared_tokens=16,
         moved_by=-500,
         full_tokens=16 + 2 * 576,
@@ -205,7 +205,7 @@ def _process_cells(context: CompressedContext, data: bytes) -> Iterator[Cell]:
         buffer[:] = view
 
     def dense() -> Sequence[torch.Tensor]:
-        return context.keys.dense(), context.values.dense()
+        return context.keys.dequantize(), context.values.dequantize()
 
     yield Cell(copy, _as_coroutine(lambda: bytearray(view)))
     yield Cell(Name(where, OVERWRITE), _as_coroutine(overwrite))

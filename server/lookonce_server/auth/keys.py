@@ -1,4 +1,4 @@
-"""API keys from the settings: the TOML file of `--api-keys` and `api_key_hashes`, either or both."""
+"""Read API keys from the file of `--api-keys` and from `api_key_hashes`."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""How many requests a tenant, and all tenants together, may send. Counted in this process alone."""
+"""Limit the requests of each tenant, and of all, in this process."""
 
 import math
 import time
@@ -48,13 +48,13 @@ class RateLimiter:
         self._active = 0
 
     def bucket(self, tenant: str) -> "TenantBucket":
-        """Return a tenant's bucket. Tenants are those of the settings, so there are never many."""
+        """Return a tenant's bucket; tenants are few, those of the settings."""
         if tenant not in self._buckets:
             self._buckets[tenant] = TenantBucket(self._limits.get(tenant, self._default), self._clock)
         return self._buckets[tenant]
 
     def acquire(self, tenant: str) -> None:
-        """Admit a request, which must `release` at its end. One that is refused counts against nothing.
+        """Admit a request until `release`; a refused one counts against nothing.
 
         Raises:
             OverloadedError: the server has no room.
@@ -98,7 +98,9 @@ class Slot:
 
 
 class TenantBucket:
-    """One tenant's requests under way, and its token bucket: full after a minute's silence, a request takes a token.
+    """A tenant's requests under way, and its token bucket.
+
+    A request takes a token; the bucket is full after a minute's silence.
 
     Args:
         limits: the tenant's.
@@ -127,7 +129,7 @@ class TenantBucket:
         self._active -= 1
 
     def headers(self) -> dict[str, str]:
-        """Return OpenAI's headers for the rate limit as it is now; none if there is no such limit."""
+        """Return OpenAI's headers for the rate limit; none without a limit."""
         limit = self._limits.requests_per_minute
         if limit is None:
             return {}

@@ -11,11 +11,11 @@ import re
 import secrets
 from collections.abc import Mapping
 
+from lookonce_cache import DEFAULT_TENANT
 from lookonce_server.errors import InvalidKeyError
 
 _PREFIX = "lo-"
 _SECRET = re.compile(rf"{_PREFIX}[A-Za-z0-9_-]{{43}}|[0-9a-fA-F]{{64}}")  # what looks like a key, or like a hash
-_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
 
 
@@ -27,10 +27,7 @@ class TenantDirectory:
     """
 
     def __init__(self, tenants: Mapping[str, str]) -> None:
-        from lookonce_cache import DEFAULT_TENANT
-
         self._tenants = dict(tenants)
-        self._default = DEFAULT_TENANT
 
     @property
     def asks_for_keys(self) -> bool:
@@ -47,7 +44,7 @@ class TenantDirectory:
             InvalidKeyError: there are keys, and this is none of them.
         """
         if not self.asks_for_keys:
-            return self._default
+            return DEFAULT_TENANT
         match = _BEARER.fullmatch(authorization or "")
         if match is None:
             raise InvalidKeyError("This server wants an API key: send the header 'Authorization: Bearer <key>'.")
@@ -58,11 +55,6 @@ class TenantDirectory:
         if result is None:
             raise InvalidKeyError("The API key is not one of this server's.")
         return result
-
-
-def is_tenant(name: str) -> bool:
-    """Return whether a tenant may have this name: as `lookonce_cache.check_tenant`, without loading that package."""
-    return _TENANT.fullmatch(name) is not None
 
 
 def new_key() -> str:
@@ -76,12 +68,12 @@ def key_hash(key: str) -> str:
 
 
 def mask_keys(text: str) -> str:
-    """Hide all that looks like a key or a hash: for messages about settings that were mixed up."""
+    """Hide all that looks like a key or a hash, for error messages."""
     return _SECRET.sub("***", text)
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host, a name or an address without port, is reached from this machine alone."""
+    """Return whether a host, without port, is reached from this machine alone."""
     name = host.lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True

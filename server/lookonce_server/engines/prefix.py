@@ -68,7 +68,7 @@ class PrefixKV(NamedTuple):
             )
         device = self.keys.device
         first = self._replace(keys=self.keys[:, :, :count], values=self.values[:, :, :count])
-        return first.joined(context.keys.dense(device), context.values.dense(device), context.moved_by)
+        return first.joined(context.keys.dequantize(device), context.values.dequantize(device), context.moved_by)
 
 
 class PrefixCache:

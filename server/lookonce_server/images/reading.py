@@ -61,7 +61,7 @@ class Images:
         return ImageBytes(await self._fetcher.fetch(url, param), param)
 
     async def decode(self, image: ImageBytes) -> Image.Image:
-        """Decode an image to RGB, as a person would see it; once, however many passes of its request want it.
+        """Decode an image to RGB, as a person would see it, once for all passes.
 
         Raises:
             InvalidImageError: no image of a known format, damaged, beyond the limits, or too slow to decode.

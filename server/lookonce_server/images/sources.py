@@ -52,7 +52,7 @@ def parse_reference(url: str, param: str) -> ContextReference:
 
 
 def read_data_url(url: str, limits: ImageLimits, param: str) -> bytes:
-    """Read the bytes of a base64 `data:` URL, whatever media type it claims.
+    """Read the bytes of a base64 `data:` URL of any media type.
 
     Args:
         url: as the client sent it.
@@ -75,11 +75,16 @@ def read_data_url(url: str, limits: ImageLimits, param: str) -> bytes:
         data = base64.b64decode("".join(payload.split()), validate=True)
     except ValueError as error:  # binascii.Error, and the error for text beyond ASCII
         raise InvalidImageError(f"The image's base64 is damaged: {error}.", param=param) from None
+    check_size(data, limits, param)
+    return data
+
+
+def check_size(data: bytes, limits: ImageLimits, param: str) -> None:
+    """Raise InvalidImageError for an empty image, and for one with too many bytes."""
     if not data:
         raise InvalidImageError("The image is empty.", param=param)
     if len(data) > limits.max_bytes:
         raise InvalidImageError(f"The image is larger than the limit of {limits.max_bytes} bytes.", param=param)
-    return data
 
 
 def is_data_url(url: str) -> bool:

@@ -11,13 +11,13 @@ from lookonce_server.errors import EngineError
 
 
 class StartedAnswer(NamedTuple):
-    """An answer whose first events are at hand. Its holder reads `events`, or closes `rest`."""
+    """A started answer: read its `events`, or close `rest`."""
 
     first: tuple[Started | Piece, ...]
     rest: Answer
 
     async def events(self, change: Callable[[Started | Piece], Started | Piece] = lambda event: event) -> Answer:
-        """Yield all events of the answer, the first ones included, each as `change` makes it."""
+        """Yield all events of the answer, each as `change` makes it."""
         async with contextlib.aclosing(self.rest):
             for event in self.first:
                 yield change(event)
@@ -53,7 +53,7 @@ async def _take(answer: Answer, count: int) -> tuple[Started | Piece, ...]:
 
 
 class AnswerStreams:
-    """Read several answers at once, each in a task of its own: `start` first, then iterate over the pieces.
+    """Read several answers at once: `start` first, then iterate over the pieces.
 
     Invariant: once this is closed no task is left, and every answer is closed. The first error is raised to the reader,
     which then closes this.
@@ -74,7 +74,7 @@ class AnswerStreams:
         await self.close()
 
     async def start(self) -> tuple[Started, ...]:
-        """Return the first event of every answer; raises what keeps one of them from starting."""
+        """Return the first event of every answer, or raise the first error."""
         started: dict[int, Started] = {}
         while len(started) < len(self._readers):
             index, event = await self._next()

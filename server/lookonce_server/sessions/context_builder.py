@@ -4,7 +4,7 @@ import asyncio
 import time
 from dataclasses import replace
 
-from lookonce_cache import CompressedContext, ContextIdentity, ContextInfo, digest, stored
+from lookonce_cache import CompressedContext, ContextIdentity, ContextInfo, digest, quantize
 from lookonce_server.engines.base import DescribePlan, Engine, ModelFacts, OnText
 from lookonce_server.engines.description import Description
 from lookonce_server.errors import InvalidRequestError
@@ -56,7 +56,7 @@ class ContextBuilder:
         return context_identity(tenant, data, self._engine.facts, plan, template, self._precision)
 
     def is_current(self, identity: ContextIdentity) -> bool:
-        """Return whether this model, with its template as it renders now, makes such a context."""
+        """Return whether this model and its template, as it renders now, make this."""
         is_own = identity.model_fingerprint == self._engine.facts.fingerprint
         return is_own and identity.template_digest == self._engine.template_digest(identity.describe_prompt)
 
@@ -104,7 +104,7 @@ def context_identity(
 
 
 def _pack_selection(plan: DescribePlan) -> str:
-    """Pack a plan's selection, rows and max_tokens into the identity's one field for them.
+    """Pack a plan's selection, rows and max_tokens into one field of the identity.
 
     Format version 1 hashes and stores this very text: changing it changes the key of every context.
     """
@@ -112,16 +112,16 @@ def _pack_selection(plan: DescribePlan) -> str:
 
 
 def selection_method(identity: ContextIdentity | ContextInfo) -> str:
-    """Parse the selection's method, with its options, from what `_pack_selection` packed."""
+    """Parse the selection's method, with its options, from that field."""
     return identity.selection.partition("/")[0]
 
 
 def context_of(identity: ContextIdentity, description: Description) -> CompressedContext:
-    """Make the context of a describe pass, with keys and values in the identity's precision."""
+    """Make the context of a describe pass, in the identity's precision."""
     return CompressedContext(
         identity=identity,
-        keys=stored(description.keys, "keys", identity.precision),
-        values=stored(description.values, "values", identity.precision),
+        keys=quantize(description.keys, "keys", identity.precision),
+        values=quantize(description.values, "values", identity.precision),
         shared_tokens=description.num_prefix_tokens,
         moved_by=description.position_shift,
         full_tokens=description.prompt_tokens,

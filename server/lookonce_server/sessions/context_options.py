@@ -12,7 +12,7 @@ MIN_TTL = 1.0  # seconds: a context that expires before it is used is of no use
 
 @dataclass(frozen=True, slots=True)
 class ContextOptions:
-    """A request's options for its context; None leaves an option to the server's settings.
+    """A request's options for its context; None leaves one to the settings.
 
     Attributes:
         on_miss: for a new image: a full pass with the describe pass behind it, or the describe pass first.
@@ -52,7 +52,7 @@ class ContextLimits:
     max_describe_prompt: int = 1000
 
     def check(self, options: ContextOptions, own: DescribePlan) -> None:
-        """Raise InvalidRequestError, naming the field, its value and the limits, if an option is beyond them."""
+        """Raise InvalidRequestError, naming the field, if an option is beyond the limits."""
         if options.retention not in (None, own.retention):
             self._check_retention(options, own)
         if options.ttl is not None:

@@ -109,7 +109,7 @@ class Contexts:
         return hit
 
     async def get_or_wait(self, key: ContextKey, ttl: float | None = None, *, wait: bool = True) -> StoreHit | None:
-        """Return the context of an image that is at hand, after the describe pass that is making it.
+        """Return the context of an image, after the describe pass that is making it.
 
         A store that does not answer is a miss.
 
@@ -146,7 +146,7 @@ class Contexts:
         return context
 
     async def create(self, tenant: str, image: ImageBytes, options: ContextOptions = NO_OPTIONS) -> CompressedContext:
-        """Return an image's context, made now unless there is one; raises what `wait_for` does."""
+        """Return an image's context, made now unless there is one; see `wait_for`."""
         identity = await asyncio.to_thread(self.identity, tenant, image.data, options)
         if hit := await self.get_or_wait(identity.key(), options.ttl, wait=False):
             return hit.context
@@ -188,14 +188,14 @@ class Contexts:
         return context
 
     async def info(self, tenant: str, context_id: str) -> ContextInfo:
-        """Return what is known of a context without using it; raises ContextNotFoundError."""
+        """Return facts of a context without using it; raises ContextNotFoundError."""
         info = await self._store.info(_key(tenant, context_id))
         if info is None or info.model_fingerprint != self._fingerprint:
             raise ContextNotFoundError(context_id)
         return info
 
     async def list(self, tenant: str, limit: int, after: str | None = None) -> Page:
-        """List a tenant's contexts of this model; a page has fewer than `limit` only at the end."""
+        """List a tenant's contexts of this model; see `Store.list`."""
         return await self._store.list(tenant, limit=limit, after=after, model=self._fingerprint)
 
     async def delete(self, tenant: str, context_id: str) -> None:
@@ -207,7 +207,7 @@ class Contexts:
             raise ContextNotFoundError(context_id)
 
     async def kept_image(self, key: ContextKey, ttl: float | None = None) -> ImageBytes | None:
-        """Return the image of a context, where images are kept. Counts as use."""
+        """Return the image of a context, if images are kept. Counts as use."""
         return await self._images.get(key, ttl) if self._keep_images else None
 
     async def stats(self, tenant: str) -> TenantStats:
@@ -220,7 +220,7 @@ class Contexts:
         await self.describe_queue.close()
 
     async def _look_up(self, key: ContextKey, ttl: float | None, *, wait: bool) -> StoreHit | None:
-        """Look a context up, again after a wait, and count that as one lookup; raises StoreUnavailableError."""
+        """Look a context up, again after a wait, and count one lookup."""
         try:
             hit = await self._get_current(key, ttl)
             if hit is None and wait and await self.describe_queue.wait(key):

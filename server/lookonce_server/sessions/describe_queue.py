@@ -1,4 +1,4 @@
-"""Single flight: one describe pass per image, in this process and among all servers that share the store.
+"""Describe each image once, in this process and among all servers of a store.
 
 In this process there is one job per image; among processes, one lease in the store. A lease saves work and guards
 nothing else: if the store does not answer, or the lease's holder dies and it expires, the pass is run again.
@@ -54,7 +54,7 @@ _RETRY_SECONDS = (0.2, 2.0)  # between offers of a context to a store that was a
 
 @dataclass(eq=False)
 class DescribeJob:
-    """A context that this process makes, for all who want it.
+    """A context that is being made, shared by all requests for it.
 
     Attributes:
         identity: of the context.
@@ -78,7 +78,7 @@ class DescribeJob:
 
     @property
     def has_started(self) -> bool:
-        """Whether the describe pass runs, or has run; never, if another server makes the context."""
+        """Whether the describe pass has started here, not on another server."""
         return self._broadcast.has_started
 
     @property
@@ -91,7 +91,7 @@ class DescribeJob:
         return self._broadcast.subscribe()
 
     async def result(self) -> CompressedContext:
-        """Wait for the context. A caller that is cancelled leaves the job to the others, and to the next question.
+        """Wait for the context; cancelling the wait leaves the job running.
 
         Raises:
             InvalidImageError, PromptTooLongError, OverloadedError, EngineError: the describe pass failed.
@@ -131,7 +131,9 @@ class DescribeQueue:
         self._ending = False
 
     async def wait(self, key: ContextKey) -> bool:
-        """Wait while a context is being made, here or elsewhere, but for LEASE_WAIT_SECONDS at most.
+        """Wait while a context is being made, here or elsewhere.
+
+        The wait ends after LEASE_WAIT_SECONDS at the latest.
 
         Returns:
             Whether to look for it again. False means that no job in this process makes it at this very moment: until
@@ -155,7 +157,7 @@ class DescribeQueue:
         start_after: asyncio.Event | None = None,
         must_keep: bool = False,
     ) -> DescribeJob:
-        """Return the one job in this process that makes a context, and start it unless there is one.
+        """Return the job that makes a context, a new one unless there is one.
 
         No pass is run for a context that the store would not keep; nor, for some seconds, for one that it just did not
         keep: an image that is asked about without end would be described without end.
@@ -176,7 +178,7 @@ class DescribeQueue:
         return job
 
     def end(self) -> None:
-        """Start no more jobs in the background, and cancel those that have not started, except the next one.
+        """Start no more background jobs, and cancel those not started but the next.
 
         Passes that run go on; `is_busy` tells how long.
         """
@@ -219,7 +221,7 @@ class DescribeQueue:
             return context or await self._describe(job, lease)
 
     async def _acquire_lease(self, job: DescribeJob) -> Lease | None:
-        """Wait until nobody else makes the context; return None if the store gives no lease."""
+        """Wait until no one else makes the context; None if there is no lease."""
         deadline = time.monotonic() + LEASE_WAIT_SECONDS
         pauses = _pauses(*_POLL_SECONDS)
         while True:
@@ -233,6 +235,7 @@ class DescribeQueue:
                 return None
             if lease is not None or time.monotonic() > deadline:
                 return lease
+            job.image.decoding = None  # pixels are not held while another server describes
             await asyncio.sleep(next(pauses))
             if await self._get_stored(job):
                 return None
@@ -289,7 +292,7 @@ class DescribeQueue:
         return context
 
     async def _put_or_retry(self, job: DescribeJob, context: CompressedContext, lease: Lease | None) -> None:
-        """Store a context, now or later; if it cannot be stored, it still answers those who wait."""
+        """Store a context, now or later. One that is not stored still answers."""
         try:
             await self._put(job, context, lease)
         except CacheError as error:
@@ -307,6 +310,7 @@ class DescribeQueue:
 
     async def _retry_put(self, job: DescribeJob, context: CompressedContext, lease: Lease) -> None:
         """Store a context once the store answers again, so that its pass was not in vain."""
+        job.image.decoding = None  # only the encoded image may still be stored
         deadline = time.monotonic() + STORE_RETRY_SECONDS
         pauses = _pauses(*_RETRY_SECONDS)
         while time.monotonic() < deadline:
@@ -320,7 +324,7 @@ class DescribeQueue:
             return
 
     def _back_off(self, key: ContextKey, error: CacheError) -> None:
-        """Keep an image from being described again for a while, since its context was not kept."""
+        """Do not describe an image again for a while: its context was not kept."""
         if isinstance(error, LeaseLostError):  # another server makes it, or it was deleted
             return
         now = time.monotonic()
@@ -329,7 +333,7 @@ class DescribeQueue:
         self._backoff[key] = now + (TOO_LARGE_BACKOFF_SECONDS if is_too_large else BACKOFF_SECONDS)
 
     async def _is_stored_elsewhere(self, key: ContextKey) -> bool:
-        """Wait while another process has the lease; return whether the store has the context then."""
+        """Wait while another process has the lease; return whether it stored."""
         state = await self._state(key)
         if state == "leased":
             self._metrics.waits.labels("replica").inc()
@@ -358,7 +362,7 @@ class DescribeQueue:
 
 
 def _pauses(first: float, longest: float) -> Iterator[float]:
-    """Yield seconds between looks at a store, spread so that many servers do not look at once."""
+    """Yield growing pauses, spread so that servers do not poll at the same time."""
     pause = first
     while True:
         yield pause * random.uniform(0.5, 1)  # noqa: S311

@@ -1,4 +1,4 @@
-"""Whether an answer from a context is certain enough to be sent, or the whole image is asked again.
+"""Decide whether an answer from a context is certain enough to be sent.
 
 The signal is the margin, in log-probability, of the likeliest token over the next: the smallest one among the answer's
 first tokens. It is taken before temperature, penalties and biases, so it does not depend on how an answer is sampled,
@@ -45,7 +45,9 @@ class Fallback:
 
 
 def least_margin(events: Iterable[Started | Piece]) -> float:
-    """Return the smallest margin, in nats: 0 without tokens, infinite where a schema leaves one token."""
+    """Return the smallest margin, in nats.
+
+    It is 0 without tokens, and infinite if a schema leaves one token."""
     tops = [event.logprob.top for event in events if isinstance(event, Piece) and event.logprob]
     return min((top[0][1] - top[1][1] if len(top) > 1 else math.inf for top in tops), default=0.0)
 

@@ -1,4 +1,4 @@
-"""Draw a context's heat map as a PNG: the score of each image token, with the kept tokens framed.
+"""Draw a context's heat map: scores of image tokens, kept ones framed.
 
 The colours are those of viridis, which also colour-blind people can tell apart, from the lowest score of the image to
 the highest, by the square root, since a few tokens draw most of the attention. Frames are white within black, which
@@ -78,14 +78,14 @@ def cells_of(pixels: int, first: float, last: float, cells: int) -> np.ndarray:
 
 
 def _frame(draw: ImageDraw.ImageDraw, x: np.ndarray, y: np.ndarray) -> None:
-    """Draw a frame just inside the pixels of a token's columns and rows, as far as there is room."""
+    """Frame a token just inside its columns and rows, as far as there is room."""
     for inset, colour in ((0, "black"), (1, "white")):
         if len(x) > 2 * inset and len(y) > 2 * inset:
             draw.rectangle((x[inset], y[inset], x[-1 - inset], y[-1 - inset]), outline=colour)
 
 
 def _fit(width: float, height: float) -> tuple[int, int]:
-    """Round a size to whole pixels, at least 1 and at most _MAX_SIDE, in about that shape."""
+    """Round a size to whole pixels, 1 to _MAX_SIDE, in about that shape."""
     scale = min(1.0, _MAX_SIDE / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 

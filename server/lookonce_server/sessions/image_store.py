@@ -1,4 +1,4 @@
-"""Images kept beside their contexts, so that a question that names a context can be asked of the whole image.
+"""Keep images beside their contexts, for full passes of questions by id.
 
 Invariant: an image is found by its context's id alone, and by its context's tenant alone. Deleting the context deletes
 it, and it is renewed only when the context is.
@@ -23,7 +23,7 @@ class ImageStore:
         self._store = store
 
     async def put(self, key: ContextKey, data: bytes, ttl: float | None) -> None:
-        """Keep the image of a stored context; where that fails, the context serves without it."""
+        """Keep the image of a stored context; a failure is logged, no more."""
         try:
             await self._store.images.write(_blob_key(key), data, ttl=ttl)
             if await self._store.state(key) != "kept":  # deleted meanwhile, perhaps before the image was written
@@ -32,7 +32,7 @@ class ImageStore:
             _log.warning("the image of context %s was not kept: %s", key.id[:12], error)
 
     async def get(self, key: ContextKey, ttl: float | None) -> ImageBytes | None:
-        """Return the image of a context, and renew it; None if there is none, or the store does not answer."""
+        """Return and renew the image of a context; None if it cannot be had."""
         try:
             data = await self._store.images.read(_blob_key(key), ttl=ttl)
         except CacheError as error:

@@ -1,4 +1,4 @@
-"""The image tokens that a context keeps, and those that it would keep at another retention."""
+"""List the image tokens that a context keeps, at its retention or another."""
 
 import torch
 

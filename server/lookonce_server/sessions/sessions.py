@@ -1,4 +1,4 @@
-"""The decision how each question is answered, and its answers.
+"""Decide how each question is answered, and start its answers.
 
 - hit: an answer pass from the context alone; the image is neither decoded nor encoded;
 - miss: a full pass now, at ordinary latency, with one describe pass per new image behind it (`on_miss="full"`), or the
@@ -180,7 +180,7 @@ class Sessions:
         return await self._answer_full(Lookup("miss", context_id=hit.context.id), image, question)
 
     async def _describe_first(self, identity: ContextIdentity, image: ImageBytes, question: _Question) -> Session:
-        """Describe a new image and answer from its context, or by a full pass if there will be none."""
+        """Describe a new image, and answer from its context or by a full pass."""
         options = question.options
         job = self._contexts.describe_queue.submit(identity, image, ttl=options.ttl)
         # What is suppressed was counted and logged where it happened.
@@ -261,7 +261,7 @@ class Sessions:
     async def _needs_full_pass(
         self, answers: tuple[StartedAnswer, ...], image: ImageBytes | None
     ) -> tuple[Outcome, Image.Image | None]:
-        """Decide whether a full pass replaces started answers; it does if there is a picture."""
+        """Decide on a full pass in place of answers; return pixels if so."""
         if not self._fallback.is_uncertain(answers):
             return "none", None
         started = answers[0].first[0]
@@ -286,7 +286,7 @@ def _hit(hit: StoreHit) -> Lookup:
 
 
 def _check_options(context: CompressedContext, options: ContextOptions) -> None:
-    """Raise InvalidRequestError if options contradict the context that a request names."""
+    """Raise InvalidRequestError if options contradict the context named."""
     identity, instead = context.identity, "Send the image itself to ask from another context."
     if options.retention not in (None, identity.retention):
         field = f"{options.place}retention"
@@ -305,10 +305,10 @@ def _shift_seed(sampling: Sampling, i: int) -> Sampling:
 
 
 def _add_discarded_tokens(event: Started | Piece, discarded: Started | Piece) -> Started | Piece:
-    """Add the tokens computed for a discarded answer to those of the answer in its place.
+    """Add the tokens computed for a discarded answer to its replacement.
 
     Args:
-        event: of the answer in its place.
+        event: of the answer that replaces it.
         discarded: first event of the discarded answer.
     """
     if isinstance(event, Started) and isinstance(discarded, Started):

@@ -1,4 +1,4 @@
-"""The text of a describe pass, sent to all who wait for it."""
+"""Send the text of a describe pass to all that wait for it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ class TextBroadcast:
         self._changed = asyncio.Event()  # a new one after each change
 
     def publish(self, text: str) -> None:
-        """Add to the text; the first call, which may add nothing, says that the pass has started."""
+        """Add to the text; the first call, perhaps of "", marks the start."""
         self.has_started = True
         self._text += text
         self._wake()
@@ -31,7 +31,7 @@ class TextBroadcast:
         self._wake()
 
     async def subscribe(self) -> AsyncIterator[str]:
-        """Yield the text as it comes, up to the end; first all that there is so far, which may be "".
+        """Yield the text as it comes, first all of it so far, which may be "".
 
         Of a pass that never starts nothing is yielded, not even "".
         """

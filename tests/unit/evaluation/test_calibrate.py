@@ -4,17 +4,18 @@ import json
 import random
 
 import pytest
-import torch
 
-from lookonce_evaluation import calibrate, cli
-from lookonce_evaluation.calibrating.candidates import Candidate, Way, candidates, windows
-from lookonce_evaluation.calibrating.measuring import chosen, measure
-from lookonce_evaluation.calibrating.search import halves, search, verify
-from lookonce_evaluation.calibrating.shares import Shares
-from lookonce_evaluation.calibrating.tasks import Agreement, Labelled
-from lookonce_evaluation.dataset import held_out
+from lookonce_evaluation import cli
+from lookonce_evaluation.calibrate import command
+from lookonce_evaluation.calibrate.search import candidates, search, verify, windows
+from lookonce_evaluation.calibrate.shares import Shares
+from lookonce_evaluation.calibrate.tasks import Agreement, Labelled, key, measure
+from lookonce_evaluation.data.scenes import held_out
+from lookonce_evaluation.describe import describe, kept_tokens
 from lookonce_evaluation.errors import EvaluationError
-from lookonce_pruning import get_selection, middle_layers
+from lookonce_evaluation.methods import Context
+from lookonce_evaluation.metrics.grading import grade_exactly
+from lookonce_pruning import middle_layers
 from lookonce_server.profile import Profile
 from lookonce_server.settings import Settings
 
@@ -22,29 +23,35 @@ COLUMNS = ["acc/color", "acc/color", "open/color", "acc/shape", "acc/shape", "op
 UNIT_SEED = 600_000_000
 
 
+def method(window, rows, selection, retention) -> Context:
+    return Context(f"{window[0]}-{window[1]}/{rows}/{selection}", retention, selection, window, rows)
+
+
 # --- candidates -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 4, 8, 24, 80])
-def test_the_windows_are_few_at_any_depth_the_middle_first(depth):
-    found = windows(depth)
-    middle = middle_layers(depth)
-    assert found[0] == (middle.start, middle.stop)
-    assert (0, depth) in found
-    assert len(set(found)) == len(found) <= 8
-    assert all(0 <= first < end <= depth for first, end in found)
+def test_the_windows_are_few_at_any_depth_the_middle_first():
+    for depth in (1, 2, 3, 4, 8, 24, 80):
+        found = windows(depth)
+        middle = middle_layers(depth)
+        assert found[0] == (middle.start, middle.stop)
+        assert (0, depth) in found
+        assert len(set(found)) == len(found) <= 8
+        assert all(0 <= first < end <= depth for first, end in found)
 
 
 def test_the_default_comes_first_and_what_is_blind_comes_once():
     found = candidates(8)
-    assert found[0] == Candidate((2, 4), Settings().rows, Settings().selection)
-    assert [str(one) for one in found if one.selection == "uniform"] == ["2-4/generated/uniform"]
+    assert found[0] == method((2, 4), Settings().rows, Settings().selection, 1.0)
+    assert [each.name for each in found if each.selection == "uniform"] == ["2-4/generated/uniform"]
     assert len(set(found)) == len(found)
 
 
 def test_what_ranks_in_every_layer_is_tried_with_all_of_them_alone():
     found = candidates(8, ["attention-per-layer"])
-    assert [str(one) for one in found] == [f"0-8/{rows}/attention-per-layer" for rows in ("generated", "query", "both")]
+    assert [each.name for each in found] == [
+        f"0-8/{rows}/attention-per-layer" for rows in ("generated", "query", "both")
+    ]
 
 
 # --- shares -----------------------------------------------------------------------------------------------------------
@@ -115,7 +122,11 @@ def test_images_needed_grow_as_the_margin_shrinks():
 # --- search -----------------------------------------------------------------------------------------------------------
 
 NAMES = [str(i) for i in range(400)]
-BEST = Candidate((2, 6), "both", "coverage")
+BEST = "2-6/both/coverage"
+
+
+def best_at(retention) -> Context:
+    return method((2, 6), "both", "coverage", retention)
 
 
 class World:
@@ -123,88 +134,86 @@ class World:
 
     def __init__(self, chance) -> None:
         self.chance = chance
-        self.asked: list[tuple[str, list[str], list[Way]]] = []
+        self.asked: list[tuple[str, list[str], list[Context]]] = []
 
-    def __call__(self, stage, names, ways):
-        self.asked.append((stage, list(names), list(ways)))
-        return [self._record(name, ways) for name in names]
+    def __call__(self, stage, names, methods):
+        self.asked.append((stage, list(names), list(methods)))
+        return [self._record(name, methods) for name in names]
 
-    def _record(self, name, ways):
+    def _record(self, name, methods):
         found = {}
-        for way in ways:
-            rng = random.Random(f"{name} {way}")
-            found[str(way)] = ["".join("01"[rng.random() < self.chance(way)] for _ in COLUMNS), 0.0]
-        sizes = {f"{way.retention:g}": [round(100 * way.retention), 1000] for way in ways} | {"full": [100, 9000]}
+        for each in methods:
+            rng = random.Random(f"{name} {key(each)}")
+            found[key(each)] = ["".join("01"[rng.random() < self.chance(each)] for _ in COLUMNS), 0.0]
+        sizes = {f"{m.retention:g}": [round(100 * m.retention), 1000] for m in methods} | {"full": [100, 9000]}
         return {"columns": COLUMNS, "full": "111111", "ways": found, "sizes": sizes}
 
 
-def chance(way: Way) -> float:
-    best = 0.999 if way.retention >= 0.05 else 0.9
-    return best if way.candidate == BEST else best - 0.1
+def chance(each: Context) -> float:
+    best = 0.999 if each.retention >= 0.05 else 0.9
+    return best if each.name == BEST else best - 0.1
 
 
 def test_halving_finds_the_best_and_asks_fewer_and_fewer():
     world = World(chance)
-    choosing, verifying = halves(NAMES)
+    choosing, verifying = NAMES[:200], NAMES[200:]
     searched = search(candidates(8), (0.02, 0.05, 0.2), choosing, world)
-    assert [way.candidate for way in searched.best()] == [BEST] * 3
-    assert [way.retention for way in searched.best()] == [0.2, 0.05, 0.02]
+    assert searched.best() == [best_at(0.2), best_at(0.05), best_at(0.02)]
     assert [len(names) for _, names, _ in world.asked] == [20, 60, 120]
     assert [name for _, names, _ in world.asked for name in names] == choosing
-    counts = [len(ways) for _, _, ways in world.asked]
+    counts = [len(methods) for _, _, methods in world.asked]
     assert counts[0] > 3 * counts[1] > 6 * counts[2]
-    last = {way.candidate for way in world.asked[-1][2]}
-    assert {candidates(8)[0], candidates(8)[-1]} <= last  # the default and uniform are always there to be beaten
+    last = {each.name for each in world.asked[-1][2]}
+    assert {
+        candidates(8)[0].name,
+        candidates(8)[-1].name,
+    } <= last  # the default and uniform are always there to be beaten
 
     verified = verify(searched.best(), verifying, 0.02, world)
     assert set(world.asked[-1][1]).isdisjoint(choosing)
-    assert [(one.way.retention, one.shown) for one in verified] == [(0.2, True), (0.05, True), (0.02, False)]
-    assert calibrate.smallest(verified, 0.02).way == Way(BEST, 0.05)
+    assert [(winner.method.retention, winner.shown) for winner in verified] == [
+        (0.2, True),
+        (0.05, True),
+        (0.02, False),
+    ]
+    assert command.smallest(verified, 0.02).method == best_at(0.05)
     assert (verified[0].size, verified[0].full) == ((20, 1000), (100, 9000))
 
 
 def test_a_retention_below_one_that_failed_is_not_taken():
-    ways = [Way(BEST, 0.2), Way(BEST, 0.05)]
-    verified = verify(ways, NAMES, 0.02, World(lambda way: 0.9 if way.retention == 0.2 else 0.999))
-    assert [one.compared.is_shown(0.02) for one in verified] == [False, True]
-    assert [one.shown for one in verified] == [False, False]
+    methods = [best_at(0.2), best_at(0.05)]
+    verified = verify(methods, NAMES, 0.02, World(lambda each: 0.9 if each.retention == 0.2 else 0.999))
+    assert [winner.compared.is_shown(0.02) for winner in verified] == [False, True]
+    assert [winner.shown for winner in verified] == [False, False]
 
 
 def test_nothing_within_the_tolerance_is_said_in_one_line():
-    verified = verify([Way(BEST, 0.05)], NAMES, 0.02, World(lambda way: 0.9))
+    verified = verify([best_at(0.05)], NAMES, 0.02, World(lambda _: 0.9))
     with pytest.raises(EvaluationError, match=r"--tolerance 0.02: .*@0.05 keeps 88.*less than 98.00%") as refused:
-        calibrate.smallest(verified, 0.02)
+        command.smallest(verified, 0.02)
     assert "\n" not in str(refused.value)
 
 
 def test_what_is_not_shown_says_how_many_images_would():
-    verified = verify([Way(BEST, 0.05)], NAMES[:20], 0.02, World(lambda way: 1.0))
+    verified = verify([best_at(0.05)], NAMES[:20], 0.02, World(lambda _: 1.0))
     with pytest.raises(EvaluationError, match=r"about --count \d+ is needed"):
-        calibrate.smallest(verified, 0.02)
+        command.smallest(verified, 0.02)
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def test_scores_of_all_layers_serve_every_window(subject):
-    (case,) = held_out(1, UNIT_SEED)
-    whole = subject.describe(case, range(8)).scores("both")
-    part = subject.describe(case, range(2, 6)).scores("both")
-    for selection in ("coverage", "attention"):
-        expected = get_selection(selection).select(part, 20)
-        assert torch.equal(chosen(whole, Candidate((2, 6), "both", selection), 0.1), expected)
-
-
-def test_everything_kept_answers_as_graded_elsewhere(subject):
+def test_everything_kept_answers_as_graded_elsewhere(model, settings):
     cases = held_out(1, UNIT_SEED)
     task = Labelled(cases, "unit")
-    way = Way(Candidate((2, 4), "generated", "coverage"), 0.05)
-    found = measure(subject, task.ask(subject, cases[0].name), [way])
-    described = subject.describe(cases[0], range(2, 4))
-    kept = get_selection("coverage").select(described.scores(), 10)
-    graded, keys = subject.from_context(cases[0], described, kept)
-    assert found["ways"][str(way)][0] == "".join("01"[right] for right in graded.right)
-    assert found["sizes"]["0.05"] == [keys.shape[2], 2 * keys.nbytes]
+    middle = method((2, 4), "generated", "coverage", 0.05)
+    found = measure(model, task.ask(model, cases[0].name), [middle])
+    described = describe(model, cases[0], range(2, 4))
+    context = described.context(kept_tokens(described, 0.05, settings))
+    prompts = [model.after_context(question.text) for question in cases[0].questions]
+    graded = grade_exactly(model, context._replace(prompts=prompts), cases[0].questions)
+    assert found["ways"][key(middle)][0] == "".join("01"[right] for right in graded.right)
+    assert found["sizes"]["0.05"] == [context.tokens, context.bytes]
     assert len(found["columns"]) == len(found["full"]) == len(cases[0].questions)
 
 
@@ -212,10 +221,10 @@ def test_everything_kept_answers_as_graded_elsewhere(subject):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, subject, capsys):
+def run(tmp_path, monkeypatch, model, capsys):
     """A function that calibrates the bundled model, loaded once, with few candidates; returns exit code and output."""
-    monkeypatch.setattr(calibrate.Subject, "load", lambda *_: subject)
-    monkeypatch.setattr(calibrate, "candidates", lambda depth, *_: candidates(depth, ["coverage"])[:2])
+    monkeypatch.setattr(command.EvalModel, "load", lambda *_: model)
+    monkeypatch.setattr(command, "candidates", lambda depth, *_: candidates(depth, ["coverage"])[:2])
 
     def run(*arguments: str) -> tuple[int, str, str]:
         folders = ["--out", str(tmp_path / "run"), "-o", str(tmp_path / "profile.json")]
@@ -226,14 +235,14 @@ def run(tmp_path, monkeypatch, subject, capsys):
     return run
 
 
-def test_scenes_give_a_profile_that_the_server_takes(run, tmp_path, subject):
+def test_scenes_give_a_profile_that_the_server_takes(run, tmp_path, model):
     arguments = ("--images", "scenes", "--count", "4", "--retentions", "0.2", "--tolerance", "0.6")
     code, said, _ = run(*arguments)
     assert code == 0
     assert "| 0.2 | `" in said
     profile = Profile.read(tmp_path / "profile.json", "it")
     assert (profile.retention, profile.selection, profile.rows) == (0.2, "coverage", "generated")
-    assert (profile.checkpoint.name, profile.checkpoint.digest) == ("lookonce-scenes", subject.checkpoint)
+    assert (profile.checkpoint.name, profile.checkpoint.digest) == ("lookonce-scenes", model.checkpoint)
     measured = profile.measured
     assert (measured.images, measured.tolerance, measured.tokens, measured.full_tokens) == (2, 0.6, 47.0, 198.0)
     assert measured.at_least >= 0.4
@@ -254,7 +263,7 @@ def test_without_anything_within_the_tolerance_there_is_no_profile(run, tmp_path
     assert not (tmp_path / "profile.json").exists()
 
 
-def test_a_folder_of_pictures_is_judged_by_the_full_passes_own_answers(run, tmp_path, subject):
+def test_a_folder_of_pictures_is_judged_by_the_full_passes_own_answers(run, tmp_path, model):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for case in held_out(2, UNIT_SEED + 10):
@@ -262,9 +271,9 @@ def test_a_folder_of_pictures_is_judged_by_the_full_passes_own_answers(run, tmp_
     questions = tmp_path / "questions.txt"
     questions.write_text("What color is the star?\n\nHow many objects are there?\n")
     task = Agreement(folder, 2, ["How many objects are there?"])
-    asked = task.ask(subject, task.names[0])
-    everything = Way(Candidate((2, 4), "generated", "attention"), 1.0)
-    assert measure(subject, asked, [everything])["ways"][str(everything)][0] == "1"
+    asked = task.ask(model, task.names[0])
+    everything = method((2, 4), "generated", "attention", 1.0)
+    assert measure(model, asked, [everything])["ways"][key(everything)][0] == "1"
 
     arguments = ("--images", str(folder), "--questions", str(questions), "--retentions", "1", "--tolerance", "0.9")
     code, _, error = run(*arguments)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from lookonce_evaluation.dataset import HELD_OUT_SEED
+from lookonce_evaluation.data.scenes import HELD_OUT_SEED
 from lookonce_scenes import train
 from lookonce_scenes.train import FIRST_TRAINING_SEED, Stage, Steps, Trainer, stages
 

@@ -1,4 +1,4 @@
-"""Decode images to RGB, as a person would see them; strangers' bytes in processes of their own.
+"""Decode images to RGB, in processes of their own.
 
 Light on purpose: those processes import nothing else of the server.
 """

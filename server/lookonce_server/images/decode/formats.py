@@ -1,4 +1,4 @@
-"""The image formats that are read; a file's format is told by its first bytes alone."""
+"""The image formats that are read, known by a file's first bytes alone."""
 
 import importlib.util
 
@@ -36,7 +36,7 @@ def format_of(data: bytes) -> str | None:
 
 
 def _format_of_brands(data: bytes) -> str | None:
-    """Return the format of an ISO media file, by its major brand, else by its compatible brands."""
+    """Return the format of an ISO media file, by its major or other brands."""
     end = min(int.from_bytes(data[:4]), _BOX_HEADER + 4 * _MAX_BRANDS)
     brands = {data[at : at + 4] for at in (_BOX_HEADER, *range(_BOX_HEADER + 8, end - 3, 4))}
     major = {data[_BOX_HEADER : _BOX_HEADER + 4]}

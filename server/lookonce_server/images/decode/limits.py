@@ -25,5 +25,5 @@ class ImageLimits:
 
     @property
     def memory(self) -> int:
-        """Address space, in bytes, that decoding the largest image may take; docs/images.md has what it does take."""
+        """Address space in bytes for decoding the largest image; see docs/research/images.md."""
         return 1024**3 + 4 * self.max_bytes + 32 * self.max_pixels

@@ -25,7 +25,7 @@ _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Render an image as RGB: its first frame, upright, in its profile's colours, on white.
+    """Render an image as RGB: first frame, upright, colour-managed, on white.
 
     Args:
         image: opened, not loaded.
@@ -51,7 +51,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _frame(image: Image.Image) -> tuple[int, int, int, int] | None:
-    """Return the box of a GIF's first frame on the canvas; None if it fills the canvas."""
+    """Return the box of a GIF's first frame; None if it fills the canvas."""
     if image.format != "GIF" or not image.tile:  # type: ignore[attr-defined]
         return None
     extents: tuple[int, int, int, int] = image.tile[0].extents  # type: ignore[attr-defined]
@@ -59,7 +59,7 @@ def _frame(image: Image.Image) -> tuple[int, int, int, int] | None:
 
 
 def _scale_key(image: Image.Image) -> None:
-    """Scale the transparent colour of a PNG to the eight bits that its pixels are read with."""
+    """Scale the transparent colour of a PNG to eight bits, like its pixels."""
     key = image.info.get("transparency")
     if image.format != "PNG" or image.mode == "P" or key is None or not image.tile:  # type: ignore[attr-defined]
         return
@@ -80,7 +80,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _alpha(image: Image.Image, frame: tuple[int, int, int, int] | None) -> Image.Image | None:
-    """Return the opacity of each pixel, as L; None if all are opaque. Outside its frame a GIF's canvas is empty."""
+    """Return the opacity of each pixel, as L; None if all are opaque."""
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     if frame is None:
         return alpha
@@ -90,7 +90,7 @@ def _alpha(image: Image.Image, frame: tuple[int, int, int, int] | None) -> Image
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert to sRGB by the image's colour profile; one that is broken, or of other pixels, is ignored."""
+    """Convert to sRGB by the colour profile, unless that is broken."""
     if profile and len(profile) <= _MAX_PROFILE:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

@@ -33,7 +33,7 @@ class DecodeCrashError(InvalidImageError):
 
 
 class DecodeProcesses:
-    """Decode images in processes, each started when it is first needed, and killed when it is slow.
+    """Decode images in processes, started when needed and killed when slow.
 
     Args:
         count: number of images decoded at a time; others wait.
@@ -55,7 +55,7 @@ class DecodeProcesses:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data, limits, param)
 
     def close(self) -> None:
-        """End the processes once they have decoded what is under way."""
+        """End the processes after the images that are being decoded."""
         self._threads.shutdown(cancel_futures=True)
         while self._idle:
             self._idle.pop().end()
@@ -100,7 +100,9 @@ class _Process:
         return self._popen.poll()
 
     def decode(self, data: bytes, limits: ImageLimits, timeout: float, param: str) -> Image.Image | str:
-        """Return the picture, or the reason of a refusal. After any error the process cannot be used again."""
+        """Return the picture, or the reason of a refusal.
+
+        After any error the process cannot be used again."""
         timed_out = threading.Event()
         watch = threading.Timer(timeout, self._kill, [timed_out])
         watch.start()

@@ -1,4 +1,4 @@
-"""A process that decodes one image after another: `python -m lookonce_server.images.decode.worker`.
+"""Decode one image after another, in a process of its own.
 
 It reads requests on its standard input and replies on its standard output until that input ends. Strangers' bytes are
 decoded in here so that a decoder that hangs, takes all memory or is broken into costs this process alone: it can be

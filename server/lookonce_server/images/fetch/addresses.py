@@ -1,4 +1,4 @@
-"""The addresses that images are fetched from: public ones, and those of networks that the operator opens."""
+"""The addresses that images are fetched from: public and opened ones."""
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 

@@ -1,4 +1,4 @@
-"""Fetch images from hosts that the operator allows, without opening the operator's network to clients."""
+"""Fetch images from allowed hosts, without opening the operator's network."""
 
 import asyncio
 import logging
@@ -141,7 +141,7 @@ class Fetcher:
         return await self._request_at(target, addresses[-1])
 
     async def _addresses(self, target: Target) -> list[Address]:
-        """Resolve the host. One address that is not allowed refuses them all: honest hosts have none."""
+        """Resolve the host; one address that is not allowed refuses them all."""
         addresses = [target.address] if target.address else await self._resolve(target.host)
         refused = [str(address) for address in addresses if not may_connect(address, self._policy.networks)]
         if refused:

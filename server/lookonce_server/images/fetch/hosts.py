@@ -15,7 +15,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class AllowedHost:
-    """An entry of the operator's list: a host, or all hosts below it without the host itself.
+    """An entry of the operator's list: a host, or all hosts below it.
 
     Attributes:
         host: normalised: see `normalize_host`.
@@ -29,7 +29,7 @@ class AllowedHost:
 
     @classmethod
     def parse(cls, text: str) -> "AllowedHost":
-        """Parse an entry: 'example.com', '*.example.com', 'example.com:8443', '10.1.2.3', '[2001:db8::1]'.
+        """Parse an entry such as '*.example.com', 'example.com:8443' or '10.1.2.3'.
 
         Raises:
             ValueError: it has another form.
@@ -46,14 +46,14 @@ class AllowedHost:
         return cls(host, below, port)
 
     def matches(self, scheme: str, host: str, port: int) -> bool:
-        """Return whether the entry allows a URL with this scheme, normalised host and port."""
+        """Return whether the entry allows this scheme, normalised host and port."""
         if port != (self.port or DEFAULT_PORTS[scheme]):
             return False
         return host.endswith(f".{self.host}") if self.below else host == self.host
 
 
 def normalize_host(text: str) -> str | None:
-    """Bring a host to its one spelling: lower case, IDNA, no final dot, canonical addresses.
+    """Normalise a host: lower case, IDNA, no final dot, canonical addresses.
 
     Returns:
         None if it is no host, or an address in a spelling that resolvers understand though it is not canonical.

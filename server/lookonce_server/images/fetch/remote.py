@@ -37,7 +37,7 @@ class Target:
             return None
 
     def url(self, address: Address | None = None) -> httpx2.URL:
-        """Build the URL, with an address in place of the host's name if one is given."""
+        """Build the URL, with an address in place of the host's name if set."""
         host = str(address or self.host)
         return httpx2.URL(scheme=self.scheme, host=host, port=self.port, raw_path=self.path.encode("ascii"))
 
@@ -82,7 +82,7 @@ class FetchPolicy:
         return Target(url.scheme, host, port, url.raw_path.decode("ascii"))
 
     def redirect(self, target: Target, location: str) -> Target:
-        """Follow a redirect: to no URL that a client may not send, and not from https: to http:.
+        """Check a redirect as a URL of a client; it must not leave https:.
 
         Args:
             target: of the request that was answered.

@@ -12,7 +12,7 @@ Resolve = Callable[[str], Awaitable[list[Address]]]
 
 
 class SystemResolver:
-    """Resolve with the system's resolver, in threads of its own: a slow name server holds up nothing else.
+    """Resolve names with the system's resolver, in threads of its own.
 
     Args:
         at_once: number of names resolved at a time.

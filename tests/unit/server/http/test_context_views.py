@@ -167,7 +167,7 @@ async def test_no_map_is_drawn_where_the_processor_is_not_known(client, app, con
     engine = app.state.parts.engine
     monkeypatch.setattr(engine, "facts", replace(engine.facts, image_crop=None))
     reply = await client.post(path(context, "heatmap.png"), files={"image": ("a.png", png(110))})
-    assert (reply.status_code, "cannot be told" in reply.text) == (400, True)
+    assert (reply.status_code, "are unknown" in reply.text) == (400, True)
     assert (await client.get(path(context, "heatmap.png"))).status_code == 200
 
 

@@ -444,6 +444,19 @@ async def test_patience_with_a_pass_of_this_process_ends_too(bench, monkeypatch)
     await bench.contexts.close()
 
 
+async def test_pixels_are_not_held_while_another_process_describes(make_queue, builder, bench):
+    queue, image = make_queue(), ImageBytes(png(60), "image")
+    await bench.images.decode(image)
+    lease = await leased_elsewhere(queue._store, builder.context.key)
+    job = queue.submit(builder.context.identity, image)
+    async with asyncio.timeout(20):
+        while image.decoding is not None:  # noqa: ASYNC110 - it tells no event
+            await asyncio.sleep(0.001)
+    await queue._store.release(lease)
+    builder.may_end.set()
+    assert await job.result() is builder.context
+
+
 async def test_a_damaged_context_that_is_made_elsewhere_is_waited_for_in_peace(make_queue, builder):
     class Damaged(MemoryStore):
         asked = 0

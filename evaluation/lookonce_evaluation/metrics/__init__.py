@@ -1,0 +1,1 @@
+"""What answers and descriptions are worth, and how sure that is."""

@@ -1,0 +1,98 @@
+"""Means, differences and areas over images, each with its 95% interval by a bootstrap over images."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+RESAMPLES = 2000
+_AT_ONCE = 100  # resamples of an area, which bounds memory
+
+
+class Estimate(NamedTuple):
+    """A number, and its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """A difference, as tables have it."""
+        return f"{self.value:+z.2f} ({self.low:+z.2f} to {self.high:+z.2f})"
+
+    def shown(self, digits: int = 0) -> str:
+        """Format a mean, as tables have it."""
+        return f"{self.value:z.{digits}f} ({self.low:z.{digits}f} to {self.high:z.{digits}f})"
+
+
+@lru_cache(maxsize=2)
+def draws(images: int, resamples: int = RESAMPLES) -> Tensor:
+    """Draw images with replacement: how often each is in each of the draws, `[draws, images]`."""
+    drawn = torch.randint(images, (resamples, images), generator=torch.Generator().manual_seed(0))
+    return torch.zeros(resamples, images).scatter_add_(1, drawn, torch.ones(resamples, images))
+
+
+def interval(resampled: Tensor) -> tuple[float, float]:
+    """Take the middle 95% of a number's draws, `[draws]`."""
+    low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=resampled.dtype)).tolist()
+    return low, high
+
+
+def mean_change(ours: Sequence[float], base: Sequence[float]) -> Estimate:
+    """Compare two means over the same images, of values from 0 to 1: the difference in percentage points, paired."""
+    differences = 100 * (torch.tensor(ours, dtype=torch.float64) - torch.tensor(base, dtype=torch.float64))
+    resampled = draws(len(differences)).double() @ differences / len(differences)
+    return Estimate(float(differences.mean()), *interval(resampled))
+
+
+def means(values: Sequence[Sequence[Sequence[float]]]) -> list[Estimate]:
+    """Average each column over all questions; of no question there is no mean.
+
+    Args:
+        values: `[images][questions of it][columns]`; images may have different numbers of questions, and none.
+    """
+    per_image = [torch.tensor(rows, dtype=torch.float64) for rows in values if rows]
+    if not per_image:
+        return []
+    sums = torch.stack([rows.sum(0) for rows in per_image])  # [images, columns]
+    counts = torch.tensor([[len(rows)] for rows in per_image], dtype=torch.float64)
+    times = draws(len(per_image)).double()
+    resampled = (times @ sums) / (times @ counts)
+    whole = (sums.sum(0) / counts.sum()).tolist()
+    return [Estimate(value, *interval(column)) for value, column in zip(whole, resampled.T, strict=True)]
+
+
+def auc(signal: Tensor, positive: Tensor, times: Tensor) -> Tensor:
+    """Compute areas under ROC curves, `[draws]`: the chance that a positive has less of the signal than a negative.
+
+    Args:
+        signal: `[questions]`; ties count half.
+        positive: `[questions]`, bool.
+        times: `[draws, questions]`, how often each question is in a draw.
+    """
+    values, place = signal.unique(return_inverse=True)
+    positives, negatives = (
+        torch.zeros(len(times), len(values)).index_add_(1, place[which], times[:, which])
+        for which in (positive, ~positive)
+    )
+    more = negatives.sum(1, keepdim=True) - negatives.cumsum(1)
+    return (positives * (more + negatives / 2)).sum(1) / (positives.sum(1) * negatives.sum(1))
+
+
+def auc_with_interval(signal: Tensor, positive: Tensor, images: Sequence[int]) -> Estimate | None:
+    """Compute an area and its interval; None where there are no positives, or nothing else.
+
+    Args:
+        signal: `[questions]`.
+        positive: `[questions]`, bool.
+        images: which image each question is about, from 0 on.
+    """
+    if positive.all() or not positive.any():
+        return None
+    image = torch.tensor(images)
+    times = draws(int(image.max()) + 1).split(_AT_ONCE)
+    resampled = torch.cat([auc(signal, positive, part[:, image]) for part in times])
+    area = float(auc(signal, positive, torch.ones(1, len(signal)))[0])
+    return Estimate(area, *interval(resampled[~resampled.isnan()]))

@@ -1,0 +1,75 @@
+"""Grading answers: exactly, many questions about one image in one forward pass, or by the first word, as MME does.
+
+An answer is exactly right when greedy decoding gives it, its end included. Greedy decoding gives an answer exactly
+when, with that answer fed in, every one of its tokens is the most likely next one: so one pass over question and answer
+grades it, and all questions of an image share a batch. A test holds this to the engine's own answers.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lookonce_evaluation.data.scenes import Case
+from lookonce_evaluation.methods import FullPass, ImageRun
+from lookonce_evaluation.model import EvalModel, PreparedCache
+from lookonce_scenes.questions import Question
+
+FIRST_WORD_TOKENS = 8
+"""In which an answer to a yes/no question has to say it."""
+_FIRST_WORD = re.compile(r"[\W_]*([^\W_]+)")
+
+
+class Graded(NamedTuple):
+    """What a model made of some questions."""
+
+    right: list[bool]  # whether each was answered exactly
+    first: Tensor  # [questions, vocabulary], the logits of each answer's first token
+
+
+def grade(model: EvalModel, cache: PreparedCache, answers: Sequence[list[int]]) -> Graded:
+    """Grade each of the cache's prompts by its right answer, token ids with what ends them."""
+    rows = list(zip(cache.prompts, answers, strict=True))
+    # An answer's last token is expected, and never looked from.
+    logits = model.extend_padded(cache, [prompt + answer[:-1] for prompt, answer in rows])
+    right, first = [], []
+    for row, (prompt, answer) in zip(logits, rows, strict=True):
+        told = row[len(prompt) - 1 : len(prompt) - 1 + len(answer)]
+        right.append(model.with_one_end(told.argmax(-1)).tolist() == answer)
+        first.append(told[0])
+    return Graded(right, torch.stack(first))
+
+
+def grade_exactly(model: EvalModel, cache: PreparedCache, questions: Sequence[Question]) -> Graded:
+    """Grade questions by their own answers."""
+    return grade(model, cache, [model.answer_ids(question.answer) for question in questions])
+
+
+def full_pass(model: EvalModel, case: Case) -> tuple[Graded, PreparedCache]:
+    """Grade a case's questions asked directly."""
+    cache = FullPass().prepare(ImageRun(model, case))
+    return grade_exactly(model, cache, case.questions), cache
+
+
+def verdict(text: str) -> str | None:
+    """Read an answer's first word: "Yes" or "No", in any case and behind any punctuation, or None."""
+    word = _FIRST_WORD.match(text)
+    answer = word[1].capitalize() if word else ""
+    return answer if answer in ("Yes", "No") else None
+
+
+def grade_first_words(model: EvalModel, cache: PreparedCache, questions: Sequence[Question]) -> list[bool]:
+    """Grade each answer by how it begins, whatever the model says after that."""
+
+    def has_word(tokens: list[int]) -> bool:
+        text = model.text(tokens)
+        word = _FIRST_WORD.match(text)
+        return bool(word and word.end() < len(text))
+
+    right = []
+    for prompt, question in zip(cache.prompts, questions, strict=True):
+        (tokens,) = model.decode(model.ask(cache, prompt), FIRST_WORD_TOKENS, is_enough=has_word)
+        right.append(verdict(model.text(tokens)) == question.answer)
+    return right

@@ -1,0 +1,103 @@
+"""Command-line options that the commands have in common."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from lookonce_pruning import ScoreQueries, UnknownSelectionError, get_selection
+from lookonce_server.settings import BUNDLED, Settings
+
+_RESUMES = "folder of the results; the same command goes on where one was interrupted [%(default)s]"
+
+
+def parser(name: str, description: str | None, *, images: int) -> argparse.ArgumentParser:
+    """Make a command line with `--model`, `--device`, `--images` and `--out`.
+
+    Args:
+        name: the command's, as in "eval retention".
+        description: what it does; the module's docstring.
+        images: how many by default.
+    """
+    made = bare_parser(name, description)
+    made.add_argument("--model", default=BUNDLED, help="checkpoint folder, hub name, or 'bundled' [%(default)s]")
+    made.add_argument("--images", type=positive, default=images, help="how many images [%(default)s]")
+    return made
+
+
+def bare_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Make a command line with `--device` and `--out`."""
+    made = argparse.ArgumentParser(
+        prog=f"lookonce {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--device", default="cpu", help="'cpu', 'cuda' or 'cuda:1' [%(default)s]")
+    made.add_argument("--out", type=Path, default=Path("runs") / name.replace(" ", "-"), help=_RESUMES)
+    return made
+
+
+def context_options(made: argparse.ArgumentParser, retentions: Sequence[float]) -> argparse.ArgumentParser:
+    """Add `--retentions`, and `--selection`, `--window` and `--rows`, for which `settings_of` has the defaults."""
+    listed = ",".join(f"{share:g}" for share in retentions)
+    made.add_argument("--retentions", type=shares, default=retentions, help=f"shares of the image tokens [{listed}]")
+    made.add_argument("--selection", type=selection, help="how they are chosen [the server's setting]")
+    made.add_argument("--window", help="layers whose attention is scored [the server's setting]")
+    made.add_argument("--rows", choices=get_args(ScoreQueries), help="whose attention is scored [the server's setting]")
+    return made
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Make `settings_for` the command line's model, with what `context_options` take in their place."""
+    values = {name: getattr(options, name) for name in ("selection", "window", "rows")}
+    return settings_for(options.model, **{name: value for name, value in values.items() if value is not None})
+
+
+def settings_for(model: str, **values: Any) -> Settings:
+    """Make the settings that the server would have for a model, its profile's among them, but for those passed."""
+    return Settings(model=model, **values).with_profile()
+
+
+def selection(text: str) -> str:
+    """Parse the name of a selection."""
+    try:
+        get_selection(text)
+    except (UnknownSelectionError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """Parse a list of shares; the largest comes first."""
+    try:
+        values = {float(part) for part in text.split(",")}
+    except ValueError:
+        values = {0.0}
+    if not all(0 < value < 1 for value in values):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers between 0 and 1, as in 0.2,0.05")
+    return tuple(sorted(values, reverse=True))
+
+
+def positive(text: str) -> int:
+    """Parse a count."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number above 0")
+    return int(text)
+
+
+def number(accepts: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+    """Make a parser of numbers.
+
+    Args:
+        accepts: whether a number is within the bounds; of NaN it has to be False.
+        expected: what is accepted, for the message.
+    """
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not accepts(value):
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {expected}")
+        return value
+
+    return parse

@@ -1,0 +1,1 @@
+"""Evaluations: what is asked of a model, and what it comes to."""

@@ -1,0 +1,225 @@
+"""When to ask again with the whole image: `lookonce eval fallback`.
+
+Questions about scenes are answered from contexts and by the full pass. For each signal of how sure the answer from the
+context is: how well it tells the wrong ones, and what asking those again by the full pass brings and costs. Thresholds
+are chosen on other scenes than those that results are reported on.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lookonce_evaluation.data.scenes import HELD_OUT_SEED, SEARCH_SEED, Case, held_out
+from lookonce_evaluation.describe import describe, kept_tokens
+from lookonce_evaluation.metrics.bootstrap import auc_with_interval
+from lookonce_evaluation.metrics.confidence import SIGNALS, answer_questions
+from lookonce_evaluation.metrics.grading import full_pass
+from lookonce_evaluation.metrics.mme import KINDS, Outcomes
+from lookonce_evaluation.model import EvalModel
+from lookonce_evaluation.options import context_options, parser, positive, settings_of
+from lookonce_evaluation.plots import save
+from lookonce_evaluation.runs import JSON, Run
+from lookonce_evaluation.tables import header, line
+from lookonce_server.settings import Settings
+
+SIGNAL = "least margin"
+"""What thresholds are tabulated of: the server's own signal, in nats. (It looks at the first few tokens, which are all
+of an answer here.)"""
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.3)
+"""Of the questions, asked again: for each a threshold is chosen on the search scenes."""
+MARGINS = (1.0, 2.0, 3.0, 4.0, 6.0)
+"""Thresholds tried as they are."""
+
+
+class Pool(NamedTuple):
+    """All questions of some images, asked of contexts of one retention."""
+
+    images: list[int]  # which image each is about
+    right: Tensor  # [questions], bool: from the context
+    full: Tensor  # [questions], bool: by the full pass
+    signals: dict[str, Tensor]  # by name, [questions]
+    hit_tokens: Tensor  # [questions], float: computed for an answer from the context
+    full_tokens: Tensor  # [questions], float: computed for the full pass
+
+    @property
+    def recoverable(self) -> Tensor:
+        """Wrong from the context, and right by the full pass: [questions], bool."""
+        return ~self.right & self.full
+
+
+def record(model: EvalModel, case: Case, settings: Settings, retentions: Sequence[float]) -> JSON:
+    """Ask one image's questions: their grades, signals and tokens."""
+    graded, cache = full_pass(model, case)
+    described = describe(model, case, model.window(settings.window))
+    scores = described.scores(settings.rows)
+    ways = {}
+    for retention in retentions:
+        kept = kept_tokens(described, retention, settings)
+        ways[f"{retention:g}"] = answer_questions(model, case.questions, described, kept, scores)._asdict()
+    return {"full": graded.right, "full_tokens": [cache.tokens + len(ids) for ids in cache.prompts], "ways": ways}
+
+
+def pooled(records: Sequence[JSON], retention: str) -> Pool:
+    """Put the questions of all records together, from contexts of one retention."""
+    answers = [record["ways"][retention] for record in records]
+
+    def joined(parts: list[list[Any]]) -> Tensor:
+        return torch.tensor([value for part in parts for value in part])
+
+    names = [name for name in SIGNALS if name in answers[0]["signals"]]
+    return Pool(
+        [i for i, record in enumerate(records) for _ in record["full"]],
+        joined([answer["right"] for answer in answers]),
+        joined([record["full"] for record in records]),
+        {name: joined([answer["signals"][name] for answer in answers]) for name in names},
+        joined([answer["prompt_tokens"] for answer in answers]).float(),
+        joined([record["full_tokens"] for record in records]).float(),
+    )
+
+
+def point(pool: Pool, cases: Sequence[Case], again: Tensor) -> dict[str, float]:
+    """Weigh asking these questions again, `[questions]` bool: shares from 0 to 1, ACC in percent, tokens."""
+    right = torch.where(again, pool.full, pool.right)
+    outcomes, grades = Outcomes(), iter(right.tolist())
+    for case in cases:
+        outcomes.add(case, [next(grades) for _ in case.questions])
+    recovered = float((again & pool.recoverable).sum())
+    computed = pool.hit_tokens + again * pool.full_tokens
+    return {
+        "again": float(again.float().mean()),
+        "precision": recovered / max(1, int(again.sum())),
+        "recall": recovered / max(1, int(pool.recoverable.sum())),
+        **{kind: outcomes.percent(kind) for kind in KINDS},
+        "tokens": float(computed.mean()),
+        "of_full": float(computed.sum() / pool.full_tokens.sum()),
+    }
+
+
+def points(search: Pool, pool: Pool, cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Make a row for each threshold; those that are a share of the questions are chosen on the first pool."""
+    thresholds = [(f"{share:.0%} of the search", float(search.signals[SIGNAL].quantile(share))) for share in SHARES]
+    never, always = torch.zeros_like(pool.right), torch.ones_like(pool.right)
+    rows: list[dict[str, Any]] = [{"chosen": "never", "threshold": None} | point(pool, cases, never)]
+    for chosen, threshold in (*thresholds, *(("given", margin) for margin in MARGINS)):
+        again = pool.signals[SIGNAL] < threshold
+        rows.append({"chosen": chosen, "threshold": threshold} | point(pool, cases, again))
+    return [*rows, {"chosen": "always", "threshold": None} | point(pool, cases, always)]
+
+
+def curve(pool: Pool, name: str, steps: int = 200) -> list[tuple[float, float]]:
+    """Trace recall of the recoverable over the share of questions asked again, least sure first."""
+    order = pool.signals[name].argsort(stable=True)
+    recall = pool.recoverable[order].float().cumsum(0) / max(1, int(pool.recoverable.sum()))
+    at = torch.linspace(0, len(order), steps + 1).long()
+    return [(float(i) / len(order), float(recall[i - 1]) if i else 0.0) for i in at]
+
+
+def summary(records: dict[str, list[JSON]], cases: Sequence[Case], retentions: Sequence[float]) -> JSON:
+    """Make `result.json`: everything in the tables and the plot.
+
+    Args:
+        records: "search" and "held out".
+        cases: those that are held out.
+        retentions: of the contexts.
+    """
+    ways = {}
+    for retention in (f"{share:g}" for share in retentions):
+        search, pool = pooled(records["search"], retention), pooled(records["held out"], retention)
+        targets = {"recoverable": pool.recoverable, "wrong": ~pool.right}
+        ways[retention] = {
+            "counts": {
+                "questions": len(pool.right),
+                "wrong": int((~pool.right).sum()),
+                "recoverable": int(pool.recoverable.sum()),
+                "harmed": int((pool.right & ~pool.full).sum()),
+            },
+            "areas": {
+                target: {name: auc_with_interval(signal, which, pool.images) for name, signal in pool.signals.items()}
+                for target, which in targets.items()
+            },
+            "points": points(search, pool, cases),
+            "curves": {name: curve(pool, name) for name in pool.signals},
+        }
+    return {"ways": ways}
+
+
+def table(result: JSON) -> str:
+    """Write `result.json` as Markdown."""
+    parts = []
+    for retention, found in result["ways"].items():
+        share, counts = f"{float(retention):.0%}", found["counts"]
+        parts.append(
+            f"At {share}: {counts['questions']} questions, of which {counts['wrong']} are wrong from the context, and"
+            f" {counts['recoverable']} of these right by the full pass; {counts['harmed']} are right from the context"
+            " alone."
+        )
+        lines = [header(f"AUC at {share}", "recoverable (95%)", "wrong (95%)")]
+        for name in found["areas"]["wrong"]:
+            areas = (found["areas"][target][name] for target in ("recoverable", "wrong"))
+            lines.append(line([name, *("-" if a is None else "{:.3f} ({:.3f} to {:.3f})".format(*a) for a in areas)]))
+        parts.append("\n".join(lines))
+        names = ("asked again", "precision", "recall", "ACC", "ACC+", "open", "tokens", "of full")
+        rows = [_point_line(row) for row in found["points"]]
+        parts.append("\n".join([header(f"{SIGNAL} below, at {share}", *names), *rows]))
+    return "\n\n".join(parts)
+
+
+def _point_line(row: JSON) -> str:
+    threshold = row["chosen"] if row["threshold"] is None else f"{row['threshold']:.3f} ({row['chosen']})"
+    shares = [f"{row[name]:.1%}" for name in ("again", "precision", "recall")]
+    accuracy = [f"{row[kind]:.1f}" for kind in KINDS]
+    return line([threshold, *shares, *accuracy, f"{row['tokens']:.0f}", f"{row['of_full']:.0%}"])
+
+
+def plot(path: Path, result: JSON) -> None:
+    """Plot recall of the recoverable answers over the share of questions asked again."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(result["ways"]), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(result["ways"]), squeeze=False)[0]
+    for axis, (retention, found) in zip(axes, result["ways"].items(), strict=True):
+        for name, curve_points in found["curves"].items():
+            dashed = name.startswith("attention") or name == "scores kept"
+            axis.plot(*zip(*curve_points, strict=True), label=name, linestyle="--" if dashed else "-", linewidth=1.2)
+        axis.plot((0, 1), (0, 1), color="gray", linewidth=0.8, label="at random")
+        title = f"{float(retention):.0%} kept"
+        axis.set(title=title, xlabel="share of questions asked again", xlim=(0, 1), ylim=(0, 1.02))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("recoverable answers among them")
+    axes[-1].legend(fontsize=7, loc="lower right")
+    save(figure, path)
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command."""
+    command = context_options(parser("eval fallback", __doc__, images=300), (0.05, 0.02))
+    told = "scenes by which thresholds are chosen [%(default)s]"
+    command.add_argument("--search", type=positive, default=300, metavar="N", help=told)
+    options = command.parse_args(arguments)
+    settings = settings_of(options)
+    model = EvalModel.load(options.model, settings, options.device)
+    window = model.window(settings.window)
+    asked = {
+        "command": "eval fallback",
+        "model": model.fingerprint,
+        "describe_prompt": model.describe_prompt,
+        "window": [window.start, window.stop],
+        "rows": settings.rows,
+        "selection": settings.selection,
+        "retentions": list(options.retentions),
+    }
+    run = Run(options.out, asked)
+    cases = {"search": held_out(options.search, SEARCH_SEED), "held out": held_out(options.images, HELD_OUT_SEED)}
+    records = {
+        name: run.over(
+            some, lambda case: record(model, case, settings, options.retentions), name=lambda case: case.name
+        )
+        for name, some in cases.items()
+    }
+    result = summary(records, cases["held out"], options.retentions)
+    run.write_json("result.json", result)
+    run.write("table.md", table(result))
+    plot(options.out / "recall.png", result)
