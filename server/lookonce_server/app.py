@@ -87,7 +87,7 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
         metrics.store.begin(store.tier)
         engine = await _load_engine(settings)
         parts.push_async_callback(engine.close)
-        plan = _plan(settings, engine)
+        plan = describe_plan(settings, engine)
         contexts = Contexts(
             engine,
             store,
@@ -262,7 +262,13 @@ def _images(settings: Settings, metrics: Metrics) -> Images:
     )
 
 
-def _plan(settings: Settings, engine: Engine) -> DescribePlan:
+def describe_plan(settings: Settings, engine: Engine) -> DescribePlan:
+    """Return how images are described by these settings.
+
+    Raises:
+        ModelRefusedError: the model does not have the layers of the window.
+        ProfileError: the profile is of another checkpoint.
+    """
     if settings.applied_profile:
         settings.applied_profile.check(engine.facts.checkpoint, settings.model, settings.profile_origin)
     try:

@@ -32,7 +32,7 @@ class AttentionUniform:
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
         """See `Selection.select`; one row."""
-        return _beside(Uniform(), self.share, scores, keep)
+        return _add_best(Uniform(), self.share, scores, keep)
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class AttentionRandom:
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
         """See `Selection.select`; one row."""
-        return _beside(Random(self.seed), self.share, scores, keep)
+        return _add_best(Random(self.seed), self.share, scores, keep)
 
 
-def _beside(first: Selection, share: float, scores: ImageScores, keep: int) -> Tensor:
+def _add_best(first: Selection, share: float, scores: ImageScores, keep: int) -> Tensor:
     """Add to a selection the tokens with most attention that it leaves."""
     check_keep(scores, keep)
     scored = scores.values.mean(dim=0, keepdim=True)  # a new tensor

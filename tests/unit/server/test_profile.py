@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from lookonce_scenes import PROFILE
-from lookonce_server.app import _app, _plan
+from lookonce_server.app import _app, describe_plan
 from lookonce_server.cli import serve
 from lookonce_server.errors import ModelRefusedError, ProfileError
 from lookonce_server.profile import MAX_BYTES, Profile
@@ -144,7 +144,7 @@ def test_the_bundled_model_has_its_own_profile_and_others_have_none():
 
 
 def test_the_bundled_profile_is_of_the_bundled_checkpoint_and_keeps_what_it_promises(engine):
-    plan = _plan(load_settings([]), engine)
+    plan = describe_plan(load_settings([]), engine)
     profile = Profile.read(PROFILE, "it")
     assert profile.overridden(plan.options) == []
     assert plan.retention == 0.05
@@ -154,7 +154,7 @@ def test_the_bundled_profile_is_of_the_bundled_checkpoint_and_keeps_what_it_prom
 def test_a_profile_of_another_checkpoint_is_refused_and_both_are_named(engine, profile, write):
     path = write(profile | {"checkpoint": {"name": "another", "digest": "ab" * 32}})
     with pytest.raises(ProfileError) as refused:
-        _plan(load_settings(["--profile", path]), engine)
+        describe_plan(load_settings(["--profile", path]), engine)
     said = str(refused.value)
     assert said.startswith(f"--profile {path}: it is of the checkpoint 'another' (abababababab)")
     assert f"'bundled' ({engine.facts.checkpoint[:12]})" in said
@@ -163,7 +163,7 @@ def test_a_profile_of_another_checkpoint_is_refused_and_both_are_named(engine, p
 def test_a_window_beyond_the_model_is_refused(engine, profile, write):
     settings = load_settings(["--profile", write(profile | {"window": "6-9"})])
     with pytest.raises(ModelRefusedError, match=r"window '6-9': expected 0 <= first < end <= 8"):
-        _plan(settings, engine)
+        describe_plan(settings, engine)
 
 
 @pytest.mark.anyio

@@ -366,6 +366,7 @@ def test_with_vllm_the_device_is_not_ours_to_choose(capsys):
     assert "CUDA_VISIBLE_DEVICES" in refused(capsys, "--engine", "vllm", "--device", "cuda:1")
 
 
+@pytest.mark.extended  # it is vLLM's own parser
 def test_an_option_that_vllm_does_not_have_is_refused_in_one_line(capsys, monkeypatch):
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
     said = refused(capsys, "--engine", "vllm", "--vllm-max-modle-len", "4")

@@ -162,7 +162,7 @@ class TransformersEngine:
         ends = self._end_ids | {grammar.end} if grammar else self._end_ids
         text = TextStream(self._prompts.tokenizer, sampling, ends)
         while True:
-            logits = grammar.masked(state.logits) if grammar else state.logits
+            logits = grammar.mask(state.logits) if grammar else state.logits
             token = sampler.pick(logits)
             if grammar:
                 grammar.push(token)
@@ -176,7 +176,7 @@ class TransformersEngine:
         """Yield the text's pieces, one a step, and the description at last."""
         yield ""
         turn = self._prompts.describe_turn(plan.prompt)
-        prompt = self._prompts.shown(turn, image)
+        prompt = self._prompts.process_turn(turn, image)
         sampling = self.facts.fit(prompt.tokens, Sampling(plan.max_tokens))
         recorder = AttentionRecorder(
             self._runner.model,
