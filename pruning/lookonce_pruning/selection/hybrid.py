@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from lookonce_pruning.scores import ImageScores
 from lookonce_pruning.selection.base import Selection, check_keep, top
 from lookonce_pruning.selection.random import Random
 from lookonce_pruning.selection.uniform import Uniform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lookonce_pruning.scores import ImageScores
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def _add_best(first: Selection, share: float, scores: ImageScores, keep: int) ->
     """Add to a selection the tokens with most attention that it leaves."""
     check_keep(scores, keep)
     scored = scores.values.mean(dim=0, keepdim=True)  # a new tensor
-    scored[:, first.select(scores, round((1 - share) * keep))[0]] = torch.inf
+    scored[:, first.select(scores, round((1 - share) * keep))[0]] = math.inf
     return top(scored, keep)
 
 

@@ -1,6 +1,7 @@
 """Run passes as generators, step by step, in the scheduler's thread."""
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -33,6 +34,8 @@ from lookonce_server.engines.transformers.sampler import Sampler
 from lookonce_server.engines.transformers.scheduler import PassScheduler
 from lookonce_server.engines.transformers.selfcheck import check_model
 from lookonce_server.errors import EngineEndedError, EngineError
+
+_log = logging.getLogger(__name__)
 
 
 class TransformersEngine:
@@ -78,7 +81,9 @@ class TransformersEngine:
         Raises:
             ModelRefusedError: it cannot; the message says why.
         """
+        _log.info("Loading the model: %s on %s.", str(dtype).removeprefix("torch."), device)
         loaded = await asyncio.to_thread(load_model, name, dtype=dtype, device=device)
+        _log.info("Checking the model: answers from a context must be those of the whole image.")
         await asyncio.to_thread(check_model, loaded, describe_prompt)
         return cls(loaded, **options)
 

@@ -1,6 +1,7 @@
 """Run every pass as a request to one `AsyncLLM`, batched with the others."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -47,6 +48,8 @@ from lookonce_server.engines.vllm.options import computing_options, engine_args,
 from lookonce_server.engines.vllm.parent import bind_forks
 from lookonce_server.engines.vllm.selfcheck import check_model, compute_prefix
 from lookonce_server.errors import EngineError, ModelRefusedError
+
+_log = logging.getLogger(__name__)
 
 # What vLLM and llguidance read where the user has set nothing.
 _ENVIRONMENT = {
@@ -153,6 +156,7 @@ class VllmEngine:
         async with AsyncExitStack() as undo:
             files = await asyncio.to_thread(SharedFiles, handover_dir)
             undo.callback(files.close)
+            _log.info("Loading the model: %s with vLLM.", str(dtype).removeprefix("torch."))
             try:
                 client = VllmClient(await asyncio.to_thread(_start, checkpoint.args), max_queue=max_queue)
             except (ValueError, RuntimeError, OSError) as error:
@@ -162,6 +166,7 @@ class VllmEngine:
                 if problems:
                     raise ModelRefusedError(f"This model cannot be served by image re-prompting. {' '.join(problems)}")
             engine = await asyncio.to_thread(cls, client, checkpoint, files, allow_control_tokens=allow_control_tokens)
+            _log.info("Checking the model: answers from a context must be those of the whole image.")
             await engine.check(describe_prompt)
             # Now that all has been loaded, and used.
             await asyncio.to_thread(check_unchanged, checkpoint.folder, checkpoint.digest, **checkpoint.files)
