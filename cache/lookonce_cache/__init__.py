@@ -29,6 +29,7 @@ from lookonce_cache.identity import (
 from lookonce_cache.stores.base import ContextInfo, Lease, Page, State, Store, StoreHit, StoreStats
 from lookonce_cache.stores.blobs import MAX_BLOB_BYTES, BlobKey, BlobStore
 from lookonce_cache.stores.observer import Outcome, StoreObserver
+from lookonce_cache.stores.open import check_store_url, open_store
 from lookonce_cache.stores.urls import parse_size
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from lookonce_cache.format.quantization import QuantizedTensor, quantize
     from lookonce_cache.format.wire import decode, encode
     from lookonce_cache.stores.memory import MemoryStore
-    from lookonce_cache.stores.open import open_store
     from lookonce_cache.stores.redis.store import RedisStore
 
 __all__ = [
@@ -70,6 +70,7 @@ __all__ = [
     "StoreStats",
     "StoreUnavailableError",
     "WritesRefusedError",
+    "check_store_url",
     "check_tenant",
     "decode",
     "digest",
@@ -86,7 +87,6 @@ _LAZY = {
     "decode": "format.wire",
     "encode": "format.wire",
     "MemoryStore": "stores.memory",
-    "open_store": "stores.open",
     "RedisStore": "stores.redis.store",
 }
 

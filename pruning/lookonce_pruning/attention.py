@@ -65,7 +65,7 @@ def observed_attention(
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
-def allowed(attention_mask: Tensor | None, new: int, total: int, device: torch.device) -> Tensor:
+def boolean_mask(attention_mask: Tensor | None, new: int, total: int, device: torch.device) -> Tensor:
     """Return a mask as booleans, True may be seen: [1 or batch, 1, new, total]."""
     if attention_mask is None:
         return torch.ones(new, total, dtype=torch.bool, device=device).tril(total - new)[None, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lookonce_pruning.attention import allowed
+from lookonce_pruning.attention import boolean_mask
 from lookonce_pruning.errors import RecordingError, UnsupportedModelError
 
 _ROWS_AT_ONCE = 256  # bounds the float32 logits in memory to [heads, 256, tokens]
@@ -105,5 +105,7 @@ def _softmax_rows(query: Tensor, key: Tensor, first_row: int, scaling: float) ->
 def _check_causal(attention_mask: Tensor, new: int, total: int) -> None:
     """Refuse padding and prefix-LM masks; masks come only with chunked prefill."""
     device = attention_mask.device
-    if not torch.equal(allowed(attention_mask, new, total, device)[0, 0], allowed(None, new, total, device)[0, 0]):
+    if not torch.equal(
+        boolean_mask(attention_mask, new, total, device)[0, 0], boolean_mask(None, new, total, device)[0, 0]
+    ):
         raise UnsupportedModelError("the attention mask is not causal (padding, or image tokens that see ahead)")

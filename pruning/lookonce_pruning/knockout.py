@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lookonce_pruning.attention import Observing, allowed
+from lookonce_pruning.attention import Observing, boolean_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Knockout(Observing):
         blocked = [(row, block) for row, case in enumerate(self._cases) for block in case if layer in block.layers]
         if not blocked:
             return attention_mask
-        mask = allowed(attention_mask, new, total, query.device).expand(batch, 1, new, total).clone()
+        mask = boolean_mask(attention_mask, new, total, query.device).expand(batch, 1, new, total).clone()
         for row, block in blocked:
             first, last = (min(max(edge - (total - new), 0), new) for edge in (block.rows.start, block.rows.stop))
             columns = block.columns[block.columns < total].to(mask.device)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -12,8 +10,7 @@ from lookonce_pruning.attention import Observing
 from lookonce_pruning.capture import LayerCapture
 from lookonce_pruning.errors import RecordingError
 from lookonce_pruning.scores import ImageScores
-
-ScoreQueries = Literal["generated", "query", "both"]
+from lookonce_pruning.window import ScoreQueries
 
 
 def query_rows(rows: ScoreQueries, *, query_start: int, prompt_length: int, total: int) -> range:

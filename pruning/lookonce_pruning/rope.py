@@ -104,9 +104,9 @@ def check_rotation(model: PreTrainedModel, inv_freq: Tensor) -> None:
     and layers that keep no keys.
     """
     tokens = 8
-    here = _prefilled(model, torch.arange(tokens))
+    here = _prefill(model, torch.arange(tokens))
     for start in sorted({61, max(61, last_position(model.config) + 1 - tokens)}):
-        there = _prefilled(model, torch.arange(start, start + tokens))
+        there = _prefill(model, torch.arange(start, start + tokens))
         for layer, (before, after) in enumerate(zip(here, there, strict=True)):
             for what, was, is_now in (("keys", before.keys, after.keys), ("queries", before.queries, after.queries)):
                 if was is None or is_now is None:
@@ -188,7 +188,7 @@ class _Queries(Observing):
         return attention_mask
 
 
-def _prefilled(model: PreTrainedModel, positions: Tensor) -> list[_Layer]:
+def _prefill(model: PreTrainedModel, positions: Tensor) -> list[_Layer]:
     """Prefill tokens 0, 1, ... at `positions` [tokens]; return each layer."""
     cache = DynamicCache()
     embeddings = model.get_input_embeddings()

@@ -1,8 +1,11 @@
-"""Scoring windows: half-open ranges of recorded layers."""
+"""Scoring windows, half-open ranges of recorded layers, and the rows that score."""
 
 from __future__ import annotations
 
 import re
+from typing import Literal
+
+ScoreQueries = Literal["generated", "query", "both"]
 
 
 def middle_layers(num_layers: int) -> range:

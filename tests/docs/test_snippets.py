@@ -91,11 +91,10 @@ def follow(command: str, snippet: Snippet, page: Path, urls: dict[str, str], mon
         if both in ("lookonce ask", "lookonce serve"):
             assert shape(shown) == shape(snippet.output), where
     elif both == "lookonce serve":
-        config = arguments.index("--config") if "--config" in arguments else len(arguments)
         with monkeypatch.context() as patch:
             for variable, value in variables.items():
                 patch.setenv(variable, value)
-            load_settings([*arguments[1:config], *arguments[config + 2 :]], *arguments[config + 1 : config + 2])
+            load_settings(arguments[1:])
     elif name == "lookonce" or arguments[:2] == ["-m", "lookonce_evaluation"]:
         group = {"eval": evaluation.evaluate, "analyze": evaluation.analyze, "calibrate": evaluation.calibrate}
         parse(lambda: group[arguments[0]](arguments[1:]), where, monkeypatch)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -84,10 +85,10 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("body", BROKEN.values(), ids=BROKEN)
-def test_a_broken_body_is_the_clients_fault(running, body):
-    reply = running.post(CHAT, content=body, headers={"content-type": "application/json"})
-    assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error")
+def test_a_broken_body_is_the_clients_fault(running):
+    for name, body in BROKEN.items():
+        reply = running.post(CHAT, content=body, headers={"content-type": "application/json"})
+        assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error"), name
 
 
 def test_two_values_for_one_name_are_refused(running):
@@ -325,7 +326,8 @@ def test_told_twice_to_stop_it_ends_at_once():
         while server.get("/ready").status_code == 200:
             pass
         server.begin_to_stop()
-        assert server.wait() == 0
+        assert server.wait() == -signal.SIGTERM  # by the kernel, whatever hangs
+        server.kill()
         with pytest.raises((httpx2.TransportError, openai.APIError)):
             list(stream)
 

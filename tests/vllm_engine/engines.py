@@ -53,5 +53,5 @@ async def fully(engine: Engine, image: Image.Image, question: str | Conversation
 async def prompt_ids(engine, conversation: Conversation, image) -> list[int]:
     """What vLLM makes of a full pass's prompt."""
     prompt = engine._prompt(engine._prompts.full_ids(conversation), image, TENANT)
-    (ids,) = [output.prompt_token_ids async for output in engine._requests.run(prompt, sampling_params(Sampling(1)))]
+    (ids,) = [output.prompt_token_ids async for output in engine._client.run(prompt, sampling_params(Sampling(1)))]
     return list(ids)

@@ -83,12 +83,12 @@ async def test_yesterdays_context_is_not_answered_from(engine, clock):
 
 
 async def test_a_describe_pass_has_the_identity_of_the_date_that_it_read(engine, clock, monkeypatch):
-    before, said = engine.template_digest(PROMPT), engine._said
+    before, said = engine.template_digest(PROMPT), engine._generate_description
 
     async def later(*args):
         clock.strike()
         return await said(*args)
 
-    monkeypatch.setattr(engine, "_said", later)
+    monkeypatch.setattr(engine, "_generate_description", later)
     assert (await engine.describe(picture(85), EVERYTHING, TENANT)).template_digest == before
     assert engine.template_digest(PROMPT) != before

@@ -128,6 +128,6 @@ async def test_tokens_have_the_same_texts(engine, reference):
 
 
 async def test_the_queue_is_bounded(engine, context, monkeypatch):
-    monkeypatch.setattr(engine._requests.admission, "max_queue", 256)  # put back at the end
-    await check_bounds(engine, context, engine._requests.admission)
+    monkeypatch.setattr(engine._client.admission, "max_queue", 256)  # put back at the end
+    await check_bounds(engine, context, engine._client.admission)
     assert (await answered(engine, context, QUESTION)).text

@@ -6,12 +6,9 @@ from typing import Any
 from lookonce_cache.errors import StoreConfigError
 from lookonce_cache.stores.base import Store
 from lookonce_cache.stores.blobs import MEMORY_BYTES
-from lookonce_cache.stores.memory import MemoryStore
 from lookonce_cache.stores.observer import StoreObserver
 from lookonce_cache.stores.redis.options import SCHEMES as REDIS_SCHEMES
 from lookonce_cache.stores.redis.options import parse_redis_url
-from lookonce_cache.stores.redis.store import RedisStore
-from lookonce_cache.stores.tiered import TieredStore
 from lookonce_cache.stores.urls import parameters, parse_size, split_url
 
 SCHEMES = ", ".join(f"{scheme}://" for scheme in ("memory", *REDIS_SCHEMES))
@@ -49,24 +46,32 @@ def open_store(
     """
     if ttl is not None and not 0 < ttl < float("inf"):
         raise StoreConfigError(f"store ttl: {ttl!r}; accepted: seconds above 0, or None for ever")
-    scheme = split_url(url).scheme
-    if scheme == "memory":
-        return _open_memory(url, ttl=ttl, observer=observer, record_bytes=record_bytes, image_bytes=image_bytes)
-    if scheme not in REDIS_SCHEMES:
-        raise StoreConfigError(f"store URL scheme: {scheme!r}; accepted: {SCHEMES}")
-    return _open_redis(url, ttl, observer)
+    check_store_url(url)
+    # Imported here, and not above: they need torch and redis, and checking a URL does not.
+    from lookonce_cache.stores.memory import MemoryStore
 
+    if (parts := split_url(url)).scheme == "memory":
+        budgets: dict[str, Any] = {"record_bytes": record_bytes, "image_bytes": image_bytes}
+        return MemoryStore(**parameters(parts, MEMORY_PARAMETERS), **budgets, ttl=ttl, observer=observer)
 
-def _open_memory(url: str, **options: Any) -> MemoryStore:
-    parts = split_url(url)
-    if parts.netloc or parts.path:
-        raise StoreConfigError(f"store URL memory://: {parts.netloc + parts.path!r}; accepted: parameters only")
-    return MemoryStore(**parameters(parts, MEMORY_PARAMETERS), **options)
+    from lookonce_cache.stores.redis.store import RedisStore
+    from lookonce_cache.stores.tiered import TieredStore
 
-
-def _open_redis(url: str, ttl: float | None, observer: StoreObserver | None) -> Store:
     shared = RedisStore(url, ttl=ttl, observer=observer)
     hot_bytes = parse_redis_url(url).hot_bytes
     if hot_bytes is None:
         return shared
     return TieredStore(MemoryStore(max_bytes=hot_bytes, ttl=ttl, observer=observer), shared)
+
+
+def check_store_url(url: str) -> None:
+    """Raise StoreConfigError unless `open_store` accepts a URL; cheap, as nothing is opened."""
+    parts = split_url(url)
+    if parts.scheme in REDIS_SCHEMES:
+        parse_redis_url(url)
+    elif parts.scheme != "memory":
+        raise StoreConfigError(f"store URL scheme: {parts.scheme!r}; accepted: {SCHEMES}")
+    elif parts.netloc or parts.path:
+        raise StoreConfigError(f"store URL memory://: {parts.netloc + parts.path!r}; accepted: parameters only")
+    else:
+        parameters(parts, MEMORY_PARAMETERS)

@@ -14,6 +14,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,6 @@ from lookonce_evaluation.bench.methods import (
     Method,
     about,
     describe_picture,
-    describe_plan,
     full_pass,
     open_memory,
     png,
@@ -38,6 +38,7 @@ from lookonce_evaluation.bench.methods import (
 from lookonce_evaluation.bench.timing import AnswerTimes, Spread, time_answer, time_describe
 from lookonce_evaluation.tables import header, line
 from lookonce_scenes import CHECKPOINT
+from lookonce_server.app import describe_plan
 from lookonce_server.engines.base import Engine, Sampling
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.settings import Settings
@@ -121,7 +122,7 @@ def table_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 async def recording_cost(engine: Engine, rounds: int) -> str:
     """Measure what a describe pass costs beside a full pass that says the same: recording, selecting and packing."""
-    plan = describe_plan(_SETTINGS, engine, retention=_SETTINGS.retention, max_tokens=128)
+    plan = replace(describe_plan(_SETTINGS, engine), max_tokens=128)
     image = png(1)
     say_the_same = partial(full_pass, engine, image, about(plan.prompt), Sampling(plan.max_tokens))
     plain, recorded = [], []

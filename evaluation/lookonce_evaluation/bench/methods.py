@@ -14,8 +14,8 @@ from PIL import Image
 from lookonce_cache import DEFAULT_TENANT, CompressedContext, ContextKey, Store, digest, open_store
 from lookonce_evaluation.bench.fixtures import RedisServer
 from lookonce_evaluation.bench.timing import Ask, time_answer
-from lookonce_pruning import parse_window
 from lookonce_scenes.world import render, sample_scene
+from lookonce_server.app import describe_plan
 from lookonce_server.engines.base import Answer, DescribePlan, Engine, Sampling
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.images.decode import ImageLimits, decode_image
@@ -159,7 +159,7 @@ class PictureContexts(NamedTuple):
 
 async def describe_picture(engine: Engine, image: bytes, settings: Settings, max_tokens: int) -> PictureContexts:
     """Describe a picture as a server does, in at most so many tokens."""
-    plan = describe_plan(settings, engine, retention=settings.retention, max_tokens=max_tokens)
+    plan = replace(describe_plan(settings, engine), max_tokens=max_tokens)
     compressed = await create_context(engine, image, plan, settings.precision)
     everything = await create_context(engine, image, replace(plan, retention=1.0), "native")
     return PictureContexts(image, plan, compressed, everything)
@@ -169,19 +169,6 @@ async def create_context(engine: Engine, image: bytes, plan: DescribePlan, preci
     """Describe an image as a server does."""
     async with open_memory() as store:
         return await _contexts(engine, store, plan, precision).create(DEFAULT_TENANT, ImageBytes(image, "image"))
-
-
-def describe_plan(settings: Settings, engine: Engine, *, retention: float, max_tokens: int) -> DescribePlan:
-    """Return the describe plan of a server, but for its retention and the description's most tokens."""
-    window = parse_window(settings.window, engine.facts.num_layers)
-    return DescribePlan(
-        prompt=settings.describe_prompt,
-        max_tokens=max_tokens,
-        rows=settings.rows,
-        window=(window.start, window.stop),
-        selection=settings.selection,
-        retention=retention,
-    )
 
 
 def png(seed: int, side: int | None = None) -> bytes:

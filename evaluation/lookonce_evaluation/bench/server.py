@@ -186,7 +186,7 @@ async def in_process() -> AsyncIterator[dict[str, Method]]:
         by_model = {MODEL: parts, NONE: _without_model(parts)}
         context = await parts.contexts.create(DEFAULT_TENANT, ImageBytes(png(1), "image"))
         refusals = RefusalLog(parts.metrics)
-        server = Server(app, settings, refusals=refusals, phase=parts.phase, on_listening=lambda url: None)
+        server = Server(app, settings, refusals=refusals, lifecycle=parts.lifecycle, on_listening=lambda url: None)
         url = await stack.enter_async_context(_serving(server))
         config = uvicorn.Config(_answer_by_heart, port=0, lifespan="off", log_config=None, access_log=False)
         bare_url = await stack.enter_async_context(_serving(uvicorn.Server(config)))

@@ -8,7 +8,7 @@ import argparse
 import asyncio
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +20,11 @@ from lookonce_cache.format.quantization import Role, parts_of
 from lookonce_evaluation.bench import command
 from lookonce_evaluation.bench.checkpoints import write_llava
 from lookonce_evaluation.bench.engine import loaded
-from lookonce_evaluation.bench.methods import create_context, describe_plan, png
+from lookonce_evaluation.bench.methods import create_context, png
 from lookonce_evaluation.tables import header, line
 from lookonce_pruning import kept_count
 from lookonce_scenes import CHECKPOINT
+from lookonce_server.app import describe_plan
 from lookonce_server.settings import Settings
 
 RETENTION = 0.05
@@ -177,7 +178,7 @@ async def measure() -> str:
 
 async def _measured_rows(name: str, path: Path, dtype: torch.dtype) -> list[str]:
     async with loaded(path, dtype) as engine:
-        plan = describe_plan(Settings(), engine, retention=RETENTION, max_tokens=48)
+        plan = replace(describe_plan(Settings(), engine), retention=RETENTION, max_tokens=48)
         rows = []
         for precision in TARGETS:
             context = await create_context(engine, png(1), plan, precision)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from lookonce_pruning.scores import ImageScores
+    from lookonce_pruning.scores import ImageScores
 
 
 class Selection(Protocol):

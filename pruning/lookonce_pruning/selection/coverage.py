@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from lookonce_pruning.scores import ImageScores
 from lookonce_pruning.selection.base import check_keep
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lookonce_pruning.scores import ImageScores
 
 _LEAST = -1e3  # of a log factor: as good as never, yet sums of it stay finite
 
@@ -47,6 +49,8 @@ class Coverage:
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
         """See `Selection.select`; one row."""
+        import torch
+
         check_keep(scores, keep)
         height, width = scores.grid
         weights = scores.values.double().mean(dim=0).clamp_min(1e-300).log().view(height, width)
@@ -61,6 +65,8 @@ class Coverage:
 
     def _log_suppression(self, height: int, width: int, radius: float) -> Tensor:
         """Return log factors by offset, [2 * height - 1, 2 * width - 1], 0 centred."""
+        import torch
+
         rows = torch.arange(1 - height, height, dtype=torch.float64)[:, None]
         columns = torch.arange(1 - width, width, dtype=torch.float64)
         nearness = torch.exp(-(rows**2 + columns**2) / (2 * radius**2))

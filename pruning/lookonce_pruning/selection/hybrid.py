@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from lookonce_pruning.scores import ImageScores
 from lookonce_pruning.selection.base import Selection, check_keep, top
 from lookonce_pruning.selection.random import Random
 from lookonce_pruning.selection.uniform import Uniform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lookonce_pruning.scores import ImageScores
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class AttentionUniform:
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
         """See `Selection.select`; one row."""
-        return _beside(Uniform(), self.share, scores, keep)
+        return _add_best(Uniform(), self.share, scores, keep)
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,14 @@ class AttentionRandom:
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
         """See `Selection.select`; one row."""
-        return _beside(Random(self.seed), self.share, scores, keep)
+        return _add_best(Random(self.seed), self.share, scores, keep)
 
 
-def _beside(first: Selection, share: float, scores: ImageScores, keep: int) -> Tensor:
+def _add_best(first: Selection, share: float, scores: ImageScores, keep: int) -> Tensor:
     """Add to a selection the tokens with most attention that it leaves."""
     check_keep(scores, keep)
     scored = scores.values.mean(dim=0, keepdim=True)  # a new tensor
-    scored[:, first.select(scores, round((1 - share) * keep))[0]] = torch.inf
+    scored[:, first.select(scores, round((1 - share) * keep))[0]] = math.inf
     return top(scored, keep)
 
 

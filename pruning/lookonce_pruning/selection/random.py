@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from lookonce_pruning.scores import ImageScores
 from lookonce_pruning.selection.base import check_keep
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lookonce_pruning.scores import ImageScores
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,8 @@ class Random:
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
         """See `Selection.select`; one row."""
+        import torch
+
         check_keep(scores, keep)
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randperm(scores.tokens, generator=generator)[:keep].sort().values[None]

@@ -41,7 +41,7 @@ def find_checkpoint(name: str) -> Path:
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        folder = _downloaded(name)
+        folder = _download(name)
     folder = folder.resolve()
     if (folder / "adapter_config.json").exists():
         raise ModelRefusedError(
@@ -168,7 +168,7 @@ def fingerprint(checkpoint: str, dtype: torch.dtype, processor: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=32, person=b"lookonce-model").hexdigest()
 
 
-def _downloaded(name: str) -> Path:
+def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(name, ignore_patterns=list(_OTHER_WEIGHTS)))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

@@ -1,6 +1,6 @@
 """Keep digests of large files between starts: 140 GB take minutes to hash.
 
-A digest holds for one state of a file: its device, inode, size, and the times of its last modification and change. A
+A digest holds for one state of a file: its path, inode, size, and the times of its last modification and change. A
 file that is as large as before and has its old date back (`rsync --times`, `touch`) still has another time of change,
 which only whoever sets the machine's clock can choose. A file that was touched within the last seconds is hashed each
 time, as its clock may not tell two writes apart.
@@ -30,7 +30,6 @@ _log = logging.getLogger(__name__)
 class FileState(NamedTuple):
     """A file's state, as the file system tells it."""
 
-    device: int
     inode: int
     size: int
     modified: int  # ns
@@ -40,7 +39,7 @@ class FileState(NamedTuple):
     def of(cls, path: Path) -> "FileState":
         """Read the state of a file, links followed."""
         status = path.stat()
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def is_settled(self, now: int) -> bool:
         """Tell whether the times are so old that another write would change them."""
@@ -115,7 +114,7 @@ def _read(path: Path) -> dict[str, tuple[FileState, str]]:
     except (OSError, ValueError, RecursionError):
         return {}
     entries = content.items() if isinstance(content, dict) else ()
-    return {name: (FileState(*entry[:5]), entry[5]) for name, entry in entries if _is_entry(entry)}
+    return {name: (FileState(*entry[:-1]), entry[-1]) for name, entry in entries if _is_entry(entry)}
 
 
 def _is_entry(entry: object) -> bool:

@@ -48,7 +48,7 @@ class PrefixKV(NamedTuple):
         """Count the tokens."""
         return self.keys.shape[2]
 
-    def joined(self, keys: Tensor, values: Tensor, position_shift: int) -> DenseContext:
+    def join(self, keys: Tensor, values: Tensor, position_shift: int) -> DenseContext:
         """Join the prefix, moved as the other tokens were, with those."""
         moved = rotate_keys(self.keys, self.inv_freq, position_shift)
         return DenseContext(torch.cat((moved, keys), dim=2), torch.cat((self.values, values), dim=2))
@@ -68,7 +68,7 @@ class PrefixKV(NamedTuple):
             )
         device = self.keys.device
         first = self._replace(keys=self.keys[:, :, :count], values=self.values[:, :, :count])
-        return first.joined(context.keys.dequantize(device), context.values.dequantize(device), context.moved_by)
+        return first.join(context.keys.dequantize(device), context.values.dequantize(device), context.moved_by)
 
 
 class PrefixCache:

@@ -94,15 +94,15 @@ class PromptRenderer:
 
     def full(self, conversation: Conversation, image: Any | None) -> Prompt:
         """Render the whole conversation, with the image if it has one."""
-        return self._tokenise(self._whole(conversation), image)
+        return self._process(self._encode_conversation(conversation), image)
 
     def describe(self, prompt: str, image: Any) -> Prompt:
         """Render the describe turn, with its image."""
-        return self.shown(self.describe_turn(prompt), image)
+        return self.process_turn(self.describe_turn(prompt), image)
 
-    def shown(self, turn: DescribeTurn, image: Any) -> Prompt:
+    def process_turn(self, turn: DescribeTurn, image: Any) -> Prompt:
         """Tokenise a describe turn with its image."""
-        return self._tokenise(turn.rendered, image)
+        return self._process(turn.rendered, image)
 
     def describe_turn(self, prompt: str) -> DescribeTurn:
         """Render the describe turn, as the template does now.
@@ -110,9 +110,9 @@ class PromptRenderer:
         Raises:
             InvalidRequestError: the prompt cannot be encoded.
         """
-        turn = _describe_turn(prompt)
-        rendered = self._rendered(
-            lambda change: self._render(_changed(turn, change)), [("lookonce.describe_prompt", prompt)]
+        turn = _describe_messages(prompt)
+        rendered = self._encode(
+            lambda change: self._apply_template(_change_texts(turn, change)), [("lookonce.describe_prompt", prompt)]
         )
         ids = rendered.ids
         at = next((i for i, id_ in enumerate(ids) if id_ in self._image_ids), None)
@@ -143,16 +143,16 @@ class PromptRenderer:
         """
         turn = turn or self.describe_turn(describe_prompt)
         mark = _mark(describe_prompt)
-        first, after = _describe_turn(describe_prompt), conversation.after_image()
+        first, after = _describe_messages(describe_prompt), conversation.after_image()
 
         def render(change: Change) -> str:
-            messages = [*_changed(first, change), _described(mark), *_changed(after, change)]
-            _, shown, rest = self._render(messages).partition(mark)
-            if not shown:
+            messages = [*_change_texts(first, change), _assistant_message(mark), *_change_texts(after, change)]
+            _, mark_found, rest = self._apply_template(messages).partition(mark)
+            if not mark_found:
                 raise ModelRefusedError("The chat template does not show the assistant's turns.")
-            return self._render(_changed(first, change)) + rest
+            return self._apply_template(_change_texts(first, change)) + rest
 
-        ids = self._rendered(render, _texts(conversation)).ids
+        ids = self._encode(render, _texts(conversation)).ids
         if ids[: len(turn.ids)] != turn.ids:
             raise ContextOutdatedError("The describe turn's tokens are others where this conversation follows.")
         return torch.tensor([ids[len(turn.ids) :]], dtype=torch.int64)
@@ -163,7 +163,7 @@ class PromptRenderer:
 
     def full_ids(self, conversation: Conversation) -> list[int]:
         """Return the ids of the conversation, one token for the whole image."""
-        return self._whole(conversation).ids
+        return self._encode_conversation(conversation).ids
 
     def check_template(self, describe_prompt: str) -> None:
         """Raise ModelRefusedError unless contexts can be continued.
@@ -171,15 +171,16 @@ class PromptRenderer:
         A later turn must leave the describe turn's own rendering and tokens as they are.
         """
         self._control_tokens.prepare()
-        turn, mark = _describe_turn(describe_prompt), _mark(describe_prompt)
+        turn, mark = _describe_messages(describe_prompt), _mark(describe_prompt)
         question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
         for _ in range(_TRIES):
             try:
-                before, shown, _after = self._render([*turn, _described(mark), question]).partition(mark)
-                alone = self._render(turn)
+                rendered = self._apply_template([*turn, _assistant_message(mark), question])
+                before, mark_found, _ = rendered.partition(mark)
+                alone = self._apply_template(turn)
             except InvalidRequestError as error:
                 raise ModelRefusedError(str(error)) from error
-            if shown and before.rstrip() == alone.rstrip():
+            if mark_found and before.rstrip() == alone.rstrip():
                 self._check_end(alone)
                 return self._check_seam(describe_prompt)
         raise ModelRefusedError(
@@ -204,11 +205,11 @@ class PromptRenderer:
                     " question can follow a context."
                 ) from error
 
-    def _whole(self, conversation: Conversation) -> Rendered:
+    def _encode_conversation(self, conversation: Conversation) -> Rendered:
         messages = conversation.as_messages()
-        return self._rendered(lambda change: self._render(_changed(messages, change)), _texts(conversation))
+        return self._encode(lambda change: self._apply_template(_change_texts(messages, change)), _texts(conversation))
 
-    def _rendered(self, render: Render, texts: list[tuple[str, str]]) -> Rendered:
+    def _encode(self, render: Render, texts: list[tuple[str, str]]) -> Rendered:
         """Render a prompt in which no text of a request is a control token.
 
         Args:
@@ -235,7 +236,7 @@ class PromptRenderer:
                 param=field,
             ) from error
 
-    def _render(self, messages: list[dict[str, Any]]) -> str:
+    def _apply_template(self, messages: list[dict[str, Any]]) -> str:
         try:
             text: str = self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         except TemplateError as error:  # what templates raise on roles that they do not have, or in another order
@@ -244,7 +245,7 @@ class PromptRenderer:
             ) from error
         return text
 
-    def _tokenise(self, rendered: Rendered, image: Any | None) -> Prompt:
+    def _process(self, rendered: Rendered, image: Any | None) -> Prompt:
         options: dict[str, Any] = {"images": [image]} if image is not None else {}
         if not rendered.has_own:
             options["add_special_tokens"] = False
@@ -300,7 +301,7 @@ def _texts(conversation: Conversation) -> list[tuple[str, str]]:
     ]
 
 
-def _changed(messages: list[dict[str, Any]], change: Change) -> list[dict[str, Any]]:
+def _change_texts(messages: list[dict[str, Any]], change: Change) -> list[dict[str, Any]]:
     """Change each text of messages."""
 
     def changed(message: dict[str, Any]) -> dict[str, Any]:
@@ -310,11 +311,11 @@ def _changed(messages: list[dict[str, Any]], change: Change) -> list[dict[str, A
     return [changed(message) for message in messages]
 
 
-def _describe_turn(prompt: str) -> list[dict[str, Any]]:
+def _describe_messages(prompt: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
 
 
-def _described(text: str) -> dict[str, Any]:
+def _assistant_message(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}
 
 

@@ -36,7 +36,7 @@ class AppState:
     metrics: Metrics
     started_at: float  # unix seconds
     tenant_limits: Mapping[str, TenantLimits] = field(default_factory=dict)  # of tenants that have their own
-    phase: Lifecycle = field(default_factory=Lifecycle)
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
 
 
 def state_of(request: Request) -> AppState:

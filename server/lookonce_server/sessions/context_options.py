@@ -1,10 +1,14 @@
 """The options that a request may set for its image's context, and their limits."""
 
-from dataclasses import dataclass
-from typing import Literal
+from __future__ import annotations
 
-from lookonce_server.engines.base import DescribePlan
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
 from lookonce_server.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from lookonce_server.engines.base import DescribePlan
 
 OnMiss = Literal["full", "compress"]
 MIN_TTL = 1.0  # seconds: a context that expires before it is used is of no use

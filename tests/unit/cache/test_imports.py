@@ -13,6 +13,7 @@ LIGHT = (
     "lookonce_cache.identity",
     "lookonce_cache.stores.base",
     "lookonce_cache.stores.blobs",
+    "lookonce_cache.stores.open",
     "lookonce_cache.stores.redis.options",
     "lookonce_cache.stores.urls",
 )
@@ -23,7 +24,10 @@ def test_keys_errors_and_urls_need_neither_torch_nor_redis():
         "import sys\n"
         "before = set(sys.modules)\n"
         f"import {', '.join(LIGHT)}\n"
-        "lookonce_cache.check_tenant('acme'), lookonce_cache.PRECISIONS, lookonce_cache.StoreObserver\n"
+        "lookonce_cache.check_tenant('acme')\n"
+        "lookonce_cache.check_store_url('redis+cluster://h:1,i?timeout=2')\n"
+        "try:\n    lookonce_cache.open_store('memory://?max_bytes=2GB')\n"
+        "except lookonce_cache.StoreConfigError:\n    pass\n"
         "new = sys.modules.keys() - before\n"
         "print(sorted(new & {'torch', 'numpy', 'redis', 'asyncio', 'lookonce_cache.context'}))\n"
     )

@@ -1,6 +1,15 @@
 import pytest
 
-from lookonce_cache import BlobKey, CacheError, MemoryStore, RedisStore, StoreConfigError, open_store, parse_size
+from lookonce_cache import (
+    BlobKey,
+    CacheError,
+    MemoryStore,
+    RedisStore,
+    StoreConfigError,
+    check_store_url,
+    open_store,
+    parse_size,
+)
 from lookonce_cache.stores.redis.options import MAX_VALUE_BYTES, Address, RedisOptions, parse_redis_url
 from lookonce_cache.stores.tiered import TieredStore
 
@@ -50,6 +59,7 @@ async def test_records_and_images_have_budgets_of_their_own_in_memory():
     ],
 )
 def test_redis(url):
+    check_store_url(url)
     store = open_store(url, ttl=60)
     assert isinstance(store, RedisStore)
     assert store.tier == "redis"
@@ -161,9 +171,10 @@ BAD_URLS = [
 def test_bad_urls_name_what_is_wrong_and_what_is_accepted(subtests):
     for url, message in BAD_URLS:
         with subtests.test(repr(url)[:200]):
-            with pytest.raises(StoreConfigError, match=message) as caught:
-                open_store(url)
-            assert isinstance(caught.value, CacheError)
+            for check in (check_store_url, open_store):
+                with pytest.raises(StoreConfigError, match=message) as caught:
+                    check(url)
+                assert isinstance(caught.value, CacheError)
 
 
 @pytest.mark.parametrize("ttl", [0, -1, float("inf"), float("nan")])

@@ -13,7 +13,7 @@ from llguidance.hf import from_tokenizer
 from torch import Tensor
 
 from lookonce_cache import digest
-from lookonce_server.engines.structured import trial as schema_trial
+from lookonce_server.engines.structured import trial
 from lookonce_server.engines.structured.trial import CPU_SECONDS, MEMORY_BYTES, grammar_of, problem_of
 from lookonce_server.errors import EngineError, InvalidRequestError
 
@@ -51,7 +51,7 @@ class Grammars:
         """
         problem = _problem_of_text(schema) or await self._verdict(schema)
         if problem:
-            raise refused(problem)
+            raise schema_error(problem)
 
     def grammar(self, schema: str) -> "Grammar":
         """Return the grammar of one answer.
@@ -64,14 +64,14 @@ class Grammars:
         tokenizer = self._tokenizer
         matcher = LLMatcher(tokenizer, grammar_of(schema), log_level=0)
         if problem := problem_of(matcher):
-            raise refused(problem)
+            raise schema_error(problem)
         return Grammar(matcher, tokenizer.eos_token)
 
     async def _verdict(self, schema: str) -> str | None:
         key = digest(schema.encode())
         if key not in self._verdicts:
             async with self._trials:
-                verdict = await _tried(schema)
+                verdict = await _try_compile(schema)
             if verdict is None:
                 await asyncio.to_thread(self.grammar, schema)
             self._verdicts[key] = verdict
@@ -103,7 +103,7 @@ class Grammar:
         self._matcher = matcher
         self.end = end
 
-    def masked(self, logits: Tensor) -> Tensor:
+    def mask(self, logits: Tensor) -> Tensor:
         """Return logits `[vocabulary]`, minus infinity for forbidden tokens.
 
         Raises:
@@ -111,7 +111,7 @@ class Grammar:
         """
         allowed = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8)
         if problem := problem_of(self._matcher):
-            raise refused(problem)
+            raise schema_error(problem)
         forbidden = torch.ones(len(logits), dtype=torch.bool)  # where the model has more logits than there are tokens
         forbidden[: len(allowed)] = allowed[: len(logits)] == 0
         return logits.masked_fill(forbidden.to(logits.device), float("-inf"))
@@ -125,16 +125,16 @@ class Grammar:
         """
         fits = self._matcher.is_accepting() if token == self.end else self._matcher.consume_token(token)
         if not fits:
-            raise refused(problem_of(self._matcher) or OUTGREW)
+            raise schema_error(problem_of(self._matcher) or OUTGREW)
 
 
-async def _tried(schema: str) -> str | None:
+async def _try_compile(schema: str) -> str | None:
     """Return the problem of a schema, None if it has none; see `trial`."""
     pipe = asyncio.subprocess.PIPE
     process = None
     try:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", schema_trial.__name__, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL
+            sys.executable, "-m", trial.__name__, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL
         )
         output, _ = await asyncio.wait_for(process.communicate(schema.encode()), _TRIAL_SECONDS)
     except OSError as error:  # the one of a time that has run out is one of them
@@ -172,6 +172,6 @@ def _problem_of_shape(schema: dict[str, Any]) -> str | None:
     return f"objects and lists are within each other more than {MAX_DEPTH} deep" if level else None
 
 
-def refused(problem: str) -> InvalidRequestError:
+def schema_error(problem: str) -> InvalidRequestError:
     """Return the error of a schema."""
     return InvalidRequestError(f"The JSON Schema is not accepted: {problem.rstrip('.')}.", param="response_format")

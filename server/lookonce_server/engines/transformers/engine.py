@@ -1,6 +1,7 @@
 """Run passes as generators, step by step, in the scheduler's thread."""
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -33,6 +34,8 @@ from lookonce_server.engines.transformers.sampler import Sampler
 from lookonce_server.engines.transformers.scheduler import PassScheduler
 from lookonce_server.engines.transformers.selfcheck import check_model
 from lookonce_server.errors import EngineEndedError, EngineError
+
+_log = logging.getLogger(__name__)
 
 
 class TransformersEngine:
@@ -78,7 +81,9 @@ class TransformersEngine:
         Raises:
             ModelRefusedError: it cannot; the message says why.
         """
+        _log.info("Loading the model: %s on %s.", str(dtype).removeprefix("torch."), device)
         loaded = await asyncio.to_thread(load_model, name, dtype=dtype, device=device)
+        _log.info("Checking the model: answers from a context must be those of the whole image.")
         await asyncio.to_thread(check_model, loaded, describe_prompt)
         return cls(loaded, **options)
 
@@ -157,7 +162,7 @@ class TransformersEngine:
         ends = self._end_ids | {grammar.end} if grammar else self._end_ids
         text = TextStream(self._prompts.tokenizer, sampling, ends)
         while True:
-            logits = grammar.masked(state.logits) if grammar else state.logits
+            logits = grammar.mask(state.logits) if grammar else state.logits
             token = sampler.pick(logits)
             if grammar:
                 grammar.push(token)
@@ -171,7 +176,7 @@ class TransformersEngine:
         """Yield the text's pieces, one a step, and the description at last."""
         yield ""
         turn = self._prompts.describe_turn(plan.prompt)
-        prompt = self._prompts.shown(turn, image)
+        prompt = self._prompts.process_turn(turn, image)
         sampling = self.facts.fit(prompt.tokens, Sampling(plan.max_tokens))
         recorder = AttentionRecorder(
             self._runner.model,

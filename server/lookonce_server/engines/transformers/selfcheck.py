@@ -76,14 +76,14 @@ class _Described(NamedTuple):
         described = packed.describe("", self.turn, self.prompt.ids)
         prefix = self.runner.prefix_kv(self.turn.prefix[: described.num_prefix_tokens])
         keys, values = (part.to(prefix.keys.device) for part in (described.keys, described.values))
-        dense = prefix.joined(keys, values, described.position_shift)
+        dense = prefix.join(keys, values, described.position_shift)
         shift = max(0, self.runner.max_tokens - dense.tokens - after.shape[1]) if last else 0
         cache = self.runner.cache_of(rotate_keys(dense.keys, self.runner.inv_freq, shift), dense.values)
         return self.runner.extend(cache, dense.tokens + shift, after).logits
 
     def answer_with_gaps(self, kept: Tensor, after: Tensor) -> Tensor:
         """Return the same at the original positions, with gaps in the image."""
-        columns = _without(self.prompt, kept)
+        columns = _drop_image_tokens(self.prompt, kept)
         cache = self.runner.cache_of(self.keys[:, :, columns], self.values[:, :, columns])
         return self.runner.extend(cache, self.next_position, after).logits
 
@@ -96,13 +96,13 @@ def _check(loaded: LoadedModel, describe_prompt: str) -> None:
     prompts.check_template(describe_prompt)
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     turn = prompts.describe_turn(describe_prompt)
-    prompt = prompts.shown(turn, Image.fromarray(noise))
+    prompt = prompts.process_turn(turn, Image.fromarray(noise))
     if not len(prompt.image_positions):
         raise ModelRefusedError("The chat template or the processor puts no image tokens in the prompt.")
     after = prompts.continuation(describe_prompt, _QUESTION, turn)
     described = _describe(runner, turn, prompt)
     everything, half = (described.packed(retention) for retention in (1.0, 0.5))
-    full = runner.prefill(_joined(prompt, after)).logits
+    full = runner.prefill(_join(prompt, after)).logits
     gapped = described.answer_with_gaps(half.kept[0].long(), after)
     for packed, expected, what in (
         (everything, full, "with everything kept, the full pass"),
@@ -128,7 +128,7 @@ def _describe(runner: ModelRunner, turn: DescribeTurn, prompt: Prompt) -> _Descr
     return _Described(runner, turn, prompt, keys, values, state.next_position, recorder.scores())
 
 
-def _joined(prompt: Prompt, after: Tensor) -> Prompt:
+def _join(prompt: Prompt, after: Tensor) -> Prompt:
     """Join a prompt and its continuation, and lengthen inputs of a value a token."""
     inputs = dict(prompt.inputs)
     for name, value in prompt.inputs.items():
@@ -138,7 +138,7 @@ def _joined(prompt: Prompt, after: Tensor) -> Prompt:
     return prompt._replace(inputs=inputs)
 
 
-def _without(prompt: Prompt, kept: Tensor) -> Tensor:
+def _drop_image_tokens(prompt: Prompt, kept: Tensor) -> Tensor:
     """Return the prompt's positions with only the `kept` image tokens."""
     stays = torch.ones(prompt.tokens, dtype=torch.bool)
     stays[prompt.image_positions] = False

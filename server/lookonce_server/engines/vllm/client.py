@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 from vllm import SamplingParams
+from vllm.config import VllmConfig
 from vllm.exceptions import VLLMClientError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -16,7 +17,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from lookonce_server.engines.admission import Admission
 from lookonce_server.engines.base import Sampling
-from lookonce_server.engines.structured.grammar import OUTGREW, refused
+from lookonce_server.engines.structured.grammar import OUTGREW, schema_error
 from lookonce_server.engines.vllm.connector.messages import Job
 from lookonce_server.errors import (
     ContextLostError,
@@ -46,6 +47,11 @@ class VllmClient:
         self.admission = Admission(max_queue)
         self._ids = map(str, itertools.count())
 
+    @property
+    def config(self) -> VllmConfig:
+        """Return vLLM's configuration."""
+        return self._llm.vllm_config
+
     async def ping(self) -> None:
         """Raise EngineEndedError unless vLLM is at work."""
         try:
@@ -54,7 +60,10 @@ class VllmClient:
             raise EngineEndedError from error
 
     async def call_workers(self, method: str) -> list[Any]:
-        """Return what a method of `WorkerExtension` returns in each worker, the first rank's first."""
+        """Call a method of `WorkerExtension` in each worker; list the results.
+
+        The first rank's comes first.
+        """
         results: list[Any] = await self._llm.collective_rpc(method)
         return results
 
@@ -83,7 +92,7 @@ class VllmClient:
                 async for output in outputs:
                     if _has_failed(output):
                         if output.outputs[0].token_ids:  # a grammar did not take them; a context is lost before any
-                            raise refused(OUTGREW)
+                            raise schema_error(OUTGREW)
                         raise ContextLostError("The context was lost before it could be used.")
                     yield output
         except VLLMClientError as error:

@@ -36,8 +36,8 @@ class ContextPrompts:
     start with one and go on with the other), and for a secret: nobody outside can know or choose it.
     """
 
-    def __init__(self, spool: SharedFiles) -> None:
-        self._spool = spool
+    def __init__(self, files: SharedFiles) -> None:
+        self._files = files
         self._secret = secrets.token_bytes(32)
 
     @asynccontextmanager
@@ -49,7 +49,7 @@ class ContextPrompts:
             context: on the CPU.
         """
         content = f"{name} {await asyncio.to_thread(_checksum, context)}"
-        async with self._spool.share(content, context._asdict()) as path:
+        async with self._files.share(content, context._asdict()) as path:
             yield AttachedContext(Load(str(path), context.tokens), self.salt(content))
 
     def salt(self, content: str) -> str:

@@ -1,10 +1,11 @@
 """Run every pass as a request to one `AsyncLLM`, batched with the others."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from prometheus_client import REGISTRY, CollectorRegistry
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
+from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -43,12 +45,31 @@ from lookonce_server.engines.vllm.connector.messages import Compression, Job
 from lookonce_server.engines.vllm.connector.step_times import StepTimes
 from lookonce_server.engines.vllm.context_prompts import ContextPrompts
 from lookonce_server.engines.vllm.options import computing_options, engine_args, read_weights
-from lookonce_server.engines.vllm.parent import binding_forks
+from lookonce_server.engines.vllm.parent import bind_forks
 from lookonce_server.engines.vllm.selfcheck import check_model, compute_prefix
 from lookonce_server.errors import EngineError, ModelRefusedError
 
+_log = logging.getLogger(__name__)
 
-class _Continued(NamedTuple):
+# What vLLM and llguidance read where the user has set nothing.
+_ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",  # else vLLM reports each start to its makers
+    "VLLM_LOGGING_LEVEL": "WARNING",  # a start is a hundred lines at its INFO
+    "LLGUIDANCE_LOG_LEVEL": "0",  # a grammar that fails is told to whoever asked
+}
+
+
+class _Checkpoint(NamedTuple):
+    """A checkpoint that vLLM can run, and the options to run it with."""
+
+    folder: Path
+    args: AsyncEngineArgs
+    options: dict[str, str]  # that may change what is computed; see `computing_options`
+    files: dict[str, Any]  # that vLLM reads; see `file_digest`
+    digest: str  # of them, from before vLLM loads them
+
+
+class _Continuation(NamedTuple):
     """A context's continuation."""
 
     ids: list[int]
@@ -60,27 +81,22 @@ class VllmEngine:
     """Implement `Engine` on vLLM; see `load`.
 
     Args:
-        llm: vLLM's engine, its workers attached.
-        folder: of the checkpoint.
-        spool: hands tensors over; closed with the engine.
-        checkpoint: digest of its files, from before vLLM loaded it.
-        options: of vLLM, that may change what it computes; see `options.computing_options`.
-        max_queue: passes of each kind, see `Admission`.
+        client: of vLLM, its workers attached.
+        checkpoint: that vLLM runs.
+        files: hand tensors over; closed with the engine.
         allow_control_tokens: see `PromptRenderer`.
     """
 
     def __init__(
         self,
-        llm: AsyncLLM,
-        folder: Path,
-        spool: SharedFiles,
+        client: VllmClient,
+        checkpoint: _Checkpoint,
+        files: SharedFiles,
         *,
-        checkpoint: str,
-        options: Mapping[str, str],
-        max_queue: int,
         allow_control_tokens: bool = False,
     ) -> None:
-        model = llm.model_config
+        config, folder = client.config, checkpoint.folder
+        model = config.model_config
         dtype = model.dtype
         assert isinstance(dtype, torch.dtype)
         trusted = {"trust_remote_code": model.trust_remote_code}  # else whoever starts it at a terminal is asked
@@ -90,27 +106,23 @@ class VllmEngine:
         self._end_ids = end_ids(_generation_config(folder), processor.tokenizer)
         self._grammars = Grammars(processor.tokenizer, model.get_vocab_size())
         self.facts = ModelFacts(
-            checkpoint=checkpoint,
-            fingerprint=_fingerprint(fingerprint(checkpoint, dtype, processor), options, llm),
+            checkpoint=checkpoint.digest,
+            fingerprint=_fingerprint(fingerprint(checkpoint.digest, dtype, processor), checkpoint.options, config),
             num_layers=model.get_total_num_hidden_layers(),
             max_tokens=model.max_model_len,
-            image_crop=None if _processor_options(llm) else image_crop(processor),
+            image_crop=None if _processor_options(config) else image_crop(processor),
             vocabulary=model.get_vocab_size(),
         )
+        self.registry: CollectorRegistry | None = REGISTRY  # where vLLM keeps its metrics
         self._dtype = str(dtype).removeprefix("torch.")
         self._inv_freq = inv_freq_of_config(self._config.get_text_config())
         self._prefixes = PrefixCache()
         self._prefix_lock = asyncio.Lock()
-        self.registry: CollectorRegistry | None = REGISTRY  # where vLLM keeps its metrics
-        self._requests = VllmClient(llm, max_queue=max_queue)
-        self._spool = spool
-        self._contexts = ContextPrompts(self._spool)
-        self._capturer = CaptureClient(
-            self._requests,
-            self._spool,
-            ranks=llm.vllm_config.parallel_config.tensor_parallel_size,
-            heads=model.get_total_num_kv_heads(),
-        )
+        self._client = client
+        self._files = files
+        self._contexts = ContextPrompts(files)
+        ranks = config.parallel_config.tensor_parallel_size
+        self._captures = CaptureClient(client, files, ranks=ranks, heads=model.get_total_num_kv_heads())
 
     @classmethod
     async def load(
@@ -138,59 +150,33 @@ class VllmEngine:
         Raises:
             ModelRefusedError: it cannot be served, or an option is wrong; the message says why.
         """
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # else vLLM reports each start to its makers
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # a start is a hundred lines at its INFO
-        os.environ.setdefault("LLGUIDANCE_LOG_LEVEL", "0")  # a grammar that fails is told to whoever asked
-        folder = await asyncio.to_thread(find_checkpoint, name)
-        where = {"model": str(folder), "dtype": str(dtype).removeprefix("torch.")}
-        args = await asyncio.to_thread(engine_args, options, **where)
-        if args.load_format != "dummy" and not any(folder.glob("*.safetensors")):
-            raise ModelRefusedError(
-                f"vLLM cannot run model {name!r}: {folder} has no *.safetensors, which alone is read."
-            )
-        if args.trust_remote_code:
-            check_code(folder)
-        files = {"weights": read_weights(folder, args.load_format), "everything": args.trust_remote_code}
-        checkpoint = await asyncio.to_thread(file_digest, folder, **files)
-        spool = await asyncio.to_thread(SharedFiles, handover_dir)
-        try:
-            llm = await asyncio.to_thread(_start, args)
-        except BaseException as error:
-            spool.close()
-            if not isinstance(error, (ValueError, RuntimeError, OSError)):
-                raise
-            raise ModelRefusedError(f"vLLM cannot run model {name!r}: {error}") from error
-        try:
-            for problems in await llm.collective_rpc("lookonce_attach"):
+        for variable, value in _ENVIRONMENT.items():
+            os.environ.setdefault(variable, value)
+        checkpoint = await asyncio.to_thread(_read_checkpoint, name, dtype, options)
+        async with AsyncExitStack() as undo:
+            files = await asyncio.to_thread(SharedFiles, handover_dir)
+            undo.callback(files.close)
+            _log.info("Loading the model: %s with vLLM.", str(dtype).removeprefix("torch."))
+            try:
+                client = VllmClient(await asyncio.to_thread(_start, checkpoint.args), max_queue=max_queue)
+            except (ValueError, RuntimeError, OSError) as error:
+                raise ModelRefusedError(f"vLLM cannot run model {name!r}: {error}") from error
+            undo.push_async_callback(client.close)
+            for problems in await client.call_workers("lookonce_attach"):
                 if problems:
                     raise ModelRefusedError(f"This model cannot be served by image re-prompting. {' '.join(problems)}")
-            engine = cls(
-                llm,
-                folder,
-                spool,
-                checkpoint=checkpoint,
-                options=computing_options(options, **where),
-                max_queue=max_queue,
-                allow_control_tokens=allow_control_tokens,
-            )
-        except BaseException:
-            spool.close()
-            await asyncio.to_thread(llm.shutdown)
-            raise
-        try:
+            engine = await asyncio.to_thread(cls, client, checkpoint, files, allow_control_tokens=allow_control_tokens)
+            _log.info("Checking the model: answers from a context must be those of the whole image.")
             await engine.check(describe_prompt)
-            await asyncio.to_thread(
-                check_unchanged, folder, checkpoint, **files
-            )  # now that all has been loaded, and used
-        except BaseException:
-            await engine.close()
-            raise
+            # Now that all has been loaded, and used.
+            await asyncio.to_thread(check_unchanged, checkpoint.folder, checkpoint.digest, **checkpoint.files)
+            undo.pop_all()
         return engine
 
     async def check(self, describe_prompt: str) -> None:
         """Raise ModelRefusedError unless answers from contexts are exact."""
         await check_model(
-            self._capturer,
+            self._captures,
             self._contexts,
             self._prompts,
             self._config,
@@ -203,7 +189,7 @@ class VllmEngine:
     @property
     def queue_depth(self) -> int:
         """Return the passes that wait or run."""
-        return self._requests.admission.depth
+        return self._client.admission.depth
 
     def token_text(self, token: int) -> str:
         """See `Engine.token_text`."""
@@ -219,23 +205,23 @@ class VllmEngine:
 
     async def ping(self) -> None:
         """See `Engine.ping`."""
-        await self._requests.ping()
+        await self._client.ping()
 
     async def take_step_times(self) -> list[StepTimes]:
-        """Return what the steps since the last call spent on contexts, in the first rank's worker."""
-        first, *_ = await self._requests.call_workers("lookonce_step_times")
+        """Return the times of the steps since the last call, of the first rank's worker."""
+        first, *_ = await self._client.call_workers("lookonce_step_times")
         return [StepTimes(*times) for times in first]  # vLLM's messages make tuples lists
 
     async def close(self) -> None:
         """Stop vLLM."""
-        await self._requests.close()
-        self._spool.close()
+        await self._client.close()
+        self._files.close()
 
     async def full(
         self, conversation: Conversation, image: Image.Image | None, sampling: Sampling, tenant: str
     ) -> Answer:
         """See `Engine.full`."""
-        with self._requests.admission.admit():
+        with self._client.admission.admit():
             ids = await asyncio.to_thread(self._prompts.full_ids, conversation)
             prompt = await asyncio.to_thread(self._prompt, ids, image, tenant)
 
@@ -244,14 +230,14 @@ class VllmEngine:
                 computed = tokens - (output.num_cached_tokens or 0)
                 return Started(tokens, computed, computed)  # what vLLM's own cache saves is not a context's merit
 
-            async with aclosing(self._answered(prompt, sampling, None, started)) as events:
+            async with aclosing(self._stream_answer(prompt, sampling, None, started)) as events:
                 async for event in events:
                     yield event
 
     async def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
         """See `Engine.answer`."""
-        with self._requests.admission.admit():
-            ids, full_prompt_tokens, prefix = await asyncio.to_thread(self._continued, context, conversation)
+        with self._client.admission.admit():
+            ids, full_prompt_tokens, prefix = await asyncio.to_thread(self._continue, context, conversation)
             prefix_kv = await self._prefix_kv(prefix)
             dense = await asyncio.to_thread(prefix_kv.with_prefix, context)
             total = context.tokens + len(ids)
@@ -260,7 +246,7 @@ class VllmEngine:
             async with (
                 self._contexts.attach(context.id, dense) as attached,
                 aclosing(
-                    self._answered(attached.prompt(ids), sampling, Job(attached.load), lambda _: started)
+                    self._stream_answer(attached.prompt(ids), sampling, Job(attached.load), lambda _: started)
                 ) as events,
             ):
                 async for event in events:
@@ -274,20 +260,20 @@ class VllmEngine:
         The description is generated like any answer. Then one more prefill, of the prompt with the description, is
         captured: in it, every row that scores is a prompt row, which vLLM computes in the same way on every platform.
         """
-        with self._requests.admission.admit(background=True):
+        with self._client.admission.admit(background=True):
             turn = await asyncio.to_thread(self._prompts.describe_turn, plan.prompt)
             prompt = await asyncio.to_thread(self._prompt, turn.ids, image, tenant)
             on_text("")
-            said, text = await self._said(prompt, Sampling(plan.max_tokens), on_text)
-            fed = said[:-1]  # the last token was generated, but never run through the model
-            tensors, ids = await self._capturer.capture(
+            token_ids, text = await self._generate_description(prompt, Sampling(plan.max_tokens), on_text)
+            fed = token_ids[:-1]  # the last token was generated, but never run through the model
+            tensors, ids = await self._captures.capture(
                 prompt | {"prompt_token_ids": [*prompt["prompt_token_ids"], *fed]},
-                said=len(fed),
+                num_description_tokens=len(fed),
                 compression=Compression(plan.rows, plan.window, plan.selection, plan.retention),
             )
         return PackedPrompt.of_tensors(tensors).describe(text, turn, ids[: len(ids) - len(fed)])
 
-    async def _answered(
+    async def _stream_answer(
         self,
         prompt: dict[str, Any],
         sampling: Sampling,
@@ -301,7 +287,7 @@ class VllmEngine:
         grammar = None if schema is None else await asyncio.to_thread(self._grammars.grammar, schema)
         ends = self._end_ids | {grammar.end} if grammar else self._end_ids
         params = sampling_params(sampling, job, end_ids=ends)
-        async with aclosing(self._requests.run(prompt, params)) as outputs:
+        async with aclosing(self._client.run(prompt, params)) as outputs:
             async for output in outputs:
                 if text is None:
                     first = started(output)
@@ -318,23 +304,23 @@ class VllmEngine:
                         return
         raise EngineError("vLLM ended the answer early.")
 
-    async def _said(
+    async def _generate_description(
         self, prompt: dict[str, Any], sampling: Sampling, on_text: OnText = ignore_text
     ) -> tuple[list[int], str]:
         """Generate a description; return all its tokens, and its text."""
         text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
-        said: list[int] = []
+        token_ids: list[int] = []
         pieces: list[str] = []
         params = sampling_params(sampling, end_ids=self._end_ids)
-        async with aclosing(self._requests.run(prompt, params, priority=BACKGROUND)) as outputs:
+        async with aclosing(self._client.run(prompt, params, priority=BACKGROUND)) as outputs:
             async for output in outputs:
                 for token, _ in _tokens(output, None):
-                    said.append(token)
+                    token_ids.append(token)
                     pieces.append(text.push(token).text)
                     on_text(pieces[-1])
-        if not said:
+        if not token_ids:
             raise EngineError("vLLM described the image with nothing.")
-        return said, "".join(pieces)
+        return token_ids, "".join(pieces)
 
     def _prompt(self, ids: list[int], image: Image.Image | None, tenant: str) -> dict[str, Any]:
         """Return a prompt whose cached blocks and image serve this tenant alone.
@@ -348,22 +334,39 @@ class VllmEngine:
             prompt["multi_modal_uuids"] = {"image": [self._contexts.salt(f"image {tenant} {pixels}")]}
         return prompt
 
-    def _continued(self, context: CompressedContext, conversation: Conversation) -> _Continued:
+    def _continue(self, context: CompressedContext, conversation: Conversation) -> _Continuation:
         turn = self._prompts.describe_turn(context.identity.describe_prompt)
         check_prefix(context, turn.digest)
         ids: list[int] = self._prompts.continuation(context.identity.describe_prompt, conversation, turn)[0].tolist()
-        return _Continued(ids, self._prompts.full_prompt_tokens(conversation, context.image_tokens), turn.prefix)
+        return _Continuation(ids, self._prompts.full_prompt_tokens(conversation, context.image_tokens), turn.prefix)
 
     async def _prefix_kv(self, prefix: tuple[int, ...]) -> PrefixKV:
         """Return a prefix's keys and values, computed at its first question."""
         async with self._prefix_lock:
             kept = self._prefixes.get(prefix)
-            return kept or self._prefixes.keep(prefix, await compute_prefix(self._capturer, prefix, self._inv_freq))
+            return kept or self._prefixes.keep(prefix, await compute_prefix(self._captures, prefix, self._inv_freq))
+
+
+def _read_checkpoint(name: str, dtype: torch.dtype, options: Mapping[str, Any]) -> _Checkpoint:
+    """Find a checkpoint, and check vLLM's options with it.
+
+    Raises:
+        ModelRefusedError: it cannot be run, or an option is wrong.
+    """
+    folder = find_checkpoint(name)
+    where = {"model": str(folder), "dtype": str(dtype).removeprefix("torch.")}
+    args = engine_args(options, **where)
+    if args.load_format != "dummy" and not any(folder.glob("*.safetensors")):
+        raise ModelRefusedError(f"vLLM cannot run model {name!r}: {folder} has no *.safetensors, which alone is read.")
+    if args.trust_remote_code:
+        check_code(folder)
+    files = {"weights": read_weights(folder, args.load_format), "everything": args.trust_remote_code}
+    return _Checkpoint(folder, args, computing_options(options, **where), files, file_digest(folder, **files))
 
 
 def _start(args: AsyncEngineArgs) -> AsyncLLM:
     """Start vLLM; its processes end with this process and this thread."""
-    with binding_forks():
+    with bind_forks():
         return AsyncLLM.from_engine_args(args)
 
 
@@ -391,22 +394,22 @@ def _logprob(token: int, logprobs: Mapping[int, Any] | None, count: int) -> Toke
     return TokenLogprob(token, logprobs[token].logprob, top)
 
 
-def _fingerprint(plain: str, options: Mapping[str, str], llm: AsyncLLM) -> str:
-    """Return the fingerprint that every engine has, unless vLLM computes otherwise.
+def _fingerprint(plain: str, options: Mapping[str, str], config: VllmConfig) -> str:
+    """Return the fingerprint of every engine, `plain`, unless vLLM computes otherwise.
 
     Options count by themselves, so that none is forgotten.
     """
     chosen = {  # by options, or by the checkpoint
-        "quantization": llm.model_config.quantization,
-        "kv_cache_dtype": llm.vllm_config.cache_config.cache_dtype.replace("auto", ""),
+        "quantization": config.model_config.quantization,
+        "kv_cache_dtype": config.cache_config.cache_dtype.replace("auto", ""),
     }
     changed = dict(options) | {name: str(value) for name, value in chosen.items() if value}
     return digest(f"{plain} {sorted(changed.items())}".encode()) if changed else plain
 
 
-def _processor_options(llm: AsyncLLM) -> Any:
+def _processor_options(config: VllmConfig) -> Any:
     """Return the options of the processor that vLLM adds to its configuration."""
-    return getattr(llm.model_config.multimodal_config, "mm_processor_kwargs", None)
+    return getattr(config.model_config.multimodal_config, "mm_processor_kwargs", None)
 
 
 def _generation_config(folder: Path) -> GenerationConfig | None:

@@ -75,8 +75,8 @@ def engine_args(options: Mapping[str, Any], *, model: str, dtype: str) -> Any:
     for name in options:
         if name in _OURS:
             raise ModelRefusedError(f"--vllm-{_flag(name)}: not for vLLM to decide. Use {_OURS[name]}.")
-    args = _parsed(options, model, dtype)
-    for name in _changed(args, _parsed({}, model, dtype)):
+    args = _parse(options, model, dtype)
+    for name in _diff(args, _parse({}, model, dtype)):
         if name in _ELSEWHERE:
             raise ModelRefusedError(
                 f"--vllm-{_flag(name)}: it takes a part of the model from outside of its folder, which may change"
@@ -107,7 +107,7 @@ def computing_options(options: Mapping[str, Any], *, model: str, dtype: str) -> 
 
     The arguments are those of `engine_args`. However a value is written, as a flag or in JSON, its text is the same.
     """
-    changed = _changed(_parsed(options, model, dtype), _parsed({}, model, dtype))
+    changed = _diff(_parse(options, model, dtype), _parse({}, model, dtype))
     return {name: text for name, text in changed.items() if name not in _HARMLESS}
 
 
@@ -134,7 +134,7 @@ def read_weights(folder: Path, load_format: str) -> set[str]:
     return {path.name for path in folder.glob(f"{prefix}.safetensors")}
 
 
-def _changed(args: Any, plain: Any) -> dict[str, str]:
+def _diff(args: Any, plain: Any) -> dict[str, str]:
     """Return the fields in which `args` differs from `plain`, and their values."""
     names = (field.name for field in fields(args))
     return {name: _text(getattr(args, name)) for name in names if getattr(args, name) != getattr(plain, name)}
@@ -145,7 +145,7 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=lambda item: sorted(item) if isinstance(item, set) else repr(item))
 
 
-def _parsed(options: Mapping[str, Any], model: str, dtype: str) -> Any:
+def _parse(options: Mapping[str, Any], model: str, dtype: str) -> Any:
     """Parse vLLM's `AsyncEngineArgs`, with lookonce's defaults."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform

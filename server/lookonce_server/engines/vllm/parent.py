@@ -43,7 +43,7 @@ class _Forks:
 
 
 @contextmanager
-def binding_forks() -> Iterator[None]:
+def bind_forks() -> Iterator[None]:
     """Bind the processes that are forked inside the block, and their forks."""
     if not _Forks.hooked:
         os.register_at_fork(before=_Forks.before, after_in_child=_Forks.after_in_child)

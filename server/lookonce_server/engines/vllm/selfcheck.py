@@ -31,7 +31,7 @@ _MOVED = 61  # positions
 
 
 async def check_model(
-    capturer: CaptureClient,
+    captures: CaptureClient,
     contexts: ContextPrompts,
     prompts: PromptRenderer,
     config: Any,
@@ -47,15 +47,15 @@ async def check_model(
     try:
         prompts.check_template(describe_prompt)
         inv_freq = inv_freq_of_config(config.get_text_config())
-        await _check_rotation(capturer, inv_freq, _TOLERANCES[dtype])
-        await _check_context(capturer, contexts, prompts, describe_prompt, inv_freq, _TOLERANCES[dtype])
+        await _check_rotation(captures, inv_freq, _TOLERANCES[dtype])
+        await _check_context(captures, contexts, prompts, describe_prompt, inv_freq, _TOLERANCES[dtype])
     except (PruningError, EngineError) as error:
         raise ModelRefusedError(f"This model cannot be served by image re-prompting: {error}") from error
 
 
-async def _check_rotation(capturer: CaptureClient, inv_freq: Tensor, tolerance: float) -> None:
+async def _check_rotation(captures: CaptureClient, inv_freq: Tensor, tolerance: float) -> None:
     tokens = 8
-    captured = await capturer.capture({"prompt_token_ids": [1] * (_MOVED + tokens)})
+    captured = await captures.capture({"prompt_token_ids": [1] * (_MOVED + tokens)})
     keys = captured.tensors["keys"]
     moved = rotate_keys(keys[:, :, :tokens], inv_freq, _MOVED)
     for layer, (here, there) in enumerate(zip(moved, keys[:, :, _MOVED:], strict=True)):
@@ -68,7 +68,7 @@ async def _check_rotation(capturer: CaptureClient, inv_freq: Tensor, tolerance: 
 
 
 async def _check_context(
-    capturer: CaptureClient,
+    captures: CaptureClient,
     contexts: ContextPrompts,
     prompts: PromptRenderer,
     describe_prompt: str,
@@ -80,13 +80,13 @@ async def _check_context(
     turn = prompts.describe_turn(describe_prompt)
     after: list[int] = prompts.continuation(describe_prompt, _QUESTION, turn)[0].tolist()
     everything = Compression("query", (0, 1), "uniform", 1.0)
-    captured = await capturer.capture({"prompt_token_ids": turn.ids, **pixels}, compression=everything)
+    captured = await captures.capture({"prompt_token_ids": turn.ids, **pixels}, compression=everything)
     described = PackedPrompt.of_tensors(captured.tensors).describe("", turn, captured.prompt_ids)
-    prefix = await compute_prefix(capturer, turn.prefix[: described.num_prefix_tokens], inv_freq)
-    dense = prefix.joined(described.keys, described.values, described.position_shift)
-    full = await capturer.capture({"prompt_token_ids": turn.ids + after, **pixels})
+    prefix = await compute_prefix(captures, turn.prefix[: described.num_prefix_tokens], inv_freq)
+    dense = prefix.join(described.keys, described.values, described.position_shift)
+    full = await captures.capture({"prompt_token_ids": turn.ids + after, **pixels})
     async with contexts.attach("self-check", dense) as attached:
-        answered = await capturer.capture(attached.prompt(after), load=attached.load)
+        answered = await captures.capture(attached.prompt(after), load=attached.load)
     expected = full.tensors["values"][:, :, -len(after) :]
     error = _distance(answered.tensors["values"], expected)
     if not error <= tolerance:
@@ -96,9 +96,9 @@ async def _check_context(
         )
 
 
-async def compute_prefix(capturer: CaptureClient, prefix: Sequence[int], inv_freq: Tensor) -> PrefixKV:
+async def compute_prefix(captures: CaptureClient, prefix: Sequence[int], inv_freq: Tensor) -> PrefixKV:
     """Compute the tokens before an image, without it; there may be none."""
-    captured = await capturer.capture({"prompt_token_ids": [*prefix] or [0]})  # of no tokens there is no pass
+    captured = await captures.capture({"prompt_token_ids": [*prefix] or [0]})  # of no tokens there is no pass
     keys, values = (captured.tensors[name][:, :, : len(prefix)] for name in ("keys", "values"))
     return PrefixKV(keys, values, inv_freq)
 

@@ -22,15 +22,15 @@ class AuthMiddleware:
     Args:
         app: the wrapped app.
         access: the tenants and their keys.
-        turnstile: the limits of all tenants.
-        phase: the server's lifecycle.
+        limiter: the limits of all tenants.
+        lifecycle: the server's lifecycle.
     """
 
-    def __init__(self, app: ASGIApp, *, access: TenantDirectory, turnstile: RateLimiter, phase: Lifecycle) -> None:
+    def __init__(self, app: ASGIApp, *, access: TenantDirectory, limiter: RateLimiter, lifecycle: Lifecycle) -> None:
         self._app = app
         self._access = access
-        self._turnstile = turnstile
-        self._phase = phase
+        self._limiter = limiter
+        self._lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -45,10 +45,10 @@ class AuthMiddleware:
         scope.setdefault("state", {})["tenant"] = tenant
         if facts := current_request.get():
             facts.tenant = tenant
-        send = _with_rate_limit(self._turnstile.bucket(tenant), send)
-        slot = Slot(self._turnstile, tenant)
+        send = _with_rate_limit(self._limiter.bucket(tenant), send)
+        slot = Slot(self._limiter, tenant)
         try:
-            self._phase.check()
+            self._lifecycle.check()
             slot.acquire()
         except (OverloadedError, ShuttingDownError) as error:
             await reject(error, scope, receive, send)

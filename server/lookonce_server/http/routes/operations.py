@@ -47,7 +47,7 @@ async def model(name: str, request: Request, tenant: Tenant) -> Model:
 )
 async def health(request: Request) -> Response:
     """Check that the process answers, and that its engine has not ended."""
-    failure = state_of(request).phase.failure
+    failure = state_of(request).lifecycle.failure
     return _json(NotReady(status="not ready", engine=failure), 503) if failure else _json(Health(status="ok"))
 
 
@@ -62,7 +62,7 @@ async def ready(request: Request) -> Response:
     """
     state = state_of(request)
     try:
-        state.phase.check()
+        state.lifecycle.check()
         await state.engine.ping()
     except ShuttingDownError:
         return _json(NotReady(status="not ready", server="is shutting down"), 503)

@@ -45,7 +45,7 @@ def test_the_tokens_before_the_image_are_those_of_every_picture():
         for kind, prints in STYLES:
             renderer = renderer_of(family_processor(family, kind, prints=prints))
             turn = renderer.describe_turn(PROMPT)
-            prompts = [renderer.shown(turn, picture(1).resize(size)) for size in sizes]
+            prompts = [renderer.process_turn(turn, picture(1).resize(size)) for size in sizes]
             shared = {common_prefix(turn.prefix, prompt.ids) for prompt in prompts}
             assert len(shared) == 1, (name, kind)
             assert len(shared.pop()) >= len(turn.prefix) - 1 > 1, (name, kind)

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -193,6 +195,26 @@ async def test_a_cancelled_pass_gives_its_place_back_at_once(make_worker, backgr
     tasks = await start(worker, steps("a", 1, []), steps("b", 1, []), background=background)
     blocker.open.set()
     assert await asyncio.gather(*tasks) == [[0], [0]]
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_a_pass_cancelled_before_its_turn_lets_go_of_its_picture_at_once(make_worker, background):
+    class Picture:
+        pass
+
+    def look_at(picture: Picture) -> Iterator[Picture]:
+        yield picture
+
+    worker, picture = make_worker(max_running=1), Picture()
+    still_there = weakref.ref(picture)
+    async with held(worker):
+        (task,) = await start(worker, look_at(picture), background=background)
+        del picture
+        task.cancel()
+        await asyncio.wait([task])
+        del task
+        gc.collect()
+        assert still_there() is None
 
 
 async def test_a_cancelled_background_pass_that_has_begun_ends_while_others_run(make_worker):

@@ -18,7 +18,7 @@ def heads_of(rank: int, ranks: int, heads: int) -> slice:
     return slice(head, head + 1)
 
 
-def joined(shards: Sequence[Tensor], heads: int) -> Tensor:
+def join_heads(shards: Sequence[Tensor], heads: int) -> Tensor:
     """Join all heads of the ranks, `[layers, heads, tokens, head_dim]`."""
     copies = max(1, len(shards) // heads)
     return torch.cat(list(shards[::copies]), dim=1)

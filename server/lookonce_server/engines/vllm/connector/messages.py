@@ -2,7 +2,7 @@
 
 The server writes a `Job` into a request's `kv_transfer_params`. vLLM carries it to the scheduler's half of the
 connector, which turns it, step by step, into a `StepPlan` for the half in each worker. Tensors travel beside, in files
-of the spool.
+of the files.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -22,7 +22,7 @@ class Load:
     Those are never computed.
 
     Attributes:
-        path: of the spool's file with its keys and values.
+        path: of the shared file with its keys and values.
         tokens: how many.
     """
 
@@ -46,12 +46,12 @@ class Capture:
 
     Attributes:
         path: of the result; each tensor-parallel rank appends its own suffix.
-        said: tokens at the end of the prompt that are the description: their rows are scored, and they are dropped.
+        num_description_tokens: at the end of the prompt: their rows are scored, and they are dropped.
         compression: None for keys and values as they are, of all the tokens that are computed.
     """
 
     path: str
-    said: int = 0
+    num_description_tokens: int = 0
     compression: Compression | None = None
 
 

@@ -118,9 +118,9 @@ class KVRecorder:
         """
         compression = step.capture.compression
         if compression is None:
-            keys, values = self._whole(step, self._taken(step))
+            keys, values = self._join_rows(step, self._take(step))
             return {"keys": keys.cpu().contiguous(), "values": values.cpu().contiguous()}
-        keys, values, attention = self._with_attention(step)
+        keys, values, attention = self._compute_attention(step)
         total = self._all_reduce(attention) / self._ranks  # each rank has as many query heads as any other
         prompt = step.prompt
         return pack_prompt(
@@ -135,14 +135,14 @@ class KVRecorder:
             next_position=prompt.length + self._position_delta(prompt),
         ).as_tensors()
 
-    def _taken(self, step: CaptureStep) -> _CaptureBuffers:
+    def _take(self, step: CaptureStep) -> _CaptureBuffers:
         """Take the captured rows of a prompt out of the recorder."""
         captured = self._captured.pop(step.request_id, None)
         if step.request_id in self._failures or captured is None:
             raise CaptureError(self._failures.pop(step.request_id, "it was not seen"))
         return captured
 
-    def _whole(self, step: CaptureStep, captured: _CaptureBuffers) -> tuple[Tensor, Tensor]:
+    def _join_rows(self, step: CaptureStep, captured: _CaptureBuffers) -> tuple[Tensor, Tensor]:
         """Return keys and values, each `[layers, kv_heads, rows, head_dim]`."""
         rows = len(step.prompt.token_ids) - captured.first
         every = range(len(self._layers))
@@ -150,17 +150,17 @@ class KVRecorder:
         values = torch.stack([captured.whole(captured.values, layer, rows) for layer in every])
         return keys, values
 
-    def _with_attention(self, step: CaptureStep) -> _Attended:
+    def _compute_attention(self, step: CaptureStep) -> _Attended:
         """Return keys, values and this rank's attention, if every rank has them.
 
         Whatever a rank fails at, it tells the others: they would wait for it in the reduction for ever.
         """
         result: _Attended | Exception
         try:
-            captured = self._taken(step)
+            captured = self._take(step)
             if captured.first or captured.query_start is None:
                 raise CaptureError(f"the prompt was captured from token {captured.first} on, or has no image")
-            keys, values = self._whole(step, captured)
+            keys, values = self._join_rows(step, captured)
             result = _Attended(keys, values, self._attention(step, captured, captured.query_start, keys))
         except Exception as error:
             result = error

@@ -52,7 +52,7 @@ class ConnectorScheduler:
         self._failed: set[str] = set()  # of these
         self._tiers: dict[str, str | None] = {}  # where each answer pass found its context
 
-    def arrived(self, request: Request) -> None:
+    def on_arrival(self, request: Request) -> None:
         """Have a context loaded even if all tokens should be computed.
 
         A request with prompt_logprobs wants that.
@@ -68,7 +68,7 @@ class ConnectorScheduler:
         load = Job.of(request.kv_transfer_params).load
         return max(0, load.tokens - computed) if load else 0
 
-    def allocated(self, request: Request, blocks: KVCacheBlocks, external: int) -> None:
+    def on_allocation(self, request: Request, blocks: KVCacheBlocks, external: int) -> None:
         """Note a request that is scheduled, maybe anew, with tokens to load."""
         job = Job.of(request.kv_transfer_params)
         block_ids = blocks.get_block_ids()[0]
@@ -81,7 +81,7 @@ class ConnectorScheduler:
             elif external:
                 self._loads.append(LoadStep(job.load, start, tuple(block_ids)))
         if job.capture is not None:
-            prompt = self._prompt(request, job.capture.said)
+            prompt = self._prompt(request, job.capture.num_description_tokens)
             self._captured[request.request_id] = _CaptureState(job.capture, prompt, list(block_ids))
 
     def plan(self, scheduled: SchedulerOutput) -> StepPlan:
@@ -112,7 +112,7 @@ class ConnectorScheduler:
         self._loads, self._refused = [], set()
         return plan
 
-    def ended(self, request: Request) -> dict[str, Any] | None:
+    def on_finish(self, request: Request) -> dict[str, Any] | None:
         """Return the message to the server at a request's end.
 
         The tier is "gpu" if vLLM's own cache held every full block of the context.
@@ -128,7 +128,7 @@ class ConnectorScheduler:
         ):
             computed[request_id] = count
             captured = self._captured.get(request_id)
-            # A resumed request's blocks were told by `allocated` already.
+            # A resumed request's blocks were told by `on_allocation` already.
             if captured is not None and new_blocks is not None and request_id not in going_on.resumed_req_ids:
                 captured.block_ids.extend(new_blocks[0])
         steps = []
@@ -152,9 +152,9 @@ class ConnectorScheduler:
             first_slot=captured.block_ids[block] * self._block_size + offset,
         )
 
-    def _prompt(self, request: Request, said: int) -> CapturedPrompt:
+    def _prompt(self, request: Request, num_description_tokens: int) -> CapturedPrompt:
         ids = tuple(request.prompt_token_ids or ())
-        length = len(ids) - said
+        length = len(ids) - num_description_tokens
         features = tuple(_without_pixels(feature) for feature in request.mm_features)
         grids = [feature.data["image_grid_thw"].data for feature in features if "image_grid_thw" in feature.data]
         image_id = getattr(self._config, "image_token_id", None)

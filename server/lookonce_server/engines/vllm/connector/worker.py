@@ -16,6 +16,10 @@ def _tell(worker: Any, error: Exception) -> list[str]:
     return [f"{reason(error)}."]
 
 
+def _tell_no_times(worker: Any, error: Exception) -> list[StepTimes]:
+    return []
+
+
 class WorkerExtension:
     """Methods for `collective_rpc`; arguments and results are of plain types."""
 
@@ -31,8 +35,9 @@ class WorkerExtension:
             connector.attach(self.model_runner.get_model())
         return problems
 
+    @guarded(_tell_no_times)
     def lookonce_step_times(self) -> list[StepTimes]:
-        """Return what the last steps spent on contexts; see `VllmEngine.take_step_times`."""
+        """Return the times of the last steps; see `VllmEngine.take_step_times`."""
         connector = get_kv_transfer_group()
         assert isinstance(connector, ContextConnector)
         return connector.take_step_times()

@@ -3,8 +3,8 @@
 import schemathesis
 from hypothesis import strategies as st
 
-from ..support.pictures import picture_url
-from ..support.server_process import MODEL
+from ..pictures import picture_url
+from ..server_process import MODEL
 
 _SEEDS = range(40, 44)  # few, so that most questions are about an image that was described before
 
