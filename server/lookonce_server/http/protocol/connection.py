@@ -1,4 +1,4 @@
-"""A client's connection: uvicorn's, with a bound on all that a client can make it wait for or hold."""
+"""Limit the time and the memory of a client's connection to uvicorn."""
 
 import asyncio
 import json
@@ -90,7 +90,7 @@ class ConnectionConfig(uvicorn.Config):
 
 
 class Connection(HttpToolsProtocol):
-    """Serve one client. Whatever the client leaves undone, it ends in time, and frees what it held."""
+    """Serve one client, and end in time, whatever the client leaves undone."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class Connection(HttpToolsProtocol):
     # --- refusals ---
 
     def _refuse(self, error: ServerError) -> None:
-        """Answer with an error and end the connection, after the answers that are under way.
+        """Answer with an error and end the connection, after pending answers.
 
         A connection that is closed on bytes that were not read is reset, and the answer may be lost with it. So what
         still comes is thrown away for a moment.
