@@ -70,7 +70,7 @@ soak: $(VENV)/.dev ## ask for 10 minutes while Redis is killed again and again; 
 	$(BIN)/python -m lookonce_evaluation.bench.soak $(ARGS)
 
 train: $(VENV)/.dev ## train the small model that ships
-	$(BIN)/python -m lookonce_scenes.train $(ARGS)
+	$(BIN)/python -m lookonce_server.engines.torch_extensions lookonce_scenes.train $(ARGS)
 
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -6,8 +6,12 @@ from contextlib import ExitStack
 import openai
 import pytest
 
+from lookonce_server.engines.torch_extensions import install
+
 from .support.http_requests import delete_contexts
 from .support.server_process import ENGINES, LookonceServer
+
+install()  # before any test imports transformers
 
 Servers = Callable[..., LookonceServer]
 

@@ -1,4 +1,4 @@
-"""What is kept of an image: the keys and values of the few positions that carry it."""
+"""Hold a compressed context: keys and values of an image's most important tokens."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,32 +10,33 @@ from lookonce_cache.identity import ContextIdentity, ContextKey, check_text, is_
 
 MAX_DIMENSION = 2**31 - 1
 MAX_DESCRIPTION_BYTES = 24 * 1024  # in UTF-8
-FACTS = ("shared_tokens", "moved_by", "full_tokens", "grid", "description", "created_at")  # that `check_facts` takes
+FACTS = ("shared_tokens", "moved_by", "full_tokens", "grid", "description", "created_at")  # see `check_facts`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CompressedContext:
-    """A compressed context, stored packed: its next free RoPE position equals its token count.
+    """Hold a packed compressed context: its next RoPE position is its token count.
 
     The tokens before the image (system prompt, template) are the same in every context of a model and describe prompt:
-    their keys and values are the model's affair and not stored here. Only their number is, and by how many positions
-    the context's keys were moved when it was packed, since those of the shared tokens must be moved alike.
+    the engine has their keys and values, and they are not stored here. Only their number is, and the number of
+    positions by which the context's keys were shifted when it was packed, since the shared tokens' keys must be shifted
+    alike.
 
-    Tensors are on the CPU and are shared, never copied: whoever gets a context must not write to them.
+    Tensors are on the CPU and are shared, never copied: do not write to them.
 
     Attributes:
-        identity: what the context is a function of; its key follows from it.
-        keys, values: of the stored tokens, [layers, kv_heads, stored tokens, head_dim] once dense.
-        shared_tokens: tokens before the stored ones that every context of this model and describe prompt begins with.
+        identity: everything that the context depends on; its key follows from it.
+        keys, values: of the stored tokens, [layers, kv_heads, stored tokens, head_dim] once dequantized.
+        shared_tokens: number of tokens before the stored ones, equal in all contexts of the model and describe prompt.
         moved_by: RoPE positions by which the keys were rotated, of either sign.
-        full_tokens: tokens the describe turn's whole prompt had before compression.
+        full_tokens: tokens of the describe turn's whole prompt before compression.
         kept_indices: [rows, kept], int32; indices into the image tokens, strictly ascending in each row. One row
             when all layers keep the same tokens, else one row a layer.
-        scores: [image_tokens], float32; attention paid to each image token, mean over the scoring window.
+        scores: [image_tokens], float32; attention to each image token, mean over the scoring window.
         grid: height and width of the image tokens' grid; (1, image_tokens) for a model without one.
-        description: what the describe pass generated.
+        description: text that the describe pass generated.
         created_at: unix time in seconds.
-        key: the content key, made from the identity.
+        key: the content key, derived from the identity.
 
     Raises:
         InvalidContextError: a field has the wrong type, shape or range, or two contradict each other.
@@ -64,37 +65,37 @@ class CompressedContext:
         self._check_kept()
         require(
             self.tokens <= self.full_tokens,
-            f"{self.tokens} tokens cannot be what is left of full_tokens={self.full_tokens}",
+            f"a context of {self.tokens} tokens cannot come from full_tokens={self.full_tokens}",
         )
 
     @property
     def id(self) -> str:
-        """The content key's id, 64 lowercase hex digits."""
+        """The id of the content key, 64 lowercase hex digits."""
         return self.key.id
 
     @property
     def stored_tokens(self) -> int:
-        """Positions whose keys and values are stored here."""
+        """The number of stored positions."""
         return self.keys.shape[2]
 
     @property
     def tokens(self) -> int:
-        """Positions in the context, and the RoPE position of the first token after it."""
+        """The number of positions, and the RoPE position of the first token after them."""
         return self.shared_tokens + self.stored_tokens
 
     @property
     def image_tokens(self) -> int:
-        """Image tokens in the describe turn's prompt."""
+        """The number of image tokens in the describe turn's prompt."""
         return self.scores.shape[0]
 
     @property
     def kept_tokens(self) -> int:
-        """Image tokens kept, in each layer."""
+        """The number of image tokens kept, in each layer."""
         return self.kept_indices.shape[1]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors together."""
+        """The bytes of all tensors together."""
         return sum(part.nbytes for part in (self.keys, self.values, self.kept_indices, self.scores))
 
     def _check_stored(self) -> None:
@@ -146,7 +147,7 @@ def check_facts(
     description: object,
     created_at: object,
 ) -> None:
-    """Raise InvalidContextError unless each of these fields is right by itself; see `CompressedContext`."""
+    """Raise InvalidContextError unless each of these fields of a context is valid."""
     is_count = type(shared_tokens) is int and 0 <= shared_tokens <= MAX_DIMENSION
     require(is_count, "shared_tokens must be an int from 0 on", shared_tokens)
     is_shift = type(moved_by) is int and abs(moved_by) <= MAX_DIMENSION
@@ -159,7 +160,7 @@ def check_facts(
 
 
 def _kind(value: object) -> str:
-    """What it is, for an error's message. A tensor's elements are left out: printing them takes milliseconds."""
+    """Name a value's type for an error message, without printing a tensor's elements."""
     if isinstance(value, torch.Tensor):
         return f"a {value.dtype} tensor with {value.ndim} dimensions"
     return type(value).__name__

@@ -1,44 +1,44 @@
-"""What can go wrong with a context or a store.
+"""Define the errors of contexts and stores.
 
     CacheError
-    ├── InvalidContextError      (also a ValueError) a context whose parts contradict each other
+    ├── InvalidContextError      (also a ValueError) a context whose fields are wrong or contradict each other
     ├── ContextTooLargeError     a context that the store could never hold
-    ├── RecordTooLargeError      a record that no store takes
-    ├── LeaseLostError           a context was made under a lease that was broken, or is another's
-    ├── ContextFormatError       bytes that are not a whole, undamaged context of this format
+    ├── BlobTooLargeError        a blob larger than any store takes
+    ├── LeaseLostError           a context was made under a lease that no longer holds
+    ├── ContextFormatError       bytes that are not a complete, undamaged context of this format
     ├── StoreConfigError         (also a ValueError) a bad store URL or option
     └── StoreUnavailableError    the backend cannot be reached, or refuses to serve
-        └── WritesRefusedError   it serves reads, and takes no writes for now
+        └── WritesRefusedError   the backend serves reads, and refuses writes for now
 
-Stores never let `ContextFormatError` out, since a damaged value is a miss: it is for callers of `decode`.
+Stores never raise `ContextFormatError`, since a damaged value is a miss: it is for callers of `decode`.
 """
 
 
 class CacheError(Exception):
-    """Base of every error this package raises on purpose."""
+    """The base class of every error that this package raises on purpose."""
 
 
 class InvalidContextError(CacheError, ValueError):
-    """A context's fields have the wrong type, shape or range, or contradict each other."""
+    """A context's fields have a wrong type, shape or range, or contradict each other."""
 
 
 class ContextTooLargeError(CacheError):
-    """A context is larger than the store's whole budget, or than the backend's largest value."""
+    """A context exceeds the store's budget, or the backend's largest value."""
 
 
 class BlobTooLargeError(CacheError):
-    """A record is larger than any may be."""
+    """A blob is larger than `MAX_BLOB_BYTES`."""
 
 
 class LeaseLostError(CacheError):
-    """The lease under which a context was made was broken, or is somebody else's now; see `Store.put`."""
+    """The lease under which a context was made no longer holds; see `Store.put`."""
 
 
 class ContextFormatError(CacheError):
     """Bytes could not be decoded into a context.
 
     Attributes:
-        reason: a slug for metrics: "truncated", "trailing", "foreign", "version", "header" or "checksum".
+        reason: label for metrics: "truncated", "trailing", "foreign", "version", "header" or "checksum".
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -47,18 +47,21 @@ class ContextFormatError(CacheError):
 
 
 class StoreConfigError(CacheError, ValueError):
-    """A store URL or option is wrong; the message names it, its value and what is accepted."""
+    """A store URL or option is wrong."""
 
 
 class StoreUnavailableError(CacheError):
-    """The store's backend cannot be reached, timed out or refused the command. No message contains a password."""
+    """The backend cannot be reached, timed out or refused the command.
+
+    No message contains a password.
+    """
 
 
 class WritesRefusedError(StoreUnavailableError):
-    """The store's backend answers, and does not carry out writes for now; reads go on.
+    """The backend serves reads, and refuses writes for now.
 
     Attributes:
-        reason: a slug for metrics: "misconf", "noreplicas", "oom", "readonly" or "noperm".
+        reason: label for metrics: "misconf", "noreplicas", "oom", "readonly" or "noperm".
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Content keys: everything that changes a context's bytes decides its key, and nothing else does."""
+"""Derive a context's key from everything that changes its bytes."""
 
 import hashlib
 import math
@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, fields
 import msgpack
 
 from lookonce_cache.errors import InvalidContextError
-from lookonce_cache.format.quantization import PRECISIONS
 
 FORMAT_VERSION = 1
 DEFAULT_TENANT = "default"
-# In UTF-8; with the description's they keep every header below its own limit.
+PRECISIONS = ("native", "fp8", "int8", "int4")
+"""Storage precisions, from the most bytes to the fewest; see `quantize`."""
+# In bytes of UTF-8. Together with the description's they keep every header below its own limit.
 TEXT_LIMITS = {"model_fingerprint": 512, "describe_prompt": 24 * 1024, "selection": 512}
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -23,15 +24,17 @@ _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 2, 100, 100
 
 
 def digest(data: bytes) -> str:
-    """BLAKE2b-256 of `data`, as 64 lowercase hex digits. Never shorten it: two images must not share one."""
+    """Compute BLAKE2b-256 as 64 hex digits; never shorten it, or images collide."""
     return hashlib.blake2b(data, digest_size=32).hexdigest()
 
 
 def check_tenant(name: str) -> str:
-    """`name`, if it may be a tenant's: it stands in keys of Redis, in URLs and in logs.
+    """Return a tenant's name if it is valid.
+
+    It becomes part of Redis keys, URLs and logs.
 
     Raises:
-        InvalidContextError: it is not 1 to 64 letters, digits, ".", "_" or "-", the first a letter or digit.
+        InvalidContextError: the name is not 1 to 64 letters, digits, ".", "_" or "-", the first a letter or digit.
     """
     if not isinstance(name, str) or not _TENANT.fullmatch(name):
         raise InvalidContextError(
@@ -42,14 +45,14 @@ def check_tenant(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ContextKey:
-    """Where a context is found: whose it is, and its id. A tenant's contexts do not exist for another one.
+    """Name a context by its tenant and id; other tenants cannot see it.
 
     Attributes:
-        tenant: see `check_tenant`.
+        tenant: the tenant's name; see `check_tenant`.
         id: 64 lowercase hex digits.
 
     Raises:
-        InvalidContextError: one of them is not of that form; nothing can be stored under such a key.
+        InvalidContextError: one of them is malformed; nothing can be stored under such a key.
     """
 
     tenant: str
@@ -62,18 +65,20 @@ class ContextKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextIdentity:
-    """What a context is a function of. Two contexts share a key only if all of this is equal.
+    """Hold everything that a context depends on.
+
+    Two contexts with equal identities share a key.
 
     Attributes:
-        tenant: whose context it is; tenants never share one.
+        tenant: name of the tenant; tenants never share a context.
         model_fingerprint: identity of configuration, weights, processor and arithmetic.
         image_digest: `digest` of the image's bytes.
-        describe_prompt: the describe pass's instruction.
+        describe_prompt: prompt of the describe pass.
         template_digest: `digest` of the chat template.
         retention: share of the image tokens kept, a fraction between 0 and 1.
-        selection: name of the selection method, with what else decides its result.
+        selection: name of the selection method, with its parameters.
         window: half-open range of layers, the scoring window.
-        precision: the storage precision, one of `PRECISIONS`.
+        precision: storage precision, one of `PRECISIONS`.
         format_version: version of the wire format.
 
     Raises:
@@ -113,42 +118,45 @@ class ContextIdentity:
         require(is_version, "format_version must be a positive int", self.format_version)
 
     def as_dict(self) -> dict[str, object]:
-        """The fields, as the header of the wire format has them."""
+        """Return the fields as the header of the wire format has them."""
         return asdict(self)
 
     def key(self) -> ContextKey:
-        """The context's key; its id is BLAKE2b-256 as 64 lowercase hex digits.
+        """Compute the context's key; its id is BLAKE2b-256 as 64 lowercase hex digits.
 
-        Hashed is a msgpack array of the fields in the order above. msgpack writes each value's type and length before
-        it, so no two identities encode alike; BLAKE2b's personalisation sets the id apart from other digests.
+        The hash is over a msgpack array of the fields in the order above. msgpack writes each value's type and length
+        before it, so no two identities encode alike; BLAKE2b's personalisation sets the id apart from other digests.
         """
         encoded: bytes = msgpack.packb([getattr(self, field.name) for field in fields(self)])
         return ContextKey(self.tenant, hashlib.blake2b(encoded, digest_size=32, person=b"lookonce-context").hexdigest())
 
 
 def is_digest(text: object) -> bool:
-    """Whether it is a 256-bit digest, as 64 lowercase hex digits."""
+    """Tell whether a value is a 256-bit digest, as 64 lowercase hex digits."""
     return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
 
 
 def is_seconds(time: object) -> bool:
-    """Whether it is a point in unix time, a float."""
+    """Tell whether a value is a point in unix time, a float."""
     return isinstance(time, float) and math.isfinite(time) and time >= 0
 
 
 def brief(value: object) -> str:
-    """The value for an error's message: short, and safe to make, since it may be a hostile header's."""
+    """Format a value for an error message.
+
+    The text is short, and safe even for a hostile header's value.
+    """
     return _BRIEF.repr(value)
 
 
-def require(condition: object, message: str, *found: object) -> None:
-    """Raise InvalidContextError unless the condition holds, with the message and what was found instead."""
+def require(condition: object, message: str, *values: object) -> None:
+    """Raise InvalidContextError unless the condition holds."""
     if not condition:
-        raise InvalidContextError(message + "".join(f", not {brief(value)}" for value in found))
+        raise InvalidContextError(message + "".join(f", not {brief(value)}" for value in values))
 
 
 def check_text(name: str, text: object, limit: int) -> None:
-    """Raise InvalidContextError unless it is a text of at most `limit` bytes of UTF-8."""
+    """Raise InvalidContextError unless `text` is a str of at most `limit` UTF-8 bytes."""
     require(isinstance(text, str), f"{name} must be a str, not {type(text).__name__}")
     try:
         size = len(str(text).encode())

@@ -139,7 +139,7 @@ class CaptionOnly:
     def prepare(self, run: ImageRun) -> PreparedCache:
         """See `Method.prepare`."""
         model, caption = run.model, run.described.text
-        for placeholder, _ in model.prompts.stand_ins.kinds:  # should a model have generated one
+        for placeholder, _ in model.prompts.placeholder_tokens.kinds:  # should a model have generated one
             caption = caption.replace(placeholder, "")
         turns = (Turn("user", model.describe_prompt), Turn("assistant", caption))
         texts = ("?", *(question.text for question in run.case.questions))

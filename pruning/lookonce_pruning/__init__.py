@@ -1,28 +1,34 @@
-"""What to keep of an image: recording attention, selecting image tokens, packing their keys and values.
+"""Record attention, select image tokens, pack their keys and values.
 
 A describe pass runs inside an `AttentionRecorder`; a `Selection` turns its scores into indices; `compress` makes the
-packed context. This package knows torch and transformers, and no network, cache or server.
+packed context. This package knows torch and transformers, and no network, cache or server. What needs torch is imported
+when it is first asked for: the names of selections and windows are there at once.
 """
 
 from __future__ import annotations
 
-from lookonce_pruning.capture import attention_rows
-from lookonce_pruning.compress import PackedContext, compress
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from lookonce_pruning.errors import PruningError, RecordingError, UnknownSelectionError, UnsupportedModelError
-from lookonce_pruning.knockout import Blocked, Knockout
-from lookonce_pruning.recorder import AttentionRecorder, ScoreQueries
 from lookonce_pruning.retention import kept_count
-from lookonce_pruning.rope import (
-    check_moved,
-    check_rotation,
-    find_inv_freq,
-    inv_freq_of_config,
-    last_position,
-    rotate_keys,
-)
-from lookonce_pruning.scores import ImageScores
 from lookonce_pruning.selection import SELECTIONS, Selection, get_selection
-from lookonce_pruning.window import middle_layers, parse_window
+from lookonce_pruning.window import ScoreQueries, middle_layers, parse_window
+
+if TYPE_CHECKING:
+    from lookonce_pruning.capture import attention_rows
+    from lookonce_pruning.knockout import Blocked, Knockout
+    from lookonce_pruning.packed_context import PackedContext, compress
+    from lookonce_pruning.recorder import AttentionRecorder, query_rows
+    from lookonce_pruning.rope import (
+        check_moved,
+        check_rotation,
+        find_inv_freq,
+        inv_freq_of_config,
+        last_position,
+        rotate_keys,
+    )
+    from lookonce_pruning.scores import ImageScores
 
 __all__ = [
     "SELECTIONS",
@@ -48,5 +54,30 @@ __all__ = [
     "last_position",
     "middle_layers",
     "parse_window",
+    "query_rows",
     "rotate_keys",
 ]
+
+_NEED_TORCH = {
+    "AttentionRecorder": "recorder",
+    "Blocked": "knockout",
+    "ImageScores": "scores",
+    "Knockout": "knockout",
+    "PackedContext": "packed_context",
+    "attention_rows": "capture",
+    "check_moved": "rope",
+    "check_rotation": "rope",
+    "compress": "packed_context",
+    "find_inv_freq": "rope",
+    "inv_freq_of_config": "rope",
+    "last_position": "rope",
+    "query_rows": "recorder",
+    "rotate_keys": "rope",
+}
+
+if not TYPE_CHECKING:  # else every wrong name would pass for one of these
+
+    def __getattr__(name: str) -> object:
+        if name not in _NEED_TORCH:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_NEED_TORCH[name]}"), name)

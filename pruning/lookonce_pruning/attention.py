@@ -1,4 +1,4 @@
-"""One attention function for transformers' `AttentionInterface`: SDPA, seen by an observer.
+"""Show transformers' SDPA attention to a hook, through `AttentionInterface`.
 
 Each attention layer looks its function up by its config's `_attn_implementation` at every call. Setting that name on
 the text model's config redirects the text layers alone; the vision tower has a config of its own and stays as it is.
@@ -32,12 +32,14 @@ _UNSUPPORTED = {
 
 
 class AttentionHook(Protocol):
-    """Sees what each text layer's attention is called with, and may mask more of it."""
+    """Observe the attention of each text layer, and mask more of it."""
 
     def observe(
         self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
     ) -> Tensor | None:
-        """Query [batch, heads, new, head_dim]; key [batch, kv_heads, past + new, head_dim]; both after RoPE.
+        """Take a call of a layer, and return the mask that it uses.
+
+        Query [batch, heads, new, head_dim]; key [batch, kv_heads, past + new, head_dim]; both after RoPE.
 
         Returns the mask that the layer uses: the one given, or another one that `scaled_dot_product_attention` takes.
         """
@@ -49,7 +51,7 @@ _observer: ContextVar[AttentionHook | None] = ContextVar("lookonce_attention_obs
 def observed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Exactly transformers' SDPA attention, shown to the observer of this thread or task, and masked by it.
+    """Run transformers' SDPA attention, shown to and masked by the current hook.
 
     Raises UnsupportedModelError when a layer being observed asks for more than plain causal softmax attention.
     """
@@ -63,8 +65,8 @@ def observed_attention(
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
-def allowed(attention_mask: Tensor | None, new: int, total: int, device: torch.device) -> Tensor:
-    """A layer's mask as booleans, True where a token may look: [1 or batch, 1, new, total]; None is plainly causal."""
+def boolean_mask(attention_mask: Tensor | None, new: int, total: int, device: torch.device) -> Tensor:
+    """Return a mask as booleans, True may be seen: [1 or batch, 1, new, total]."""
     if attention_mask is None:
         return torch.ones(new, total, dtype=torch.bool, device=device).tril(total - new)[None, None]
     return attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
@@ -72,7 +74,7 @@ def allowed(attention_mask: Tensor | None, new: int, total: int, device: torch.d
 
 @contextmanager
 def observed(config: PreTrainedConfig, observer: AttentionHook) -> Iterator[None]:
-    """Show every attention call of the text layers that hold `config` to `observer`, until the block is left.
+    """Show the attention calls of the text layers with `config` to a hook.
 
     Only calls made in the thread or task that entered the block are shown; others get plain SDPA meanwhile.
     Raises RecordingError when the model is being observed already: one observer a model at a time.
@@ -92,7 +94,7 @@ def observed(config: PreTrainedConfig, observer: AttentionHook) -> Iterator[None
 
 
 class Observing(ABC):
-    """A context manager that is the observer of a model's text layers inside its block; see `observed`.
+    """Observe a model's text layers inside a block; see `observed`.
 
     model: any `*ForConditionalGeneration`
     """

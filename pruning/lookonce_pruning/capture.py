@@ -1,18 +1,18 @@
-"""What is kept of one layer during a describe pass, and the softmax rows computed from it afterwards."""
+"""Keep one layer of a describe pass, and compute softmax rows from it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from lookonce_pruning.attention import allowed
+from lookonce_pruning.attention import boolean_mask
 from lookonce_pruning.errors import RecordingError, UnsupportedModelError
 
 _ROWS_AT_ONCE = 256  # bounds the float32 logits in memory to [heads, 256, tokens]
 
 
 class LayerCapture:
-    """References to one layer's queries and keys, taken while the model runs; no arithmetic until `rows`.
+    """Keep references to one layer's queries and keys while the model runs.
 
     Invariant: the cache is append-only, so that a call with `new` queries and `total` keys holds the absolute rows
     total - new to total - 1, and each call goes on where the one before ended. Static, sliding-window and second caches
@@ -29,7 +29,10 @@ class LayerCapture:
         self._scaling = 0.0
 
     def add(self, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None) -> None:
-        """Take one call: query [1, heads, new, head_dim], key [1, kv_heads, total, head_dim]."""
+        """Take one call.
+
+        query: [1, heads, new, head_dim]; key: [1, kv_heads, total, head_dim]
+        """
         batch, _, new, head_dim = query.shape
         total = key.shape[2]
         if batch != 1:
@@ -50,7 +53,9 @@ class LayerCapture:
         self._scaling = head_dim**-0.5 if scaling is None else scaling
 
     def rows(self, rows: range, columns: Tensor) -> Tensor:
-        """Mean over heads of the softmax rows, as eager attention computes them: [rows, columns], float32.
+        """Return softmax rows, mean over heads: [rows, columns], float32.
+
+        They are computed as eager attention does.
 
         rows: absolute rows, from first_row on, all seen
         columns: [columns], int64
@@ -64,7 +69,9 @@ class LayerCapture:
 
 
 def attention_rows(queries: Tensor, keys: Tensor, first_row: int, columns: Tensor, scaling: float) -> Tensor:
-    """Mean over heads of causal softmax rows, as eager attention computes them: [rows, columns], float32.
+    """Return causal softmax rows, mean over heads: [rows, columns], float32.
+
+    They are computed as eager attention does.
 
     queries: [heads, rows, head_dim], after RoPE, of absolute rows first_row, first_row + 1, ...
     keys: [kv_heads, first_row + rows, head_dim], after RoPE
@@ -82,7 +89,10 @@ def attention_rows(queries: Tensor, keys: Tensor, first_row: int, columns: Tenso
 
 
 def _softmax_rows(query: Tensor, key: Tensor, first_row: int, scaling: float) -> Tensor:
-    """Causal softmax [heads, rows, total] of query [heads, rows, head_dim] on key [kv_heads, total, head_dim]."""
+    """Return causal softmax rows, [heads, rows, total].
+
+    query: [heads, rows, head_dim]; key: [kv_heads, total, head_dim]
+    """
     heads, rows, head_dim = query.shape
     kv_heads, total, _ = key.shape
     grouped = query.reshape(kv_heads, heads // kv_heads * rows, head_dim)  # query heads of one kv head are neighbours
@@ -93,7 +103,9 @@ def _softmax_rows(query: Tensor, key: Tensor, first_row: int, scaling: float) ->
 
 
 def _check_causal(attention_mask: Tensor, new: int, total: int) -> None:
-    """Refuse padding and prefix-LM masks: rows are scored as plainly causal. Masks come only with chunked prefill."""
+    """Refuse padding and prefix-LM masks; masks come only with chunked prefill."""
     device = attention_mask.device
-    if not torch.equal(allowed(attention_mask, new, total, device)[0, 0], allowed(None, new, total, device)[0, 0]):
+    if not torch.equal(
+        boolean_mask(attention_mask, new, total, device)[0, 0], boolean_mask(None, new, total, device)[0, 0]
+    ):
         raise UnsupportedModelError("the attention mask is not causal (padding, or image tokens that see ahead)")

@@ -18,7 +18,7 @@ class PruningError(Exception):
 
 
 class UnknownSelectionError(PruningError):
-    """No selection has this name; `name` and `valid` say what was asked for and what exists."""
+    """No selection has this name: `name` was asked for, `valid` exist."""
 
     def __init__(self, name: str, valid: Iterable[str]) -> None:
         self.name = name
@@ -27,8 +27,8 @@ class UnknownSelectionError(PruningError):
 
 
 class UnsupportedModelError(PruningError):
-    """The model's attention or positions do not allow a context to be cut and re-based; the message says why."""
+    """The model's attention or positions do not allow its context to be cut."""
 
 
 class RecordingError(PruningError):
-    """The recorded rows or layers are incomplete, so that no score can be trusted."""
+    """The recorded rows or layers are incomplete: no score can be trusted."""

@@ -1,4 +1,4 @@
-"""Knocking attention out: what a model does when some tokens cannot look at others, in some layers."""
+"""Knock attention out: hide some tokens from others, in some layers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lookonce_pruning.attention import Observing, allowed
+from lookonce_pruning.attention import Observing, boolean_mask
 
 
 @dataclass(frozen=True, eq=False)
 class Blocked:
-    """In `layers`, the tokens at `rows` do not look at those at `columns`: these logits are minus infinity.
+    """Rows that do not look at columns, in some layers.
+
+    Their logits are minus infinity.
 
     rows: absolute positions in the sequence, not in the image; an open end is `sys.maxsize`
     columns: [columns], int64, absolute positions
@@ -26,7 +28,9 @@ class Blocked:
 
 
 class Knockout(Observing):
-    """A context manager: run the model inside, in the same thread; each row of the batch has a case of its own.
+    """Block attention inside a block: each row of the batch has its own case.
+
+    Run the model in the same thread.
 
     The forward pass is the ordinary one, by the same attention function that the server records with; only the mask
     differs. So the cases of one image share a batch: they have the same tokens. After Geva et al., arXiv 2304.14767,
@@ -46,18 +50,18 @@ class Knockout(Observing):
     def observe(
         self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
     ) -> Tensor | None:
-        """The mask without what is blocked in this layer; see `attention.AttentionHook`."""
+        """Return the mask without the columns blocked in this layer."""
         batch, _, new, _ = query.shape
         total = key.shape[2]
         if batch != len(self._cases):
             raise ValueError(f"a batch of {batch} was run; expected one row for each of the {len(self._cases)} cases")
-        blocked = [(row, one) for row, case in enumerate(self._cases) for one in case if layer in one.layers]
+        blocked = [(row, block) for row, case in enumerate(self._cases) for block in case if layer in block.layers]
         if not blocked:
             return attention_mask
-        mask = allowed(attention_mask, new, total, query.device).expand(batch, 1, new, total).clone()
-        for row, one in blocked:
-            first, last = (min(max(edge - (total - new), 0), new) for edge in (one.rows.start, one.rows.stop))
-            columns = one.columns[one.columns < total].to(mask.device)
+        mask = boolean_mask(attention_mask, new, total, query.device).expand(batch, 1, new, total).clone()
+        for row, block in blocked:
+            first, last = (min(max(edge - (total - new), 0), new) for edge in (block.rows.start, block.rows.stop))
+            columns = block.columns[block.columns < total].to(mask.device)
             mask[row, 0, first:last, columns] = False
         if not mask.any(dim=-1).all():
             raise ValueError(f"layer {layer}: a token is left with nothing to look at")

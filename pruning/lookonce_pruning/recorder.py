@@ -1,8 +1,6 @@
-"""Recording, during a describe pass, how much attention each image token draws."""
+"""Record how much attention each image token draws in a describe pass."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,12 +10,35 @@ from lookonce_pruning.attention import Observing
 from lookonce_pruning.capture import LayerCapture
 from lookonce_pruning.errors import RecordingError
 from lookonce_pruning.scores import ImageScores
+from lookonce_pruning.window import ScoreQueries
 
-ScoreQueries = Literal["generated", "query", "both"]
+
+def query_rows(rows: ScoreQueries, *, query_start: int, prompt_length: int, total: int) -> range:
+    """Return the absolute rows whose attention scores the image tokens.
+
+    rows: "generated", every decoded token's row and the last prompt position's (the paper's choice); "query", the
+    prompt's rows after the image, the chat template's own and the last position among them; "both", their union
+    query_start: position after the image's last token
+    prompt_length: tokens of the prompt
+    total: tokens of the prompt and of the description that were run through the model
+
+    Raises ValueError for another name.
+    """
+    match rows:
+        case "generated":
+            return range(prompt_length - 1, total)
+        case "query":
+            return range(query_start, prompt_length)
+        case "both":
+            return range(query_start, total)
+        case _:
+            raise ValueError(f"rows {rows!r}: expected 'generated', 'query' or 'both'")
 
 
 class AttentionRecorder(Observing):
-    """A context manager around a describe pass: run the model inside, in the same thread, then ask for `scores`.
+    """Record a describe pass run inside the block, in the same thread.
+
+    Then ask for `scores`.
 
     The model's outputs are those of SDPA, and its attention implementation is put back on the way out. While the model
     runs only references are kept; every softmax row is computed afterwards, once, from the final keys (the rows of a
@@ -53,7 +74,7 @@ class AttentionRecorder(Observing):
         self._query_start = int(image_positions.max()) + 1
         if self._query_start >= prompt_length:
             raise ValueError(f"prompt_length {prompt_length}: expected text after the image's end {self._query_start}")
-        self._image_columns = image_positions
+        self._image_positions = image_positions
         self._prompt_length = prompt_length
         self._grid = grid
         self._captures = {layer: LayerCapture(self._query_start) for layer in window}
@@ -61,7 +82,7 @@ class AttentionRecorder(Observing):
     def observe(
         self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
     ) -> Tensor | None:
-        """Keep what a layer of the window was called with; see `attention.AttentionHook`."""
+        """Keep a call of a layer of the window; see `attention.AttentionHook`."""
         capture = self._captures.get(layer)
         if capture is not None:
             capture.add(query, key, attention_mask, scaling)
@@ -69,15 +90,16 @@ class AttentionRecorder(Observing):
 
     @torch.no_grad()
     def scores(self, rows: ScoreQueries = "generated") -> ImageScores:
-        """The mean attention over rows and heads that each image token drew, per layer.
+        """Return the mean attention that each image token drew, per layer.
 
-        rows: "generated", every decoded token's row and the last prompt position's (the paper's choice); "query", the
-        prompt's rows after the image, the chat template's own and the last position among them; "both", their union.
+        The mean is over rows and heads.
+
+        rows: see `query_rows`
 
         Raises RecordingError when a layer of the window saw less than the whole prompt, or less than other layers did.
         """
         return ImageScores(
-            values=self.weights(self._recorded_rows(rows), self._image_columns).mean(dim=1),
+            values=self.weights(self._recorded_rows(rows), self._image_positions).mean(dim=1),
             layers=tuple(self._captures),
             grid=self._grid,
             num_layers=self._num_layers,
@@ -85,7 +107,9 @@ class AttentionRecorder(Observing):
 
     @torch.no_grad()
     def weights(self, rows: range, columns: Tensor) -> Tensor:
-        """The attention itself, mean over heads: [layers in the window, rows, columns], float32, on the CPU.
+        """Return the attention, mean over heads: [layers, rows, columns].
+
+        It is float32, on the CPU, of the layers of the window.
 
         rows: absolute positions after the image, of the prompt or generated
         columns: [columns], int64, absolute positions, of the image or not
@@ -93,7 +117,7 @@ class AttentionRecorder(Observing):
         Raises RecordingError for rows that were not recorded.
         """
         weights = [capture.rows(rows, columns) for capture in self._captures.values()]
-        return torch.stack([one.cpu() for one in weights])  # layers may lie on several devices
+        return torch.stack([layer.cpu() for layer in weights])  # layers may lie on several devices
 
     def _recorded_rows(self, rows: ScoreQueries) -> range:
         seen = {layer: capture.seen for layer, capture in self._captures.items()}
@@ -104,12 +128,4 @@ class AttentionRecorder(Observing):
                 f"layers {short} recorded too few tokens, {[seen[layer] for layer in short]}, of a prompt of"
                 f" {self._prompt_length}; prefill and decode inside the recorder, in the thread that entered it"
             )
-        match rows:
-            case "generated":
-                return range(self._prompt_length - 1, total)
-            case "query":
-                return range(self._query_start, self._prompt_length)
-            case "both":
-                return range(self._query_start, total)
-            case _:
-                raise ValueError(f"rows {rows!r}: expected 'generated', 'query' or 'both'")
+        return query_rows(rows, query_start=self._query_start, prompt_length=self._prompt_length, total=total)

@@ -1,4 +1,4 @@
-"""How many image tokens a retention keeps."""
+"""Turn a retention into a number of image tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fractions import Fraction
 
 
 def kept_count(retention: float, n: int) -> int:
-    """max(1, ceil(retention * n)), the retention taken as the decimal number that was written.
+    """Return max(1, ceil(retention * n)), the retention taken as a decimal.
 
     In binary floating point 0.07 * 100 is a little more than 7, and its ceiling 8; here it is 7.
     Raises ValueError unless 0 < retention <= 1 and n >= 1.

@@ -1,4 +1,4 @@
-"""Moving cached keys to other positions."""
+"""Move cached keys to other positions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ _FIXED_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 
 def rotate_keys(keys: Tensor, inv_freq: Tensor, delta: int) -> Tensor:
-    """Keys as the model would have computed them `delta` positions later; same shape and dtype, float32 arithmetic.
+    """Return keys as computed `delta` positions later; same shape and dtype.
+
+    The arithmetic is float32.
 
     The rotate-half convention of Llama and Qwen: dimension i turns with dimension i + len(inv_freq). With partial
     rotary the dimensions from 2 * len(inv_freq) on stay as they are. YaRN's attention scaling is in the keys already.
@@ -39,11 +41,13 @@ def rotate_keys(keys: Tensor, inv_freq: Tensor, delta: int) -> Tensor:
 
 
 def find_inv_freq(model: PreTrainedModel) -> Tensor:
-    """The one set of RoPE frequencies of the text model, [rotary_dim / 2], radians a position.
+    """Return the RoPE frequencies of the text model, [rotary_dim / 2].
+
+    They are in radians a position, one set for all layers.
 
     Raises UnsupportedModelError when there is none, or several that differ, or when they change with the length.
     """
-    found: list[Tensor] = []
+    frequencies: list[Tensor] = []
     for module in _text_model(model).modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name.startswith("original_") or not name.endswith("inv_freq"):
@@ -51,17 +55,19 @@ def find_inv_freq(model: PreTrainedModel) -> Tensor:
             rope_type = getattr(module, "rope_type", "default")
             if rope_type not in _FIXED_ROPE_TYPES:
                 raise UnsupportedModelError(f"RoPE type {rope_type!r}; supported: {', '.join(_FIXED_ROPE_TYPES)}")
-            if not any(torch.equal(buffer, other) for other in found):
-                found.append(buffer)
-    if not found:
+            if not any(torch.equal(buffer, other) for other in frequencies):
+                frequencies.append(buffer)
+    if not frequencies:
         raise UnsupportedModelError("the text model has no rotary position embedding")
-    if len(found) > 1:
-        raise UnsupportedModelError(f"the text model has {len(found)} different sets of RoPE frequencies")
-    return found[0]
+    if len(frequencies) > 1:
+        raise UnsupportedModelError(f"the text model has {len(frequencies)} different sets of RoPE frequencies")
+    return frequencies[0]
 
 
 def inv_freq_of_config(config: PreTrainedConfig) -> Tensor:
-    """The RoPE frequencies that a text model of this configuration has, [rotary_dim / 2], radians a position.
+    """Return the RoPE frequencies of a configuration, [rotary_dim / 2].
+
+    They are in radians a position.
 
     For models that transformers does not run itself; see `find_inv_freq` for those it does.
 
@@ -85,7 +91,9 @@ def inv_freq_of_config(config: PreTrainedConfig) -> Tensor:
 
 @torch.no_grad()
 def check_rotation(model: PreTrainedModel, inv_freq: Tensor) -> None:
-    """Try on the model itself that attention depends on differences of positions alone, and that keys can be moved.
+    """Check on the model that its keys can be moved.
+
+    Attention must depend on differences of positions alone.
 
     A few tokens are prefilled at several places, the last of the model's positions among them, which costs nothing, as
     positions are given. In every layer `rotate_keys` must turn the keys of one place into those of another, and queries
@@ -96,9 +104,9 @@ def check_rotation(model: PreTrainedModel, inv_freq: Tensor) -> None:
     and layers that keep no keys.
     """
     tokens = 8
-    here = _prefilled(model, torch.arange(tokens))
+    here = _prefill(model, torch.arange(tokens))
     for start in sorted({61, max(61, last_position(model.config) + 1 - tokens)}):
-        there = _prefilled(model, torch.arange(start, start + tokens))
+        there = _prefill(model, torch.arange(start, start + tokens))
         for layer, (before, after) in enumerate(zip(here, there, strict=True)):
             for what, was, is_now in (("keys", before.keys, after.keys), ("queries", before.queries, after.queries)):
                 if was is None or is_now is None:
@@ -107,7 +115,7 @@ def check_rotation(model: PreTrainedModel, inv_freq: Tensor) -> None:
 
 
 def check_moved(what: str, before: Tensor, after: Tensor, inv_freq: Tensor, delta: int) -> None:
-    """Make sure that `after` is `before`, rotated by `delta` positions.
+    """Check that `after` is `before`, rotated by `delta` positions.
 
     what: they are, for people
     before, after: [..., tokens, head_dim], keys or queries after RoPE
@@ -116,9 +124,9 @@ def check_moved(what: str, before: Tensor, after: Tensor, inv_freq: Tensor, delt
     Raises UnsupportedModelError when it is not.
     """
     tolerance = _moved_tolerance(before.dtype, delta)
-    expected, found = rotate_keys(before, inv_freq, delta).float(), after.float()
-    grown = float(found.norm() / expected.norm())
-    error = float((grown * expected - found).norm() / found.norm())
+    expected, actual = rotate_keys(before, inv_freq, delta).float(), after.float()
+    grown = float(actual.norm() / expected.norm())
+    error = float((grown * expected - actual).norm() / actual.norm())
     if not error < tolerance:
         raise UnsupportedModelError(
             f"{what} moved by {delta} positions are off by {error:.0%} of their length; its positions are not"
@@ -132,7 +140,9 @@ def check_moved(what: str, before: Tensor, after: Tensor, inv_freq: Tensor, delt
 
 
 def last_position(config: PreTrainedConfig) -> int:
-    """The last position that a model is used at: of those it was made for, and where float32 still tells neighbours.
+    """Return the last position that a model is used at.
+
+    It was made for it, and float32 still tells it from its neighbours.
 
     At 2**20 the angle of the fastest dimension is off by up to 0.06 radians in the model itself.
     """
@@ -141,7 +151,9 @@ def last_position(config: PreTrainedConfig) -> int:
 
 
 def _moved_tolerance(dtype: torch.dtype, delta: int) -> float:
-    """How far moved keys or queries may be off, as a share of their length; wrong rotations are off by about 1.
+    """Return the error allowed in moved keys, as a share of their length.
+
+    Wrong rotations are off by about 1.
 
     dtype: that the model computes in
     delta: positions; the model's angles are products in float32, whose last bits are worth the more the farther it is
@@ -155,29 +167,29 @@ def _text_model(model: PreTrainedModel) -> nn.Module:
 
 
 class _Layer(NamedTuple):
-    """What a layer's attention was called with, [1, heads, tokens, head_dim] each, after RoPE."""
+    """A layer's queries and keys, [1, heads, tokens, head_dim], after RoPE."""
 
     queries: Tensor | None  # as transformers' attention interface is given them
     keys: Tensor | None  # as the cache keeps them
 
 
 class _Queries(Observing):
-    """Keeps the queries of each layer."""
+    """Keep the queries of each layer."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
-        self.found: dict[int, Tensor] = {}
+        self.by_layer: dict[int, Tensor] = {}
 
     def observe(
         self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
     ) -> Tensor | None:
         """See `AttentionHook.observe`."""
-        self.found[layer] = query
+        self.by_layer[layer] = query
         return attention_mask
 
 
-def _prefilled(model: PreTrainedModel, positions: Tensor) -> list[_Layer]:
-    """Each layer, of tokens 0, 1, ... at `positions` [tokens]."""
+def _prefill(model: PreTrainedModel, positions: Tensor) -> list[_Layer]:
+    """Prefill tokens 0, 1, ... at `positions` [tokens]; return each layer."""
     cache = DynamicCache()
     embeddings = model.get_input_embeddings()
     ids = torch.arange(len(positions), device=model.device)[None]
@@ -188,4 +200,4 @@ def _prefilled(model: PreTrainedModel, positions: Tensor) -> list[_Layer]:
             past_key_values=cache,
             use_cache=True,
         )
-    return [_Layer(queries.found.get(i), getattr(layer, "keys", None)) for i, layer in enumerate(cache.layers)]
+    return [_Layer(queries.by_layer.get(i), getattr(layer, "keys", None)) for i, layer in enumerate(cache.layers)]

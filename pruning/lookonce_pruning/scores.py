@@ -1,4 +1,4 @@
-"""What a describe pass says about each image token."""
+"""The attention scores of a describe pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lookonce_pruning.errors import RecordingError
 
 @dataclass(frozen=True, eq=False)
 class ImageScores:
-    """The attention each image token drew, per layer of the scoring window.
+    """The attention that each image token drew, per layer of the window.
 
     values: [layers in the window, image tokens], float32, on the CPU: means over recorded rows and heads, finite, >= 0
     layers: the indices of those layers, ascending
@@ -40,7 +40,9 @@ class ImageScores:
         return self.values.shape[1]
 
     def within(self, window: range) -> ImageScores:
-        """The scores of a smaller window; recording all layers once thus serves every window.
+        """Return the scores of a smaller window.
+
+        A recording of all layers thus serves every window.
 
         Raises ValueError for layers that the scores do not cover.
         """

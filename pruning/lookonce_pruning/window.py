@@ -1,12 +1,17 @@
-"""Scoring windows: the layers whose attention is recorded, as a half-open range of layer indices."""
+"""Scoring windows, half-open ranges of recorded layers, and the rows that score."""
 
 from __future__ import annotations
 
 import re
+from typing import Literal
+
+ScoreQueries = Literal["generated", "query", "both"]
 
 
 def middle_layers(num_layers: int) -> range:
-    """The quarter of the layers that starts at a quarter of the depth, at least one layer.
+    """Return the quarter of the layers from a quarter of the depth on.
+
+    It is at least one layer.
 
     Kaduri et al. (arXiv 2411.17491) find that image content reaches the other tokens in about 25% of the layers: 20-40
     of 80 in InternVL2-76B, and within 4-20 of 32 in LLaVA-1.5-7B. From a quarter to a half of the depth is exactly the
@@ -17,7 +22,7 @@ def middle_layers(num_layers: int) -> range:
 
 
 def parse_window(text: str, num_layers: int) -> range:
-    """`"middle"`, `"all"` or `"first-end"` as layer indices of a model with `num_layers` layers.
+    """Parse `"middle"`, `"all"` or `"first-end"` into layer indices.
 
     `"20-40"` is half open, layers 20 to 39, as Python counts: of 80 layers it is "middle", and "0-80" is "all".
     Raises ValueError for any other text, an empty window, or one that ends beyond the last layer.

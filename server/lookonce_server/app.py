@@ -1,14 +1,15 @@
-"""The application and its parts, made when it starts and closed when it ends."""
+"""The composition root: the app and its parts, built when it starts and closed when it ends."""
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
+import transformers
 from fastapi import FastAPI
 
 from lookonce_cache import Store, StoreUnavailableError, open_store
@@ -17,7 +18,7 @@ from lookonce_server.auth.keys import read_keys
 from lookonce_server.auth.rate_limit import RateLimiter
 from lookonce_server.auth.tenants import TenantDirectory
 from lookonce_server.engines.base import DescribePlan, Engine
-from lookonce_server.errors import ModelRefusedError, ServerError
+from lookonce_server.errors import ModelRefusedError
 from lookonce_server.http import errors, openapi, responses
 from lookonce_server.http.middleware.auth import AuthMiddleware
 from lookonce_server.http.middleware.body_limit import BodyLimit
@@ -43,7 +44,7 @@ from lookonce_server.settings import BUNDLED, Settings
 
 _log = logging.getLogger(__name__)
 
-# What there is to ask; beside it there are the pages' files, and the OpenAPI document.
+# Beside these routes there are the pages' files and the OpenAPI document.
 ROUTERS = (
     chat.router,
     responses.router,
@@ -56,7 +57,12 @@ ROUTERS = (
 
 @asynccontextmanager
 async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
-    """The ASGI app of a server with its parts at work: the model loaded and checked, the store opened.
+    """Build the app with its parts at work: the store opened, the model loaded and checked.
+
+    Whatever fails in between, and when the app ends, the parts are closed, the last one first.
+
+    Args:
+        settings: of the server.
 
     Raises:
         ModelRefusedError: the model cannot be loaded, or failed the self-check.
@@ -64,43 +70,48 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
         AccessConfigError: the API keys are wrong.
         ProfileError: the profile is of another checkpoint.
     """
-    metrics = Metrics()
-    metrics.retention.set(settings.retention)
-    keys = read_keys(settings.api_keys, settings.api_key_hashes, settings.tenant_limits)
-    store = open_store(settings.store, ttl=settings.ttl, observer=metrics.store)
-    metrics.store.begin(store.tier)
-    engine = await _load_engine(settings)
-    try:
-        plan = _plan(settings, engine)
-    except ServerError:
-        await engine.close()
-        await store.close()
-        raise
-    images = _images(settings, metrics)
-    contexts = Contexts(
-        engine,
-        store,
-        plan=plan,
-        precision=settings.precision,
-        images=images,
-        metrics=metrics,
-        limits=settings.context_limits,
-        keep_images=settings.keep_images,
-    )
-    sessions = Sessions(
-        engine,
-        contexts,
-        images=images,
-        on_miss=settings.on_miss,
-        metrics=metrics,
-        fallback=Fallback(settings.fallback, settings.fallback_margin, settings.fallback_tokens),
-    )
-    looking = asyncio.create_task(_look_for(store))
-    try:
+    async with AsyncExitStack() as parts:
+        metrics = Metrics()
+        metrics.retention.set(settings.retention)
+        keys = read_keys(settings.api_keys, settings.api_key_hashes, settings.tenant_limits)
+        images = _images(settings, metrics)
+        parts.push_async_callback(asyncio.to_thread, images.close)
+        store = open_store(
+            settings.store,
+            ttl=settings.ttl,
+            observer=metrics.store,
+            record_bytes=settings.store_responses_bytes,
+            image_bytes=settings.keep_images_bytes,
+        )
+        parts.push_async_callback(store.close)
+        metrics.store.begin(store.tier)
+        engine = await _load_engine(settings)
+        parts.push_async_callback(engine.close)
+        plan = describe_plan(settings, engine)
+        contexts = Contexts(
+            engine,
+            store,
+            plan=plan,
+            precision=settings.precision,
+            images=images,
+            metrics=metrics,
+            limits=settings.context_limits,
+            keep_images=settings.keep_images,
+        )
+        parts.push_async_callback(contexts.close)
+        sessions = Sessions(
+            engine,
+            contexts,
+            images=images,
+            on_miss=settings.on_miss,
+            metrics=metrics,
+            fallback=Fallback(settings.fallback, settings.fallback_margin, settings.fallback_tokens),
+        )
+        parts.callback(asyncio.create_task(_check_store(store)).cancel)
         yield _app(
             AppState(
                 settings=settings,
-                served_name=served_name(settings),
+                served_name=settings.api_model,
                 engine=engine,
                 store=store,
                 contexts=contexts,
@@ -111,19 +122,13 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
                 metrics=metrics,
                 started_at=time.time(),
                 tenant_limits=keys.limits,
-                phase=Lifecycle(contexts.maker),
+                lifecycle=Lifecycle(contexts.describe_queue),
             )
         )
-    finally:
-        looking.cancel()
-        await contexts.close()
-        await engine.close()
-        await store.close()
-        await asyncio.to_thread(images.close)
 
 
-async def _look_for(store: Store) -> None:
-    """Say so in the log if the store does not answer when the server starts, which it does all the same."""
+async def _check_store(store: Store) -> None:
+    """Log a warning if the store does not answer; the server starts all the same."""
     try:
         await store.ping()
     except StoreUnavailableError as error:
@@ -135,6 +140,7 @@ async def _look_for(store: Store) -> None:
 
 
 def _app(state: AppState) -> FastAPI:
+    """Build the ASGI app: its routes, its middleware and its errors."""
     summary = "Look at an image once, ask about it as often as you like."
     # Without FastAPI's own pages, which use a CDN.
     app = FastAPI(
@@ -148,7 +154,7 @@ def _app(state: AppState) -> FastAPI:
     app.state.parts = state
     errors.install(app)
     settings = state.settings
-    turnstile = RateLimiter(settings.max_requests, settings.tenant_limits, state.tenant_limits)
+    limiter = RateLimiter(settings.max_requests, settings.tenant_limits, state.tenant_limits)
     # The last one added is the first one asked.
     app.add_middleware(
         BodyLimit,
@@ -156,7 +162,7 @@ def _app(state: AppState) -> FastAPI:
         max_held_bytes=settings.max_held_bytes,
         seconds=settings.body_timeout,
     )
-    app.add_middleware(AuthMiddleware, access=state.access, turnstile=turnstile, phase=state.phase)
+    app.add_middleware(AuthMiddleware, access=state.access, limiter=limiter, lifecycle=state.lifecycle)
     app.add_middleware(
         OriginMiddleware, any_host=state.access.asks_for_keys or settings.allow_anyone, origins=settings.origins
     )
@@ -170,14 +176,12 @@ def _app(state: AppState) -> FastAPI:
     return app
 
 
-def served_name(settings: Settings) -> str:
-    """The model's name in the API."""
-    if settings.served_name:
-        return settings.served_name
-    return "lookonce-scenes" if settings.model == BUNDLED else Path(settings.model).name
-
-
 async def _load_engine(settings: Settings) -> Engine:
+    """Load the engine that the settings name.
+
+    Raises:
+        ModelRefusedError: it cannot be loaded, or the model failed the self-check.
+    """
     load = _load_vllm if settings.engine == "vllm" else _load_transformers
     return await load(settings)
 
@@ -185,6 +189,7 @@ async def _load_engine(settings: Settings) -> Engine:
 async def _load_transformers(settings: Settings) -> Engine:
     from lookonce_server.engines.transformers import TransformersEngine
 
+    _set_progress_bars(settings)
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -211,10 +216,18 @@ async def _load_vllm(settings: Settings) -> Engine:
         dtype=_dtype(settings.dtype, on_cpu=not torch.cuda.is_available()),
         describe_prompt=settings.describe_prompt,
         max_queue=settings.max_queue,
-        options=settings.vllm,
+        options={"use_tqdm_on_load": _set_progress_bars(settings)} | settings.vllm,
         handover_dir=settings.handover_dir,
         allow_control_tokens=settings.allow_control_tokens,
     )
+
+
+def _set_progress_bars(settings: Settings) -> bool:
+    """Turn progress bars off unless a person watches the log; return whether they are on."""
+    shown = sys.stderr.isatty() and settings.log_format == "text" and settings.log_level in ("debug", "info")
+    if not shown:
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return shown
 
 
 def _dtype(name: str, *, on_cpu: bool) -> torch.dtype:
@@ -249,7 +262,13 @@ def _images(settings: Settings, metrics: Metrics) -> Images:
     )
 
 
-def _plan(settings: Settings, engine: Engine) -> DescribePlan:
+def describe_plan(settings: Settings, engine: Engine) -> DescribePlan:
+    """Return how images are described by these settings.
+
+    Raises:
+        ModelRefusedError: the model does not have the layers of the window.
+        ProfileError: the profile is of another checkpoint.
+    """
     if settings.applied_profile:
         settings.applied_profile.check(engine.facts.checkpoint, settings.model, settings.profile_origin)
     try:

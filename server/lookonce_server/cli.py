@@ -1,9 +1,22 @@
-"""`lookonce serve`, and `lookonce new-key`. What is heavy to import is imported once signals are seen to."""
+"""`lookonce serve` and `lookonce new-key`.
+
+What imports torch is imported once the settings are known: help and a wrong value are answered in a blink.
+"""
 
 import argparse
+import logging
+import sys
+from typing import TYPE_CHECKING
 
+from lookonce_cache import InvalidContextError, check_tenant
+from lookonce_server import logs
 from lookonce_server.auth import tenants as access
+from lookonce_server.engines.torch_extensions import install
+from lookonce_server.errors import ProfileError, StartError
 from lookonce_server.signals import Signals
+
+if TYPE_CHECKING:
+    from lookonce_server.settings import Settings
 
 _NEW_KEY = """
 The key, for the client; it is kept nowhere else:
@@ -18,6 +31,7 @@ or, without a file, its entry in the environment of the server; further ones fol
 
   LOOKONCE_API_KEY_HASHES={tenant}=sha256:{hash}
 """
+_log = logging.getLogger(__name__)
 
 
 def serve(arguments: list[str]) -> int:
@@ -30,13 +44,22 @@ def serve(arguments: list[str]) -> int:
         The exit code: 0, or 1 when it could not start or its engine ended, with one line that says why.
     """
     with Signals() as signals:
-        from lookonce_server.process import run
+        try:
+            settings = _settings(arguments)
+            logs.configure(settings.log_level, settings.log_format)
+            _log.info("Starting lookonce: model %s, engine %s.", settings.model, settings.engine)
+            install()
+            from lookonce_server.process import run
 
-        return run(arguments, signals)
+            return run(settings, signals)
+        except StartError as error:
+            _log.debug("the start failed", exc_info=error)
+            sys.stderr.write(f"lookonce serve: {error}\n")
+            return 1
 
 
 def new_key(arguments: list[str]) -> int:
-    """Print a fresh API key, and what of it belongs in the file of `--api-keys`.
+    """Print a new API key, and its line for the file of `--api-keys`.
 
     Args:
         arguments: the command line after `lookonce new-key`.
@@ -45,12 +68,39 @@ def new_key(arguments: list[str]) -> int:
         The exit code.
     """
     parser = argparse.ArgumentParser(prog="lookonce new-key", description=new_key.__doc__.partition("\n")[0])  # type: ignore[union-attr]
-    parser.add_argument("tenant", help="whose key it is: letters, digits, '.', '_' or '-'")
+    parser.add_argument("tenant", help="the tenant that gets the key: letters, digits, '.', '_' or '-'")
     tenant = parser.parse_args(arguments).tenant
-    if not access.is_tenant(tenant):
-        parser.error(
-            f"tenant: {tenant[:80]!r}; accepted: 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first"
-        )
+    try:
+        check_tenant(tenant)
+    except InvalidContextError as error:
+        parser.error(str(error))
     key = access.new_key()
     print(_NEW_KEY.format(key=key, tenant=tenant, hash=access.key_hash(key)))  # noqa: T201 - for people
     return 0
+
+
+def _settings(arguments: list[str]) -> "Settings":
+    """Load the settings.
+
+    Raises:
+        StartError: a value is wrong, or a file cannot be read; it names each.
+    """
+    from pydantic import ValidationError
+
+    from lookonce_server.settings import SettingsFileError, load_settings
+
+    try:
+        return load_settings(arguments)
+    except ValidationError as error:
+        raise StartError("; ".join(_explained(detail) for detail in error.errors())) from error
+    except (SettingsFileError, ProfileError) as error:
+        raise StartError(str(error)) from error
+
+
+def _explained(error: object) -> str:
+    """One of pydantic's errors in a line, with its flag, and without what looks like a key."""
+    assert isinstance(error, dict)
+    if not error["loc"]:  # settings that do not go together: the message names them
+        return str(error["msg"].removeprefix("Value error, "))
+    flag = "--" + "-".join(str(part).replace("_", "-") for part in error["loc"])
+    return access.mask_keys(f"{flag}: {error['msg']} (given: {error['input']!r})")

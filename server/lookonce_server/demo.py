@@ -1,4 +1,4 @@
-"""`make demo`: a server, a drawn scene, a dozen questions through the client; what each cost, and was it right?"""
+"""Ask a server a dozen questions about a drawn scene, and show what each cost (`make demo`)."""
 
 import argparse
 import io
@@ -21,7 +21,7 @@ _LINE = "{:46} {:13} {:5} {:4} {:>7} {:>6} {:>8}"
 
 @contextmanager
 def running_server() -> Iterator[str]:
-    """A server of its own on a free port; gives its URL."""
+    """Run a server on a free port; gives its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -49,14 +49,14 @@ def wait_until_ready(client: Client, seconds: float = 120) -> None:
 
 
 def questions_about(scene: Scene, rng: random.Random) -> list[Question]:
-    """One open and one yes/no question of each category that the scene allows."""
-    asked = [asker(scene, rng) for asker in OPEN.values()]
+    """Draw an open and a yes/no question of each category that the scene allows."""
+    questions = [asker(scene, rng) for asker in OPEN.values()]
     pairs = [yes_no_pair(scene, category, rng) for category in OPEN]
-    return [q for q in asked if q] + [rng.choice(pair) for pair in pairs if pair]
+    return [question for question in questions if question] + [rng.choice(pair) for pair in pairs if pair]
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m lookonce_server.demo", description=__doc__)
     parser.add_argument("--seed", type=int, default=11, help="number of the scene [%(default)s]")
     parser.add_argument("--save", help="also write the picture to this PNG file")

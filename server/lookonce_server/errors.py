@@ -1,4 +1,4 @@
-"""What can go wrong while a request is served. `api.errors` maps each class to HTTP, in one table.
+"""The errors of the server. `http.errors` maps each class to HTTP, in one table.
 
 ServerError
 ├── InvalidRequestError      the request is wrong; `param` names the field

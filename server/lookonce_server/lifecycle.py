@@ -1,4 +1,4 @@
-"""The life of the server: at work, or ending."""
+"""The life of the server: serving, or ending."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +10,7 @@ class Background(Protocol):
     """Work that no request waits for."""
 
     def end(self) -> None:
-        """Begin nothing more, and drop what has hardly begun."""
+        """Start nothing more, and drop what has hardly begun."""
 
     @property
     def is_busy(self) -> bool:
@@ -19,11 +19,12 @@ class Background(Protocol):
 
 @dataclass(slots=True)
 class Lifecycle:
-    """Where the server is in its life: at work, or ending.
+    """Tell whether the server takes new requests, or why it does not.
 
     Attributes:
-        background: what may go on behind requests.
-        failure: why it ends, where that is no wish of whoever runs it.
+        background: work that no request waits for.
+        ending: whether it takes no new requests.
+        failure: why it ends, unless it was told to.
     """
 
     background: Background | None = None
@@ -31,7 +32,7 @@ class Lifecycle:
     failure: str | None = None
 
     def end(self) -> None:
-        """Take nothing more on; what was begun goes on."""
+        """Take no new requests; what was begun goes on."""
         self.ending = True
         if self.background is not None:
             self.background.end()
@@ -42,10 +43,10 @@ class Lifecycle:
         return self.background is not None and self.background.is_busy
 
     def check(self) -> None:
-        """Return if new requests are taken on.
+        """Refuse a new request if the server ends.
 
         Raises:
-            ShuttingDownError: none are.
+            ShuttingDownError: it does.
         """
         if self.failure:
             raise ShuttingDownError(self.failure)

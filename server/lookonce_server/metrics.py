@@ -1,4 +1,4 @@
-"""What is counted, for Prometheus. One `Metrics` a server, with a registry of its own."""
+"""The metrics of the server, in a Prometheus registry of their own."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -14,10 +14,10 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STORE_SECONDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _BYTES = tuple(4.0**n * 1024 for n in range(2, 12))
-# The labels' values that are known beforehand: their counters begin at 0, or a rate would not see the first error.
+# Label values that are known in advance: their counters start at 0, or a rate would miss the first error.
 _CACHES = ("hit", "miss", "bypass", "none")
 _STATUSES = ("200", "400", "404", "429", "499", "500", "503")  # of questions
-# Of requests and connections that were not let in, or not taken on: the codes of their errors.
+# Error codes of requests and connections that are refused.
 REFUSALS = (
     *("invalid_api_key", "host_not_allowed", "origin_not_allowed", "request_timeout", "request_too_large"),
     *("overloaded", "rate_limit_exceeded", "concurrency_limit_exceeded", "shutting_down"),
@@ -32,22 +32,22 @@ _DAMAGES = ("truncated", "trailing", "foreign", "version", "header", "checksum",
 _WRITE_REFUSALS = ("misconf", "noreplicas", "oom", "readonly", "noperm")  # of writes
 
 
-def _begin(counter: Counter, *values: Iterable[str]) -> None:
-    """Show a counter at 0 for all combinations of these values of its labels."""
+def _start_at_zero(counter: Counter, *values: Iterable[str]) -> None:
+    """Show a counter at 0 for all combinations of its labels' values."""
     for combination in product(*values):
         counter.labels(*combination)
 
 
 class StoreMetrics(StoreObserver):
-    """What the stores do.
+    """Count the operations of the stores.
 
     Args:
-        registry: where it is shown.
-        begin: is told of each store, by its tier, before the first thing that it does.
+        registry: shows the metrics.
+        on_store: called with the tier of each store, before its first operation.
     """
 
-    def __init__(self, registry: CollectorRegistry, begin: Callable[[str], None]) -> None:
-        self._begin = begin
+    def __init__(self, registry: CollectorRegistry, on_store: Callable[[str], None]) -> None:
+        self._on_store = on_store
         self._stores: set[str] = set()
         self._operations = Counter(
             "lookonce_store_operations", "Calls of a store.", ["store", "operation", "outcome"], registry=registry
@@ -89,18 +89,18 @@ class StoreMetrics(StoreObserver):
             ["store"],
             registry=registry,
         )
-        self._refusals: dict[str, str] = {}  # by store, of those that took no write when last asked to
+        self._refusals: dict[str, str] = {}  # reasons by store, of those that refused their last write
 
     def begin(self, store: str) -> None:
-        """Show what a store may do, at 0."""
+        """Show the metrics of a store at 0."""
         if store in self._stores:
             return
         self._stores.add(store)
-        _begin(self._operations, [store], _OPERATIONS, get_args(Outcome))
-        _begin(self._bytes, [store], ("read", "written"))
-        _begin(self._damaged, [store], _DAMAGES)
-        _begin(self._refused, [store], _WRITE_REFUSALS)
-        self._begin(store)
+        _start_at_zero(self._operations, [store], _OPERATIONS, get_args(Outcome))
+        _start_at_zero(self._bytes, [store], ("read", "written"))
+        _start_at_zero(self._damaged, [store], _DAMAGES)
+        _start_at_zero(self._refused, [store], _WRITE_REFUSALS)
+        self._on_store(store)
 
     def operation(self, store: str, operation: str, outcome: Outcome, seconds: float) -> None:
         """See `StoreObserver.operation`."""
@@ -121,12 +121,12 @@ class StoreMetrics(StoreObserver):
         self._damaged.labels(store, reason).inc()
 
     def breaker(self, store: str, node: str, is_open: bool) -> None:
-        """See `StoreObserver.breaker`. Logged: it is what an operator looks for, and comes once a fault."""
+        """See `StoreObserver.breaker`. Logged, once per fault, for operators."""
         self._breaker.labels(store, node).set(is_open)
         if is_open:
-            _log.warning("the store's %s at %s is given up until it answers again", store, node)
+            _log.warning("the %s server at %s does not answer, and is not used until it does", store, node)
         else:
-            _log.warning("the store's %s at %s answers and is used again", store, node)
+            _log.warning("the %s server at %s answers and is used again", store, node)
 
     def writes(self, store: str, refusal: str | None) -> None:
         """See `StoreObserver.writes`. Logged when it changes."""
@@ -135,19 +135,19 @@ class StoreMetrics(StoreObserver):
             self._refused.labels(store, refusal).inc()
             self._refusals[store] = refusal
             if before is None:
-                _log.warning("the %s store takes no writes (%s): contexts are read, and none is made", store, refusal)
+                _log.warning("the %s store refuses writes (%s): contexts are read, and none is made", store, refusal)
         elif before is not None:
             del self._refusals[store]
-            _log.warning("the %s store takes writes again", store)
+            _log.warning("the %s store accepts writes again", store)
         self._read_only.labels(store).set(refusal is not None)
 
     def takes_writes(self, store: str) -> bool:
-        """Whether a store took the last write, as far as one was tried."""
+        """Return whether a store accepted its last write, or none was tried."""
         return store not in self._refusals
 
 
 class Metrics:
-    """Every metric of the server; docs/metrics.md explains each."""
+    """All metrics of the server; docs/metrics.md explains each."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -202,7 +202,7 @@ class Metrics:
             ["where"],
             registry=r,
         )
-        self.store = StoreMetrics(r, self._begin_tier)
+        self.store = StoreMetrics(r, self._start_tier_at_zero)
         self.prompt_tokens = Counter(
             "lookonce_prompt_tokens_processed", "Prompt tokens run through the model.", registry=r
         )
@@ -229,20 +229,20 @@ class Metrics:
         )
         self.retention = Gauge("lookonce_retention_ratio", "Share of the image tokens kept.", registry=r)
         self.queue_depth = Gauge("lookonce_queue_depth", "Passes that wait or run in the engine.", registry=r)
-        self._begin_all()
+        self._start_all_at_zero()
 
-    def _begin_all(self) -> None:
-        _begin(self.requests, _CACHES, _STATUSES)
+    def _start_all_at_zero(self) -> None:
+        _start_at_zero(self.requests, _CACHES, _STATUSES)
         for cache in _CACHES:
             self.request_seconds.labels(cache)
             self.first_token_seconds.labels(cache)
-        _begin(self.refused, REFUSALS)
-        _begin(self.fallbacks, ("none", "full_pass", "no_image", "no_room"))
-        _begin(self.waits, ("process", "replica"))
-        _begin(self.describes, ("done", "failed", "refused"))
-        _begin(self.image_decodes, ("decoded", "refused", "timeout", "crashed", "failed"))
-        _begin(self.image_fetches, ("fetched", "not_allowed", "failed", "overloaded"))
+        _start_at_zero(self.refused, REFUSALS)
+        _start_at_zero(self.fallbacks, ("none", "full_pass", "no_image", "no_room"))
+        _start_at_zero(self.waits, ("process", "replica"))
+        _start_at_zero(self.describes, ("done", "failed", "refused"))
+        _start_at_zero(self.image_decodes, ("decoded", "refused", "timeout", "crashed", "failed"))
+        _start_at_zero(self.image_fetches, ("fetched", "not_allowed", "failed", "overloaded"))
 
-    def _begin_tier(self, tier: str) -> None:
-        _begin(self.lookups, ("hit", "miss", "unavailable"), [tier])
-        _begin(self.served, [tier])
+    def _start_tier_at_zero(self, tier: str) -> None:
+        _start_at_zero(self.lookups, ("hit", "miss", "unavailable"), [tier])
+        _start_at_zero(self.served, [tier])

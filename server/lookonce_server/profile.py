@@ -1,6 +1,6 @@
-"""Profiles: the describe options that were measured to be right for one checkpoint, in a file of JSON.
+"""Read and write profiles: the describe options measured to be right for one checkpoint.
 
-`lookonce calibrate` writes them, and the server reads them (`--profile`).
+`lookonce calibrate` writes them as JSON, and the server reads them (`--profile`).
 """
 
 import re
@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from lookonce_pruning import SELECTIONS, ScoreQueries, UnknownSelectionError, get_selection
 from lookonce_server.errors import ProfileError
 
-MOST_BYTES = 64 * 1024  # of a file: a profile has about one KiB
-MOST_PROMPT = 6000  # characters, as of a request's describe prompt
+MAX_BYTES = 64 * 1024  # of a file: a profile has about one KiB
+MAX_PROMPT = 6000  # characters, as of a request's describe prompt
 _WINDOW = re.compile(r"([0-9]{1,4})-([0-9]{1,4})")
 
 Line = Annotated[str, Field(min_length=1, max_length=400, pattern=r"^[^\r\n]*$")]
@@ -27,14 +27,14 @@ class _Part(BaseModel):
 
 
 class Checkpoint(_Part):
-    """Which checkpoint a profile is for."""
+    """Name the checkpoint of a profile."""
 
     name: Annotated[Line, Field(description="for people")]
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="of its files, see `checkpoint.file_digest`")]
 
 
 class Measured(_Part):
-    """What a context by the profile's options reached, on images by which they were not chosen."""
+    """Report what contexts reached, on images by which the options were not chosen."""
 
     measure: Annotated[Line, Field(description="what the shares are of")]
     full_pass: Annotated[float, Field(ge=0, le=1, description="share that is right with the whole image")]
@@ -52,7 +52,7 @@ class Measured(_Part):
 
 
 class Profile(_Part):
-    """How images are described for one checkpoint, and what was measured of it; as the file has it.
+    """Hold the describe options of one checkpoint, and what was measured of them.
 
     Raises:
         pydantic.ValidationError: a value is wrong; it names the key, the value and what is accepted.
@@ -64,7 +64,7 @@ class Profile(_Part):
     rows: ScoreQueries
     selection: Annotated[str, Field(max_length=200)]
     retention: Annotated[float, Field(gt=0, le=1)]
-    describe_prompt: Annotated[str | None, Field(min_length=1, max_length=MOST_PROMPT)] = None
+    describe_prompt: Annotated[str | None, Field(min_length=1, max_length=MAX_PROMPT)] = None
     measured: Measured
 
     @field_validator("window")
@@ -82,16 +82,16 @@ class Profile(_Part):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The settings that it decides, by their names."""
-        chosen = {"window": self.window, "rows": self.rows, "selection": self.selection, "retention": self.retention}
-        return chosen | ({} if self.describe_prompt is None else {"describe_prompt": self.describe_prompt})
+        """The settings that it decides, by name."""
+        options = {"window": self.window, "rows": self.rows, "selection": self.selection, "retention": self.retention}
+        return options | ({} if self.describe_prompt is None else {"describe_prompt": self.describe_prompt})
 
     def overridden(self, options: Mapping[str, Any]) -> list[str]:
-        """Names of its options that have other values in `options`: what was measured says nothing of those."""
+        """Name its options that have other values in `options`: those were not measured."""
         return [name for name, value in self.options.items() if options[name] != value]
 
     def check(self, digest: str, name: str, origin: str) -> None:
-        """Refuse another checkpoint than the one it was calibrated for: its layers mean nothing there.
+        """Refuse another checkpoint than the one it was calibrated for.
 
         Args:
             digest: of the checkpoint that is served.
@@ -117,11 +117,11 @@ class Profile(_Part):
         """
         try:
             with path.open("rb") as file:
-                text = file.read(MOST_BYTES + 1)
+                text = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise ProfileError(f"{origin}: {error.strerror or error}") from None
-        if len(text) > MOST_BYTES:
-            raise ProfileError(f"{origin}: more than the {MOST_BYTES} bytes that a profile may have")
+        if len(text) > MAX_BYTES:
+            raise ProfileError(f"{origin}: more than the {MAX_BYTES} bytes that a profile may have")
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -133,7 +133,7 @@ class Profile(_Part):
 
 
 def check_selection(spec: str) -> str:
-    """The name of a selection, with options or without, if there is such a one.
+    """Return a selection's name with its options, if they are known.
 
     Raises:
         ValueError: there is none, or it does not take these options.
@@ -148,8 +148,9 @@ def check_selection(spec: str) -> str:
 
 
 def _explained(error: Any) -> str:
-    where = ".".join(map(str, error["loc"]))
-    given = (
-        f" (given: {str(error['input'])[:80]!r})" if where and error["type"] not in ("missing", "json_invalid") else ""
+    """Return one of pydantic's errors in a line, with its field and value."""
+    field = ".".join(map(str, error["loc"]))
+    value = (
+        f" (given: {str(error['input'])[:80]!r})" if field and error["type"] not in ("missing", "json_invalid") else ""
     )
-    return " ".join(f"{where + ': ' if where else ''}{error['msg'].removeprefix('Value error, ')}{given}".split())
+    return " ".join(f"{field + ': ' if field else ''}{error['msg'].removeprefix('Value error, ')}{value}".split())

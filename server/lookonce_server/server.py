@@ -1,4 +1,4 @@
-"""Running the app under uvicorn, and how it ends."""
+"""The uvicorn server: how it listens, and how it ends."""
 
 import asyncio
 import socket
@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.05
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with a word once it listens, and an end that finishes what was begun.
+    """Run the app under uvicorn, and finish what was begun before it ends.
 
     Told to stop, it still listens while requests are under way, and tells new ones, and whoever asks `/ready`, that it
     ends: so a balancer sees it, and nobody meets a closed port that still answers others.
@@ -27,8 +27,8 @@ class Server(uvicorn.Server):
     Args:
         app: what is served.
         settings: where, and what a connection may take.
-        refusals: is told what is refused of connections.
-        phase: is told when the end begins.
+        refusals: counts connections that are refused.
+        lifecycle: is ended when the server is told to stop.
         on_listening: is called with the URL once it listens.
     """
 
@@ -40,7 +40,7 @@ class Server(uvicorn.Server):
         settings: Settings,
         *,
         refusals: RefusalLog,
-        phase: Lifecycle,
+        lifecycle: Lifecycle,
         on_listening: Callable[[str], None],
     ) -> None:
         super().__init__(
@@ -63,9 +63,9 @@ class Server(uvicorn.Server):
         )
         self._settings = settings
         self._refusals = refusals
-        self._phase = phase
+        self._lifecycle = lifecycle
         self._shutdown_seconds = settings.shutdown_seconds
-        self._greet = on_listening
+        self._on_listening = on_listening
 
     def stop(self) -> None:
         """Begin to end; may be called by a signal."""
@@ -102,13 +102,13 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
-            self._greet(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+            self._on_listening(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn. Waits for requests, and for work behind them that was begun."""
-        self._phase.end()
+        self._lifecycle.end()
         seconds = self._shutdown_seconds
-        deadline = time.monotonic() + (min(seconds, self.failure_seconds) if self._phase.failure else seconds)
+        deadline = time.monotonic() + (min(seconds, self.failure_seconds) if self._lifecycle.failure else seconds)
         while self._is_busy() and not self.force_exit and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
         left = max(0.0, deadline - time.monotonic())
@@ -116,7 +116,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _is_busy(self) -> bool:
-        return bool(self.server_state.tasks) or self._phase.is_busy
+        return bool(self.server_state.tasks) or self._lifecycle.is_busy
 
 
 def _limits(settings: Settings) -> ConnectionLimits:

@@ -1,17 +1,23 @@
 """SIGTERM and SIGINT, from the server's first line to its last. Nothing heavy is imported here."""
 
+import atexit
 import contextlib
-import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn, Self
 
+_EXIT_SECONDS = 5.0  # that what is registered for the exit may take
+
 
 class Signals:
-    """Has the first signal stop the server, in the way that fits how far it has come; a second ends it at once.
+    """Let the first signal stop the server, and the second end it.
+
+    The first calls whatever fits how far the server has come. From then on signals have their default action: the
+    kernel ends the process at a second one, whatever hangs in it.
 
     Entered in the main thread, before anything else; left, signals do what they did before. What stops the server may
     raise nothing, and may be called at any line of the main thread's.
@@ -19,7 +25,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._received = False
-        self._stop: Callable[[], object] = lambda: end(0)  # there is nothing yet that would need an end of its own
+        self._stop: Callable[[], object] = lambda: end(0)  # nothing is there yet that would need another end
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -31,25 +37,43 @@ class Signals:
             signal.signal(number, handler)
 
     def stop_by(self, stop: Callable[[], object]) -> None:
-        """Have the first signal call this from now on; it is called now, if that has come already."""
+        """Call this at the first signal, from now on; at once, if that has come already."""
         self._stop = stop
         if self._received:
             stop()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received:
-            end(0)
+        for each in self._before:
+            signal.signal(each, signal.SIG_DFL)
         self._received = True
         self._stop()
 
 
 def end(code: int) -> NoReturn:
-    """End the process now. What it started ends with it, and its temporary files are swept at the next start.
+    """Run what is registered for the exit, and end the process.
 
-    Python itself would first wait for its threads, and take torch apart, which takes seconds.
+    Python itself would first wait for its threads, which may be loading a model, and then take torch apart, which takes
+    seconds. The processes that this one started end with it, and its temporary files are swept at the next start.
+
+    Args:
+        code: the exit code.
     """
+    end_after(_EXIT_SECONDS, code, os._exit)
+    atexit._run_exitfuncs()  # no public name; logging and libraries are written out and closed by it
     with contextlib.suppress(Exception):  # called by a signal, in the middle of writing
-        logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
+
+
+def end_after(seconds: float, code: int, by: Callable[[int], object] = end) -> None:
+    """End the process after a time, unless it has ended by itself.
+
+    Args:
+        seconds: until then.
+        code: the exit code.
+        by: ends it.
+    """
+    timer = threading.Timer(seconds, by, [code])
+    timer.daemon = True
+    timer.start()

@@ -6,37 +6,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from .acting import ask, pick_file, pick_scene, wait_for_answer, wait_for_context
-from .chromium import Visit
+from .chromium import CONTRASTS, PHONE, Visit
 
-PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
-# Of each text that is seen: its contrast with what is behind it, by WCAG 2.2, and how large it is.
-CONTRASTS = """() => {
-  const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
-  const light = (color) => {
-    const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    const [r, g, b] = numbers(color).map((value) => linear(value / 255));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (element) => {
-    for (let at = element; at; at = at.parentElement) {
-      const color = getComputedStyle(at).backgroundColor;
-      if (numbers(color)[3] !== 0) return color;
-    }
-    return getComputedStyle(document.documentElement).backgroundColor;
-  };
-  const found = [];
-  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (texts.nextNode()) {
-    const text = texts.currentNode.data.trim();
-    const element = texts.currentNode.parentElement;
-    if (!text || !element.checkVisibility() || element.closest(".hidden, fieldset:disabled")) continue;
-    const style = getComputedStyle(element);
-    const color = element instanceof SVGElement ? style.fill : style.color;
-    const [low, high] = [light(color), light(behind(element))].sort((a, b) => a - b);
-    found.push({ text, contrast: (high + 0.05) / (low + 0.05) });
-  }
-  return found;
-}"""
 SHIFTS = """
 window.shifts = [];
 new PerformanceObserver((list) => {

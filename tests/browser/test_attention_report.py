@@ -8,8 +8,7 @@ from playwright.sync_api import Browser, expect
 
 from lookonce_evaluation.cli import analyze
 
-from .chromium import Visit
-from .test_accessibility import CONTRASTS, PHONE
+from .chromium import CONTRASTS, PHONE, Visit
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The pictures of docs/playground.md: always taken, and left there where $LOOKONCE_SCREENSHOTS names the folder."""
+"""The pictures of docs/quickstart.md: always taken, and left there where $LOOKONCE_SCREENSHOTS names the folder."""
 
 import io
 import os
@@ -9,7 +9,7 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from .acting import pick_scene, wait_for_answer
-from .test_accessibility import PHONE
+from .chromium import PHONE
 
 FOLDER_VARIABLE = "LOOKONCE_SCREENSHOTS"
 MAX_BYTES = 200_000

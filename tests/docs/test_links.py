@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .snippets import PAGES, ROOT
+from ..support.snippets import PAGES, ROOT
 
 _CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -47,3 +47,8 @@ def test_broken_links_are_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# One\n[a](#one) [b](#two) [c](other.md) [d](page.md#one) [e](https://example.com/x)\n")
     assert broken(page) == ["#two", "other.md"]
+
+
+def test_the_code_map_names_what_is_there():
+    for name in re.findall(r"`(\w[\w./]*/[\w./]*|\w+\.py)`", (ROOT / "docs" / "code-map.md").read_text()):
+        assert (ROOT / name).exists() or (ROOT / "server" / "lookonce_server" / name).exists(), name

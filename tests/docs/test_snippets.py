@@ -27,7 +27,7 @@ from lookonce_server.auth.tenants import key_hash, new_key
 from lookonce_server.settings import load_settings
 
 from ..support.server_process import LookonceServer, environment
-from .snippets import PAGES, ROOT, Snippet, snippets, words
+from ..support.snippets import PAGES, ROOT, Snippet, snippets, words
 
 RUN = {"curl", "printf", "lookonce ask", "lookonce chat", "lookonce contexts", "lookonce describe", "lookonce new-key"}
 CLIENTS = "integrations.md"  # `tests/clients` runs this page, with each client's own packages
@@ -91,11 +91,10 @@ def follow(command: str, snippet: Snippet, page: Path, urls: dict[str, str], mon
         if both in ("lookonce ask", "lookonce serve"):
             assert shape(shown) == shape(snippet.output), where
     elif both == "lookonce serve":
-        config = arguments.index("--config") if "--config" in arguments else len(arguments)
         with monkeypatch.context() as patch:
             for variable, value in variables.items():
                 patch.setenv(variable, value)
-            load_settings([*arguments[1:config], *arguments[config + 2 :]], *arguments[config + 1 : config + 2])
+            load_settings(arguments[1:])
     elif name == "lookonce" or arguments[:2] == ["-m", "lookonce_evaluation"]:
         group = {"eval": evaluation.evaluate, "analyze": evaluation.analyze, "calibrate": evaluation.calibrate}
         parse(lambda: group[arguments[0]](arguments[1:]), where, monkeypatch)

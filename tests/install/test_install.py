@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from ..docs.snippets import ROOT, Snippet, snippets
+from ..support.snippets import ROOT, Snippet, snippets
 from .lowest import lowest
 
 REPOSITORY = "https://github.com/lookonce/lookonce"
 HTTP_TESTS = [
     f"tests/unit/server/{name}" for name in ("auth", "http", "test_logs.py", "test_metrics.py", "test_settings.py")
 ]
-NEEDS_VLLM = "not vllm"  # what of them asks vLLM's own parser
 # Blocks of the README that the docs' tests parse instead: they want another model, more packages, or run this test.
 ELSEWHERE = ("make test", "lookonce serve", "pip install '.[vllm")
 
@@ -138,7 +137,7 @@ def check_http(clone: Path, clean: dict[str, str], venv: Path, *constraint: str 
     install = [python, "-m", "pip", "install", *constraint, "--editable", ".[test]"]
     subprocess.run(install, cwd=clone, env=clean, check=True, timeout=600)
     done = subprocess.run(
-        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", NEEDS_VLLM, *HTTP_TESTS],
+        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not extended", *HTTP_TESTS],
         cwd=clone,
         env=clean,
         capture_output=True,

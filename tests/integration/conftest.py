@@ -12,7 +12,7 @@ from lookonce_evaluation.errors import EvaluationError
 from ..support.network import Certificate, Network, make_certificate
 from ..support.redis_cluster import RedisCluster
 from ..support.redis_server import RedisServer
-from .stores import KINDS, url_of
+from ..support.stores import IMPLEMENTATIONS, store_url
 
 
 def pytest_report_header() -> str:
@@ -62,11 +62,13 @@ def tls_port(shared_redis_server: RedisServer, certificate: Certificate) -> Iter
         yield network.port
 
 
-@pytest.fixture(params=[pytest.param(k, marks=pytest.mark.extended) if "cluster" in k else k for k in KINDS])
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.extended) if name == "cluster" else name for name in IMPLEMENTATIONS]
+)
 async def opening(request, monkeypatch):
     """A function that opens the store under test with given options; what it opened is closed at the end."""
     monkeypatch.setattr("lookonce_cache.stores.redis.store.INDEX_SECONDS", 60)
-    url = url_of(request.param, request.getfixturevalue)
+    url = store_url(request.param, request.getfixturevalue)
     async with AsyncExitStack() as stack:
 
         def open_(**options):

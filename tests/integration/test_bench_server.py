@@ -29,7 +29,7 @@ async def test_what_is_measured_is_what_is_served():
     load = server.Load(server.NONE, 1, False, 1)
     async with server.in_process() as methods, methods[server.SERVER](load) as (ask,):
         (request,) = ask.args
-        assert json.loads(await ask())["choices"][0]["message"]["content"] == "small"
+        assert json.loads(await ask())["choices"][0]["message"]["content"] == " small"
         long = request.replace(b"host: localhost", b"host: localhost\r\nx-long: " + b"x" * 100_000)
         with pytest.raises(EvaluationError, match="headers_too_large"):
             await ask.func(long)

@@ -13,7 +13,7 @@ from lookonce_server.auth.tenants import key_hash, new_key
 from ..support.server_process import LookonceServer
 
 pytestmark = pytest.mark.extended
-_FOLDER = Path(__file__).parents[1] / "openapi"
+_FOLDER = Path(__file__).parents[1] / "support" / "openapi"
 _EXAMPLES = int(os.environ.get("LOOKONCE_TEST_OPENAPI_EXAMPLES", "20"))  # an operation and phase
 _SEED = os.environ.get("LOOKONCE_TEST_OPENAPI_SEED", "1")
 
@@ -39,8 +39,8 @@ def test_schemathesis_finds_nothing(server, key, tmp_path):
         *("--header", f"Authorization: Bearer {key}", "--max-examples", str(_EXAMPLES), "--seed", _SEED),
         *("--report", "json", "--report-json-path", str(report)),
     ]
-    paths = os.pathsep.join(filter(None, (str(_FOLDER.parents[1]), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"SCHEMATHESIS_HOOKS": "tests.openapi.hooks", "PYTHONPATH": paths}
+    paths = os.pathsep.join(filter(None, (str(_FOLDER.parents[2]), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"SCHEMATHESIS_HOOKS": "tests.support.openapi.hooks", "PYTHONPATH": paths}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr
     assert json.loads(report.read_text())

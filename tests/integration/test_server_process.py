@@ -17,10 +17,12 @@ import pytest
 
 from lookonce_scenes import CHECKPOINT
 
+from ..support.pseudo_terminal import PseudoTerminal
 from ..support.server_process import environment
 
 SECONDS = 120.0  # only a failure, or a very busy machine, waits that long
 COMMAND = (sys.executable, "-m", "lookonce", "serve")
+STEP = re.compile(r" INFO lookonce_server\.\S+: (Starting|Loading|Checking) ")
 WITHOUT_MODEL = ("--model", "/there/is/no/model")  # so that whatever is told first was noticed before it was looked for
 
 
@@ -52,12 +54,12 @@ def taken() -> Iterator[int]:
 
 
 def refused(*arguments: str) -> str:
-    """The one line of a server that does not start."""
+    """The last line of a server that does not start; those before it say what it was doing."""
     ended = run(*arguments)
     assert ended.returncode == 1
     assert ended.stdout == ""
-    line, *more = ended.stderr.splitlines()
-    assert not more, ended.stderr
+    *steps, line = ended.stderr.splitlines()
+    assert all(STEP.search(step) for step in steps), ended.stderr
     return line.removeprefix("lookonce serve: ")
 
 
@@ -134,4 +136,51 @@ def test_a_signal_ends_a_start_at_once_and_quietly(tmp_path, moment, number):
     wait_until(lambda: moment(started))
     started.send_signal(number)
     assert started.wait(SECONDS) == 0
-    assert log.read_text() == ""
+    assert all(STEP.search(line) for line in log.read_text().splitlines())
+
+
+BAR = "Loading weights: 100%"
+STEPS = ("Starting lookonce: model ", "Loading the model: ", "Checking the model: ")
+
+
+def test_a_start_at_a_terminal_says_what_it_does_with_a_progress_bar():
+    with PseudoTerminal("serve", "--port", "0", environment=environment()) as terminal:
+        terminal.wait_for("Try, in another terminal")
+        terminal.type("\x03")
+        assert terminal.end() == 0
+    steps = [*STEPS[:2], BAR, STEPS[2], "lookonce serves 'lookonce-scenes' at http://"]
+    assert sorted(steps, key=terminal.text.index) == steps
+    assert all(terminal.text.count(step) == 1 for step in steps if step != BAR)  # which is drawn anew as it grows
+
+
+@pytest.fixture
+def exit_file(tmp_path, monkeypatch) -> Path:
+    """A file that a server writes at its exit, by a function that is registered before any of ours: as coverage's."""
+    path = tmp_path / "exited"
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import atexit, pathlib; atexit.register(pathlib.Path({str(path)!r}).touch)"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return path
+
+
+def test_a_log_of_json_has_nothing_else_and_the_exit_is_a_whole_one(tmp_path, exit_file):
+    log = tmp_path / "log"
+    command = [*COMMAND, "--port", "0", "--log-format", "json"]
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=file, text=True) as server,
+    ):
+        assert server.stdout is not None
+        shown = []
+        while not any("point any OpenAI client at it" in line for line in shown):
+            shown.append(server.stdout.readline())
+            assert shown[-1], log.read_text()
+        server.terminate()
+        assert server.wait(SECONDS) == 0
+    messages = [json.loads(line)["message"] for line in log.read_text().splitlines()]
+    assert not any("Loading weights" in message for message in messages)
+    told = [next(message for message in messages if message.startswith(step)) for step in STEPS]
+    assert sorted(told, key=messages.index) == told
+    assert sum("lookonce serves" in line for line in shown) == 1
+    assert exit_file.exists()

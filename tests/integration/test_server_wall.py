@@ -2,6 +2,7 @@
 
 import base64
 import json
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -84,17 +85,17 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("body", BROKEN.values(), ids=BROKEN)
-def test_a_broken_body_is_the_clients_fault(running, body):
-    reply = running.post(CHAT, content=body, headers={"content-type": "application/json"})
-    assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error")
+def test_a_broken_body_is_the_clients_fault(running):
+    for name, body in BROKEN.items():
+        reply = running.post(CHAT, content=body, headers={"content-type": "application/json"})
+        assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error"), name
 
 
 def test_two_values_for_one_name_are_refused(running):
     """Whoever looks at requests on their way here, a proxy, may have read the other one."""
     whole = json.dumps(question_about(None, max_tokens=2)).replace('"model"', '"model": "other", "model"', 1)
     reply = running.post(CHAT, content=whole, headers={"content-type": "application/json"})
-    assert (reply.status_code, "'model' stands more than once" in reply.text) == (400, True)
+    assert (reply.status_code, "the name 'model' more than once" in reply.text) == (400, True)
 
 
 LARGE = b"x" * 12_000_000
@@ -325,7 +326,8 @@ def test_told_twice_to_stop_it_ends_at_once():
         while server.get("/ready").status_code == 200:
             pass
         server.begin_to_stop()
-        assert server.wait() == 0
+        assert server.wait() == -signal.SIGTERM  # by the kernel, whatever hangs
+        server.kill()
         with pytest.raises((httpx2.TransportError, openai.APIError)):
             list(stream)
 

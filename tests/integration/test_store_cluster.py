@@ -10,7 +10,7 @@ from lookonce_cache import StoreUnavailableError, open_store
 from ..support.cache_samples import assert_same, context_key, make_context
 from ..support.redis_cluster import RedisCluster
 from ..support.redis_server import free_port
-from .stores import Listener, eventually, listed
+from ..support.stores import Listener, eventually, listed
 
 pytestmark = pytest.mark.anyio
 

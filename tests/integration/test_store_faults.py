@@ -17,7 +17,7 @@ from lookonce_cache import LeaseLostError, StoreUnavailableError, open_store
 from ..support.cache_samples import assert_same, context_key, hex_digest, make_context
 from ..support.network import Network
 from ..support.redis_server import RedisServer
-from .stores import Listener, eventually
+from ..support.stores import Listener, eventually
 
 pytestmark = pytest.mark.anyio
 

@@ -6,18 +6,18 @@ import random
 import pytest
 
 from lookonce_cache import BlobKey, open_store
-from lookonce_cache.stores.redis.blobs import record_key
+from lookonce_cache.stores.redis.blobs import blob_key
 from lookonce_cache.stores.redis.index import last_lease_key, lease_key, value_key
 
 from ..support.cache_samples import assert_same, context_key, hex_digest, make_context
-from .stores import PATIENTLY, Listener, listed
+from ..support.stores import PATIENTLY, Listener, listed
 
 pytestmark = pytest.mark.anyio
 
 KEY = context_key()
 RECORD = BlobKey("acme", hex_digest("record"))
 INDEX = "lookonce:1:index:acme"
-NAMES = [INDEX, value_key(KEY), lease_key(KEY), last_lease_key(KEY), record_key(RECORD)]
+NAMES = [INDEX, value_key(KEY), lease_key(KEY), last_lease_key(KEY), blob_key(RECORD)]
 # What else may stand in an index, with its score.
 MEMBERS = [
     (b"", 1.0),

@@ -8,7 +8,7 @@ import pytest
 from lookonce_cache import ContextKey, LeaseLostError, StoreStats
 
 from ..support.cache_samples import assert_same, context_key, make_context
-from .stores import eventually, everything, listed
+from ..support.stores import eventually, everything, listed
 
 pytestmark = pytest.mark.anyio
 

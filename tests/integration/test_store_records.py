@@ -6,7 +6,7 @@ from lookonce_cache import MAX_BLOB_BYTES, BlobKey, BlobTooLargeError, StoreUnav
 
 from ..support.cache_samples import context_key, hex_digest, make_context
 from ..support.redis_server import RedisServer
-from .stores import PATIENTLY, Listener, acl_url, eventually
+from ..support.stores import PATIENTLY, Listener, acl_url, eventually
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ from lookonce_cache import BlobKey, StoreUnavailableError, WritesRefusedError, o
 
 from ..support.cache_samples import assert_same, context_key, hex_digest, make_context
 from ..support.redis_server import RedisServer, wait_until
-from .stores import PATIENTLY, Listener, eventually, listed
+from ..support.stores import PATIENTLY, Listener, eventually, listed
 
 pytestmark = pytest.mark.anyio
 

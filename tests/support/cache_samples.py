@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lookonce_cache import CompressedContext, ContextIdentity, ContextKey, QuantizedTensor, stored
+from lookonce_cache import CompressedContext, ContextIdentity, ContextKey, QuantizedTensor, quantize
 
 _IDENTITY = {field.name for field in fields(ContextIdentity)}
 
@@ -60,7 +60,7 @@ def make_context(name: object = "a context", **changes: Any) -> CompressedContex
     } | changes
     for role in ("keys", "values"):
         if isinstance(given[role], torch.Tensor):
-            given[role] = stored(given[role], role, identity.precision)
+            given[role] = quantize(given[role], role, identity.precision)
     return CompressedContext(identity=identity, **given)
 
 

@@ -5,11 +5,14 @@ from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import torch
 import transformers
+from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlavaProcessor, PreTrainedTokenizerFast, ProcessorMixin
 
 from lookonce_scenes.tokenizer import build_processor as build_scenes_processor
+from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import PromptRenderer
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<image>", "<|im_start|>", "<|im_end|>", "[INST]", "[/INST]")
@@ -283,3 +286,13 @@ def renderer_of(processor: Any, **options: bool) -> PromptRenderer:
         image_token_id=processor.tokenizer.convert_tokens_to_ids(token), text_config={"max_position_embeddings": 4096}
     )
     return PromptRenderer(processor, config, **options)
+
+
+def processed(processor, turns: tuple[Turn, ...], image: Image.Image) -> dict[str, torch.Tensor]:
+    """What `apply_chat_template` of the processor makes of a conversation."""
+    messages = Conversation(turns).as_messages()
+    for message in messages:
+        for part in message["content"]:
+            part |= {"image": image} if part["type"] == "image" else {}
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    return processor.apply_chat_template(messages, **options)

@@ -6,6 +6,7 @@ import re
 import select
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ class PseudoTerminal:
 
     def __enter__(self) -> Self:
         self._ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (24, 80))
         self._process = subprocess.Popen(
             self._command,
             stdin=theirs,

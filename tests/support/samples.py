@@ -160,7 +160,10 @@ class Bench:
     async def settle(self) -> None:
         """Wait for the describe passes that run behind."""
         await asyncio.wait(
-            [asyncio.ensure_future(asyncio.sleep(0)), *(one.task for one in self.contexts.maker._making.values())]
+            [
+                asyncio.ensure_future(asyncio.sleep(0)),
+                *(one.task for one in self.contexts.describe_queue._jobs.values()),
+            ]
         )
 
     def counted(self, name: str, **labels: str) -> float:

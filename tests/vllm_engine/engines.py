@@ -10,6 +10,7 @@ from lookonce_cache import CompressedContext
 from lookonce_server.engines.base import DescribePlan, Engine, Sampling
 from lookonce_server.engines.conversation import Conversation
 from lookonce_server.engines.vllm import VllmEngine
+from lookonce_server.engines.vllm.client import sampling_params
 from lookonce_server.sessions.context_builder import context_identity
 from lookonce_server.sessions.context_builder import context_of as context_of_description
 
@@ -47,3 +48,10 @@ async def fully(engine: Engine, image: Image.Image, question: str | Conversation
     """A whole answer from the whole image."""
     conversation = about(question) if isinstance(question, str) else question
     return await read(engine.full(conversation, image, sampling, TENANT))
+
+
+async def prompt_ids(engine, conversation: Conversation, image) -> list[int]:
+    """What vLLM makes of a full pass's prompt."""
+    prompt = engine._prompt(engine._prompts.full_ids(conversation), image, TENANT)
+    (ids,) = [output.prompt_token_ids async for output in engine._client.run(prompt, sampling_params(Sampling(1)))]
+    return list(ids)

@@ -109,12 +109,12 @@ def test_the_salt_is_a_secret_of_the_context(engine, made):
 
 async def ask_with_prompt_logprobs(engine, context) -> None:
     """A request that no caller of the engine can make."""
-    ids, _, prefix = engine._continued(context, about(QUESTION))
-    whole = (await engine._shared(prefix)).before(context)
-    async with engine._contexts.lent(context.id, whole) as lent:
-        params = sampling_params(Sampling(4), Job(lent.load))
+    ids, _, prefix = engine._continue(context, about(QUESTION))
+    dense = (await engine._prefix_kv(prefix)).with_prefix(context)
+    async with engine._contexts.attach(context.id, dense) as attached:
+        params = sampling_params(Sampling(4), Job(attached.load))
         params.prompt_logprobs, params.skip_reading_prefix_cache = 1, True
-        async for _ in engine._requests.run(lent.prompt(ids), params):
+        async for _ in engine._client.run(attached.prompt(ids), params):
             pass
 
 
@@ -143,7 +143,7 @@ def losing(monkeypatch):
     """Have a context's file gone after it was looked up, before vLLM loads it."""
 
     def lose(engine, lost):
-        share = engine._spool.share
+        share = engine._files.share
 
         @asynccontextmanager
         async def losing(content, tensors):
@@ -152,7 +152,7 @@ def losing(monkeypatch):
                     path.unlink(missing_ok=True)
                 yield path
 
-        monkeypatch.setattr(engine._spool, "share", losing)
+        monkeypatch.setattr(engine._files, "share", losing)
 
     return lose
 

@@ -7,9 +7,9 @@ import pytest
 
 from lookonce_cache import MemoryStore
 from lookonce_server.images.sources import ImageBytes
-from lookonce_server.sessions.answer_streams import begun
+from lookonce_server.sessions.answer_streams import start_answers
 from lookonce_server.sessions.context_options import ContextOptions
-from lookonce_server.sessions.fallback import Fallback, least_margin, looked_into
+from lookonce_server.sessions.fallback import Fallback, least_margin, request_margin
 
 from ..support.samples import GREEDY, PLAN, TENANT, Bench, about, picture, png, read
 from .engines import context_of
@@ -49,7 +49,7 @@ async def test_both_engines_have_one_signal(engine, reference):
     for question in QUESTIONS:
         margins = []
         for one in (engine, reference):
-            (answer,) = await begun([one.answer(context, about(question), looked_into(GREEDY))], 9)
-            margins.append(least_margin(answer.events))
+            (answer,) = await start_answers([one.answer(context, about(question), request_margin(GREEDY))], 9)
+            margins.append(least_margin(answer.first))
             await answer.rest.aclose()
         assert margins[0] == pytest.approx(margins[1], abs=1e-2)

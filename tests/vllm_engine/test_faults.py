@@ -118,7 +118,7 @@ async def test_a_fault_costs_its_request_and_nothing_else(faulty, made, fault):
         return [answered(faulty, context, question) for context in contexts for question in QUESTIONS]
 
     async def all_failed_or_right(asked, expected):
-        await faulty._requests._llm.reset_prefix_cache()  # so that every context is loaded
+        await faulty._client._llm.reset_prefix_cache()  # so that every context is loaded
         arm(fault)
         found = await asyncio.gather(*asked, return_exceptions=True)
         fired = not is_armed()
@@ -147,29 +147,29 @@ async def test_a_fault_costs_its_request_and_nothing_else(faulty, made, fault):
 
 async def test_a_full_disk_costs_the_requests_that_need_it_and_room_heals_it(faulty, made):
     contexts, right, whole, described = made
-    with nothing_can_be_written(faulty._spool.folder):
+    with nothing_can_be_written(faulty._files.folder):
         for context in contexts:
             with pytest.raises(ContextLostError, match="could not be handed to vLLM"):
                 await answered(faulty, context, QUESTIONS[0])
         with pytest.raises(EngineError, match="could not be captured"):
             await faulty.describe(picture(SEEDS[1]), PLAN, TENANT)
         assert (await fully(faulty, picture(SEEDS[0]), QUESTIONS[0])).text == whole
-    assert list(faulty._spool.folder.iterdir()) == []
+    assert list(faulty._files.folder.iterdir()) == []
     assert [(await answered(faulty, c, q)).text for c in contexts for q in QUESTIONS] == right
     assert (await faulty.describe(picture(SEEDS[1]), PLAN, TENANT)).text == described
 
 
 async def test_a_folder_that_is_cleaned_away_costs_nothing_that_comes_later(faulty, made):
     contexts, right, _, described = made
-    await faulty._requests._llm.reset_prefix_cache()
-    shutil.rmtree(faulty._spool.folder)
+    await faulty._client._llm.reset_prefix_cache()
+    shutil.rmtree(faulty._files.folder)
     assert [(await answered(faulty, c, q)).text for c in contexts for q in QUESTIONS] == right
     assert (await faulty.describe(picture(SEEDS[1]), PLAN, TENANT)).text == described
 
 
 async def test_a_folder_that_is_cleaned_away_meanwhile_costs_one_describe_pass(faulty, made, monkeypatch):
     """Between the request and its result, where the worker writes to it: as by a cleaner of temporary files."""
-    new_path = faulty._spool.new_path
+    new_path = faulty._files.new_path
 
     def vanishing():
         path = new_path()
@@ -177,7 +177,7 @@ async def test_a_folder_that_is_cleaned_away_meanwhile_costs_one_describe_pass(f
         return path
 
     with monkeypatch.context() as patch:
-        patch.setattr(faulty._spool, "new_path", vanishing)
+        patch.setattr(faulty._files, "new_path", vanishing)
         with pytest.raises(EngineError, match="could not be captured: no result was written to"):
             await faulty.describe(picture(SEEDS[1]), PLAN, TENANT)
     assert (await faulty.describe(picture(SEEDS[1]), PLAN, TENANT)).text == made[3]

@@ -2,13 +2,15 @@
 
 import copy
 import re
+import shutil
 from dataclasses import fields
 
 import pytest
 
 from lookonce_scenes import CHECKPOINT
+from lookonce_server.engines.checkpoint import transformers_weights
 from lookonce_server.engines.vllm import options
-from lookonce_server.engines.vllm.options import computing_options, engine_args
+from lookonce_server.engines.vllm.options import computing_options, engine_args, read_weights
 from lookonce_server.errors import ModelRefusedError
 
 
@@ -93,11 +95,11 @@ def test_options_that_change_what_is_computed_count():
 
 def test_every_option_counts_unless_it_is_known_to_be_harmless():
     """So one that a later vLLM has will, whatever it is called and does."""
-    plain = options._parsed({}, str(CHECKPOINT), "float32")
+    plain = options._parse({}, str(CHECKPOINT), "float32")
     for field in fields(plain):
         other = copy.copy(plain)
         setattr(other, field.name, "another value")
-        assert list(options._changed(other, plain)) == [field.name]
+        assert list(options._diff(other, plain)) == [field.name]
     assert {field.name for field in fields(plain)} > options._HARMLESS
 
 
@@ -111,3 +113,39 @@ def test_an_option_counts_alike_however_it_is_written():
     assert counting(hf_overrides={"b": 1, "a": 2}) == counting(hf_overrides='{"a": 2, "b": 1}')
     assert counting(hf_overrides={"b": 1}) != counting(hf_overrides={"b": 2})
     assert counting(no_trust_remote_code=True) == {}
+
+
+def test_the_weights_that_count_are_those_that_vllm_reads(tmp_path):
+    """As both engines read them, a context is everybody's; a second copy that vLLM would prefer is named as such."""
+    index = {"model.safetensors.index.json", "model-1.safetensors"}
+    mistral = {"consolidated.safetensors"}
+    plain = {"model.safetensors"}
+    for present, expected in (
+        (plain, {"auto": plain, "safetensors": plain, "dummy": plain}),
+        (index, {"auto": index, "safetensors": index}),
+        (index | {"other.safetensors"}, {"auto": index, "safetensors": index}),
+        (plain | {"other.safetensors"}, {"auto": plain | {"other.safetensors"}}),
+        (index | mistral, {"auto": mistral, "safetensors": index, "hf": index, "mistral": mistral}),
+    ):
+        folder = tmp_path / "-".join(sorted(present))
+        folder.mkdir()
+        for name in present:
+            (folder / name).write_text('{"weight_map": {"a": "model-1.safetensors"}}')
+        for load_format, names in expected.items():
+            assert read_weights(folder, load_format) == names, (present, load_format)
+        if not present - plain - index:
+            assert read_weights(folder, "auto") == transformers_weights(folder)
+
+
+def test_a_copy_of_the_weights_in_mistrals_form_is_not_read_unless_the_configuration_is(tmp_path):
+    folder = shutil.copytree(CHECKPOINT, tmp_path / "copy")
+    for files, expected in (
+        ((), "auto"),
+        (("model.safetensors.index.json",), "safetensors"),
+        (("consolidated.safetensors",), "safetensors"),
+        (("params.json",), "auto"),
+    ):
+        for name in files:
+            (folder / name).write_text("{}")
+        assert engine_args({}, model=str(folder), dtype="float32").load_format == expected
+        assert computing_options({}, model=str(folder), dtype="float32") == {}

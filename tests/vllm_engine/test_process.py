@@ -42,6 +42,12 @@ def handed_over(folder: Path) -> list[Path]:
     return list(folder.glob("lookonce-handover-*"))
 
 
+def successor(folder: Path, left: Path) -> Path | None:
+    """The folder of a server that has swept what another one left, once it has."""
+    folders = handed_over(folder)
+    return folders[0] if len(folders) == 1 and folders != [left] else None
+
+
 def ask(server: LookonceServer, **options):
     with server.openai() as client:
         content = messages(find_question(SEED), picture_url(SEED))
@@ -95,13 +101,13 @@ def test_whatever_ends_the_server_ends_its_processes_too(tmp_path):
         (left,) = handed_over(tmp_path)
 
         server.launch()
+        own = wait_until(lambda: successor(tmp_path, left))
         started = wait_until(lambda: processes(server))
-        (own,) = handed_over(tmp_path)
-        assert own != left  # which was swept
         server.kill()
         wait_until(lambda: are_gone(started))
 
         server.launch()
+        wait_until(lambda: successor(tmp_path, own))
         started = wait_until(lambda: processes(server))
         server.begin_to_stop()
         assert server.wait() == 0

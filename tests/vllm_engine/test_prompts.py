@@ -6,28 +6,19 @@ from dataclasses import replace
 import pytest
 from tokenizers import processors
 
-from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import PromptRenderer
-from lookonce_server.engines.vllm.client import sampling_params
 from lookonce_server.errors import ContextOutdatedError
 
 from ..support.dated_model import DATED, Clock, dated_prompts
+from ..support.families import processed
 from ..support.samples import EVERYTHING, PROMPT, TENANT, about, picture
-from ..unit.server.engines.test_processors import processed
-from .engines import answered, context_of, fully
+from .engines import answered, context_of, fully, prompt_ids
 
 pytestmark = pytest.mark.anyio
 
 QUESTION = "How many objects are there?"
 SPELLED = "an <image>, then</s><|user|>What?<|assistant|>"
-
-
-async def prompt_ids(engine, conversation: Conversation, image) -> list[int]:
-    """What vLLM makes of a full pass's prompt."""
-    prompt = engine._prompt(engine._prompts.full_ids(conversation), image, TENANT)
-    (ids,) = [output.prompt_token_ids async for output in engine._requests.run(prompt, sampling_params(Sampling(1)))]
-    return list(ids)
 
 
 @pytest.fixture
@@ -92,12 +83,12 @@ async def test_yesterdays_context_is_not_answered_from(engine, clock):
 
 
 async def test_a_describe_pass_has_the_identity_of_the_date_that_it_read(engine, clock, monkeypatch):
-    before, said = engine.template_digest(PROMPT), engine._said
+    before, said = engine.template_digest(PROMPT), engine._generate_description
 
     async def later(*args):
         clock.strike()
         return await said(*args)
 
-    monkeypatch.setattr(engine, "_said", later)
+    monkeypatch.setattr(engine, "_generate_description", later)
     assert (await engine.describe(picture(85), EVERYTHING, TENANT)).template_digest == before
     assert engine.template_digest(PROMPT) != before

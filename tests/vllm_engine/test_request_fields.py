@@ -7,8 +7,8 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from lookonce_server.http.chat_request import parse_chat
 from lookonce_server.http.schemas.chat import ChatRequest
 
+from ..support.chat_fields import REQUEST
 from ..support.vllm_fields import ALL
-from ..unit.server.http.test_chat_fields import REQUEST
 
 
 def test_vllm_has_no_field_that_is_not_listed():

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from lookonce_server.engines.base import Sampling
-from lookonce_server.errors import OverloadedError, PromptTooLongError
+from lookonce_server.errors import PromptTooLongError
 
-from ..support.samples import about, picture
+from ..support.engine_bounds import check_bounds
+from ..support.samples import picture
 from .engines import answered, context_of, fully
 
 pytestmark = pytest.mark.anyio
@@ -127,13 +128,6 @@ async def test_tokens_have_the_same_texts(engine, reference):
 
 
 async def test_the_queue_is_bounded(engine, context, monkeypatch):
-    monkeypatch.setattr(engine._requests, "_max_queue", 2)
-    begun = [engine.answer(context, about(QUESTION), Sampling(8)) for _ in range(3)]
-    for answer in begun[:2]:
-        await anext(answer)
-    with pytest.raises(OverloadedError, match="2 requests are in work"):
-        await anext(begun[2])
-    for answer in begun:
-        await answer.aclose()
-    assert engine.queue_depth == 0
+    monkeypatch.setattr(engine._client.admission, "max_queue", 256)  # put back at the end
+    await check_bounds(engine, context, engine._client.admission)
     assert (await answered(engine, context, QUESTION)).text

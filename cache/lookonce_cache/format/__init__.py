@@ -1,1 +1,1 @@
-"""The wire format of a context."""
+"""Encode contexts as bytes: quantization, header, wire format."""

@@ -1,6 +1,7 @@
-"""The head of an encoded context: prefix, msgpack header, and a digest of both. See docs/context-format.md.
+"""Encode and decode the head of a value: prefix, msgpack header, and their digest.
 
-The head can be read and trusted without the tensors behind it, which is how stores list contexts.
+The layout is in docs/context-format.md. The head can be read and trusted without the tensors behind it, which is how
+stores list contexts.
 """
 
 import math
@@ -10,17 +11,17 @@ from typing import Any, NamedTuple
 
 import msgpack
 import torch
-import xxhash
 
 from lookonce_cache.context import FACTS, MAX_DIMENSION, CompressedContext, check_facts
 from lookonce_cache.errors import ContextFormatError, InvalidContextError
-from lookonce_cache.format.quantization import Part, Role, parts_of
+from lookonce_cache.format.checksum import DIGEST_BYTES, checksum
+from lookonce_cache.format.quantization import Role, parts_of
+from lookonce_cache.format.schemes import Part
 from lookonce_cache.identity import FORMAT_VERSION, ContextIdentity, ContextKey
 
 MAGIC = b"lookonce"
 PREFIX = struct.Struct("<8sIIQ")  # magic, format version, bytes of header, bytes of the whole value
-MAX_HEADER_BYTES = 64 * 1024  # above the limits that a context sets to its texts
-DIGEST_BYTES = 16
+MAX_HEADER_BYTES = 64 * 1024  # above the limits of a context's texts
 MAX_HEAD_BYTES = PREFIX.size + MAX_HEADER_BYTES + DIGEST_BYTES
 MAX_ITEMS = 16  # of any array or map in a header: a length alone must not make the reader allocate
 ALIGNMENT = 64  # of every tensor's first byte, a cache line
@@ -34,7 +35,7 @@ FIELDS = {*FACTS, "identity", "dtype", "shape", "kept"}
 
 
 class TensorSpec(NamedTuple):
-    """One tensor's dtype, shape and place in the value."""
+    """The dtype, shape and offset of one tensor in a value."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -42,25 +43,25 @@ class TensorSpec(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor, without padding."""
+        """The bytes of the tensor, without padding."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def end(self) -> int:
-        """Offset of the first byte after the tensor."""
+        """The offset of the first byte after the tensor."""
         return self.start + self.nbytes
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the first bytes of a value say about it.
+    """Describe an encoded context without its tensors.
 
     Attributes:
-        identity: what the context is a function of.
-        facts: the context's other fields that are not tensors.
-        dtype: of keys and values once dense.
-        shape: of keys and values once dense, [layers, kv_heads, stored tokens, head_dim].
-        tensors: place of each tensor, in the order of their bytes.
+        identity: the context's identity.
+        facts: the context's other fields that are not tensors; see `FACTS`.
+        dtype: dtype of keys and values once dequantized.
+        shape: shape of keys and values once dequantized, [layers, kv_heads, stored tokens, head_dim].
+        tensors: dtype, shape and offset of each tensor by name, in the order of their bytes.
         total: bytes of the whole value.
     """
 
@@ -72,34 +73,22 @@ class Header:
     total: int
 
 
-def checksum(*parts: bytes | memoryview) -> bytes:
-    """XXH3-128 of the parts in a row.
-
-    It finds damage, at memory speed: over ten times that of BLAKE2b, on values of tens of megabytes. It does not stop a
-    forger, and no unkeyed checksum would: whoever may write to the store can compute it too.
-    """
-    state = xxhash.xxh3_128()
-    for part in parts:
-        state.update(part)
-    return state.digest()
-
-
 def encode_head(context: CompressedContext) -> tuple[bytes, Header]:
-    """The head's bytes, and where the tensors go."""
+    """Encode the head; returns its bytes, and the header with the tensors' offsets."""
     facts = {name: getattr(context, name) for name in FACTS}
     dtype, shape, kept = context.keys.dtype, context.keys.shape, tuple(context.kept_indices.shape)
     sizes = {"dtype": DTYPE_NAMES[dtype], "shape": shape, "kept": kept}
     header: bytes = msgpack.packb({"identity": context.identity.as_dict(), **facts, **sizes})
     head_bytes = PREFIX.size + len(header) + DIGEST_BYTES
     precision = context.identity.precision
-    tensors = _place(_parts(precision, dtype, shape, kept, math.prod(context.grid)), head_bytes)
+    tensors = _assign_offsets(_parts(precision, dtype, shape, kept, math.prod(context.grid)), head_bytes)
     head = Header(context.identity, facts, dtype, shape, tensors, tensors["scores"].end + DIGEST_BYTES)
     prefix = PREFIX.pack(MAGIC, FORMAT_VERSION, len(header), head.total)
     return prefix + header + checksum(prefix, header), head
 
 
 def decode_head(data: bytes | memoryview, expected: ContextKey) -> Header:
-    """Reads and verifies the head of `data`, which may end anywhere after it.
+    """Decode and verify the head of `data`, which may end anywhere after it.
 
     Raises:
         ContextFormatError: the head is truncated, damaged, of another version, or of another context than `expected`.
@@ -146,7 +135,7 @@ def _decode_header(header: bytes | memoryview, head_bytes: int) -> Header:
         parts = _parts(identity.precision, dtype, shape, fields["kept"], math.prod(facts["grid"]))
     except InvalidContextError as error:
         raise ContextFormatError("header", f"the header is invalid: {error}") from None
-    tensors = _place(parts, head_bytes)
+    tensors = _assign_offsets(parts, head_bytes)
     return Header(identity, facts, dtype, shape, tensors, tensors["scores"].end + DIGEST_BYTES)
 
 
@@ -166,7 +155,7 @@ def _unpack(header: bytes | memoryview) -> object:
 
 
 def _map(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """The pairs as a dict. Readers would differ in which of two equal keys counts, so none may come twice."""
+    """Build a dict, and refuse a repeated key, which readers would treat differently."""
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise ValueError("a map has a key twice")
@@ -189,7 +178,7 @@ def _decode_dtype(name: object) -> torch.dtype:
 
 
 def _is_shape(shape: object, least: tuple[int, ...]) -> bool:
-    """Whether it has as many sizes as `least`, none below its one there, and makes a tensor that could exist."""
+    """Tell whether a shape is at least `least`, and small enough to exist."""
     return (
         isinstance(shape, tuple)
         and len(shape) == len(least)
@@ -201,7 +190,7 @@ def _is_shape(shape: object, least: tuple[int, ...]) -> bool:
 def _parts(
     precision: str, dtype: torch.dtype, shape: tuple[int, int, int, int], kept: tuple[int, ...], image_tokens: int
 ) -> list[Part]:
-    """Every tensor of a context, in the order of their bytes."""
+    """List every tensor of a context, in the order of their bytes."""
     return [
         *(
             part._replace(name=f"{role}.{part.name}")
@@ -213,11 +202,11 @@ def _parts(
     ]
 
 
-def _place(parts: list[Part], offset: int) -> dict[str, TensorSpec]:
-    """Lays the tensors one after another from `offset` on, each on an aligned byte."""
-    placed = {}
+def _assign_offsets(parts: list[Part], offset: int) -> dict[str, TensorSpec]:
+    """Assign aligned offsets to the tensors, one after another from `offset` on."""
+    specs = {}
     for name, dtype, shape in parts:
         spec = TensorSpec(dtype, shape, -(-offset // ALIGNMENT) * ALIGNMENT)
-        placed[name] = spec
+        specs[name] = spec
         offset = spec.end
-    return placed
+    return specs

@@ -1,4 +1,7 @@
-"""The precision of stored keys and values. What each costs and loses: docs/research/precision.md."""
+"""Quantize keys and values for storage.
+
+The cost and error of each precision are in docs/research/precision.md.
+"""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,9 +10,8 @@ import torch
 from torch import Tensor
 
 from lookonce_cache.errors import InvalidContextError
-from lookonce_cache.format.schemes import Float8, HadamardInt4, MeanSubtracted, Part, Scheme, Shape, Unquantized
-
-__all__ = ["NATIVE_DTYPES", "PRECISIONS", "Part", "QuantizedTensor", "Role", "parts_of", "stored"]
+from lookonce_cache.format.schemes import Float8, HadamardInt, MeanSubtracted, Part, Scheme, Shape, Unquantized
+from lookonce_cache.identity import PRECISIONS
 
 Role = Literal["keys", "values"]
 
@@ -18,39 +20,40 @@ NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _SCHEMES: dict[str, dict[Role, Scheme]] = {
     "native": {"keys": Unquantized(), "values": Unquantized()},
     "fp8": {"keys": Float8(), "values": Float8()},
-    "int8": {"keys": MeanSubtracted(8), "values": HadamardInt4(8)},
-    "int4": {"keys": MeanSubtracted(4), "values": HadamardInt4(4)},
+    "int8": {"keys": MeanSubtracted(8), "values": HadamardInt(8)},
+    "int4": {"keys": MeanSubtracted(4), "values": HadamardInt(4)},
 }
-_IN_CACHE = 2**20  # bytes that are widened at once on a CPU: few enough for its cache, so many that calls cost little
-PRECISIONS = tuple(_SCHEMES)
-"""From the most bytes to the fewest."""
+assert tuple(_SCHEMES) == PRECISIONS
+_CHUNK_BYTES = 2**20  # dequantized at a time on a CPU: fits its cache, and is large enough that calls cost little
 
 
 def parts_of(role: Role, precision: str, dtype: torch.dtype, shape: Shape) -> tuple[Part, ...]:
-    """What a tensor is stored as, by arithmetic alone: nothing is allocated, whatever the sizes.
+    """Return the parts that store a tensor, by arithmetic alone: nothing is allocated.
 
     Args:
-        role: keys are stored with more care than values where that pays.
+        role: "keys" or "values"; int8 and int4 store keys with a more precise scheme than values.
         precision: one of `PRECISIONS`.
-        dtype: of the tensor, float32, bfloat16 or float16.
-        shape: of the tensor, `[layers, kv_heads, tokens, head_dim]`.
+        dtype: dtype of the tensor, float32, bfloat16 or float16.
+        shape: shape of the tensor, `[layers, kv_heads, tokens, head_dim]`.
 
     Raises:
-        InvalidContextError: an unknown precision.
+        InvalidContextError: the precision is unknown.
     """
     return _scheme(role, precision).parts(dtype, shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedTensor:
-    """Keys or values as they are stored. Its tensors are shared, never copied: whoever gets one must not write to it.
+    """Hold quantized keys or values.
+
+    Parts are shared, never copied: do not write to them.
 
     Attributes:
-        role: what it is.
+        role: "keys" or "values".
         precision: one of `PRECISIONS`.
-        dtype: of the tensor it stands for, float32, bfloat16 or float16.
-        shape: of the tensor it stands for, `[layers, kv_heads, tokens, head_dim]`.
-        parts: exactly those of `parts_of`, on the CPU.
+        dtype: dtype of the original tensor, float32, bfloat16 or float16.
+        shape: shape of the original tensor, `[layers, kv_heads, tokens, head_dim]`.
+        parts: the tensors that `parts_of` lists, on the CPU.
 
     Raises:
         InvalidContextError: a field has the wrong type, shape or range, or two contradict each other.
@@ -83,35 +86,36 @@ class QuantizedTensor:
         if tensor.device.type != "cpu":
             raise InvalidContextError(f"{name} must be on the CPU, not on {tensor.device}")
 
-    def dense(self, device: torch.device | str = "cpu") -> Tensor:
-        """The tensor, `[layers, kv_heads, tokens, head_dim]` of `dtype`, on the device.
+    def dequantize(self, device: torch.device | str = "cpu") -> Tensor:
+        """Return the tensor `[layers, kv_heads, tokens, head_dim]` on a device.
 
-        The stored bytes are moved, and widened there. A native tensor that is on the device already is given as it is.
+        The stored bytes are moved, and dequantized there. A native tensor that is on the device already is returned
+        itself.
         """
         moved = tuple(part.to(device) for part in self.parts)
         if self.precision == "native":
             return moved[0]
         dense = torch.empty(self.shape, dtype=self.dtype, device=device)
-        layer = dense[0].numel() * 4  # bytes that it takes on the way, in float32
-        at_once = max(1, _IN_CACHE // layer) if dense.is_cpu else len(dense)
+        layer_bytes = dense[0].numel() * 4  # in float32, which schemes compute in
+        chunk = max(1, _CHUNK_BYTES // layer_bytes) if dense.is_cpu else len(dense)
         scheme = _scheme(self.role, self.precision)
         with torch.no_grad():
-            for layers, *parts in zip(*(torch.split(tensor, at_once) for tensor in (dense, *moved)), strict=True):
-                layers.copy_(scheme.decode(tuple(parts), self.shape[-1]))
+            for layers, *parts in zip(*(torch.split(tensor, chunk) for tensor in (dense, *moved)), strict=True):
+                layers.copy_(scheme.dequantize(tuple(parts), self.shape[-1]))
         return dense
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all parts."""
+        """The bytes of all parts."""
         return sum(part.nbytes for part in self.parts)
 
 
-def stored(tensor: Tensor, role: Role, precision: str) -> QuantizedTensor:
-    """The tensor in a precision. Computed on its device; native, on the CPU, it is taken as it is.
+def quantize(tensor: Tensor, role: Role, precision: str) -> QuantizedTensor:
+    """Quantize keys or values, on their device. Native ones on the CPU are not copied.
 
     Args:
         tensor: `[layers, kv_heads, tokens, head_dim]`, float32, bfloat16 or float16.
-        role: what it is.
+        role: "keys" or "values".
         precision: one of `PRECISIONS`.
 
     Raises:
@@ -123,7 +127,7 @@ def stored(tensor: Tensor, role: Role, precision: str) -> QuantizedTensor:
     if precision != "native" and not tensor.isfinite().all():
         raise InvalidContextError(f"{role} have numbers that are not finite, which {precision} cannot store")
     with torch.no_grad():
-        parts = tuple(part.cpu() for part in scheme.encode(tensor))
+        parts = tuple(part.cpu() for part in scheme.quantize(tensor))
     return QuantizedTensor(role, precision, tensor.dtype, shape, parts)
 
 

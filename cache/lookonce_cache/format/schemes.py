@@ -1,7 +1,7 @@
-"""Turn a tensor into fewer bytes and back: one class a scheme. `quantization` chooses among them.
+"""Define the quantization schemes; `quantization` maps precisions to them.
 
-A scheme treats each layer and head for itself. What it stores is relative to a peak, the largest magnitude there is,
-and no value it gives back is larger: so nothing overflows, in any dtype.
+A scheme treats each layer and head on its own. It stores numbers relative to the peak, the largest magnitude, and
+returns none above it: so nothing overflows, in any dtype.
 """
 
 from collections.abc import Iterator
@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 Shape = tuple[int, int, int, int]
-"""Of keys or values: layers, kv_heads, tokens, head_dim."""
+"""Shape of keys or values: layers, kv_heads, tokens, head_dim."""
 
-LARGEST_BLOCK = 32
+MAX_BLOCK = 32  # channels that are rotated together
 STEPS_PER_OCTAVE = 16
-CLIPPED = (1.0, 0.9, 0.8, 0.7)
-"""Shares of a vector's largest magnitude that are tried as the largest code's."""
+CLIP_RATIOS = (1.0, 0.9, 0.8, 0.7)
+"""Shares of a vector's largest magnitude that are tried as the magnitude of the largest code."""
 
 
 class Part(NamedTuple):
-    """One tensor of raw bytes in the wire format."""
+    """The name, dtype and shape of one stored tensor."""
 
     name: str
     dtype: torch.dtype
@@ -30,117 +30,122 @@ class Part(NamedTuple):
 
 
 class Scheme(Protocol):
-    """A way to store a tensor `[layers, kv_heads, tokens, head_dim]`."""
+    """Quantize a tensor `[layers, kv_heads, tokens, head_dim]` into parts, and back."""
 
     def parts(self, dtype: torch.dtype, shape: Shape) -> tuple[Part, ...]:
-        """What a tensor is stored as. Arithmetic only."""
+        """Return the parts that store a tensor, by arithmetic alone."""
 
-    def encode(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        """The parts of a finite tensor, on its device."""
+    def quantize(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Quantize a finite tensor, on its device."""
 
-    def decode(self, parts: tuple[Tensor, ...], head_dim: int) -> Tensor:
-        """The tensor, or its layers that the parts are of, on their device."""
+    def dequantize(self, parts: tuple[Tensor, ...], head_dim: int) -> Tensor:
+        """Dequantize parts, or some layers of them, on their device."""
 
 
 class Unquantized:
-    """The tensor itself."""
+    """Store the tensor itself."""
 
     def parts(self, dtype: torch.dtype, shape: Shape) -> tuple[Part, ...]:
-        """See `Scheme.parts`."""
+        """List parts as `Scheme.parts` says."""
         return (Part("codes", dtype, shape),)
 
-    def encode(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        """See `Scheme.encode`."""
+    def quantize(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Quantize as `Scheme.quantize` says."""
         return (tensor,)
 
-    def decode(self, parts: tuple[Tensor, ...], head_dim: int) -> Tensor:
-        """See `Scheme.decode`."""
+    def dequantize(self, parts: tuple[Tensor, ...], head_dim: int) -> Tensor:
+        """Dequantize as `Scheme.dequantize` says."""
         return parts[0]
 
 
 class Float8:
-    """E4M3 floats (Micikevicius et al., arXiv 2209.05433, section 3), relative to the peak of each token's vector.
+    """Store E4M3 floats relative to the peak of each token's vector.
 
-    The scale puts the peak on the format's largest number, 448. Elements far below it keep their relative precision of
-    four bits.
+    The format is in Micikevicius et al., arXiv 2209.05433, section 3. The scale puts the peak on its largest number,
+    448. Elements far below the peak keep their relative precision of four bits.
     """
 
     largest = 448.0
 
     def parts(self, dtype: torch.dtype, shape: Shape) -> tuple[Part, ...]:
-        """See `Scheme.parts`."""
+        """List parts as `Scheme.parts` says."""
         return Part("codes", torch.float8_e4m3fn, shape), Part("scales", torch.float32, shape[:3])
 
-    def encode(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        """See `Scheme.encode`."""
-        wide = tensor.float()
-        peaks = wide.abs().amax(-1)
-        relative = wide / _nonzero(peaks)[..., None] * self.largest
+    def quantize(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Quantize as `Scheme.quantize` says."""
+        floats = tensor.float()
+        peaks = floats.abs().amax(-1)
+        relative = floats / _nonzero(peaks)[..., None] * self.largest
         return relative.to(torch.float8_e4m3fn), peaks
 
-    def decode(self, parts: tuple[Tensor, ...], head_dim: int) -> Tensor:
-        """See `Scheme.decode`."""
+    def dequantize(self, parts: tuple[Tensor, ...], head_dim: int) -> Tensor:
+        """Dequantize as `Scheme.dequantize` says."""
         codes, peaks = parts
-        wide = _float8_numbers(codes.device).index_select(0, codes.view(torch.uint8).flatten().int())
-        return wide.view(codes.shape).div_(self.largest).mul_(peaks[..., None])
+        floats = _float8_numbers(codes.device).index_select(0, codes.view(torch.uint8).flatten().int())
+        return floats.view(codes.shape).div_(self.largest).mul_(peaks[..., None])
 
 
 @dataclass(frozen=True)
-class HadamardInt4:
-    """Integers after a rotation of the head dimension, on a scale for each token.
+class HadamardInt:
+    """Rotate the head dimension, and store integers with one scale per token.
 
-    The rotation is a Hadamard matrix: it spreads outlying channels over others, so that a token's vector needs but one
-    scale (Ashkboos et al., QuaRot, arXiv 2404.00456, section 4, on the cache). It works in blocks of 32 channels, or of
-    the largest power of two that divides head_dim: larger blocks were no better, and slower. The scale is one byte, in
-    sixteenths of an octave below the head's largest; of a few, the one with the least squared error.
+    The rotation is a Hadamard matrix: it spreads outlier channels over the others, so that a token's vector needs only
+    one scale (Ashkboos et al., QuaRot, arXiv 2404.00456, section 4, on the cache). It works in blocks of 32 channels,
+    or of the largest power of two that divides head_dim: larger blocks were no better, and slower. The scale is one
+    byte, its exponent in sixteenths of an octave below the head's largest; of several scales, the one with the least
+    squared error is stored.
 
     Args:
-        bits: of a code, 8 or 4. Two codes of 4 bits share a byte: the low one is of the first half of the vector.
+        bits: bits of a code, 8 or 4. Two codes of 4 bits share a byte: the low one is of the first half of the vector.
     """
 
     bits: int
 
     def parts(self, dtype: torch.dtype, shape: Shape) -> tuple[Part, ...]:
-        """See `Scheme.parts`."""
+        """List parts as `Scheme.parts` says."""
         layers, heads, tokens, head_dim = shape
         return (
             Part("codes", torch.int8, (layers, heads, tokens, -(-head_dim * self.bits // 8))),
-            Part("octaves", torch.uint8, (layers, heads, tokens)),
+            Part("scale_exponents", torch.uint8, (layers, heads, tokens)),
             Part("scales", torch.float32, (layers, heads, 2)),  # the peak, and the largest step relative to it
         )
 
-    def encode(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        """See `Scheme.encode`."""
-        return _by_layer(self._encode_layer(layer) for layer in tensor)
+    def quantize(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Quantize as `Scheme.quantize` says."""
+        return _stack_layers(self._quantize_layer(layer) for layer in tensor)
 
-    def decode(self, parts: tuple[Tensor, ...], head_dim: int) -> Tensor:
-        """See `Scheme.decode`."""
-        codes, octaves, scales = parts
+    def dequantize(self, parts: tuple[Tensor, ...], head_dim: int) -> Tensor:
+        """Dequantize as `Scheme.dequantize` says."""
+        codes, exponents, scales = parts
         peak, top = scales[..., None, None].unbind(-3)
-        relative = self.dequantise(codes, octaves, top, head_dim)
+        relative = self.dequantize_vectors(codes, exponents, top, head_dim)
         return relative.clamp_(-1, 1).mul_(peak)
 
-    def _encode_layer(self, layer: Tensor) -> tuple[Tensor, ...]:
+    def _quantize_layer(self, layer: Tensor) -> tuple[Tensor, ...]:
         relative, peak = _relative(layer)
-        codes, octaves, top = self.quantise(relative)
-        return codes, octaves, torch.cat((peak, top), -1)[:, 0]
+        codes, exponents, top = self.quantize_vectors(relative)
+        return codes, exponents, torch.cat((peak, top), -1)[:, 0]
 
-    def quantise(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes, octaves and the largest step `[kv_heads, 1, 1]` of vectors `[kv_heads, tokens, head_dim]`, float32."""
+    def quantize_vectors(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantize float32 vectors `[kv_heads, tokens, head_dim]`.
+
+        Returns:
+            The codes, the scale exponents, and the largest step `[kv_heads, 1, 1]`.
+        """
         rotated = _rotate(vectors) / _block(vectors.shape[-1])
         largest = 2 ** (self.bits - 1) - 1
         steps = rotated.abs().amax(-1, keepdim=True) / largest
         top = steps.amax(-2, keepdim=True)
-        tried = [_scale_exponents(steps * share, top) for share in CLIPPED]
-        errors = torch.cat([self._error(rotated, _steps(octaves, top)) for octaves in tried], -1)
-        octaves = torch.cat(tried, -1).gather(-1, errors.argmin(-1, keepdim=True))
-        codes = self._round(rotated, _steps(octaves, top)).to(torch.int8)
-        return _paired(codes) if self.bits == 4 else codes, octaves[..., 0], top
+        candidates = [_scale_exponents(steps * share, top) for share in CLIP_RATIOS]
+        errors = torch.cat([self._error(rotated, _steps(exponents, top)) for exponents in candidates], -1)
+        exponents = torch.cat(candidates, -1).gather(-1, errors.argmin(-1, keepdim=True))
+        codes = self._round(rotated, _steps(exponents, top)).to(torch.int8)
+        return _pack_int4(codes) if self.bits == 4 else codes, exponents[..., 0], top
 
-    def dequantise(self, codes: Tensor, octaves: Tensor, top: Tensor, head_dim: int) -> Tensor:
-        """The vectors, float32, of what `quantise` gave."""
-        single = _unpaired(codes)[..., :head_dim] if self.bits == 4 else codes
-        return _rotate(single.float()).mul_(_steps(octaves[..., None], top))
+    def dequantize_vectors(self, codes: Tensor, exponents: Tensor, top: Tensor, head_dim: int) -> Tensor:
+        """Return float32 vectors from the results of `quantize_vectors`."""
+        unpacked = _unpack_int4(codes)[..., :head_dim] if self.bits == 4 else codes
+        return _rotate(unpacked.float()).mul_(_steps(exponents[..., None], top))
 
     def _round(self, rotated: Tensor, steps: Tensor) -> Tensor:
         end = 2 ** (self.bits - 1)
@@ -152,66 +157,65 @@ class HadamardInt4:
 
 @dataclass(frozen=True)
 class MeanSubtracted:
-    """`HadamardInt4`, after each token's share of one direction common to all tokens was taken out.
+    """Subtract each token's share of the mean direction, and quantize the rest.
 
     Keys have channels of large, nearly constant magnitude (Liu et al., KIVI, arXiv 2402.02750, section 3), up to tens
-    of times the rest where a model adds a bias to its keys. A scale and a zero for each channel, as KIVI has them, cost
-    more than they save in a context of a few dozen tokens. The mean key's direction needs a byte a channel, and each
-    token's coefficient one more; a coefficient each, and not a mean taken off all, because single keys, a prompt's
-    first above all, are unlike the others. What is left has few outliers.
+    of times the others if a model adds a bias to its keys. A scale and a zero point for each channel, as KIVI has them,
+    cost more than they save in a context of a few dozen tokens. The mean key's direction takes one byte per channel,
+    and each token's coefficient one more. Each token has its own coefficient, instead of one mean for all, because
+    single keys, above all the first of a prompt, differ from the others. The rest has few outliers.
 
     Args:
-        bits: of a code, 8 or 4.
+        bits: bits of a code, 8 or 4.
     """
 
     bits: int
 
     @property
-    def rest(self) -> HadamardInt4:
-        """The scheme of what is left."""
-        return HadamardInt4(self.bits)
+    def rest(self) -> HadamardInt:
+        """The scheme of the rest."""
+        return HadamardInt(self.bits)
 
     def parts(self, dtype: torch.dtype, shape: Shape) -> tuple[Part, ...]:
-        """See `Scheme.parts`."""
+        """List parts as `Scheme.parts` says."""
         layers, heads, tokens, head_dim = shape
-        codes, octaves, _ = self.rest.parts(dtype, shape)
+        codes, exponents, _ = self.rest.parts(dtype, shape)
         return (
             codes,
-            octaves,
+            exponents,
             Part("direction", torch.int8, (layers, heads, head_dim)),
             Part("coefficients", torch.int8, (layers, heads, tokens)),
-            Part(
-                "scales", torch.float32, (layers, heads, 3)
-            ),  # as in `HadamardInt4`; one step of coefficient * direction
+            # As in `HadamardInt`, and one step of coefficient * direction.
+            Part("scales", torch.float32, (layers, heads, 3)),
         )
 
-    def encode(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        """See `Scheme.encode`."""
-        return _by_layer(self._encode_layer(layer) for layer in tensor)
+    def quantize(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Quantize as `Scheme.quantize` says."""
+        return _stack_layers(self._quantize_layer(layer) for layer in tensor)
 
-    def decode(self, parts: tuple[Tensor, ...], head_dim: int) -> Tensor:
-        """See `Scheme.decode`."""
-        codes, octaves, direction, coefficients, scales = parts
+    def dequantize(self, parts: tuple[Tensor, ...], head_dim: int) -> Tensor:
+        """Dequantize as `Scheme.dequantize` says."""
+        codes, exponents, direction, coefficients, scales = parts
         peak, top, step = scales[..., None, None].unbind(-3)
-        relative = self.rest.dequantise(codes, octaves, top, head_dim)
+        relative = self.rest.dequantize_vectors(codes, exponents, top, head_dim)
         relative += _along(direction, coefficients, step)
         return relative.clamp_(-1, 1).mul_(peak)
 
-    def _encode_layer(self, layer: Tensor) -> tuple[Tensor, ...]:
+    def _quantize_layer(self, layer: Tensor) -> tuple[Tensor, ...]:
         relative, peak = _relative(layer)
         mean = relative.mean(-2, keepdim=True)
         direction = (mean / _nonzero(mean.abs().amax(-1, keepdim=True)) * 127).round_()
         shares = (relative * direction).sum(-1) / direction.square().sum(-1).clamp_(min=1)
         step = shares.abs().amax(-1)[:, None, None] / 127
         coefficients = (shares / _nonzero(step[..., 0])).round_()
-        narrow = direction[:, 0].to(torch.int8), coefficients.to(torch.int8)
-        codes, octaves, top = self.rest.quantise(relative - _along(*narrow, step))
-        return codes, octaves, *narrow, torch.cat((peak, top, step), -1)[:, 0]
+        packed = direction[:, 0].to(torch.int8), coefficients.to(torch.int8)
+        codes, exponents, top = self.rest.quantize_vectors(relative - _along(*packed, step))
+        return codes, exponents, *packed, torch.cat((peak, top, step), -1)[:, 0]
 
 
 @cache
 def _float8_numbers(device: torch.device) -> Tensor:
-    """The number of each of the 256 codes. Looked up much faster than torch converts them on a CPU."""
+    """Return the 256 numbers of the format: a lookup is much faster than torch's cast."""
     return torch.arange(256, dtype=torch.uint8, device=device).view(torch.float8_e4m3fn).float()
 
 
@@ -219,41 +223,47 @@ def _along(direction: Tensor, coefficients: Tensor, step: Tensor) -> Tensor:
     return (coefficients.float()[..., None] * step) * direction.float()[..., None, :]
 
 
-def _by_layer(layers: Iterator[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Each part of all layers, stacked. One layer at a time keeps what is computed on the way small."""
+def _stack_layers(layers: Iterator[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Stack each part over the layers.
+
+    One layer at a time keeps intermediate tensors small.
+    """
     return tuple(torch.stack(part) for part in zip(*layers, strict=True))
 
 
 def _relative(layer: Tensor) -> tuple[Tensor, Tensor]:
-    """`[kv_heads, tokens, head_dim]` in float32 as shares of each head's peak, and the peaks `[kv_heads, 1, 1]`."""
-    wide = layer.float()
-    peak = wide.abs().amax((-2, -1), keepdim=True)
-    return wide / _nonzero(peak), peak
+    """Divide `[kv_heads, tokens, head_dim]` by each head's peak.
+
+    Returns the peaks too.
+    """
+    floats = layer.float()
+    peak = floats.abs().amax((-2, -1), keepdim=True)
+    return floats / _nonzero(peak), peak
 
 
 def _nonzero(divisor: Tensor) -> Tensor:
-    """The divisor, with ones for zeros: what is divided by those is zero too."""
+    """Replace the zeros of a divisor by ones; the dividend is zero there too."""
     return divisor.where(divisor != 0, 1.0)
 
 
 def _scale_exponents(steps: Tensor, top: Tensor) -> Tensor:
-    """The smallest step that is no smaller, in `STEPS_PER_OCTAVE` below the top. A step of zero becomes the last."""
+    """Return the exponents of the next larger steps; a step of zero gets the last."""
     below = torch.log2(_nonzero(top) / steps) * STEPS_PER_OCTAVE
     return below.floor_().clamp_(0, 255).to(torch.uint8)
 
 
-def _steps(octaves: Tensor, top: Tensor) -> Tensor:
-    return torch.exp2(octaves.float() / -STEPS_PER_OCTAVE) * top
+def _steps(exponents: Tensor, top: Tensor) -> Tensor:
+    return torch.exp2(exponents.float() / -STEPS_PER_OCTAVE) * top
 
 
 def _block(head_dim: int) -> int:
-    """The largest power of two that divides it, but no more than helps."""
-    return min(head_dim & -head_dim, LARGEST_BLOCK)
+    """Return the largest power of two that divides `head_dim`, at most `MAX_BLOCK`."""
+    return min(head_dim & -head_dim, MAX_BLOCK)
 
 
 @cache
 def _hadamard(size: int, device: torch.device) -> Tensor:
-    """Sylvester's matrix of ones and minus ones, symmetric, its own inverse times `size`. For a power of two."""
+    """Build Sylvester's Hadamard matrix, its own inverse times `size`, a power of two."""
     matrix = torch.ones(1, 1, device=device)
     pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]], device=device)
     while matrix.shape[0] < size:
@@ -262,17 +272,20 @@ def _hadamard(size: int, device: torch.device) -> Tensor:
 
 
 def _rotate(vectors: Tensor) -> Tensor:
-    """Last dimension times a Hadamard matrix, in blocks. Sums of codes are exact in float32, on any device."""
+    """Multiply blocks of the last dimension by a Hadamard matrix.
+
+    Sums of codes are exact in float32.
+    """
     size = _block(vectors.shape[-1])
     return (vectors.reshape(-1, size) @ _hadamard(size, vectors.device)).view(vectors.shape)
 
 
-def _paired(codes: Tensor) -> Tensor:
-    """Codes of 4 bits, two to a byte; a zero is added to an odd number."""
+def _pack_int4(codes: Tensor) -> Tensor:
+    """Pack codes of 4 bits, two to a byte; an odd number is padded with zero."""
     even = torch.nn.functional.pad(codes, (0, codes.shape[-1] % 2))
     low, high = even.chunk(2, -1)
     return (low & 15) | (high << 4)
 
 
-def _unpaired(codes: Tensor) -> Tensor:
+def _unpack_int4(codes: Tensor) -> Tensor:
     return torch.cat(((codes << 4) >> 4, codes >> 4), -1)

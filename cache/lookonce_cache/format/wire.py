@@ -1,4 +1,7 @@
-"""The wire format: a context as one string of bytes. Layout and versioning: docs/context-format.md. Never pickle."""
+"""Encode a context as one string of bytes, and back, without pickle.
+
+Layout and versioning are in docs/context-format.md.
+"""
 
 from collections.abc import Iterator
 
@@ -8,16 +11,17 @@ from torch.utils.dlpack import from_dlpack
 
 from lookonce_cache.context import CompressedContext
 from lookonce_cache.errors import ContextFormatError, InvalidContextError
-from lookonce_cache.format.header import DIGEST_BYTES, Header, TensorSpec, checksum, decode_head, encode_head
+from lookonce_cache.format.checksum import DIGEST_BYTES, checksum
+from lookonce_cache.format.header import Header, TensorSpec, decode_head, encode_head
 from lookonce_cache.format.quantization import QuantizedTensor, Role
 from lookonce_cache.identity import ContextKey
 
 
 def encode(context: CompressedContext) -> bytes:
-    """The context in the current format version. Copies each tensor's bytes once."""
-    first, head = encode_head(context)
-    parts: list[bytes | memoryview] = [first]
-    position = len(first)
+    """Encode a context in the current format version; copies each tensor once."""
+    head_bytes, head = encode_head(context)
+    parts: list[bytes | memoryview] = [head_bytes]
+    position = len(head_bytes)
     for spec, tensor in zip(head.tensors.values(), _tensors(context), strict=True):
         parts += [bytes(spec.start - position), _raw_bytes(tensor)]
         position = spec.end
@@ -25,26 +29,26 @@ def encode(context: CompressedContext) -> bytes:
 
 
 def decode(data: bytes | bytearray | memoryview, expected: ContextKey) -> CompressedContext:
-    """The context in `data`, which must be the one of the `expected` key.
+    """Decode the context in `data`, which must have the `expected` key.
 
-    The tensors are views of `data`, which they keep alive; nothing is copied. Nothing is allocated by what the header
-    claims before the claim was compared with the bytes that are here.
+    The tensors are views of `data`, which they keep alive; nothing is copied. Nothing is allocated by the header's
+    sizes before they were compared with the bytes that are there.
 
     Raises:
         ContextFormatError: the value is truncated, damaged, hostile, of another format version, or of another context.
-            No other error is raised, whatever the bytes.
+            No bytes raise another error.
     """
     view = memoryview(data).cast("B")
     head = decode_head(view, expected)
     _verify_body(view, head)
-    # By DLPack, which torch takes read-only memory from: it has no read-only tensors, and warns of them elsewhere.
-    whole = from_dlpack(np.frombuffer(view, dtype=np.uint8))
-    tensors = {name: _tensor(whole, spec) for name, spec in head.tensors.items()}
+    # By DLPack, from which torch takes read-only memory: torch has no read-only tensors, and warns of them elsewhere.
+    data_tensor = from_dlpack(np.frombuffer(view, dtype=np.uint8))
+    tensors = {name: _view(data_tensor, spec) for name, spec in head.tensors.items()}
     try:
         return CompressedContext(
             identity=head.identity,
-            keys=_stored("keys", head, tensors),
-            values=_stored("values", head, tensors),
+            keys=_quantized("keys", head, tensors),
+            values=_quantized("values", head, tensors),
             kept_indices=tensors["kept_indices"],
             scores=tensors["scores"],
             **head.facts,
@@ -63,14 +67,14 @@ def _verify_body(view: memoryview, head: Header) -> None:
 
 
 def _tensors(context: CompressedContext) -> Iterator[torch.Tensor]:
-    """In the order of their bytes."""
+    """Yield the tensors in the order of their bytes."""
     yield from context.keys.parts
     yield from context.values.parts
     yield context.kept_indices
     yield context.scores
 
 
-def _stored(role: Role, head: Header, tensors: dict[str, torch.Tensor]) -> QuantizedTensor:
+def _quantized(role: Role, head: Header, tensors: dict[str, torch.Tensor]) -> QuantizedTensor:
     parts = tuple(tensor for name, tensor in tensors.items() if name.startswith(f"{role}."))
     return QuantizedTensor(role, head.identity.precision, head.dtype, head.shape, parts)
 
@@ -79,5 +83,5 @@ def _raw_bytes(tensor: torch.Tensor) -> memoryview:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _tensor(whole: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    return whole[spec.start : spec.end].view(spec.dtype).view(spec.shape)
+def _view(data: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+    return data[spec.start : spec.end].view(spec.dtype).view(spec.shape)

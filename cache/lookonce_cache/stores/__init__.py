@@ -1,1 +1,1 @@
-"""Stores of contexts, behind one interface."""
+"""Store contexts and blobs in memory, in Redis, or in both, behind one interface."""

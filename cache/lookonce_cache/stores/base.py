@@ -1,11 +1,15 @@
-"""The one interface of all stores, and what they tell about a context without loading it."""
+"""Define the interface of all stores, and the descriptions of stored contexts."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from lookonce_cache.context import CompressedContext
 from lookonce_cache.identity import ContextKey
 from lookonce_cache.stores.blobs import BlobStore
+
+if TYPE_CHECKING:  # it imports torch
+    from lookonce_cache.context import CompressedContext
 
 MAX_LISTED = 1000
 
@@ -13,7 +17,7 @@ State = Literal["kept", "leased", "absent"]
 
 
 class StoreHit(NamedTuple):
-    """A context, and the tier of the store that had it."""
+    """A context, and the tier that had it."""
 
     context: CompressedContext
     tier: str
@@ -21,11 +25,13 @@ class StoreHit(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextInfo:
-    """A stored context without its tensors. Fields are those of `CompressedContext` and its identity, except:
+    """Describe a stored context without its tensors.
+
+    The fields are those of `CompressedContext` and its identity, except:
 
     Attributes:
         bytes: size of the tensors, the same in every store.
-        expires_at: unix time in seconds when the store drops the context, None for never.
+        expires_at: unix time in seconds at which the store drops the context; None for never.
     """
 
     key: ContextKey
@@ -43,110 +49,120 @@ class ContextInfo:
 
 
 class Page(NamedTuple):
-    """Some of a tenant's contexts."""
+    """A page of a tenant's contexts."""
 
     infos: tuple[ContextInfo, ...]
-    next: str | None  # what `Store.list` takes as `after` to go on; None at the end
+    next: str | None  # the `after` of the next page; None at the end
 
 
 class StoreStats(NamedTuple):
-    """A tenant's contexts, in sum."""
+    """The number and size of a tenant's contexts."""
 
     contexts: int
-    bytes: int  # as the store counts them: what deleting all would free
-    oldest: float | None  # unix time in seconds when the oldest was made or stored anew; None where there is none
+    bytes: int  # that deleting all contexts would free
+    oldest: float | None  # unix time in seconds at which the oldest was last put; None if there is none
     newest: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to make one context, for a while; see `Store.lease`."""
+    """A temporary right to make one context; see `Store.lease`."""
 
     key: ContextKey
-    token: str  # tells this holder from the next one
+    token: str  # distinguishes this holder from the next one
 
 
 class Store(Protocol):
-    """Keeps contexts for `ttl` seconds after their last use, or shorter when room is needed.
+    """Keep contexts for `ttl` seconds after their last use, or until space is needed.
 
-    A use may give another `ttl` for itself, in seconds: the next use decides anew.
+    Each use may set a `ttl` of its own, in seconds, which holds until the next use.
 
-    A store is used from one event loop. A value that cannot be decoded, or that is not the context of the key asked
-    for, is a miss: it is reported to the observer, and stays until it is overwritten, deleted or expires. (Deleting it
-    could delete the good value that another server has just put in its place.)
+    A store is used from one event loop. A value that cannot be decoded, or that is the context of another key, is a
+    miss: it is reported to the observer, and stays until it is overwritten, deleted or expires. (Deleting it could
+    delete the good value that another server has just put in its place.)
 
-    A key says whose context it is; no method ever shows or changes another tenant's.
+    A key names the tenant; no method ever returns or changes another tenant's contexts.
 
-    Every method except `close` may raise StoreUnavailableError; those that write WritesRefusedError, one of its kind,
-    while reads go on.
+    Every method except `close` may raise StoreUnavailableError; methods that write may raise its subclass
+    WritesRefusedError while reads go on.
 
     Attributes:
-        tier: the store's name in metrics: "memory" or "redis"; of a tiered store, the last tier's.
+        tier: the store's name in metrics, "memory" or "redis"; of a tiered store, the last tier's.
     """
 
     tier: str
 
     @property
     def records(self) -> BlobStore:
-        """Kept in the same place as the contexts, and closed with them; of a tiered store, in the last tier."""
+        """The records, stored beside the contexts and closed with them.
+
+        A tiered store keeps them in its last tier.
+        """
+
+    @property
+    def images(self) -> BlobStore:
+        """The images, stored likewise; in memory they have a budget of their own."""
 
     async def get(self, key: ContextKey, *, ttl: float | None = None) -> StoreHit | None:
-        """The context, or None. Counts as use."""
+        """Load a context, or return None; counts as use."""
 
     async def peek(self, key: ContextKey) -> CompressedContext | None:
-        """The context, or None. Does not count as use."""
+        """Load a context, or return None; does not count as use."""
 
     async def put(self, context: CompressedContext, lease: Lease | None = None, *, ttl: float | None = None) -> None:
-        """Keep the context, in place of one with the same key. Counts as use.
+        """Store a context, in place of one with the same key; counts as use.
 
-        With a lease, the context is kept only if the lease still holds, and the lease ends with it, in one step: a
-        holder that was slow, stopped or cut off cannot bring back what was deleted, or replaced, meanwhile. One that
-        has merely expired is as good for an hour, as long as nobody has taken the next one, and nothing was put or
-        deleted: what was computed is not thrown away because of a pause.
+        With a lease, the context is stored only if the lease still holds, and the lease ends with it, in one step: a
+        holder that was slow, stopped or cut off cannot bring back a context that was deleted or replaced meanwhile. A
+        lease that has merely expired holds for another hour, unless the next one was taken, or a context was put or
+        deleted: a pause does not throw the computed context away.
 
         Raises:
-            ContextTooLargeError: the store could never hold it.
-            LeaseLostError: the lease is somebody else's, or was broken, or ended with a context; nothing was changed.
+            ContextTooLargeError: the store could never hold the context.
+            LeaseLostError: the lease was taken by another holder, broken, or ended by a put; nothing was changed.
         """
 
     async def touch(self, key: ContextKey, *, ttl: float | None = None) -> bool:
-        """Count as use without loading; whether there is such a context."""
+        """Count as use without loading; returns whether the context is there."""
 
     async def delete(self, key: ContextKey) -> bool:
-        """Forget the context and break a lease on its key; whether there was a context."""
+        """Delete a context and break its lease; returns whether there was a context."""
 
     async def info(self, key: ContextKey) -> ContextInfo | None:
-        """What is known of the context, or None. Does not count as use."""
+        """Describe a context, or return None; does not count as use."""
 
-    async def list(self, tenant: str, *, limit: int = 100, after: str | None = None) -> Page:
-        """Up to `limit` of a tenant's contexts, at most `MAX_LISTED`. Does not count as use.
+    async def list(self, tenant: str, *, limit: int = 100, after: str | None = None, model: str | None = None) -> Page:
+        """List a tenant's contexts, the newest first; does not count as use.
+
+        A page has fewer than `limit` contexts only if there are no more.
 
         Args:
-            tenant: whose.
-            limit: how many.
-            after: the `next` of the page before; one that no store gave out lists from the start.
+            tenant: the tenant's name.
+            limit: the largest number of contexts, at most `MAX_LISTED`.
+            after: the `next` of the page before; any other text lists from the start.
+            model: fingerprint of the model that made the contexts; None for all models.
         """
 
     async def stats(self, tenant: str) -> StoreStats:
-        """A tenant's contexts, in sum. Does not count as use."""
+        """Count a tenant's contexts; does not count as use."""
 
     async def lease(self, key: ContextKey, seconds: float) -> Lease | None:
-        """The right to make this context, for that long, or None while somebody else has it.
+        """Take the lease on making a context, or return None while another holder has it.
 
-        It is a courtesy between servers that saves work, and no lock: a store may forget leases.
+        A lease saves work between servers and is no lock: a store may forget leases.
         """
 
     async def renew(self, lease: Lease, seconds: float) -> bool:
-        """Hold a lease for that long from now on; False, and nothing happens, if it no longer holds."""
+        """Extend a lease to `seconds` from now; returns False if it no longer holds."""
 
     async def release(self, lease: Lease) -> None:
-        """End a lease, if it still holds."""
+        """Release a lease, if it still holds."""
 
     async def state(self, key: ContextKey) -> State:
-        """Whether the context is there, else whether somebody has a lease to make it. Does not count as use."""
+        """Tell whether the context is there, or leased; does not count as use."""
 
     async def ping(self) -> None:
-        """Return if the store works, for reads at least, and raise StoreUnavailableError if it does not."""
+        """Raise StoreUnavailableError unless the store works, at least for reads."""
 
     async def close(self) -> None:
-        """Let go of connections and memory. The store is not used after it."""
+        """Release connections and memory; the store is not used after it."""

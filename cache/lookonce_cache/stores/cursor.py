@@ -1,4 +1,4 @@
-"""Where a page of contexts ends, so that the next one goes on there, whatever is used, put or deleted meanwhile."""
+"""Mark the end of a page, so that the next one goes on there despite changes."""
 
 import math
 import re
@@ -8,9 +8,9 @@ _TEXT = re.compile(r"([0-9.e+-]{1,32}):([0-9a-f]{64})")
 
 
 class Cursor(NamedTuple):
-    """A context's place in a list with the newest first; the later of two is the greater."""
+    """A context's position in a list; the newer of two is the greater."""
 
-    time: float  # by which the store orders them, unix time in seconds
+    time: float  # of the put, unix time in seconds
     id: str
 
     def __str__(self) -> str:
@@ -18,7 +18,7 @@ class Cursor(NamedTuple):
 
 
 def parse_cursor(text: str | None) -> Cursor | None:
-    """The cursor that `str` made this text of, None for any other."""
+    """Parse the text of a cursor; None for any other text."""
     match = _TEXT.fullmatch(text or "")
     try:
         time = float(match[1]) if match else math.nan

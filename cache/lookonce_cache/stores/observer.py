@@ -1,4 +1,4 @@
-"""What stores tell about their work, for metrics."""
+"""Report the calls of stores, for metrics."""
 
 import functools
 import time
@@ -20,41 +20,43 @@ R = TypeVar("R")
 
 
 class StoreObserver:
-    """Is told what stores do; this one ignores it all. Methods run in the event loop, so they must be quick."""
+    """Receive reports of stores and ignore them; methods must be quick."""
 
     def operation(self, store: str, operation: str, outcome: Outcome, seconds: float) -> None:
-        """One call of a `Store` method, or of one of its `BlobStore`, has ended.
+        """Report the end of a call of a `Store` or `BlobStore` method.
 
         Args:
             store: the store's tier.
             operation: the method's name.
-            outcome: "ok"; "miss" where there was nothing; "refused" where the store cannot take a value, takes no
-                writes for now, or a lease did not hold; "error" where the store could not be reached.
-            seconds: how long it took, encoding and decoding included.
+            outcome: "ok"; "miss" if there was no value; "refused" if the value is too large, writes are refused, or a
+                lease did not hold; "error" if the store could not be reached.
+            seconds: duration, with encoding and decoding.
         """
 
     def transferred(self, store: str, direction: Literal["read", "written"], nbytes: int) -> None:
-        """A context of so many bytes came from a store, or went to it."""
+        """Report the bytes of a context that was read or written."""
 
     def holds(self, store: str, nbytes: int) -> None:
-        """A store in this process's memory now holds so many bytes of tensors."""
+        """Report the bytes of tensors that a store in memory now holds."""
 
     def damaged(self, store: str, reason: str) -> None:
-        """A value was met that is no context, or not the one asked for; see `ContextFormatError.reason`.
+        """Report a value that is damaged, or not the one of its key.
 
-        A damaged record has the reason "record"; what is no lease under a lease's name "lease"; what is no context's
-        name in the index, or no index under its name, "index".
+        Args:
+            store: the store's tier.
+            reason: see `ContextFormatError.reason`; or "record" for a blob, "lease" for a lease, "index" for the index
+                or one of its members.
         """
 
     def writes(self, store: str, refusal: str | None) -> None:
-        """A write was taken, or refused though the store answers; then why, see `WritesRefusedError.reason`."""
+        """Report a write that was done (None) or refused; see `WritesRefusedError.reason`."""
 
     def breaker(self, store: str, node: str, is_open: bool) -> None:
-        """A node of the store was given up for a while, or is used again."""
+        """Report that a node's circuit breaker opened or closed."""
 
 
 class Observed(Protocol):
-    """What `observed` needs of a store."""
+    """Have the attributes that `observed` reads."""
 
     tier: str
     observer: StoreObserver
@@ -66,15 +68,15 @@ S = TypeVar("S", bound=Observed)
 def observed(
     method: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """A store's method that reports each call to the store's observer, under the method's own name."""
+    """Wrap a store's method to report each call to the store's observer."""
     name = method.__name__
 
     @functools.wraps(method)
-    async def reporting(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        begun = time.perf_counter()
+    async def report_call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        started = time.perf_counter()
 
         def report(outcome: Outcome) -> None:
-            self.observer.operation(self.tier, name, outcome, time.perf_counter() - begun)
+            self.observer.operation(self.tier, name, outcome, time.perf_counter() - started)
 
         try:
             result = await method(self, *args, **kwargs)
@@ -88,14 +90,14 @@ def observed(
         except StoreUnavailableError:
             report("error")
             raise
-        found_nothing = result is False or (result is None and name in _MAY_FIND_NOTHING)
-        report("miss" if found_nothing else "ok")
+        is_miss = result is False or (result is None and name in _MAY_MISS)
+        report("miss" if is_miss else "ok")
         if name in _WRITES:
             self.observer.writes(self.tier, None)
         return result
 
-    return reporting
+    return report_call
 
 
-_WRITES = {"put", "lease", "write"}  # which never go without one
-_MAY_FIND_NOTHING = {"get", "peek", "info", "lease", "read"}
+_WRITES = {"put", "lease", "write"}  # the calls that always write
+_MAY_MISS = {"get", "peek", "info", "lease", "read"}

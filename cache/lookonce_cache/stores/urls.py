@@ -1,4 +1,4 @@
-"""What the URLs of all stores share."""
+"""Parse store URLs and their parameters."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -13,43 +13,43 @@ T = TypeVar("T")
 
 
 def split_url(url: str) -> SplitResult:
-    """The URL's parts.
+    """Split a URL into its parts.
 
     Raises:
-        StoreConfigError: it has none, or what looks like a piece of a password where none belongs.
+        StoreConfigError: the URL is malformed, or seems to have a piece of a password in another part.
     """
     try:
         parts = urlsplit(url)
     except ValueError:
         raise StoreConfigError("store URL cannot be parsed; accepted: an address in brackets must be IPv6") from None
-    # An unescaped "/", "?" or "#" ends the host part early, and what is left of the password would be quoted as a
-    # parameter or connected to as a host.
+    # An unescaped "/", "?" or "#" ends the host part early, and the rest of the password would be quoted as a parameter
+    # or connected to as a host.
     if parts.fragment or "@" in parts.path or ("@" in parts.query and "@" not in parts.netloc and parts.netloc):
         raise StoreConfigError("store URL cannot be parsed; in user and password, '/', '?', '#' are %2F, %3F, %23")
     return parts
 
 
-def parameters(parts: SplitResult, readers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
-    """The query's parameters, each read by the reader of its name.
+def parameters(parts: SplitResult, parsers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """Parse the query's parameters, each with the parser of its name.
 
     Raises:
-        StoreConfigError: a parameter has no reader, or its reader does not accept the value.
+        StoreConfigError: a parameter has no parser, or its parser does not accept the value.
     """
     texts = dict(parse_qsl(parts.query, keep_blank_values=True))
-    unknown = sorted(texts.keys() - readers.keys())
+    unknown = sorted(texts.keys() - parsers.keys())
     if unknown:
-        raise StoreConfigError(f"store URL parameter: {unknown[0]!r}; accepted: {', '.join(sorted(readers))}")
-    given = {}
+        raise StoreConfigError(f"store URL parameter: {unknown[0]!r}; accepted: {', '.join(sorted(parsers))}")
+    values = {}
     for name, text in texts.items():
         try:
-            given[name] = readers[name](text)
+            values[name] = parsers[name](text)
         except StoreConfigError as error:
             raise StoreConfigError(f"store URL parameter {name}: {error}") from None
-    return given
+    return values
 
 
 def parse_size(text: str) -> int:
-    """Bytes in "1000000", "512MiB" or "2GiB".
+    """Parse a number of bytes, such as "1000000", "512MiB" or "2GiB".
 
     Raises:
         StoreConfigError: `text` is not a whole positive number with one of `UNITS`.
@@ -62,22 +62,28 @@ def parse_size(text: str) -> int:
 
 
 def one_of(values: Mapping[str, T]) -> Callable[[str], T]:
-    """A reader that accepts the names of these values, in any case."""
+    """Return a parser that accepts the names of these values, in any case."""
 
-    def read(text: str) -> T:
+    def parse(text: str) -> T:
         if text.lower() not in values:
             raise StoreConfigError(f"{text!r}; accepted: {', '.join(values)}")
         return values[text.lower()]
 
-    return read
+    return parse
 
 
 def number(kind: Callable[[str], T], accepted: str, pattern: str) -> Callable[[str], T]:
-    """A reader that accepts texts of a pattern. If `accepted`, its description, ends with "above 0", 0 is refused."""
+    """Return a parser of numbers that match a pattern.
 
-    def read(text: str) -> T:
+    Args:
+        kind: the type of the number.
+        accepted: the description of accepted values; if it ends with "above 0", 0 is refused.
+        pattern: the regular expression of accepted texts.
+    """
+
+    def parse(text: str) -> T:
         if not re.fullmatch(pattern, text) or (accepted.endswith("above 0") and not float(text)):
             raise StoreConfigError(f"{text!r}; accepted: {accepted}")
         return kind(text)
 
-    return read
+    return parse

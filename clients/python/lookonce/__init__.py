@@ -1,4 +1,4 @@
-"""Look at an image once, ask about it as often as you like: the client of lookonce."""
+"""Look at an image once, ask about it as often as you like."""
 
 from typing import TYPE_CHECKING
 
@@ -67,7 +67,7 @@ __version__: str
 if not TYPE_CHECKING:  # or every name would be taken for an attribute
 
     def __getattr__(name: str) -> str:
-        """Read `__version__` on demand: importlib.metadata takes half as long as all of this package."""
+        """Read `__version__` on demand: importing importlib.metadata is slow."""
         if name != "__version__":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib.metadata import version

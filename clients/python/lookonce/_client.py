@@ -82,7 +82,7 @@ class Client(_BaseClient):
         return ImageSession(self._image(source, options, forget_on_exit=forget), self._transport)
 
     def create_context(self, source: ImageSource, **options: Unpack[ContextOptions]) -> Context:
-        """Have the server make an image's context; the options are those of `ContextOptions`."""
+        """Have the server make an image's context, with options of `ContextOptions`."""
         return self._transport.run(self._image_to_prepare(source, options).prepare())
 
     def get_context(self, id: str) -> Context:  # noqa: A002 - the API's own word
@@ -152,7 +152,7 @@ class AsyncClient(_BaseClient):
         self._transport = AsyncTransport(base_url, api_key, timeout)
 
     def image(self, source: ImageSource, *, forget: bool = False, **options: Unpack[ImageOptions]) -> AsyncImageSession:
-        """Do the same as `Client.image`; reading a file blocks, so give its bytes if that matters."""
+        """Do the same as `Client.image`; reading a file blocks, giving its bytes does not."""
         return AsyncImageSession(self._image(source, options, forget_on_exit=forget), self._transport)
 
     async def create_context(self, source: ImageSource, **options: Unpack[ContextOptions]) -> Context:

@@ -93,7 +93,7 @@ class NotFoundError(APIStatusError):
 
 
 class ContextNotFoundError(NotFoundError):
-    """The context expired, was evicted or deleted, or belongs to another tenant or model."""
+    """The context expired, was evicted or deleted, or is another tenant's or model's."""
 
 
 class RateLimitError(APIStatusError):
@@ -130,7 +130,7 @@ def status_error(response: httpx2.Response) -> APIStatusError:
 
 
 def stream_error(response: httpx2.Response, error: Mapping[str, Any]) -> APIStatusError:
-    """Build the error of an error event in a stream, whose HTTP status was sent before."""
+    """Build the error of an error event in a stream."""
     return _error_class(500, error)(response, error)
 
 
@@ -140,7 +140,7 @@ def _error_class(status: int, error: Mapping[str, Any]) -> type[APIStatusError]:
 
 
 def _error_object(response: httpx2.Response) -> Mapping[str, Any]:
-    """Return the body's error object, or quote a body without one, such as a proxy's page."""
+    """Return the body's error object, or quote a body without one."""
     try:
         error = response.json()["error"]
     except (ValueError, KeyError, TypeError):
@@ -152,5 +152,5 @@ def _error_object(response: httpx2.Response) -> Mapping[str, Any]:
 
 
 def _seconds(header: str) -> int | None:
-    """Parse a Retry-After header; None for a date, which a lookonce server never sends."""
+    """Parse a Retry-After header in seconds; None for a date."""
     return int(header) if re.fullmatch(r"[0-9]{1,9}", header) else None

@@ -1,4 +1,4 @@
-"""Read an image and ask about it: its pixels are sent once, and then the id of its context."""
+"""Read an image and ask about it by its pixels once, then by its context's id."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ImageReference:
 
     @property
     def pixel_bytes(self) -> int:
-        """The bytes that a request carries for the pixels; 0 if they are a link or unknown."""
+        """The bytes of pixels in a request; 0 if they are a link or unknown."""
         return len(self.pixels) if self.pixels and self.pixels.startswith("data:") else 0
 
 
@@ -134,7 +134,7 @@ class Image:
         return (yield from self._send_about_context(lambda id_: _requests.get_tokens(id_, retention)))
 
     def heatmap(self, retention: float | None, *, over_image: bool) -> Flow[bytes]:
-        """Return the heat map; over the image's pixels if that is asked for and they are known."""
+        """Return the heat map, over the image if that is asked for and it is known."""
         pixels = self.reference.pixels if over_image else None
         return (yield from self._send_about_context(lambda id_: _requests.get_heatmap(id_, retention, pixels)))
 

@@ -1,4 +1,4 @@
-"""Build the requests of the server's API and parse their replies; nothing is sent here."""
+"""Build the requests of the server's API and parse their replies."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def get_tokens(context_id: str, retention: float | None) -> Request[ContextToken
 
 
 def get_heatmap(context_id: str, retention: float | None, image_url: str | None) -> Request[bytes]:
-    """Request a heat map: over the image if its pixels are sent along, else over a bare grid."""
+    """Request a heat map: over the image if it is sent along, else over a bare grid."""
     path, query = f"/v1/contexts/{context_id}/heatmap.png", _retention(retention)
     if image_url is None:
         return Request("GET", path, _unparsed, query=query, reply="bytes")

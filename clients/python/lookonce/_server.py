@@ -1,4 +1,4 @@
-"""Call the server's API once for both clients, and send a request again if that may help.
+"""Send requests for both clients, and again if that may help.
 
 A flow is a generator, as httpx's `auth_flow`: it yields a request to send or a pause to make, receives the reply (or
 has the error thrown in), and returns a result. A transport runs flows and decides nothing.
@@ -139,7 +139,7 @@ class Server:
 
 
 def retry_delay(error: LookonceError, retries: int) -> float | None:
-    """Return the seconds to wait before a request is sent again; None if it is not to be.
+    """Return the seconds to wait before a retry, or None for no retry.
 
     The delay doubles from retry to retry, and is up to a quarter less by chance, so that clients that failed together
     do not come back together. It is never shorter than the server's `retry-after`.
@@ -163,7 +163,7 @@ def retry_delay(error: LookonceError, retries: int) -> float | None:
 
 
 def _full_prompt_tokens(answer: Answer) -> int:
-    """Return the prompt tokens without lookonce; an engine's own cached tokens are part of them."""
+    """Return the prompt tokens without lookonce, with an engine's own cached tokens."""
     if not answer.tokens_saved:
         return answer.prompt_tokens
     return answer.prompt_tokens - answer.cached_tokens + answer.tokens_saved

@@ -25,7 +25,7 @@ MAX_CONCURRENCY = 4
 
 
 class _BaseSession:
-    """Tell what a session knows without asking the server."""
+    """Hold the state of a session, and check its arguments."""
 
     def __init__(self, image: Image) -> None:
         self._image = image
@@ -51,7 +51,7 @@ class _BaseSession:
         return self._image.saved.total
 
     def _split(self, questions: Iterable[str], max_concurrency: int) -> tuple[list[str], list[str]]:
-        """Split a batch into questions to ask first, so that the rest need no pixels, and the rest."""
+        """Split a batch into questions to ask first, and those that then need no pixels."""
         if max_concurrency < 1:
             raise ValueError(f"max_concurrency is {max_concurrency}; 1 or more is expected")
         batch = list(questions)
@@ -107,7 +107,7 @@ class ImageSession(_BaseSession):
             pool.shutdown(cancel_futures=True)
 
     def stream(self, question: str, **options: Unpack[AskOptions]) -> AnswerStream:
-        """Ask about the image and stream the answer; the options are those of `AskOptions`."""
+        """Ask about the image and stream the answer; options are those of `AskOptions`."""
         return AnswerStream(self._transport, AnswerReader(self._image, question, options))
 
     def chat(self, **options: Unpack[AskOptions]) -> Chat:
@@ -152,7 +152,7 @@ class ImageSession(_BaseSession):
 
 
 class AsyncImageSession(_BaseSession):
-    """Do the same as `ImageSession`, for asyncio; get a session from `AsyncClient.image`."""
+    """Do the same as `ImageSession`, for asyncio; get one from `AsyncClient.image`."""
 
     def __init__(self, image: Image, transport: AsyncTransport) -> None:
         super().__init__(image)

@@ -50,14 +50,14 @@ class Reader(ABC, Generic[T]):
 
     @abstractmethod
     def _read(self, event: Any) -> str:
-        """Read an event and return the text it adds; ValueError and its like mean that it is malformed."""
+        """Read an event and return its text; ValueError or the like if it is malformed."""
 
     @abstractmethod
     def _build_result(self) -> T:
         """Build the result from all events."""
 
     def add(self, data: str) -> str:
-        """Read an event's data and return the text it adds; raises APIStatusError for an error event."""
+        """Read an event and return its text; raises APIStatusError for an error event."""
         if data == _DONE:
             self.is_done = True
             return ""
@@ -283,7 +283,7 @@ class _DescriptionResult:
 
     @property
     def state(self) -> State:
-        """The server's last news: `waiting` (none yet), `queued`, `describing` or `completed`."""
+        """The server's last state: `waiting`, `queued`, `describing` or `completed`."""
         assert isinstance(self._reader, DescriptionReader)
         return self._reader.state
 
@@ -294,7 +294,7 @@ class _DescriptionResult:
 
     @property
     def created(self) -> bool:
-        """Whether the context was made while this request waited; False if it was there already."""
+        """Whether the context was made while this request waited."""
         return self._reader.result.created
 
 

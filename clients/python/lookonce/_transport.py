@@ -1,4 +1,4 @@
-"""Run flows: send their requests with httpx2, and turn its errors into this package's.
+"""Run flows: send their requests with httpx2, and convert its errors.
 
 Both transports raise APIConnectionError if no answer comes, APIStatusError if the answer is an error, and
 APIResponseError if it is not what the request expects.
@@ -118,7 +118,7 @@ async def _data(response: httpx2.Response) -> AsyncGenerator[str, None]:
 
 
 def _client_options(base_url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
-    """Return the arguments of an httpx2 client; loopback addresses bypass the proxies of the environment."""
+    """Return the arguments of an httpx2 client; loopback addresses need no proxy."""
     url = _server_url(base_url)
     return {
         "base_url": url,

@@ -157,7 +157,7 @@ class Saved:
 
 
 class ContextOptions(TypedDict, total=False):
-    """Options of a context, within the operator's limits; the server has defaults for all.
+    """Options of a context, within the operator's limits; the server has defaults.
 
     Attributes:
         retention: share of image tokens to keep, above 0, at most 1.
@@ -187,7 +187,7 @@ class ImageOptions(ContextOptions, total=False):
 
 
 class AskOptions(TypedDict, total=False):
-    """Options of a question; the session's and then the server's defaults fill the rest.
+    """Options of a question; the session and the server have defaults.
 
     Attributes:
         max_tokens: the longest answer, in tokens.

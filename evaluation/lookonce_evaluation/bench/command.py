@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,16 +35,7 @@ def write_json(path: Path | None, figures: Any) -> None:
     """Write the figures, and on which machine they were measured, where that was asked for."""
     if path is not None:
         machine = {"processor": platform.machine(), "cores": os.cpu_count()}
-        path.write_text(json.dumps(_plain({"machine": machine, **figures}), indent=1) + "\n")
-
-
-def _plain(figures: Any) -> Any:
-    """Make named tuples dicts, as JSON's own would make lists of them."""
-    if hasattr(figures, "_asdict"):
-        return _plain(figures._asdict())
-    if isinstance(figures, dict):
-        return {name: _plain(value) for name, value in figures.items()}
-    return [_plain(value) for value in figures] if isinstance(figures, (list, tuple)) else figures
+        path.write_text(json.dumps({"machine": machine, **figures}, indent=1, default=asdict) + "\n")
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

@@ -14,13 +14,14 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from lookonce_cache import Store, open_store
+from lookonce_cache import Store
 from lookonce_evaluation.bench import command
 from lookonce_evaluation.bench.checkpoints import write_llava
 from lookonce_evaluation.bench.methods import (
@@ -28,15 +29,16 @@ from lookonce_evaluation.bench.methods import (
     FullPass,
     Method,
     about,
-    create_context,
-    describe_plan,
+    describe_picture,
     full_pass,
+    open_memory,
     png,
     redis_store,
 )
 from lookonce_evaluation.bench.timing import AnswerTimes, Spread, time_answer, time_describe
 from lookonce_evaluation.tables import header, line
 from lookonce_scenes import CHECKPOINT
+from lookonce_server.app import describe_plan
 from lookonce_server.engines.base import Engine, Sampling
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.settings import Settings
@@ -53,6 +55,13 @@ _SETTINGS = Settings()
 Times = dict[Method, list[AnswerTimes]]
 
 
+class Stores(NamedTuple):
+    """Where contexts are kept."""
+
+    memory: Store
+    redis: Store
+
+
 @asynccontextmanager
 async def loaded(path: Path, dtype: torch.dtype) -> AsyncIterator[Engine]:
     """The embedded engine on the CPU."""
@@ -66,21 +75,14 @@ async def loaded(path: Path, dtype: torch.dtype) -> AsyncIterator[Engine]:
         await engine.close()
 
 
-async def measure_methods(engine: Engine, redis: Store, rounds: int, tokens: int) -> Times:
+async def measure_methods(engine: Engine, stores: Stores, rounds: int, tokens: int) -> Times:
     """Time answers by every method."""
-    memory = open_store("memory://?max_bytes=4GiB")
-    image = png(1)
-    plans = [
-        describe_plan(_SETTINGS, engine, retention=retention, max_tokens=_DESCRIBE_TOKENS)
-        for retention in (1.0, _SETTINGS.retention)
-    ]
-    everything = await create_context(engine, image, plans[0], "native")
-    compressed = await create_context(engine, image, plans[1], _SETTINGS.precision)
+    contexts = await describe_picture(engine, png(1), _SETTINGS, _DESCRIBE_TOKENS)
     methods: list[Method] = [
         FullPass(engine, None),
-        FromContext("full KV, memory", engine, memory, everything, plans[0]),
-        FromContext("compressed, memory", engine, memory, compressed, plans[1]),
-        FromContext("compressed, Redis", engine, redis, compressed, plans[1]),
+        FromContext("full KV, memory", engine, stores.memory, contexts.everything, contexts.plan),
+        FromContext("compressed, memory", engine, stores.memory, contexts.compressed, contexts.plan),
+        FromContext("compressed, Redis", engine, stores.redis, contexts.compressed, contexts.plan),
     ]
     times: Times = {method: [] for method in methods}
     for number in range(rounds + 1):
@@ -120,7 +122,7 @@ def table_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 async def recording_cost(engine: Engine, rounds: int) -> str:
     """Measure what a describe pass costs beside a full pass that says the same: recording, selecting and packing."""
-    plan = describe_plan(_SETTINGS, engine, retention=_SETTINGS.retention, max_tokens=128)
+    plan = replace(describe_plan(_SETTINGS, engine), max_tokens=128)
     image = png(1)
     say_the_same = partial(full_pass, engine, image, about(plan.prompt), Sampling(plan.max_tokens))
     plain, recorded = [], []
@@ -138,9 +140,10 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure and print; return all figures."""
     rounds, sizes = (1, ()) if arguments.quick else (arguments.rounds, arguments.sizes)
     print(HEADER, flush=True)
-    async with redis_store(arguments.redis) as redis:
+    async with open_memory() as memory, redis_store(arguments.redis) as redis:
+        stores = Stores(memory, redis)
         async with loaded(CHECKPOINT, torch.float32) as engine:
-            times = await measure_methods(engine, redis, 4 * rounds, arguments.tokens)
+            times = await measure_methods(engine, stores, 4 * rounds, arguments.tokens)
             recording = await recording_cost(engine, 8 * rounds)
         figures = rows("scenes, 5.0 M, float32", 196, times)
         print("\n".join(table_lines(figures)), flush=True)
@@ -148,7 +151,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             with tempfile.TemporaryDirectory() as folder:
                 path = write_llava(Path(folder) / "llava", image_tokens)
                 async with loaded(path, torch.bfloat16) as engine:
-                    times = await measure_methods(engine, redis, rounds, arguments.tokens)
+                    times = await measure_methods(engine, stores, rounds, arguments.tokens)
             more = rows("LLaVA shape, 0.9 B, bfloat16", image_tokens, times)
             print("\n".join(table_lines(more)), flush=True)
             figures += more
@@ -156,14 +159,14 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"rows": figures, "recording": recording}
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = command.parser("engine", __doc__, quick="one round of the small model")
     parser.add_argument("--redis", help="URL of a Redis; default: one is started")
     parser.add_argument("--rounds", type=int, default=5, help="answers a method; four times as many by the small model")
     parser.add_argument("--tokens", type=int, default=8, help="tokens of an answer [%(default)s]")
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="image tokens, squares [%(default)s]")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(args)
     command.write_json(arguments.json, asyncio.run(measure(arguments)))
 
 

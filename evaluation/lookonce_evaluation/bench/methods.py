@@ -7,15 +7,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from PIL import Image
 
 from lookonce_cache import DEFAULT_TENANT, CompressedContext, ContextKey, Store, digest, open_store
 from lookonce_evaluation.bench.fixtures import RedisServer
 from lookonce_evaluation.bench.timing import Ask, time_answer
-from lookonce_pruning import parse_window
 from lookonce_scenes.world import render, sample_scene
+from lookonce_server.app import describe_plan
 from lookonce_server.engines.base import Answer, DescribePlan, Engine, Sampling
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.images.decode import ImageLimits, decode_image
@@ -143,26 +143,32 @@ async def full_pass(engine: Engine, image: bytes, conversation: Conversation, sa
     return engine.full(conversation, pixels, sampling, DEFAULT_TENANT)
 
 
+class PictureContexts(NamedTuple):
+    """A picture, and its contexts by the server's settings and with everything kept."""
+
+    image: bytes
+    plan: DescribePlan
+    compressed: CompressedContext
+    everything: CompressedContext
+
+    @property
+    def full_bytes(self) -> int:
+        """Bytes of the keys and values of the whole prompt."""
+        return self.everything.full_tokens * (self.everything.nbytes // self.everything.stored_tokens)
+
+
+async def describe_picture(engine: Engine, image: bytes, settings: Settings, max_tokens: int) -> PictureContexts:
+    """Describe a picture as a server does, in at most so many tokens."""
+    plan = replace(describe_plan(settings, engine), max_tokens=max_tokens)
+    compressed = await create_context(engine, image, plan, settings.precision)
+    everything = await create_context(engine, image, replace(plan, retention=1.0), "native")
+    return PictureContexts(image, plan, compressed, everything)
+
+
 async def create_context(engine: Engine, image: bytes, plan: DescribePlan, precision: str) -> CompressedContext:
     """Describe an image as a server does."""
-    store = open_store("memory://")
-    try:
+    async with open_memory() as store:
         return await _contexts(engine, store, plan, precision).create(DEFAULT_TENANT, ImageBytes(image, "image"))
-    finally:
-        await store.close()
-
-
-def describe_plan(settings: Settings, engine: Engine, *, retention: float, max_tokens: int) -> DescribePlan:
-    """Return the describe plan of a server, but for its retention and the description's most tokens."""
-    window = parse_window(settings.window, engine.facts.num_layers)
-    return DescribePlan(
-        prompt=settings.describe_prompt,
-        max_tokens=max_tokens,
-        rows=settings.rows,
-        window=(window.start, window.stop),
-        selection=settings.selection,
-        retention=retention,
-    )
 
 
 def png(seed: int, side: int | None = None) -> bytes:
@@ -171,6 +177,16 @@ def png(seed: int, side: int | None = None) -> bytes:
     file = io.BytesIO()
     (picture.resize((side, side)) if side else picture).save(file, "PNG")
     return file.getvalue()
+
+
+@asynccontextmanager
+async def open_memory() -> AsyncIterator[Store]:
+    """Open a store in memory."""
+    store = open_store("memory://?max_bytes=4GiB")
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 @asynccontextmanager

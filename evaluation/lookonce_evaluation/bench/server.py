@@ -186,7 +186,7 @@ async def in_process() -> AsyncIterator[dict[str, Method]]:
         by_model = {MODEL: parts, NONE: _without_model(parts)}
         context = await parts.contexts.create(DEFAULT_TENANT, ImageBytes(png(1), "image"))
         refusals = RefusalLog(parts.metrics)
-        server = Server(app, settings, refusals=refusals, phase=parts.phase, on_listening=lambda url: None)
+        server = Server(app, settings, refusals=refusals, lifecycle=parts.lifecycle, on_listening=lambda url: None)
         url = await stack.enter_async_context(_serving(server))
         config = uvicorn.Config(_answer_by_heart, port=0, lifespan="off", log_config=None, access_log=False)
         bare_url = await stack.enter_async_context(_serving(uvicorn.Server(config)))
@@ -211,11 +211,11 @@ async def in_process() -> AsyncIterator[dict[str, Method]]:
 @asynccontextmanager
 async def methods() -> AsyncIterator[dict[str, Method]]:
     """Run all methods."""
-    async with in_process() as found:
+    async with in_process() as by_name:
         with LookonceServer() as process:
             image = f"data:image/png;base64,{base64.b64encode(png(1)).decode()}"
             context = process.post("/v1/contexts", json={"image_url": image}).json()
-            yield found | {PROCESS: partial(over_http, process.url, partial(_question, context["id"]))}
+            yield by_name | {PROCESS: partial(over_http, process.url, partial(_question, context["id"]))}
 
 
 def _without_model(parts: AppState) -> AppState:
@@ -321,12 +321,12 @@ def table_line(load: Load, rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = command.parser("server", __doc__, quick="one round of a few answers, to one and to four at once")
     parser.add_argument("--rounds", type=int, default=15, help="[%(default)s]")
     parser.add_argument("--answers", type=int, default=64, help="of a load, method and round, at least [%(default)s]")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(args)
     rounds, answers = (1, 2) if arguments.quick else (arguments.rounds, arguments.answers)
     at_once = (1, 4) if arguments.quick else (1, 32)
     loads = [Load(*load) for load in itertools.product((NONE, MODEL), (1, 8), (False, True), at_once)]

@@ -8,7 +8,7 @@ import argparse
 import asyncio
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +20,11 @@ from lookonce_cache.format.quantization import Role, parts_of
 from lookonce_evaluation.bench import command
 from lookonce_evaluation.bench.checkpoints import write_llava
 from lookonce_evaluation.bench.engine import loaded
-from lookonce_evaluation.bench.methods import create_context, describe_plan, png
+from lookonce_evaluation.bench.methods import create_context, png
 from lookonce_evaluation.tables import header, line
 from lookonce_pruning import kept_count
 from lookonce_scenes import CHECKPOINT
+from lookonce_server.app import describe_plan
 from lookonce_server.settings import Settings
 
 RETENTION = 0.05
@@ -177,23 +178,23 @@ async def measure() -> str:
 
 async def _measured_rows(name: str, path: Path, dtype: torch.dtype) -> list[str]:
     async with loaded(path, dtype) as engine:
-        plan = describe_plan(Settings(), engine, retention=RETENTION, max_tokens=48)
+        plan = replace(describe_plan(Settings(), engine), retention=RETENTION, max_tokens=48)
         rows = []
         for precision in TARGETS:
             context = await create_context(engine, png(1), plan, precision)
             layers, heads, tokens, head_dim = context.keys.shape
             whole = 2 * layers * heads * context.image_tokens * head_dim * dtype.itemsize
-            found = Size(whole, len(encode(context)))
+            stored = Size(whole, len(encode(context)))
             numbers = [context.image_tokens, tokens, f"{whole / 1024:.0f}", precision]
-            rows.append(line([name, *numbers, f"{found.context / 1024:.1f}", f"{found.ratio:.1f}x"]))
+            rows.append(line([name, *numbers, f"{stored.context / 1024:.1f}", f"{stored.ratio:.1f}x"]))
         return rows
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m lookonce_evaluation.bench.sizes", description=__doc__)
     parser.add_argument("--measure", action="store_true", help="make contexts too, of the scenes model and a shape")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(args)
     print(markdown())
     if arguments.measure:
         print("\n" + asyncio.run(measure()))

@@ -176,7 +176,7 @@ def print_report(result: SoakResult) -> None:
         print(f"refused, unexplained: {reply.kind}: {reply.detail}")
 
 
-def main(given: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = command.parser("soak", __doc__, quick="some seconds with one restart")
     parser.add_argument("--minutes", type=float, default=10.0, help="of load [%(default)s]")
@@ -187,9 +187,9 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", default=Settings().precision, help="in which contexts are stored [%(default)s]")
     parser.add_argument("--pictures", type=int, default=16, help="different ones [%(default)s]")
     parser.add_argument("--questions", type=int, default=3, help="about each picture [%(default)s]")
-    if parser.parse_args(given).quick:
+    if parser.parse_args(args).quick:
         parser.set_defaults(**QUICK)
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(args)
     result = soak(arguments, expected_answers(arguments))
     print_report(result)
     kinds = by_kind(result.replies)

@@ -96,16 +96,16 @@ def record_answers(url: str, pictures: int, questions: int) -> list[Picture]:
 def _record_picture(client: lookonce.Client, seed: int, questions: int) -> Picture:
     scene = sample_scene(seed)
     rng = random.Random(seed)
-    questions_of_scene = [found.text for ask in OPEN.values() if (found := ask(scene, rng))]
+    about_scene = [question.text for sample in OPEN.values() if (question := sample(scene, rng))]
     picture = Picture(Image.fromarray(render(scene)), {})
     described = client.image(picture.file())
     described.prepare()
-    for question in [DESCRIBE_PROMPTS[1], *questions_of_scene][:questions]:
-        full = client.image(picture.file()).ask(question, max_tokens=MAX_TOKENS)
-        context = described.ask(question, max_tokens=MAX_TOKENS)
+    for text in [DESCRIBE_PROMPTS[1], *about_scene][:questions]:
+        full = client.image(picture.file()).ask(text, max_tokens=MAX_TOKENS)
+        context = described.ask(text, max_tokens=MAX_TOKENS)
         if full.hit or full.context_tokens or not context.hit:
             raise EvaluationError("the quiet server did not answer once by the full pass and once from the context")
-        picture.answers[question] = Expected(full.text, context.text)
+        picture.answers[text] = Expected(full.text, context.text)
     return picture
 
 

@@ -33,7 +33,7 @@ from lookonce_cache import (
     digest,
     encode,
     open_store,
-    stored,
+    quantize,
 )
 from lookonce_cache.stores.redis.node import READ_SIZE
 from lookonce_cache.stores.tiered import TieredStore
@@ -65,23 +65,14 @@ class Name(NamedTuple):
 
 @dataclass
 class Cell:
-    """An operation on one context.
-
-    Attributes:
-        name: what it is.
-        run: does it; this is timed.
-        before: done before each, not timed.
-        limit: the cell with the least that this one could cost.
-        tier: where a get must have found the context; None where it is no get.
-        seconds: what each run took.
-    """
+    """An operation on one context."""
 
     name: Name
-    run: Callable[[], Awaitable[Any]]
-    before: Callable[[], Awaitable[Any]] | None = None
-    limit: Name | None = None
-    tier: str | None = None
-    seconds: list[float] = field(default_factory=list)
+    run: Callable[[], Awaitable[Any]]  # this is timed
+    before: Callable[[], Awaitable[Any]] | None = None  # this is not
+    limit: Name | None = None  # the cell with the least that this one could cost
+    tier: str | None = None  # where a get must have found the context
+    seconds: list[float] = field(default_factory=list)  # of each run
 
     async def time(self) -> float:
         """Return the seconds of one run; what it returns is checked and let go after that."""
@@ -96,18 +87,11 @@ class Cell:
 
 @dataclass
 class Block:
-    """All cells of one context.
+    """All cells of one context."""
 
-    Attributes:
-        megabytes: of the native context that was asked for.
-        precision: of this context.
-        encoded: its bytes in the wire format.
-        cells: the operations.
-    """
-
-    megabytes: float
-    precision: str
-    encoded: int
+    megabytes: float  # of the native context that was asked for
+    precision: str  # of this context
+    encoded: int  # its bytes in the wire format
     cells: list[Cell]
 
     async def time_round(self, order: random.Random, *, keep: bool) -> None:
@@ -186,8 +170,8 @@ def make_context(megabytes: float, precision: str) -> CompressedContext:
     )
     return CompressedContext(
         identity=identity,
-        keys=stored(keys, "keys", precision),
-        values=stored(values, "values", precision),
+        keys=quantize(keys, "keys", precision),
+        values=quantize(values, "values", precision),
         shared_tokens=16,
         moved_by=-500,
         full_tokens=16 + 2 * 576,
@@ -221,7 +205,7 @@ def _process_cells(context: CompressedContext, data: bytes) -> Iterator[Cell]:
         buffer[:] = view
 
     def dense() -> Sequence[torch.Tensor]:
-        return context.keys.dense(), context.values.dense()
+        return context.keys.dequantize(), context.values.dequantize()
 
     yield Cell(copy, _as_coroutine(lambda: bytearray(view)))
     yield Cell(Name(where, OVERWRITE), _as_coroutine(overwrite))
@@ -317,12 +301,12 @@ def summary_line(block: Block) -> str:
     return line((f"{block.megabytes:g}", block.precision, *(f"{get:.2f}x" for get in gets), f"{1 / decoding:.2f}x"))
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = command.parser("store", __doc__, quick="two rounds of the smallest size")
     parser.add_argument("--rounds", type=int, default=20, help="runs of each operation [%(default)s]")
     parser.add_argument("--sizes", type=float, nargs="+", default=SIZES, help="MB of a native context [%(default)s]")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(args)
     sizes, rounds = (SIZES[:1], 2) if arguments.quick else (arguments.sizes, arguments.rounds)
     blocks = asyncio.run(measure(sizes, rounds))
     rows = [row(block, cell) for block in blocks for cell in block.cells]

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from lookonce_cache import DEFAULT_TENANT
@@ -35,7 +36,8 @@ class DescribeTimes(NamedTuple):
         return self.generate + self.capture
 
 
-class Spread(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Spread:
     """The middle of some figures and how far they lie apart."""
 
     median: float

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from lookonce_evaluation.bench.methods import FULL
 from lookonce_evaluation.bench.timing import AnswerTimes, DescribeTimes, Spread
@@ -21,15 +21,6 @@ class Cell:
     seconds: float = 0.0  # in which all were answered
 
 
-class Comparison(NamedTuple):
-    """Answers to the same questions by two methods, token by token."""
-
-    alike: int  # pairs of the same tokens
-    pairs: int
-    different: int  # answers among those of the first method, told apart by tokens and log-probabilities
-    max_difference: float  # of a token's log-probabilities within the pairs that are alike
-
-
 @dataclass
 class ModelFigures:
     """What was measured of one checkpoint."""
@@ -37,7 +28,6 @@ class ModelFigures:
     label: str
     image_tokens: int
     nbytes: dict[str, int]  # by method: kept for one image
-    comparisons: dict[str, Comparison]
     describes: list[DescribeTimes]
     describe_steps: list[StepTimes]
     cells: dict[str, dict[int, Cell]] = field(default_factory=dict)  # by method and concurrency
@@ -49,7 +39,6 @@ def text(figures: Sequence[ModelFigures]) -> str:
         ("A later question:", speed_table(figures)),
         ("Loads, in the worker:", load_table(figures)),
         ("A describe pass:", describe_table(figures)),
-        ("Checked:", (f"- {sentence}" for sentence in comparison_sentences(figures))),
     ]
     return "\n\n".join(f"{title}\n\n" + "\n".join(lines) for title, lines in parts)
 
@@ -121,23 +110,12 @@ def describe_table(figures: Sequence[ModelFigures]) -> Iterator[str]:
         )
 
 
-def comparison_sentences(figures: Sequence[ModelFigures]) -> Iterator[str]:
-    """What was compared, and whether it was alike."""
-    for model in figures:
-        for name, found in model.comparisons.items():
-            yield (
-                f"{model.label}: {name}: {found.alike} of {found.pairs} answers token by token the same,"
-                f" log-probabilities within {found.max_difference:.2g}; {found.different} different answers"
-            )
-
-
 def as_json(figures: Sequence[ModelFigures]) -> list[dict[str, Any]]:
     """Everything; times in milliseconds."""
     return [
         {
             "model": model.label,
             "image_tokens": model.image_tokens,
-            "comparisons": model.comparisons,
             "describe": _describes(model),
             "methods": {
                 method: {

@@ -32,7 +32,7 @@ from lookonce_evaluation.model import EvalModel
 from lookonce_evaluation.options import bare_parser, number, positive
 from lookonce_evaluation.runs import JSON, Run
 from lookonce_pruning import parse_window
-from lookonce_server.profile import MOST_PROMPT, Checkpoint, Measured, Profile, check_selection
+from lookonce_server.profile import MAX_PROMPT, Checkpoint, Measured, Profile, check_selection
 from lookonce_server.settings import BUNDLED, Settings
 
 SCENES = "scenes"
@@ -198,8 +198,8 @@ def _several(text: str) -> int:
 
 
 def _prompt(text: str) -> str:
-    if not 0 < len(text) <= MOST_PROMPT:
-        raise argparse.ArgumentTypeError(f"{len(text)} characters; expected 1 to {MOST_PROMPT}")
+    if not 0 < len(text) <= MAX_PROMPT:
+        raise argparse.ArgumentTypeError(f"{len(text)} characters; expected 1 to {MAX_PROMPT}")
     return text
 
 

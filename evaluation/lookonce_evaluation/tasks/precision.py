@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lookonce_cache.format.quantization import PRECISIONS, QuantizedTensor, Role, stored
+from lookonce_cache import PRECISIONS
+from lookonce_cache.format.quantization import QuantizedTensor, Role, quantize
 from lookonce_evaluation.data.scenes import Case, held_out
 from lookonce_evaluation.describe import describe, kept_tokens
 from lookonce_evaluation.metrics.bootstrap import Estimate
@@ -104,11 +105,11 @@ def _through(context: PreparedCache, precision: str, shared: int) -> tuple[tuple
     """A context as it is stored, and whole again after the tokens that all contexts share."""
 
     def kept(tensor: Tensor, role: Role) -> QuantizedTensor:
-        return stored(tensor[:, :, shared:].contiguous(), role, precision)
+        return quantize(tensor[:, :, shared:].contiguous(), role, precision)
 
     keys, values = kept(context.keys, "keys"), kept(context.values, "values")
-    whole_keys = torch.cat((context.keys[:, :, :shared], keys.dense()), 2)
-    whole_values = torch.cat((context.values[:, :, :shared], values.dense()), 2)
+    whole_keys = torch.cat((context.keys[:, :, :shared], keys.dequantize()), 2)
+    whole_values = torch.cat((context.values[:, :, :shared], values.dequantize()), 2)
     return (keys, values), context._replace(keys=whole_keys, values=whole_values)
 
 

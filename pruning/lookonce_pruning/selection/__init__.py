@@ -29,30 +29,32 @@ SELECTIONS: dict[str, Callable[..., Selection]] = {
 
 
 def get_selection(spec: str, **options: Any) -> Selection:
-    """The selection called so, as in "coverage", or with options of its class, as in "coverage:reach=0.3,strength=1".
+    """Return the selection of a name, as "coverage", with options or without.
+
+    Options are those of its class, as in "coverage:reach=0.3,strength=1".
 
     options: the same, given as arguments; they win
 
     Raises UnknownSelectionError for a name that is not in SELECTIONS, and ValueError for an option that the selection
     does not have or does not take.
     """
-    name, _, given = spec.partition(":")
+    name, _, text = spec.partition(":")
     if name not in SELECTIONS:
         raise UnknownSelectionError(name, SELECTIONS)
-    options = {**_options(spec, given), **options}
+    options = {**_options(spec, text), **options}
     accepted = [*inspect.signature(SELECTIONS[name]).parameters]
     if unknown := [option for option in options if option not in accepted]:
         raise ValueError(f"selection {spec!r}: no option {unknown[0]!r}; {name} has {', '.join(accepted) or 'none'}")
     return SELECTIONS[name](**options)
 
 
-def _options(spec: str, given: str) -> dict[str, int | float]:
-    """The numbers in "name=number,..."."""
+def _options(spec: str, text: str) -> dict[str, int | float]:
+    """Parse the numbers of "name=number,..."."""
     options: dict[str, int | float] = {}
-    for one in filter(None, given.split(",")):
-        option, _, value = one.partition("=")
+    for pair in filter(None, text.split(",")):
+        option, _, value = pair.partition("=")
         try:
             options[option] = int(value) if value.isdecimal() else float(value)
         except ValueError:
-            raise ValueError(f"selection {spec!r}: expected {option}=number after the colon, not {one!r}") from None
+            raise ValueError(f"selection {spec!r}: expected {option}=number after the colon, not {pair!r}") from None
     return options

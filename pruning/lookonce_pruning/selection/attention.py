@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from lookonce_pruning.scores import ImageScores
 from lookonce_pruning.selection.base import check_keep, top
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lookonce_pruning.scores import ImageScores
 
 
 class Attention:
-    """Top-k of the window's mean: the image re-prompting of Kaduri et al., arXiv 2411.17491."""
+    """Keep the top-k of the window's mean: Kaduri et al., arXiv 2411.17491."""
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
         """See `Selection.select`; one row."""

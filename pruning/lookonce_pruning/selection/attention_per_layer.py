@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from lookonce_pruning.scores import ImageScores
 from lookonce_pruning.selection.base import check_keep, top
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lookonce_pruning.scores import ImageScores
 
 
 class AttentionPerLayer:
-    """Each layer keeps its own top-k, as the code published with Kaduri et al., arXiv 2411.17491, does."""
+    """Keep each layer's own top-k, as the code of Kaduri et al., arXiv 2411.17491."""
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
-        """See `Selection.select`; a row for each layer. Raises ValueError unless the scoring window is all layers."""
+        """See `Selection.select`; a row for each layer.
+
+        Raises ValueError unless the scoring window is all layers.
+        """
         check_keep(scores, keep)
         if scores.layers != tuple(range(scores.num_layers)):
             raise ValueError(

@@ -1,19 +1,20 @@
-"""What every selection shares."""
+"""The parts that selections share."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from lookonce_pruning.scores import ImageScores
+    from lookonce_pruning.scores import ImageScores
 
 
 class Selection(Protocol):
-    """One way to decide which image tokens stay."""
+    """Decide which image tokens stay."""
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
-        """Indices of `keep` distinct image tokens, [rows, keep], int64, ascending in each row.
+        """Return `keep` distinct image tokens, [rows, keep], int64, ascending.
 
         rows = 1 (the same tokens in every layer) or the model's number of layers (each layer its own).
         Raises ValueError unless 0 <= keep <= image tokens.
@@ -28,5 +29,5 @@ def check_keep(scores: ImageScores, keep: int) -> None:
 
 
 def top(values: Tensor, keep: int) -> Tensor:
-    """The indices of the `keep` largest of values [rows, n], ascending: [rows, keep]. Ties go to the first."""
+    """Return the `keep` largest of values [rows, n], ascending: [rows, keep]."""
     return values.argsort(dim=1, descending=True, stable=True)[:, :keep].sort(dim=1).values

@@ -1,21 +1,24 @@
-"""Half a budget spent on attention and half without a look at it, for what attention does not see."""
+"""Spend half a budget on attention, and half without a look at it."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from lookonce_pruning.scores import ImageScores
 from lookonce_pruning.selection.base import Selection, check_keep, top
 from lookonce_pruning.selection.random import Random
 from lookonce_pruning.selection.uniform import Uniform
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lookonce_pruning.scores import ImageScores
+
 
 @dataclass(frozen=True)
 class AttentionUniform:
-    """An even lattice, and the tokens beside it that drew the most attention.
+    """Keep an even lattice, and the tokens beside it with most attention.
 
     share: of the budget that goes by attention, 0 to 1
 
@@ -29,12 +32,14 @@ class AttentionUniform:
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
         """See `Selection.select`; one row."""
-        return _beside(Uniform(), self.share, scores, keep)
+        return _add_best(Uniform(), self.share, scores, keep)
 
 
 @dataclass(frozen=True)
 class AttentionRandom:
-    """A seeded draw, and the tokens beside it that drew the most attention; see `Random` for the seed.
+    """Keep a seeded draw, and the tokens beside it with most attention.
+
+    See `Random` for the seed.
 
     share: of the budget that goes by attention, 0 to 1
 
@@ -49,15 +54,15 @@ class AttentionRandom:
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
         """See `Selection.select`; one row."""
-        return _beside(Random(self.seed), self.share, scores, keep)
+        return _add_best(Random(self.seed), self.share, scores, keep)
 
 
-def _beside(first: Selection, share: float, scores: ImageScores, keep: int) -> Tensor:
-    """What `first` selects with its part of the budget, and the best by attention of what it leaves."""
+def _add_best(first: Selection, share: float, scores: ImageScores, keep: int) -> Tensor:
+    """Add to a selection the tokens with most attention that it leaves."""
     check_keep(scores, keep)
-    wanted = scores.values.mean(dim=0, keepdim=True)  # a new tensor
-    wanted[:, first.select(scores, round((1 - share) * keep))[0]] = torch.inf
-    return top(wanted, keep)
+    scored = scores.values.mean(dim=0, keepdim=True)  # a new tensor
+    scored[:, first.select(scores, round((1 - share) * keep))[0]] = math.inf
+    return top(scored, keep)
 
 
 def _check(share: float) -> None:

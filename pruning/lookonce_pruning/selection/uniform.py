@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from lookonce_pruning.scores import ImageScores
 from lookonce_pruning.selection.base import check_keep
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lookonce_pruning.scores import ImageScores
 
 
 class Uniform:
-    """A lattice as square as the count allows: bands of the grid, each with its share of evenly spaced cells."""
+    """Keep a lattice as square as the count allows, in bands of the grid."""
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
         """See `Selection.select`; one row."""
+        import torch
+
         check_keep(scores, keep)
         cells: list[int] = []
         height, width = scores.grid
@@ -28,12 +32,12 @@ class Uniform:
 
 
 def _band_count(keep: int, height: int, width: int) -> int:
-    """How many rows of the grid are used: at least enough to hold `keep` cells, at most one a cell."""
+    """Return how many rows of the grid are used, to hold `keep` cells."""
     fewest = math.ceil(keep / width)
     squarest = round(math.sqrt(keep * height / width))
     return max(fewest, min(squarest, height, keep))
 
 
 def _centre(part: int, parts: int, length: int) -> int:
-    """The middle of the part-th of `parts` equal parts of 0 .. length - 1; distinct while parts <= length."""
+    """Return the middle of the part-th of `parts` equal parts of a length."""
     return (2 * part + 1) * length // (2 * parts)

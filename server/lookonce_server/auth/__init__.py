@@ -1,1 +1,1 @@
-"""Tenants: their keys, and how much each may ask."""
+"""Tenants: their API keys and their limits."""

@@ -1,4 +1,4 @@
-"""How much a tenant, and all of them together, may ask at once and a minute. Counted in this process alone."""
+"""Limit the requests of each tenant, and of all, in this process."""
 
 import math
 import time
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from lookonce_server.errors import ConcurrencyLimitError, OverloadedError, RateLimitError
 
-_ROUNDING = 1e-6  # of a token: what many small fillings may lack
+_ROUNDING = 1e-6  # of a token: what many small refills may lack
 
 
 @dataclass(frozen=True, slots=True)
 class TenantLimits:
-    """What one tenant may ask; None: as much as it likes.
+    """The limits of one tenant; None sets no limit.
 
     Attributes:
         max_concurrent: requests under way at once.
@@ -24,12 +24,12 @@ class TenantLimits:
 
 
 class RateLimiter:
-    """Lets requests in, one by one, as long as there is room.
+    """Admit requests as long as there is room.
 
     Args:
-        max_requests: under way at once, of all tenants.
+        max_requests: requests of all tenants under way at once.
         default: limits of a tenant that has none of its own.
-        limits: those of tenants that have.
+        limits: limits by tenant, of those that have their own.
         clock: monotonic seconds.
     """
 
@@ -44,61 +44,63 @@ class RateLimiter:
         self._default = default
         self._limits = limits
         self._clock = clock
-        self._lanes: dict[str, TenantBucket] = {}
-        self._inside = 0
+        self._buckets: dict[str, TenantBucket] = {}
+        self._active = 0
 
-    def lane(self, tenant: str) -> "TenantBucket":
-        """A tenant's own; tenants are those of the settings, so there are never many."""
-        if tenant not in self._lanes:
-            self._lanes[tenant] = TenantBucket(self._limits.get(tenant, self._default), self._clock)
-        return self._lanes[tenant]
+    def bucket(self, tenant: str) -> "TenantBucket":
+        """Return a tenant's bucket; tenants are few, those of the settings."""
+        if tenant not in self._buckets:
+            self._buckets[tenant] = TenantBucket(self._limits.get(tenant, self._default), self._clock)
+        return self._buckets[tenant]
 
-    def enter(self, tenant: str) -> None:
-        """Take a request in; `leave` when it has ended. One that is refused counts against nothing.
+    def acquire(self, tenant: str) -> None:
+        """Admit a request until `release`; a refused one counts against nothing.
 
         Raises:
             OverloadedError: the server has no room.
-            ConcurrencyLimitError: the tenant has none.
+            ConcurrencyLimitError: the tenant has as many requests under way as it may have.
             RateLimitError: the tenant has asked too often.
         """
-        if self._inside >= self._max_requests:
-            raise OverloadedError(f"{self._inside} requests are under way, as many as this server takes on.")
-        self.lane(tenant).enter()
-        self._inside += 1
+        if self._active >= self._max_requests:
+            raise OverloadedError(f"{self._active} requests are under way, as many as this server takes on.")
+        self.bucket(tenant).acquire()
+        self._active += 1
 
-    def leave(self, tenant: str) -> None:
-        """A request that was taken in has ended, however it did."""
-        self._inside -= 1
-        self.lane(tenant).leave()
+    def release(self, tenant: str) -> None:
+        """End a request that was admitted."""
+        self._active -= 1
+        self.bucket(tenant).release()
 
 
 class Slot:
-    """One request's place; giving it back twice is no harm.
+    """One request's place in the limits; it may be released more than once.
 
     Args:
-        turnstile: that lets it in.
-        tenant: whose request it is.
+        limiter: admits the request.
+        tenant: sends the request.
     """
 
-    def __init__(self, turnstile: RateLimiter, tenant: str) -> None:
-        self._turnstile = turnstile
+    def __init__(self, limiter: RateLimiter, tenant: str) -> None:
+        self._limiter = limiter
         self._tenant = tenant
-        self._taken = False
+        self._held = False
 
-    def take(self) -> None:
-        """See `RateLimiter.enter`."""
-        self._turnstile.enter(self._tenant)
-        self._taken = True
+    def acquire(self) -> None:
+        """See `RateLimiter.acquire`."""
+        self._limiter.acquire(self._tenant)
+        self._held = True
 
-    def give_back(self) -> None:
-        """See `RateLimiter.leave`."""
-        if self._taken:
-            self._taken = False
-            self._turnstile.leave(self._tenant)
+    def release(self) -> None:
+        """See `RateLimiter.release`."""
+        if self._held:
+            self._held = False
+            self._limiter.release(self._tenant)
 
 
 class TenantBucket:
-    """One tenant's requests under way, and a token bucket: full after a minute's silence, a request takes one.
+    """A tenant's requests under way, and its token bucket.
+
+    A request takes a token; the bucket is full after a minute's silence.
 
     Args:
         limits: the tenant's.
@@ -108,46 +110,46 @@ class TenantBucket:
     def __init__(self, limits: TenantLimits, clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
-        self._inside = 0
+        self._active = 0
         self._rate = (limits.requests_per_minute or 0) / 60  # tokens a second
         self._tokens = float(limits.requests_per_minute or 0)
         self._filled_at = clock()
 
-    def enter(self) -> None:
-        """See `RateLimiter.enter`."""
-        most = self._limits.max_concurrent
-        if most is not None and self._inside >= most:
-            raise ConcurrencyLimitError(f"{self._inside} of your requests are under way; {most} may be at once.")
+    def acquire(self) -> None:
+        """See `RateLimiter.acquire`."""
+        limit = self._limits.max_concurrent
+        if limit is not None and self._active >= limit:
+            raise ConcurrencyLimitError(f"{self._active} of your requests are under way; {limit} may be at once.")
         if self._limits.requests_per_minute is not None:
-            self._take(self._limits.requests_per_minute)
-        self._inside += 1
+            self._take_token(self._limits.requests_per_minute)
+        self._active += 1
 
-    def leave(self) -> None:
-        """See `RateLimiter.leave`."""
-        self._inside -= 1
+    def release(self) -> None:
+        """See `RateLimiter.release`."""
+        self._active -= 1
 
     def headers(self) -> dict[str, str]:
-        """OpenAI's, of the rate limit as it is now; none where there is no such limit."""
-        most = self._limits.requests_per_minute
-        if most is None:
+        """Return OpenAI's headers for the rate limit; none without a limit."""
+        limit = self._limits.requests_per_minute
+        if limit is None:
             return {}
-        self._fill(most)
+        self._fill(limit)
         return {
-            "x-ratelimit-limit-requests": str(most),
+            "x-ratelimit-limit-requests": str(limit),
             "x-ratelimit-remaining-requests": str(math.floor(self._tokens + _ROUNDING)),
-            "x-ratelimit-reset-requests": f"{(most - self._tokens) / self._rate:.3f}s",  # until all are there again
+            "x-ratelimit-reset-requests": f"{(limit - self._tokens) / self._rate:.3f}s",  # until the bucket is full
         }
 
-    def _take(self, most: int) -> None:
-        self._fill(most)
+    def _take_token(self, limit: int) -> None:
+        self._fill(limit)
         if self._tokens < 1 - _ROUNDING:
             wait = (1 - _ROUNDING - self._tokens) / self._rate
             raise RateLimitError(
-                f"You may ask {most} times a minute; ask again in {wait:.1f} s.", retry_after=math.ceil(wait)
+                f"You may ask {limit} times a minute; ask again in {wait:.1f} s.", retry_after=math.ceil(wait)
             )
         self._tokens = max(0.0, self._tokens - 1)
 
-    def _fill(self, most: int) -> None:
+    def _fill(self, limit: int) -> None:
         now = self._clock()
-        self._tokens = min(float(most), self._tokens + (now - self._filled_at) * self._rate)
+        self._tokens = min(float(limit), self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now

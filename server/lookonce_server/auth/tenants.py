@@ -1,4 +1,4 @@
-"""Who asks: API keys, and the tenant that each stands for.
+"""API keys, and the tenant that each stands for.
 
 Keys are kept as their SHA-256 only. That is enough, and quick: they are drawn at random here, 256 bits each, not chosen
 by people, so there is nothing to guess. This module is light, as `lookonce new-key` must be: no torch.
@@ -11,78 +11,69 @@ import re
 import secrets
 from collections.abc import Mapping
 
+from lookonce_cache import DEFAULT_TENANT
 from lookonce_server.errors import InvalidKeyError
 
 _PREFIX = "lo-"
 _SECRET = re.compile(rf"{_PREFIX}[A-Za-z0-9_-]{{43}}|[0-9a-fA-F]{{64}}")  # what looks like a key, or like a hash
-_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
 
 
 class TenantDirectory:
-    """Tells tenants by their API keys.
+    """Look tenants up by their API keys.
 
     Args:
-        tenants: tenant by the SHA-256 of a key, hex; empty: no key is asked for, and all are `DEFAULT_TENANT`.
+        tenants: tenants by the SHA-256 of a key, hex. If empty, no key is needed and all are `DEFAULT_TENANT`.
     """
 
     def __init__(self, tenants: Mapping[str, str]) -> None:
-        from lookonce_cache import DEFAULT_TENANT
-
         self._tenants = dict(tenants)
-        self._default = DEFAULT_TENANT
 
     @property
     def asks_for_keys(self) -> bool:
-        """Whether there are any keys."""
+        """Whether requests need a key."""
         return bool(self._tenants)
 
     def tenant(self, authorization: str | None) -> str:
-        """Whose request it is.
+        """Return the tenant that sends a request.
 
         Args:
             authorization: the request's header of that name.
 
         Raises:
-            InvalidKeyError: keys are asked for, and this is none of them.
+            InvalidKeyError: there are keys, and this is none of them.
         """
         if not self.asks_for_keys:
-            return self._default
+            return DEFAULT_TENANT
         match = _BEARER.fullmatch(authorization or "")
         if match is None:
             raise InvalidKeyError("This server wants an API key: send the header 'Authorization: Bearer <key>'.")
-        given = key_hash(match[1])
-        found = None
-        for known, tenant in self._tenants.items():  # all of them, so that the time tells nothing
-            if hmac.compare_digest(known, given):
-                found = tenant
-        if found is None:
+        sent, result = key_hash(match[1]), None
+        for known, tenant in self._tenants.items():  # all of them, so that the time reveals nothing
+            if hmac.compare_digest(known, sent):
+                result = tenant
+        if result is None:
             raise InvalidKeyError("The API key is not one of this server's.")
-        return found
-
-
-def is_tenant(name: str) -> bool:
-    """Whether it may be a tenant's name: what `lookonce_cache.check_tenant` says, without loading that package."""
-    return _TENANT.fullmatch(name) is not None
+        return result
 
 
 def new_key() -> str:
-    """A fresh API key."""
+    """Draw a new API key."""
     return _PREFIX + secrets.token_urlsafe(32)
 
 
 def key_hash(key: str) -> str:
-    """SHA-256 of a key, 64 hex digits."""
+    """Return the SHA-256 of a key, 64 hex digits."""
     return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
 
 
-def masked(text: str) -> str:
-    """A text without what looks like a key or a hash: for messages about settings that were mixed up."""
+def mask_keys(text: str) -> str:
+    """Hide all that looks like a key or a hash, for error messages."""
     return _SECRET.sub("***", text)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, a name or an address without port, is this machine as only itself can reach it."""
+    """Return whether a host, without port, is reached from this machine alone."""
     name = host.lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True

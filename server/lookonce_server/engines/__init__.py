@@ -1,1 +1,1 @@
-"""Engines run models: one protocol, one folder an engine."""
+"""Run models: one protocol, one folder an engine."""

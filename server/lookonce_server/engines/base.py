@@ -6,11 +6,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from PIL import Image
 from prometheus_client import CollectorRegistry
-from torch import Tensor
 
 from lookonce_cache import CompressedContext
 from lookonce_pruning import ScoreQueries
 from lookonce_server.engines.conversation import Conversation
+from lookonce_server.engines.description import Description
 from lookonce_server.engines.geometry import ImageCrop
 from lookonce_server.errors import PromptTooLongError
 
@@ -22,14 +22,14 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the rest of the server needs to know of a model.
+    """The facts of a model that the rest of the server needs.
 
     Attributes:
         checkpoint: digest of the checkpoint's files, however it is run.
         fingerprint: identity of configuration, weights, processor and arithmetic: contexts of equal fingerprints mix.
         num_layers: layers of the text model.
         max_tokens: positions the model was made for: prompt and answer together.
-        framing: which part of a picture the image tokens cover; None where that cannot be told.
+        image_crop: the part of a picture that the image tokens cover; None where that cannot be told.
         vocabulary: how many tokens it knows.
     """
 
@@ -37,11 +37,11 @@ class ModelFacts:
     fingerprint: str
     num_layers: int
     max_tokens: int
-    framing: ImageCrop | None
+    image_crop: ImageCrop | None
     vocabulary: int
 
     def fit(self, prompt_tokens: int, sampling: "Sampling") -> "Sampling":
-        """The sampling, its answer shortened to what the model has room for after the prompt.
+        """Shorten an answer to the room that the model has after the prompt.
 
         Raises:
             PromptTooLongError: there is no room for a single token.
@@ -52,17 +52,17 @@ class ModelFacts:
         return replace(sampling, max_tokens=min(room, sampling.max_tokens))
 
     def check_length(self, conversation: Conversation) -> None:
-        """Raise PromptTooLongError at text that cannot fit: to count its tokens takes long, and answers would wait."""
-        length, most = conversation.length, self.max_tokens * _CHARACTERS_A_TOKEN
-        if length > most:
+        """Raise PromptTooLongError at text too long to be worth counting its tokens."""
+        length, limit = conversation.length, self.max_tokens * _CHARACTERS_A_TOKEN
+        if length > limit:
             raise PromptTooLongError.beyond(
-                self.max_tokens, f"the messages have {length} characters, where {most} are sure to be too many"
+                self.max_tokens, f"the messages have {length} characters, where {limit} are sure to be too many"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to decode.
+    """The parameters of decoding.
 
     Attributes:
         max_tokens: most tokens generated.
@@ -95,7 +95,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class DescribePlan:
-    """How to describe and compress.
+    """The parameters of describing and compressing.
 
     Attributes:
         prompt: the instruction, "Describe the image."
@@ -115,7 +115,7 @@ class DescribePlan:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What decides which tokens are kept, by the settings' names and in their form."""
+        """Return the options that decide which tokens are kept, as settings have them."""
         return {
             "window": f"{self.window[0]}-{self.window[1]}",
             "rows": self.rows,
@@ -125,29 +125,12 @@ class DescribePlan:
         }
 
 
-class Description(NamedTuple):
-    """What a describe pass found, compressed."""
-
-    text: str
-    keys: (
-        Tensor  # of the tokens kept, without the shared ones: [layers, kv_heads, tokens, head_dim], packed, on the CPU
-    )
-    values: Tensor  # like keys
-    shared_tokens: int  # before the image
-    template_digest: str  # of the turn that the pass began with; see `Engine.template_digest`
-    moved_by: int  # positions by which the keys were rotated
-    kept: Tensor  # [1 or layers, kept], int32, ascending
-    scores: Tensor  # [image tokens], float32: mean attention over the window
-    grid: tuple[int, int]  # of the image tokens
-    prompt_tokens: int  # of the whole prompt before compression
+OnText = Callable[[str], None]
+"""Takes a description piece by piece as it is generated, in the event loop; first "", when the pass begins."""
 
 
-Heard = Callable[[str], None]
-"""Is told a description piece by piece as it is generated, in the event loop; first "", when the pass begins."""
-
-
-def unheard(text: str) -> None:
-    """The `Heard` of a description whose progress nobody follows."""
+def ignore_text(text: str) -> None:
+    """Take a description's text and do nothing with it."""
 
 
 class Started(NamedTuple):
@@ -155,11 +138,11 @@ class Started(NamedTuple):
 
     prompt_tokens: int  # of everything the answer stands on
     computed_tokens: int  # of those, how many were run through the model for this answer
-    full_tokens: int  # what the same question costs with the whole image
+    full_prompt_tokens: int  # of the same question's prompt with the whole image
 
 
 class TokenLogprob(NamedTuple):
-    """What the model made of a token: log-softmax, float32, of its raw logits.
+    """A token's log-softmax, float32, of the model's raw logits.
 
     That is before temperature, penalties, biases and top_p. Where a schema is given it is among the tokens it allows.
     """
@@ -170,7 +153,7 @@ class TokenLogprob(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A piece of an answer: what one token added to it."""
+    """A piece of an answer: the text that one token added to it."""
 
     text: str
     tokens: int  # generated for it
@@ -185,7 +168,7 @@ Answer = AsyncGenerator[Started | Piece]
 
 
 class Engine(Protocol):
-    """Runs a model. Methods are called from one event loop and never hold it up.
+    """Run a model; methods are called from one event loop and never block it.
 
     Every pass may raise OverloadedError (the queue is full), PromptTooLongError and EngineError. What an engine keeps
     of one tenant's passes to make later ones quicker must not serve, or be measurable by, another tenant's.
@@ -195,7 +178,9 @@ class Engine(Protocol):
     registry: CollectorRegistry | None  # of metrics that the engine keeps itself
 
     def template_digest(self, describe_prompt: str) -> str:
-        """Identity of the chat template and of the describe turn as it renders it now, with a date where it prints one.
+        """Return a digest of the chat template and the describe turn it renders now.
+
+        A template may print the date there.
 
         Contexts of another one are not used: `answer` raises ContextOutdatedError, with no event before it.
 
@@ -204,31 +189,31 @@ class Engine(Protocol):
         """
 
     async def check_schema(self, schema: str) -> None:
-        """Raise InvalidRequestError unless answers can be held to a JSON Schema; to be called before any work."""
+        """Raise InvalidRequestError unless answers can be held to a JSON Schema."""
 
     def full(self, conversation: Conversation, image: Image.Image | None, sampling: Sampling, tenant: str) -> Answer:
-        """The ordinary way: the whole prompt, with the image where the conversation has one."""
+        """Answer from the whole prompt, with the conversation's image if it has one."""
 
     def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
-        """Answer from a context alone; the conversation's image is the one the context was made of."""
+        """Answer from a context alone; it is of the conversation's image."""
 
     async def describe(
-        self, image: Image.Image, plan: DescribePlan, tenant: str, heard: Heard = unheard
+        self, image: Image.Image, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
     ) -> Description:
-        """Describe and compress, behind everything that someone waits for.
+        """Describe and compress an image, behind everything that somebody waits for.
 
-        The pieces that `heard` is told, joined, are the description with the spaces around it.
+        The pieces that `on_text` takes, joined, are the description with the spaces around it.
         """
 
     def token_text(self, token: int) -> str:
-        """The text of one token, by itself: see `detokenizing.token_text`."""
+        """Return the text of one token, by itself: see `text_stream.token_text`."""
 
     @property
     def queue_depth(self) -> int:
-        """Passes that wait or run."""
+        """Return the passes that wait or run."""
 
     async def ping(self) -> None:
         """Return if the engine works, and raise EngineError if it does not."""
 
     async def close(self) -> None:
-        """Stop the work and let go of the model."""
+        """Stop the work and release the model."""

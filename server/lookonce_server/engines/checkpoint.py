@@ -1,12 +1,12 @@
-"""Finding a checkpoint, and naming exactly what it is."""
+"""Find a checkpoint, and compute its identity."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -14,25 +14,25 @@ import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from lookonce_server.engines.digest_cache import DigestCache
 from lookonce_server.errors import ModelRefusedError
 
-# What neither engine takes anything from. All else counts, whatever it is called, since a loader may open it: a file of
-# a kind that nobody thought of is one too many in a digest, and never one too few. Names are relative to the folder, in
-# lower case; a star stands for slashes too.
-_TEXTS = ("license", "licence", "notice", "readme")
-_IGNORED = (
-    *(".*", "*/.*"),  # hidden: version control, and the hub's own notes on a download
-    *(start + name + end for name in _TEXTS for start in ("", "*/") for end in ("", ".txt")),
-    *("*.md", "*.rst", "*.pdf", "*.html", "*.ipynb", "*.log"),
-    *("*.png", "*.jpg", "*.jpeg", "*.gif", "*.svg", "*.webp", "*.mp4", "*.zip", "*.gz", "*.tar", "*.parquet"),
-    # Weights in other forms than safetensors, which alone are read: pickles could run what they like.
+# The names of the files beside the weights that configurations, processors and tokenizers are loaded from.
+_READ = (
+    *("*config*.json", "*token*.json", "*template*.json", "*.jinja", "params.json", "tekken.json"),
+    *("*vocab*.json", "*vocab*.txt", "vocab.*", "merges.*", "*.model", "*.model.v*", "*.tiktoken", "*.spm"),
+    *("*.tokenizer", "bpe.codes", "dict.txt", "normalizer.json", "emoji.json", "byte_maps.json", "word_*.json"),
+)
+# Weights in other forms than safetensors, which alone are read: pickles could run what they like.
+_OTHER_WEIGHTS = (
     *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.gguf", "*.ggml", "*.h5", "*.msgpack", "*.tflite", "*.nemo"),
     *("*.onnx", "*.onnx_data", "*.ot", "*.npz", "*.mlmodel", "*.mlpackage/*", "*.engine"),
 )
+_WEIGHTS = "model.safetensors"
 
 
 def find_checkpoint(name: str) -> Path:
-    """The folder of a checkpoint: `name` itself where it is one, else downloaded from the hub (or its local cache).
+    """Return the folder of a checkpoint, downloaded from the hub if need be.
 
     Links on the way to it are followed once, here: a link that is turned to another folder later changes nothing.
 
@@ -41,7 +41,7 @@ def find_checkpoint(name: str) -> Path:
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        folder = _downloaded(name)
+        folder = _download(name)
     folder = folder.resolve()
     if (folder / "adapter_config.json").exists():
         raise ModelRefusedError(
@@ -51,47 +51,95 @@ def find_checkpoint(name: str) -> Path:
     return folder
 
 
-def file_digest(folder: Path) -> str:
-    """BLAKE2b-256 over every file that can shape what a model computes, whole: which checkpoint it is.
+def file_digest(folder: Path, *, weights: Collection[str] | None = None, everything: bool = False) -> str:
+    """Return a BLAKE2b-256 over the files that a checkpoint is loaded from.
+
+    Their names and whole contents count.
 
     The same bytes in another folder give the same digest; a changed weight, template or image size gives another one.
+    Files that no loader opens do not count: texts, pictures, weights in another form or a second time.
+
+    Args:
+        folder: of the checkpoint.
+        weights: names of the files of weights that are read; None: `transformers_weights`.
+        everything: all files count, for code of the checkpoint's own, which may open any.
 
     Raises:
         ModelRefusedError: a file cannot be read, or weights are named that lie elsewhere; the message names it.
     """
     total = hashlib.blake2b(digest_size=32, person=b"lookonce-files")
+    cache = DigestCache()
     try:
-        files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-        _check_indices(files)
-        names = sorted(files)
+        read = transformers_weights(folder) if weights is None else weights
+        names = sorted(name for name in {*_files(folder), *read} if everything or name in read or _is_read(name))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            contents = pool.map(_content_digest, (files[name] for name in names))
+            contents = pool.map(cache.digest, (folder / name for name in names))
             for name, content in zip(names, contents, strict=True):
                 total.update(name.encode("unicode_escape") + f" {content}\n".encode())  # no name can feign a line
     except OSError as error:
         raise ModelRefusedError(f"The checkpoint in {folder} cannot be read: {error}.") from error
+    cache.save()
     return total.hexdigest()
 
 
-def check_unchanged(folder: Path, digest: str) -> None:
-    """Make sure that a checkpoint is what it was before it was loaded.
+def check_unchanged(folder: Path, digest: str, **files: Any) -> None:
+    """Raise ModelRefusedError if a checkpoint changed while it was loaded.
 
     Args:
         folder: of the checkpoint.
         digest: its `file_digest` from before the first of its files was loaded.
+        files: as given to `file_digest`.
 
     Raises:
         ModelRefusedError: it is not.
     """
-    if file_digest(folder) != digest:
+    if file_digest(folder, **files) != digest:
         raise ModelRefusedError(
             f"The files in {folder} changed while the model was loaded from them, so that nobody can tell which"
             " checkpoint this is. Start the server again when they are complete."
         )
 
 
+def transformers_weights(folder: Path) -> set[str]:
+    """Return the names of the files of weights that transformers reads.
+
+    An index is among them.
+
+    Raises:
+        ModelRefusedError: an index names files that lie elsewhere.
+    """
+    named = _json(folder / "config.json").get("transformers_weights")
+    candidates = [named] if isinstance(named, str) else [_WEIGHTS, f"{_WEIGHTS}.index.json"]
+    name = next((name for name in candidates if (folder / name).is_file()), None)
+    if name is None:
+        return set()
+    return {name, *indexed_weights(folder, name)} if name.endswith(".index.json") else {name}
+
+
+def indexed_weights(folder: Path, index: str) -> set[str]:
+    """Return the names of the files of weights in an index.
+
+    Those that are not there are left to the loader.
+
+    Raises:
+        ModelRefusedError: it names files that are no safetensors, or lie outside of the folder.
+    """
+    weight_map = _json(folder / index).get("weight_map")
+    names = {str(name) for name in weight_map.values()} if isinstance(weight_map, dict) else set()
+    for name in names:
+        path = PurePosixPath(name)
+        if path.suffix != ".safetensors" or path.is_absolute() or ".." in path.parts:
+            raise ModelRefusedError(
+                f"{folder / index} names {name!r}. Accepted: safetensors files of the same folder, or of folders below"
+                " it."
+            )
+    return {name for name in names if (folder / name).is_file()}
+
+
 def check_code(folder: Path) -> None:
-    """Refuse a checkpoint that has code of its own in another repository of the hub, where it may change behind it.
+    """Refuse a checkpoint whose code lies in another repository of the hub.
+
+    There it may change behind the checkpoint.
 
     To be called where such code is trusted; else none is run.
 
@@ -108,7 +156,9 @@ def check_code(folder: Path) -> None:
 
 
 def fingerprint(checkpoint: str, dtype: torch.dtype, processor: Any) -> str:
-    """BLAKE2b-256 over a checkpoint's `file_digest` and the arithmetic it is run in: replicas of one share contexts.
+    """Return a BLAKE2b-256 over a checkpoint's digest and its arithmetic.
+
+    Replicas of one fingerprint share contexts.
 
     That is the dtype, and how pictures are resized: transformers' minor version, and which of its image processors is
     used, as there is one on torchvision and one on Pillow for the same checkpoint.
@@ -118,9 +168,9 @@ def fingerprint(checkpoint: str, dtype: torch.dtype, processor: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=32, person=b"lookonce-model").hexdigest()
 
 
-def _downloaded(name: str) -> Path:
+def _download(name: str) -> Path:
     try:
-        return Path(snapshot_download(name, ignore_patterns=list(_IGNORED)))
+        return Path(snapshot_download(name, ignore_patterns=list(_OTHER_WEIGHTS)))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelRefusedError(
             f"model {name!r}: no folder of that name, and not to be had from the hub ({type(error).__name__})."
@@ -128,42 +178,30 @@ def _downloaded(name: str) -> Path:
         ) from error
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """The files that count, in folders below too; links are followed, as loaders do."""
+def _files(folder: Path) -> Iterator[str]:
+    """Yield the names of a folder's files that are not hidden; follow links."""
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         inside = Path(parent)
         if inside.resolve() in {above.resolve() for above in inside.parents}:  # a link upwards: it would never end
             folders.clear()
             continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for path in map(inside.joinpath, names):
-            name = path.relative_to(folder).as_posix().lower()
-            if path.is_file() and not any(fnmatchcase(name, pattern) for pattern in _IGNORED):
-                yield path
+            if path.is_file() and not path.name.startswith("."):
+                yield path.relative_to(folder).as_posix()
 
 
-def _check_indices(files: Mapping[str, Path]) -> None:
-    """Raise ModelRefusedError at an index that names weights which are there, but not among the files that count."""
-    counted = {path.resolve() for path in files.values()}
-    for index in (path for name, path in files.items() if name.endswith(".safetensors.index.json")):
-        for shard in _shards(index):
-            if (index.parent / shard).exists() and (index.parent / shard).resolve() not in counted:
-                raise ModelRefusedError(
-                    f"{index} names {shard!r}. Accepted: safetensors files of the same folder, or of folders below it,"
-                    " that are not hidden."
-                )
+def _is_read(name: str) -> bool:
+    return any(fnmatchcase(PurePosixPath(name).name.lower(), pattern) for pattern in _READ)
 
 
-def _shards(index: Path) -> set[str]:
-    """The files that an index names; none for one that no loader could use either."""
+def _json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an empty one if no loader could read it either."""
     try:
-        return {str(shard) for shard in json.loads(index.read_bytes())["weight_map"].values()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return set()
-
-
-def _content_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _raise(error: OSError) -> None:

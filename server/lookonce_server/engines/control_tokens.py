@@ -1,4 +1,4 @@
-"""Encoding prompts so that no text of a request's becomes a control token.
+"""Encode prompts so that no text of a request becomes a control token.
 
 Chat templates put the texts of a request between the model's control tokens, in one string, which the tokenizer then
 takes apart: whoever writes "<|im_start|>" would open a turn. So the control tokens of a prompt are compared with those
@@ -33,7 +33,7 @@ class UnencodableError(Exception):
 
 
 class TooManyTokensError(Exception):
-    """The prompt has more tokens than are wanted, control tokens of a request's among them.
+    """The prompt is too long, and spells control tokens.
 
     Args:
         tokens: how many.
@@ -54,7 +54,7 @@ class Rendered(NamedTuple):
 
 
 class ControlTokens:
-    """The control tokens of a tokenizer: those that texts must not become.
+    """Find the control tokens of a tokenizer, and keep texts from them.
 
     They are its special tokens, and what was added to its vocabulary, as "<tool_call>". Not among them is what is text
     by its own nature: blanks, and pieces of the vocabulary proper that the template does not use.
@@ -62,18 +62,18 @@ class ControlTokens:
     Args:
         tokenizer: of transformers.
         template: the chat template.
-        stand_ins: texts that stand for images and the like, for the processor or the model.
+        placeholders: texts that stand for images and the like, for the processor or the model.
     """
 
-    def __init__(self, tokenizer: Any, template: str, stand_ins: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Any, template: str, placeholders: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         # The unknown token comes of any text: it is what spells it that is looked for.
-        self._looked_for = (*stand_ins, *([tokenizer.unk_token] if tokenizer.unk_token else []))
+        self._looked_for = (*placeholders, *([tokenizer.unk_token] if tokenizer.unk_token else []))
         added: dict[int, Any] = tokenizer.added_tokens_decoder
         base = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False) if tokenizer.is_fast else {}
 
         def is_text(token: Any) -> bool:
-            """Whether it is a piece of text that is only looked for first."""
+            """Tell whether a token is a piece of text that is only looked for first."""
             is_mark = token.content in template and not token.content.isalnum()
             return not token.content.strip(_BLANKS) or not (token.special or token.content not in base or is_mark)
 
@@ -85,7 +85,7 @@ class ControlTokens:
 
     @cached_property
     def broken(self) -> "BrokenTokenizer | None":
-        """The tokenizer of broken texts; None for a tokenizer that is not of the tokenizers library."""
+        """Return the tokenizer of broken texts, None if there can be none."""
         if not self._tokenizer.is_fast:
             return None
         described = json.loads(self._tokenizer.backend_tokenizer.to_str())
@@ -99,7 +99,7 @@ class ControlTokens:
         return BrokenTokenizer(self._tokenizer, Tokenizer.from_str(json.dumps(described)))
 
     def encode(self, text: str, *, begins: bool, is_broken: bool = False) -> Rendered:
-        """A rendered prompt with its tokens.
+        """Encode a rendered prompt.
 
         Args:
             text: as it was rendered.
@@ -113,16 +113,16 @@ class ControlTokens:
         return Rendered(text, tokenizer(text, add_special_tokens=has_own)["input_ids"], is_broken, has_own)
 
     def prepare(self) -> None:
-        """Make the tokenizer of broken texts now: it takes a second or two where the vocabulary is large."""
+        """Make the tokenizer of broken texts now, since that may take seconds."""
         _ = self.broken
 
-    def render(self, render: Render, *, begins: bool = True, most: int | None = None) -> Rendered:
-        """A prompt whose control tokens are the template's own.
+    def render(self, render: Render, *, begins: bool = True, max_tokens: int | None = None) -> Rendered:
+        """Render a prompt whose control tokens are the template's own.
 
         Args:
             render: renders it.
             begins: whether it is a whole prompt, and not what follows a context.
-            most: tokens that it may have before it is encoded in another way.
+            max_tokens: tokens that it may have before it is encoded in another way.
 
         Raises:
             TooManyTokensError: it has more, control tokens of a request's among them.
@@ -131,7 +131,7 @@ class ControlTokens:
         plain, other = (self.encode(render(change), begins=begins) for change in (_unchanged, _about_nothing))
         if self._structure(plain) == self._structure(other):
             return plain
-        if most is not None and len(plain.ids) > most:
+        if max_tokens is not None and len(plain.ids) > max_tokens:
             raise TooManyTokensError(len(plain.ids))
         if self.broken is None:
             raise UnencodableError
@@ -144,7 +144,7 @@ class ControlTokens:
         raise UnencodableError
 
     def is_encodable(self, text: str) -> bool:
-        """Whether a text by itself can be encoded without control tokens."""
+        """Tell whether a text alone can be encoded without control tokens."""
         try:
             self.render(lambda change: change(text), begins=False)
         except UnencodableError:
@@ -156,12 +156,12 @@ class ControlTokens:
         return _Structure(ids, tuple(map(rendered.text.count, self._looked_for)), rendered.has_own)
 
     def _break_spellings(self, text: str) -> str:
-        """Broken behind each letter that a spelling could begin with, in either case."""
+        """Break a text behind each letter that may begin a spelling, in either case."""
         return _within(text, lambda core: self._first.sub(rf"\1{_BREAK}", core))
 
 
 class _Structure(NamedTuple):
-    """What two prompts with other texts have in common."""
+    """The parts that two prompts with other texts have in common."""
 
     ids: tuple[int, ...]  # of control tokens, in their order
     texts: tuple[int, ...]  # how many there are of each that stands for something else
@@ -169,7 +169,7 @@ class _Structure(NamedTuple):
 
 
 class BrokenTokenizer:
-    """Encodes broken texts; in all else the tokenizer that it is made from, so that processors can use it.
+    """Encode broken texts; for processors it is the tokenizer it is made from.
 
     Args:
         tokenizer: of transformers.
@@ -191,16 +191,16 @@ class BrokenTokenizer:
         return_tensors: Any = None,
         **_: Any,
     ) -> BatchEncoding:
-        """See transformers; each text by itself, with no padding."""
+        """Encode each text by itself, with no padding; see transformers."""
         texts = [text] if isinstance(text, str) else text
-        found = [self._backend.encode(one, add_special_tokens=add_special_tokens) for one in texts]
-        rows = {"input_ids": [one.ids for one in found], "attention_mask": [one.attention_mask for one in found]}
-        made = {name: row[0] for name, row in rows.items()} if isinstance(text, str) else rows
-        return BatchEncoding(made, found, tensor_type=return_tensors)
+        encodings = [self._backend.encode(each, add_special_tokens=add_special_tokens) for each in texts]
+        rows = {"input_ids": [e.ids for e in encodings], "attention_mask": [e.attention_mask for e in encodings]}
+        data = {name: row[0] for name, row in rows.items()} if isinstance(text, str) else rows
+        return BatchEncoding(data, encodings, tensor_type=return_tensors)
 
 
 def _within(text: str, change: Change) -> str:
-    """A text, changed and set off from what is around it, its blanks at both ends as they are: templates trim them."""
+    """Change a text between its blanks, which templates trim, and set it off."""
     core = text.strip()
     if not core:
         return text

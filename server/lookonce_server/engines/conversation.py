@@ -1,4 +1,4 @@
-"""What is asked, free of any wire format: turns of text, at most one of them with an image."""
+"""Conversations free of any wire format, with at most one image."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -26,11 +26,11 @@ class Turn:
 
     @property
     def said(self) -> str:
-        """All of its text."""
+        """Return all of the turn's text."""
         return "\n".join(filter(None, (self.before_image, self.text)))
 
     def as_message(self) -> dict[str, Any]:
-        """The message as chat templates take it, its parts in their order."""
+        """Return the message as chat templates take it, its parts in order."""
         image = [{"type": "image"}] if self.has_image else []
         content = [*_text(self.before_image), *image, *_text(self.text)] or [{"type": "text", "text": ""}]
         return {"role": self.role, "content": content} | ({"name": self.name} if self.name else {})
@@ -38,26 +38,26 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A chat, oldest turn first; the last turn that is not the system's is the user's question."""
+    """A chat, oldest turn first; its last turn but the system's is a question."""
 
     turns: tuple[Turn, ...]
 
     @property
     def has_image(self) -> bool:
-        """Whether an image belongs to it."""
+        """Tell whether an image belongs to the conversation."""
         return any(turn.has_image for turn in self.turns)
 
     @property
     def length(self) -> int:
-        """Characters of all its text."""
+        """Count the characters of all its text."""
         return sum(len(turn.before_image) + len(turn.text) for turn in self.turns)
 
     def as_messages(self) -> list[dict[str, Any]]:
-        """The messages as chat templates take them."""
+        """Return the messages as chat templates take them."""
         return [turn.as_message() for turn in self.turns]
 
     def after_image(self) -> list[dict[str, Any]]:
-        """The messages as they follow a describe turn that already showed the image.
+        """Return the messages as they follow a describe turn with the image.
 
         System text cannot stand in the middle of most templates, so it opens the first turn of the user's that follows.
         A turn that was the image alone has been said.

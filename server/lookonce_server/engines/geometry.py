@@ -1,4 +1,7 @@
-"""Which part of a picture the image tokens cover: image processors crop pictures, and pad them, or show all of them."""
+"""Find the part of a picture that the image tokens cover.
+
+Image processors crop pictures, and pad them, or show all of them.
+"""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,7 +11,7 @@ _STEPWISE = {"CLIPImageProcessor", "LlavaImageProcessor", "SiglipImageProcessor"
 
 
 class Area(NamedTuple):
-    """A rectangle of a picture, in its pixels; it may reach beyond the picture, which is padding."""
+    """A rectangle of a picture, in its pixels, and of the padding around it."""
 
     left: float
     top: float
@@ -18,7 +21,7 @@ class Area(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ImageCrop:
-    """What an image processor does to a picture, as far as it changes which part is shown; nothing for the whole of it.
+    """The part of a picture that an image processor shows; whole by default.
 
     Attributes:
         pads: makes it a square first, the picture in the middle.
@@ -33,7 +36,7 @@ class ImageCrop:
     crop: tuple[int, int] | None = None
 
     def area(self, width: int, height: int) -> Area:
-        """The part of a picture of that size that the grid of image tokens covers."""
+        """Return the part of a picture that the grid of image tokens covers."""
         whole_width = whole_height = max(width, height)
         if not self.pads:
             whole_width, whole_height = width, height
@@ -48,7 +51,7 @@ class ImageCrop:
         return Area(left, top, left + crop_width * x, top + crop_height * y)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height after resizing."""
+        """Return width and height after resizing."""
         if self.shorter_side is not None:
             longer = int(self.shorter_side * max(width, height) / min(width, height))
             return (self.shorter_side, longer) if width <= height else (longer, self.shorter_side)
@@ -56,7 +59,9 @@ class ImageCrop:
 
 
 def image_crop(processor: Any) -> ImageCrop | None:
-    """What a model's image processor does; None for one that is not known, as those that cut pictures into tiles.
+    """Read a model's image processor; None for one that is not known.
+
+    Those that cut pictures into tiles are not.
 
     Args:
         processor: of transformers, with an image processor.

@@ -1,4 +1,4 @@
-"""The tokens before the image: the same in every context of a model, so the model keeps them, and contexts do not.
+"""Keep the tokens before the image in the model, and not in contexts.
 
 They attend to nothing that comes after them, so their keys and values are those of a text; the self-check of each
 engine shows it on the model. Only their positions differ from context to context: a context's keys were all moved when
@@ -22,19 +22,22 @@ _MOST_PREFIXES = 2  # some templates have a thousand tokens, and each has keys a
 
 
 class DenseContext(NamedTuple):
-    """All keys and values that an answer stands on, each `[layers, kv_heads, tokens, head_dim]`."""
+    """All keys and values of an answer, `[layers, kv_heads, tokens, head_dim]`."""
 
     keys: Tensor
     values: Tensor
 
     @property
     def tokens(self) -> int:
-        """How many; also the position of the first token after them."""
+        """Count the tokens; also the position of the first token after them."""
         return self.keys.shape[2]
 
 
 class PrefixKV(NamedTuple):
-    """Keys and values of the tokens before the image, `[layers, kv_heads, tokens, head_dim]`, from position 0 on."""
+    """The tokens before the image, `[layers, kv_heads, tokens, head_dim]`.
+
+    They are at positions from 0 on.
+    """
 
     keys: Tensor
     values: Tensor
@@ -42,16 +45,18 @@ class PrefixKV(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """How many there are."""
+        """Count the tokens."""
         return self.keys.shape[2]
 
-    def joined(self, keys: Tensor, values: Tensor, moved_by: int) -> DenseContext:
-        """The shared tokens, moved as the others were, and these others, on the same device."""
-        moved = rotate_keys(self.keys, self.inv_freq, moved_by)
+    def join(self, keys: Tensor, values: Tensor, position_shift: int) -> DenseContext:
+        """Join the prefix, moved as the other tokens were, with those."""
+        moved = rotate_keys(self.keys, self.inv_freq, position_shift)
         return DenseContext(torch.cat((moved, keys), dim=2), torch.cat((self.values, values), dim=2))
 
-    def before(self, context: CompressedContext) -> DenseContext:
-        """A context, whole again, on the device of the shared tokens, of which it needs as many as it was made with.
+    def with_prefix(self, context: CompressedContext) -> DenseContext:
+        """Return a context with its prefix, on the device of the prefix.
+
+        It needs as many tokens as it was made with.
 
         Raises:
             ContextLostError: it was made with more.
@@ -63,24 +68,24 @@ class PrefixKV(NamedTuple):
             )
         device = self.keys.device
         first = self._replace(keys=self.keys[:, :, :count], values=self.values[:, :, :count])
-        return first.joined(context.keys.dense(device), context.values.dense(device), context.moved_by)
+        return first.join(context.keys.dequantize(device), context.values.dequantize(device), context.moved_by)
 
 
 class PrefixCache:
-    """The shared tokens of the last prefixes that were rendered: more than one where the date has just changed."""
+    """Keep the last prefixes: there are two when the date has just changed."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[int, ...], PrefixKV] = OrderedDict()
 
     def get(self, prefix: tuple[int, ...]) -> PrefixKV | None:
-        """Those of a prefix, where they are kept."""
-        found = self._kept.get(prefix)
-        if found is not None:
+        """Return the keys and values of a prefix, if they are kept."""
+        kept = self._kept.get(prefix)
+        if kept is not None:
             self._kept.move_to_end(prefix)
-        return found
+        return kept
 
     def keep(self, prefix: tuple[int, ...], shared: PrefixKV) -> PrefixKV:
-        """Keep those of a prefix, in place of those that were not used for longest."""
+        """Keep those of a prefix, in place of the least recently used."""
         self._kept[prefix] = shared
         while len(self._kept) > _MOST_PREFIXES:
             self._kept.popitem(last=False)
@@ -88,7 +93,7 @@ class PrefixCache:
 
 
 def check_prefix(context: CompressedContext, rendered: str) -> None:
-    """Raise ContextOutdatedError unless the describe turn that a context was made of would be the same one now.
+    """Raise ContextOutdatedError if a context's describe turn has changed.
 
     Args:
         context: that is to be used.

@@ -1,4 +1,4 @@
-"""Rendering conversations, and what of them follows a context.
+"""Render conversations, and the part of them that follows a context.
 
 A context ends where the describe turn's answer would begin. What follows it is the difference between the rendered
 conversation with that answer and later turns, and the one without: the template's own tokens that close the answer,
@@ -24,11 +24,18 @@ from lookonce_server.engines.control_tokens import (
     TooManyTokensError,
     UnencodableError,
 )
-from lookonce_server.engines.conversation import Conversation
+from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.placeholder_tokens import PlaceholderTokens
-from lookonce_server.errors import InvalidImageError, InvalidRequestError, ModelRefusedError, PromptTooLongError
+from lookonce_server.errors import (
+    ContextOutdatedError,
+    InvalidImageError,
+    InvalidRequestError,
+    ModelRefusedError,
+    PromptTooLongError,
+)
 
 _MARK = "lookonce:description"  # stands for the description while what follows it is looked for
+_SEAM_TEXTS = ("What is it?", "1?", "\u6f22?", " x", "\nx", "")  # questions by which the seam is tried
 _TRIES = 3  # of a check that the clock may spoil, where a template prints the time
 
 
@@ -41,18 +48,18 @@ class Prompt(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Length of the prompt."""
+        """Count the prompt's tokens."""
         return self.inputs["input_ids"].shape[1]
 
     @property
     def ids(self) -> list[int]:
-        """Its token ids."""
+        """Return the prompt's token ids."""
         ids: list[int] = self.inputs["input_ids"][0].tolist()
         return ids
 
 
 class DescribeTurn(NamedTuple):
-    """The describe turn as it is rendered at one moment: templates may print the date."""
+    """A describe turn as rendered at one moment: templates may print the date."""
 
     rendered: Rendered
     ids: list[int]  # with one image token for the whole image
@@ -61,7 +68,7 @@ class DescribeTurn(NamedTuple):
 
 
 class PromptRenderer:
-    """Renders with a checkpoint's own processor, to the tokens that this makes of a conversation.
+    """Render conversations to tokens, with a checkpoint's own processor.
 
     Args:
         processor: of transformers, with a chat template.
@@ -78,34 +85,34 @@ class PromptRenderer:
         if image_id is None:
             raise ModelRefusedError("The model's configuration names no image token.")
         self.image_id = int(image_id)
-        self.stand_ins = PlaceholderTokens.of(processor, config)
-        texts = [text for text, _ in self.stand_ins.kinds]
+        self.placeholder_tokens = PlaceholderTokens.of(processor, config)
+        texts = [text for text, _ in self.placeholder_tokens.kinds]
         self._max_tokens: int = config.get_text_config().max_position_embeddings
         self._control_tokens = ControlTokens(self.tokenizer, str(processor.chat_template), texts)
         added, placeholder = self.tokenizer.added_tokens_decoder, getattr(processor, "image_token", None)
         self._image_ids = {self.image_id, *(id_ for id_, token in added.items() if token.content == placeholder)}
 
     def full(self, conversation: Conversation, image: Any | None) -> Prompt:
-        """The whole conversation, with the image where it has one."""
-        return self._tokenise(self._whole(conversation), image)
+        """Render the whole conversation, with the image if it has one."""
+        return self._process(self._encode_conversation(conversation), image)
 
     def describe(self, prompt: str, image: Any) -> Prompt:
-        """The describe turn, with its image."""
-        return self.shown(self.describe_turn(prompt), image)
+        """Render the describe turn, with its image."""
+        return self.process_turn(self.describe_turn(prompt), image)
 
-    def shown(self, turn: DescribeTurn, image: Any) -> Prompt:
-        """A describe turn with its image."""
-        return self._tokenise(turn.rendered, image)
+    def process_turn(self, turn: DescribeTurn, image: Any) -> Prompt:
+        """Tokenise a describe turn with its image."""
+        return self._process(turn.rendered, image)
 
     def describe_turn(self, prompt: str) -> DescribeTurn:
-        """The describe turn, as the template renders it now.
+        """Render the describe turn, as the template does now.
 
         Raises:
             InvalidRequestError: the prompt cannot be encoded.
         """
-        turn = _describe_turn(prompt)
-        rendered = self._rendered(
-            lambda change: self._render(_changed(turn, change)), [("lookonce.describe_prompt", prompt)]
+        turn = _describe_messages(prompt)
+        rendered = self._encode(
+            lambda change: self._apply_template(_change_texts(turn, change)), [("lookonce.describe_prompt", prompt)]
         )
         ids = rendered.ids
         at = next((i for i, id_ in enumerate(ids) if id_ in self._image_ids), None)
@@ -115,70 +122,99 @@ class PromptRenderer:
         return DescribeTurn(rendered, ids, prefix, digest(repr(content).encode()))
 
     def describe_ids(self, prompt: str) -> list[int]:
-        """Token ids of the describe turn, with one image token for the whole image."""
+        """Return the ids of the describe turn, one token for the whole image."""
         return self.describe_turn(prompt).ids
 
-    def continuation(self, describe_prompt: str, conversation: Conversation) -> Tensor:
-        """Token ids of what follows a context, `[1, tokens]`.
+    def continuation(
+        self, describe_prompt: str, conversation: Conversation, turn: DescribeTurn | None = None
+    ) -> Tensor:
+        """Return the ids of the turn's end and the conversation, `[1, tokens]`.
 
-        The turn's end, and the conversation without its image.
+        They are those that follow the describe turn's in the whole text: alone, many tokenizers would give them a blank
+        of its own, as SentencePiece's do.
+
+        Args:
+            describe_prompt: of the context.
+            conversation: its image is the context's.
+            turn: the describe turn where it is rendered already.
+
+        Raises:
+            ContextOutdatedError: the whole text does not begin with the describe turn's tokens.
         """
+        turn = turn or self.describe_turn(describe_prompt)
         mark = _mark(describe_prompt)
-        turn, after = _describe_turn(describe_prompt), conversation.after_image()
+        first, after = _describe_messages(describe_prompt), conversation.after_image()
 
         def render(change: Change) -> str:
-            messages = [*_changed(turn, change), _described(mark), *_changed(after, change)]
-            _, found, rest = self._render(messages).partition(mark)
-            if not found:
+            messages = [*_change_texts(first, change), _assistant_message(mark), *_change_texts(after, change)]
+            _, mark_found, rest = self._apply_template(messages).partition(mark)
+            if not mark_found:
                 raise ModelRefusedError("The chat template does not show the assistant's turns.")
-            return rest
+            return self._apply_template(_change_texts(first, change)) + rest
 
-        rendered = self._rendered(render, _texts(conversation), begins=False)
-        return torch.tensor([rendered.ids], dtype=torch.int64)
+        ids = self._encode(render, _texts(conversation)).ids
+        if ids[: len(turn.ids)] != turn.ids:
+            raise ContextOutdatedError("The describe turn's tokens are others where this conversation follows.")
+        return torch.tensor([ids[len(turn.ids) :]], dtype=torch.int64)
 
-    def full_tokens(self, conversation: Conversation, image_tokens: int) -> int:
-        """How long the conversation's prompt would be with the whole image."""
+    def full_prompt_tokens(self, conversation: Conversation, image_tokens: int) -> int:
+        """Count the tokens of the conversation's prompt with the whole image."""
         return len(self.full_ids(conversation)) + (image_tokens - 1 if conversation.has_image else 0)
 
     def full_ids(self, conversation: Conversation) -> list[int]:
-        """Token ids of the conversation's prompt, with one image token for the whole image."""
-        return self._whole(conversation).ids
+        """Return the ids of the conversation, one token for the whole image."""
+        return self._encode_conversation(conversation).ids
 
     def check_template(self, describe_prompt: str) -> None:
-        """Raise ModelRefusedError unless a later turn leaves the describe turn's own rendering as it is."""
+        """Raise ModelRefusedError unless contexts can be continued.
+
+        A later turn must leave the describe turn's own rendering and tokens as they are.
+        """
         self._control_tokens.prepare()
-        turn, mark = _describe_turn(describe_prompt), _mark(describe_prompt)
+        turn, mark = _describe_messages(describe_prompt), _mark(describe_prompt)
         question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
         for _ in range(_TRIES):
             try:
-                before, found, _after = self._render([*turn, _described(mark), question]).partition(mark)
-                alone = self._render(turn)
+                rendered = self._apply_template([*turn, _assistant_message(mark), question])
+                before, mark_found, _ = rendered.partition(mark)
+                alone = self._apply_template(turn)
             except InvalidRequestError as error:
                 raise ModelRefusedError(str(error)) from error
-            if found and before.rstrip() == alone.rstrip():
-                return self._check_end(alone)
+            if mark_found and before.rstrip() == alone.rstrip():
+                self._check_end(alone)
+                return self._check_seam(describe_prompt)
         raise ModelRefusedError(
             "The chat template renders the describe turn differently when another turn follows it, or each time, so"
             " that what follows a context cannot be told."
         )
 
     def _check_end(self, text: str) -> None:
-        """Raise ModelRefusedError if the tokenizer puts tokens of its own after a prompt."""
-        alone, whole = (self._control_tokens.encode(text, begins=begins).ids for begins in (False, True))
-        if whole[len(whole) - len(alone) :] != alone:
+        """Raise ModelRefusedError if the tokenizer ends prompts with own tokens."""
+        alone, begun = (self._control_tokens.encode(text, begins=begins).ids for begins in (False, True))
+        if begun[len(begun) - len(alone) :] != alone:
             raise ModelRefusedError("The tokenizer ends each prompt with a token of its own: no answer can follow.")
 
-    def _whole(self, conversation: Conversation) -> Rendered:
-        messages = conversation.as_messages()
-        return self._rendered(lambda change: self._render(_changed(messages, change)), _texts(conversation))
+    def _check_seam(self, describe_prompt: str) -> None:
+        """Raise ModelRefusedError if a token spans the describe turn's end."""
+        for text in _SEAM_TEXTS:
+            try:
+                self.continuation(describe_prompt, Conversation((Turn("user", text, has_image=True),)))
+            except ContextOutdatedError as error:
+                raise ModelRefusedError(
+                    f"The tokenizer joins the end of the describe turn with what follows it, here {text!r}, so that no"
+                    " question can follow a context."
+                ) from error
 
-    def _rendered(self, render: Render, texts: list[tuple[str, str]], *, begins: bool = True) -> Rendered:
-        """A prompt without control tokens of a request's.
+    def _encode_conversation(self, conversation: Conversation) -> Rendered:
+        messages = conversation.as_messages()
+        return self._encode(lambda change: self._apply_template(_change_texts(messages, change)), _texts(conversation))
+
+    def _encode(self, render: Render, texts: list[tuple[str, str]]) -> Rendered:
+        """Render a prompt in which no text of a request is a control token.
 
         Args:
             render: renders it.
             texts: the request's texts in it, by their fields.
-            begins: see `Rendered`.
 
         Raises:
             InvalidRequestError: one cannot be encoded without, or stands for an image where control tokens are allowed.
@@ -186,21 +222,21 @@ class PromptRenderer:
         """
         if self._allow_control_tokens:
             for field, text in texts:
-                self.stand_ins.refuse(text, field)
-            return self._control_tokens.encode(render(lambda text: text), begins=begins)
+                self.placeholder_tokens.refuse(text, field)
+            return self._control_tokens.encode(render(lambda text: text), begins=True)
         try:
-            return self._control_tokens.render(render, begins=begins, most=self._max_tokens)
+            return self._control_tokens.render(render, max_tokens=self._max_tokens)
         except TooManyTokensError as error:
             raise PromptTooLongError.beyond(self._max_tokens, f"the prompt has {error.tokens} tokens") from error
         except UnencodableError as error:
-            field = next((one for one, text in texts if not self._control_tokens.is_encodable(text)), "messages")
+            field = next((name for name, text in texts if not self._control_tokens.is_encodable(text)), "messages")
             raise InvalidRequestError(
                 "The text spells control tokens of the model, which its tokenizer cannot encode as plain text. Remove"
                 " them.",
                 param=field,
             ) from error
 
-    def _render(self, messages: list[dict[str, Any]]) -> str:
+    def _apply_template(self, messages: list[dict[str, Any]]) -> str:
         try:
             text: str = self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         except TemplateError as error:  # what templates raise on roles that they do not have, or in another order
@@ -209,37 +245,39 @@ class PromptRenderer:
             ) from error
         return text
 
-    def _tokenise(self, rendered: Rendered, image: Any | None) -> Prompt:
-        given: dict[str, Any] = {"images": [image]} if image is not None else {}
+    def _process(self, rendered: Rendered, image: Any | None) -> Prompt:
+        options: dict[str, Any] = {"images": [image]} if image is not None else {}
         if not rendered.has_own:
-            given["add_special_tokens"] = False
+            options["add_special_tokens"] = False
         processor = self._broken_processor if rendered.is_broken else self._processor
         try:
-            made = processor(text=[rendered.text], return_tensors="pt", **given)
+            output = processor(text=[rendered.text], return_tensors="pt", **options)
         except ValueError as error:  # what processors raise on pictures, as Qwen2-VL's on very long ones
             if image is None:
                 raise
             raise InvalidImageError(f"This model does not take the image: {error}.") from error
-        inputs = {name: value for name, value in made.items() if isinstance(value, Tensor)}
+        inputs = {name: value for name, value in output.items() if isinstance(value, Tensor)}
         columns = (inputs["input_ids"][0] == self.image_id).nonzero().flatten()
         return Prompt(inputs, columns, image_grid(self._config, len(columns), inputs.get("image_grid_thw")))
 
     @cached_property
     def _broken_processor(self) -> Any:
-        """The processor, with the tokenizer of broken texts."""
+        """Return the processor with the tokenizer of broken texts."""
         processor = copy.copy(self._processor)
         processor.tokenizer = self._control_tokens.broken
         return processor
 
 
 def common_prefix(prefix: Sequence[int], prompt: Sequence[int]) -> tuple[int, ...]:
-    """How far a prompt begins with these tokens: a processor may change the last before the image."""
+    """Return the tokens of a prefix that a prompt, as processed, begins with."""
     same = takewhile(lambda pair: pair[0] == pair[1], zip(prefix, prompt, strict=False))
     return tuple(id_ for id_, _ in same)
 
 
 def image_grid(config: Any, count: int, grid_thw: Tensor | None) -> tuple[int, int]:
-    """Rows and columns of an image's tokens: told by the processor, else a square, else one row.
+    """Return the rows and columns of an image's tokens.
+
+    The processor gives them; else they are a square, else one row.
 
     Args:
         config: the model's.
@@ -255,7 +293,7 @@ def image_grid(config: Any, count: int, grid_thw: Tensor | None) -> tuple[int, i
 
 
 def _texts(conversation: Conversation) -> list[tuple[str, str]]:
-    """What of a conversation a template may show, each with its field."""
+    """List the texts of a conversation that a template may show, with fields."""
     return [
         (f"messages[{i}].{field}", text)
         for i, turn in enumerate(conversation.turns)
@@ -263,8 +301,8 @@ def _texts(conversation: Conversation) -> list[tuple[str, str]]:
     ]
 
 
-def _changed(messages: list[dict[str, Any]], change: Change) -> list[dict[str, Any]]:
-    """Messages with each text of theirs changed."""
+def _change_texts(messages: list[dict[str, Any]], change: Change) -> list[dict[str, Any]]:
+    """Change each text of messages."""
 
     def changed(message: dict[str, Any]) -> dict[str, Any]:
         content = [part | {"text": change(part["text"])} if "text" in part else part for part in message["content"]]
@@ -273,16 +311,16 @@ def _changed(messages: list[dict[str, Any]], change: Change) -> list[dict[str, A
     return [changed(message) for message in messages]
 
 
-def _describe_turn(prompt: str) -> list[dict[str, Any]]:
+def _describe_messages(prompt: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
 
 
-def _described(text: str) -> dict[str, Any]:
+def _assistant_message(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}
 
 
 def _mark(prompt: str) -> str:
-    """A mark that is not in the prompt, which comes before it."""
+    """Return a mark that is not in the prompt before it."""
     mark = _MARK
     while mark in prompt:
         mark += "'"

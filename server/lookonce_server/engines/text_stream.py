@@ -1,4 +1,4 @@
-"""From token ids to pieces of text: incremental detokenising, stop texts, the tokens that end an answer."""
+"""Turn token ids into pieces of text: detokenising, stops, end tokens."""
 
 import time
 from typing import Any
@@ -10,7 +10,7 @@ from lookonce_server.errors import EngineError
 
 
 class TextStream:
-    """Turns token ids into pieces of text, holding back what may still become a stop text or a whole character."""
+    """Turn token ids into text, held back until no stop text can come of it."""
 
     def __init__(self, tokenizer: Any, sampling: Sampling, end_ids: frozenset[int]) -> None:
         self._backend = tokenizer.backend_tokenizer
@@ -22,7 +22,7 @@ class TextStream:
         self._hold = max((len(text) - 1 for text in sampling.stop), default=0)
 
     def push(self, token: int, logprob: TokenLogprob | None = None, made_at: float | None = None) -> Piece:
-        """The piece that a token completes; its text may be empty.
+        """Return the piece that a token completes; its text may be empty.
 
         Args:
             token: the next one.
@@ -51,7 +51,9 @@ class TextStream:
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """The text of one token within a text, special tokens too; U+FFFD where it is a part of a character.
+    """Return the text of one token within a text, special tokens too.
+
+    It is U+FFFD for a part of a character.
 
     It is what the token adds after itself: many tokenizers drop the space that a text's first token starts with.
     """
@@ -61,11 +63,11 @@ def token_text(tokenizer: Any, token: int) -> str:
 
 
 def end_ids(generation_config: Any | None, tokenizer: Any) -> frozenset[int]:
-    """The tokens that end an answer: the generation config's, else the tokenizer's."""
+    """Return the tokens that end an answer: the config's or the tokenizer's."""
     ends = generation_config.eos_token_id if generation_config else None
     if ends is None:
         ends = tokenizer.eos_token_id
-    found = ends if isinstance(ends, list) else [ends]
-    if not found or None in found:
+    ids = ends if isinstance(ends, list) else [ends]
+    if not ids or None in ids:
         raise EngineError("The model names no token that ends an answer.")
-    return frozenset(int(end) for end in found)
+    return frozenset(int(end) for end in ids)

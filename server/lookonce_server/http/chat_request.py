@@ -1,4 +1,4 @@
-"""From a request to what sessions understand."""
+"""Parse a chat request into a conversation, its image and the sampling."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -6,97 +6,128 @@ from typing import NamedTuple
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.conversation import Conversation, Role, Turn
 from lookonce_server.errors import InvalidRequestError
-from lookonce_server.http.schemas.chat import ChatRequest
+from lookonce_server.http.schemas.chat import ChatRequest, GenerationRequest
 from lookonce_server.http.schemas.messages import ImagePart, Message, RefusalPart, TextPart
+from lookonce_server.http.state import AppState, check_model
 from lookonce_server.sessions.context_options import ContextOptions
 
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
 class ImageField(NamedTuple):
-    """An image's URL, and the field of the request it stands in."""
+    """An image's URL, and its field in the request."""
 
     url: str
     param: str
 
 
 class Question(NamedTuple):
-    """A chat request, understood."""
+    """A parsed chat request."""
 
     conversation: Conversation
     image: ImageField | None
     sampling: Sampling
     options: ContextOptions
-    n: int  # answers wanted
+    n: int  # number of answers
+
+
+def check_request(request: GenerationRequest, state: AppState) -> None:
+    """Reject another model than the one served, and options of no stream."""
+    check_model(request.model, state)
+    if request.stream_options is not None and not request.stream:
+        raise InvalidRequestError("stream_options needs stream=true.", param="stream_options")
+
+
+def check_logit_bias(request: ChatRequest, vocabulary: int) -> None:
+    """Reject biases of tokens that the model does not have."""
+    for token in request.logit_bias or ():
+        if int(token) >= vocabulary:
+            raise InvalidRequestError(
+                f"logit_bias.{token}: the model has no such token; its ids are 0 to {vocabulary - 1}.",
+                param=f"logit_bias.{token}",
+            )
+
+
+def check_one_image(images: list[ImageField]) -> None:
+    """Reject requests with different images."""
+    urls = {image.url for image in images}
+    if len(urls) > 1:
+        raise InvalidRequestError(
+            f"The request has {len(urls)} different images; this server answers about one image at a time.",
+            param=next(image.param for image in images if image.url != images[0].url),
+        )
 
 
 def parse_chat(request: ChatRequest, max_answer_tokens: int, describe_prompt: str) -> Question:
-    """Understand a chat request.
+    """Parse a chat request.
 
     Args:
-        request: OpenAI's, checked.
+        request: the client's request, validated.
         max_answer_tokens: most tokens of an answer, and the default.
-        describe_prompt: what is asked where the last message is the image alone.
+        describe_prompt: the question where the last message is the image alone.
 
     Raises:
-        InvalidRequestError: different images, no question at the end, or fields that do not go together.
+        InvalidRequestError: different images, no question at the end, or fields that contradict each other.
     """
-    options = request.lookonce.options() if request.lookonce else ContextOptions()
+    options = request.lookonce.options()
     conversation, image = read_messages(request.messages, options.describe_prompt or describe_prompt)
     return Question(conversation, image, _sampling(request, max_answer_tokens), options, request.n or 1)
 
 
 def read_messages(messages: list[Message], describe_prompt: str) -> tuple[Conversation, ImageField | None]:
-    """The conversation, and its image where it has one; sent again in later messages, it stands where it came first.
+    """Return the conversation and its image.
+
+    An image that is sent again in later messages is shown in the first of them.
 
     A last message that is the image alone asks the describe prompt.
 
     Raises:
-        InvalidRequestError: different images, or parts where the role has none, or no question at the end.
+        InvalidRequestError: different images, a part that its role may not have, or no question at the end.
     """
-    asked = [i for i, message in enumerate(messages) if message.role in ("user", "assistant")]
-    if not asked or messages[asked[-1]].role != "user":
-        last = asked[-1] if asked else len(messages) - 1
-        raise InvalidRequestError(
-            f"The last message, but for system messages, must be the user's, not {messages[last].role!r}.",
-            param=f"messages[{last}].role",
-        )
+    last = _last_question(messages)
     turns: list[Turn] = []
     images: list[ImageField] = []
     for i, message in enumerate(messages):
         _check_parts(message, f"messages[{i}]")
-        found = _images(message, f"messages[{i}]")
-        turns.append(_turn(message, found[0] if found and not images else None))
-        images += found
-    question = turns[asked[-1]]
-    if _images(messages[asked[-1]], "") and not question.said.strip():
-        turns[asked[-1]] = replace(question, text=describe_prompt)
-    urls = {image.url for image in images}
-    if len(urls) > 1:
-        raise InvalidRequestError(
-            f"The conversation has {len(urls)} different images; this server answers about one image at a time.",
-            param=next(image.param for image in images if image.url != images[0].url),
-        )
+        of_message = _images(message, f"messages[{i}]")
+        turns.append(_turn(message, of_message[0] if of_message and not images else None))
+        images += of_message
+    if _images(messages[last], "") and not turns[last].said.strip():
+        turns[last] = replace(turns[last], text=describe_prompt)
+    check_one_image(images)
     return Conversation(tuple(turns)), images[0] if images else None
 
 
+def _last_question(messages: list[Message]) -> int:
+    """Return the index of the question: the last message, but for system messages."""
+    indices = [i for i, message in enumerate(messages) if message.role in ("user", "assistant")]
+    last = indices[-1] if indices else len(messages) - 1
+    if messages[last].role != "user":
+        raise InvalidRequestError(
+            f"The last message, but for system messages, must be the user's, not {messages[last].role!r}.",
+            param=f"messages[{last}].role",
+        )
+    return last
+
+
 def _check_parts(message: Message, place: str) -> None:
-    """Raise InvalidRequestError where a message has what its role does not have, or lacks what it needs."""
+    """Reject a message with parts that its role may not have, or without content."""
     role = message.role
-    if message.content is None and role != "assistant":
-        raise _refused(f"{place}.content", "Field required")
-    if message.refusal is not None and role != "assistant":
-        raise _refused(f"{place}.refusal", f"only assistant messages may have one, not {role!r}")
-    if role != "assistant" and (extras := message.extras):
-        raise _refused(f"{place}.{extras[0]}", f"only assistant messages may have it, not {role!r}")
+    if role != "assistant":
+        if message.content is None:
+            raise _invalid(f"{place}.content", "Field required")
+        if message.refusal is not None:
+            raise _invalid(f"{place}.refusal", f"only assistant messages may have one, not {role!r}")
+        if extras := message.extras:
+            raise _invalid(f"{place}.{extras[0]}", f"only assistant messages may have it, not {role!r}")
     for i, part in enumerate(message.content if isinstance(message.content, list) else []):
         if isinstance(part, ImagePart) and role != "user":
-            raise _refused(f"{place}.content[{i}].type", f"only user messages may have images, not {role!r}")
+            raise _invalid(f"{place}.content[{i}].type", f"only user messages may have images, not {role!r}")
         if isinstance(part, RefusalPart) and role != "assistant":
-            raise _refused(f"{place}.content[{i}].type", f"only assistant messages may have a refusal, not {role!r}")
+            raise _invalid(f"{place}.content[{i}].type", f"only assistant messages may have a refusal, not {role!r}")
 
 
-def _refused(param: str, why: str) -> InvalidRequestError:
+def _invalid(param: str, why: str) -> InvalidRequestError:
     return InvalidRequestError(f"{param}: {why}.", param=param)
 
 
@@ -109,7 +140,10 @@ def _images(message: Message, place: str) -> list[ImageField]:
 
 
 def _turn(message: Message, image: ImageField | None) -> Turn:
-    """A message as a turn; `image` is its first image, where that is shown here."""
+    """Return a message as a turn.
+
+    `image` is the message's first image, if the conversation's image is shown in this turn.
+    """
     parts = message.parts
     at = next((i for i, part in enumerate(parts) if isinstance(part, ImagePart)), 0) if image else 0
     return Turn(
@@ -122,15 +156,17 @@ def _turn(message: Message, image: ImageField | None) -> Turn:
 
 
 def _text(parts: list[TextPart | ImagePart | RefusalPart]) -> str:
-    return "\n".join(part.said for part in parts if part.said)
+    """Join the texts of parts; images have none."""
+    texts = [part.refusal if isinstance(part, RefusalPart) else getattr(part, "text", "") for part in parts]
+    return "\n".join(filter(None, texts))
 
 
 def _sampling(request: ChatRequest, max_answer_tokens: int) -> Sampling:
-    wanted = request.max_completion_tokens or request.max_tokens or max_answer_tokens
+    max_tokens = request.max_completion_tokens or request.max_tokens or max_answer_tokens
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequestError("top_logprobs needs logprobs=true.", param="top_logprobs")
     return Sampling(
-        max_tokens=min(wanted, max_answer_tokens),
+        max_tokens=min(max_tokens, max_answer_tokens),
         temperature=0.0 if request.top_p == 0 else request.temperature or 0.0,  # of no share the likeliest is left
         top_p=request.top_p or 1.0,
         top_k=max(0, request.top_k or 0),
@@ -141,5 +177,5 @@ def _sampling(request: ChatRequest, max_answer_tokens: int) -> Sampling:
         frequency_penalty=request.frequency_penalty or 0.0,
         logit_bias=tuple((int(token), bias) for token, bias in (request.logit_bias or {}).items()),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        json_schema=request.response_format.json_schema_text() if request.response_format else None,
+        json_schema=request.response_format.schema_text if request.response_format else None,
     )

@@ -1,172 +1,188 @@
-"""One way for every form of asking: the question is asked, counted, and answered whole or as a stream."""
+"""Ask one question, count it, and send its answers as JSON or as a stream."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from lookonce_server.engines.base import Piece
-from lookonce_server.http.disconnect import ClientGoneError, EventStream, event, unless_disconnected
+from lookonce_server.errors import InvalidRequestError
 from lookonce_server.http.errors import status_of
+from lookonce_server.http.event_stream import EventStream, error_event
 from lookonce_server.http.state import AppState
-from lookonce_server.http.usage import Accounts
-from lookonce_server.sessions.answer_streams import Answers
+from lookonce_server.http.usage import Usage
+from lookonce_server.metrics import Metrics
+from lookonce_server.sessions.answer_streams import AnswerStreams
 from lookonce_server.sessions.sessions import Session
 
 Pieces = AsyncIterator[tuple[int, Piece]]
-"""The pieces of all answers as they come, each with its answer's number."""
+"""The pieces of all answers as they come, each with its answer's index."""
 
 
-class Reply(Protocol):
-    """The form in which the answers to one question are sent. One of the first two is called, once."""
+class AnswerFormat(Protocol):
+    """Format the answers to one question for one API.
 
-    async def whole(self, answers: Sequence[Sequence[Piece]]) -> dict[str, Any]:
-        """All answers, each given by its pieces, in one object."""
+    Either `body` or `events` is called, once.
+    """
 
-    def events(self, pieces: Pieces) -> AsyncIterator[str]:
-        """The events of a stream."""
+    async def body(self, usage: Usage, answers: Sequence[Sequence[Piece]]) -> str:
+        """Format all answers, each given by its pieces, as one JSON text."""
+
+    def events(self, usage: Usage, pieces: Pieces) -> AsyncIterator[str]:
+        """Format the answers as the events of a stream."""
 
     def error_event(self, error: dict[str, Any]) -> str:
-        """What a stream that fails half-way ends with; `error` is a body in OpenAI's shape."""
+        """Format an error, a body in OpenAI's shape, as the end of a stream."""
+        return error_event(error)
+
+    def field(self, chat_field: str | None) -> str | None:
+        """Name a chat's field as this API's requests do."""
+        return chat_field
 
 
-class Asked(NamedTuple):
-    """A question under way, and the form in which its answers are wanted."""
-
-    session: Session
-    reply: Callable[[Accounts], Reply]
+class ClientGoneError(Exception):
+    """The client closed the connection."""
 
 
-async def answered(
+async def generate(
     request: Request,
     state: AppState,
-    asking: Coroutine[Any, Any, Asked],
+    asking: Coroutine[Any, Any, Session],
+    answer_format: AnswerFormat,
     *,
     stream: bool,
-    early_error: Callable[[dict[str, Any]], str] = event,
 ) -> Response:
-    """The response to a question. It is counted once, however it ends; a client that leaves frees its work.
+    """Answer a question.
 
-    A stream's status waits for the first token, which is when most errors show, but for `stream_silence` seconds only:
-    a proxy may give up on a server that says nothing. What fails after that is told by an event.
+    It is counted once, however it ends, and its work ends when the client leaves.
 
     Args:
-        request: of the client.
+        request: the client's request.
         state: the server's parts.
-        asking: asks the question.
-        stream: whether the answers are sent as they are made.
-        early_error: an error's body as an event of a stream, where there is no `Reply` yet to make it.
+        asking: asks the question. It must not await anything once it has a session, whose answers must be closed.
+        answer_format: the shape of the answers.
+        stream: whether the answers are sent as they are generated.
     """
-    question = _Question(state, asking)
+    generation = _Generation(state.metrics, asking, answer_format)
     try:
         if stream:
-            return await _streamed(request, question, state.settings.stream_silence, early_error)
-        async with contextlib.aclosing(question):
-            body = await unless_disconnected(request, question.whole())
-            response = JSONResponse(body, headers=question.headers)
+            return await generation.stream(request, state.settings.stream_silence)
+        return await generation.json(request)
     except ClientGoneError:
-        question.count("499")
+        generation.count("499")
         return Response(status_code=499)
     except Exception as error:
-        question.count(str(status_of(error)))
+        generation.count(str(status_of(error)))
         raise
-    question.count("200")
-    return response
 
 
-async def _streamed(
-    request: Request, question: "_Question", silence: float, early_error: Callable[[dict[str, Any]], str]
-) -> EventStream:
-    beginning = asyncio.create_task(question.begin())
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
+    """Await `work`, and cancel it when the client disconnects.
 
-    async def close() -> None:
-        beginning.cancel()
-        await asyncio.gather(beginning, return_exceptions=True)
-        await question.aclose()
-
+    Raises:
+        ClientGoneError: the client disconnected before the work was done.
+    """
+    task = asyncio.create_task(work)
+    disconnect = asyncio.create_task(_disconnect(request))
     try:
-        await unless_disconnected(request, asyncio.wait((beginning,), timeout=silence))
-        if beginning.done():
-            beginning.result()
-    except BaseException:
-        await close()
-        raise
-
-    async def ended(outcome: str) -> None:
-        question.count(outcome)
-        await close()
-
-    async def events() -> AsyncIterator[str]:
-        await beginning
-        async for one in question.events():
-            yield one
-
-    return EventStream(
-        events(),
-        ended,
-        error_event=lambda error: (question.reply.error_event if question.reply else early_error)(error),
-        headers=question.headers,
-        silence=silence,
-    )
+        await asyncio.wait((task, disconnect), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        return task.result()
+    finally:
+        task.cancel()
+        disconnect.cancel()
+        await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
-class _Question:
-    """A question on its way: `begin` first, then `events`; or `whole` alone."""
+class _Generation:
+    """One question and its answers. Either `stream` or `json` is called, once."""
 
-    def __init__(self, state: AppState, asking: Coroutine[Any, Any, Asked]) -> None:
-        self.reply: Reply | None = None  # once it has begun
-        self._state = state
+    def __init__(self, metrics: Metrics, asking: Coroutine[Any, Any, Session], answer_format: AnswerFormat) -> None:
+        self._metrics = metrics
         self._asking = asking
-        self._arrived = time.monotonic()
+        self._format = answer_format
+        self._arrived_at = time.monotonic()
         self._cache = "none"
-        self._answers: Answers | None = None
-        self._accounts: Accounts | None = None
+        self._start: asyncio.Task[Usage] | None = None
+        self._answers: AnswerStreams | None = None
 
-    async def begin(self) -> None:
-        """Ask, and wait for the first of every answer; what keeps one of them from beginning is raised here."""
-        session, reply_in = await self._asking
-        self._cache = session.lookup.cache
-        self._answers = Answers(session.answers)
-        started = await self._answers.begin()
-        self._accounts = Accounts(session.lookup, started, self._state.metrics, self._arrived)
-        self.reply = reply_in(self._accounts)
+    async def json(self, request: Request) -> Response:
+        """Answer with one JSON text."""
+        async with aclosing(self):
+            text, usage = await unless_disconnected(request, self._collect())
+        self.count("200")
+        return Response(text, media_type="application/json", headers=usage.headers)
 
-    async def whole(self) -> dict[str, Any]:
-        """All answers in one object."""
-        await self.begin()
-        assert self.reply is not None and self._accounts is not None  # noqa: PT018
-        pieces: list[list[Piece]] = [[] for _ in range(self._accounts.answers)]
-        async for index, piece in self._counted():
-            pieces[index].append(piece)
-        return await self.reply.whole(pieces)
+    async def stream(self, request: Request, silence: float) -> EventStream:
+        """Answer with a stream of events.
 
-    def events(self) -> AsyncIterator[str]:
-        """The events of its stream."""
-        assert self.reply is not None
-        return self.reply.events(self._counted())
+        Its status waits for the first token, which is when most errors show, but for `silence` seconds only: a proxy
+        may give up on a server that sends nothing. A later error is sent as an event.
+        """
+        self._start = asyncio.create_task(self._started())
+        try:
+            await unless_disconnected(request, asyncio.wait((self._start,), timeout=silence))
+            headers = self._start.result().headers if self._start.done() else {}
+        except BaseException:
+            await self.aclose()
+            raise
+        events = self._events(self._start)
+        return EventStream(events, self._end, error_event=self._format.error_event, headers=headers, silence=silence)
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """Those of its response, as far as they are known."""
-        return self._accounts.headers if self._accounts else {}
-
-    def count(self, outcome: str) -> None:
-        """Count it under a status."""
-        self._state.metrics.requests.labels(self._cache, outcome).inc()
+    def count(self, status: str) -> None:
+        """Count the question under a status."""
+        self._metrics.requests.labels(self._cache, status).inc()
 
     async def aclose(self) -> None:
-        """Stop what still runs."""
-        self._asking.close()  # where it was never begun
+        """Stop all work that is under way."""
+        if self._start is not None:
+            self._start.cancel()
+            await asyncio.gather(self._start, return_exceptions=True)
+        self._asking.close()  # where it was never awaited
         if self._answers is not None:
             await self._answers.close()
 
-    async def _counted(self) -> Pieces:
-        assert self._answers is not None and self._accounts is not None  # noqa: PT018
+    async def _started(self) -> Usage:
+        """Ask, and wait for the first event of every answer."""
+        try:
+            session = await self._asking
+            self._cache = session.lookup.cache
+            self._answers = AnswerStreams(session.answers)
+            started = await self._answers.start()
+        except InvalidRequestError as error:
+            error.param = self._format.field(error.param)
+            raise
+        return Usage(session.lookup, started, self._metrics, self._arrived_at)
+
+    async def _collect(self) -> tuple[str, Usage]:
+        usage = await self._started()
+        answers: list[list[Piece]] = [[] for _ in range(usage.num_answers)]
+        async for index, piece in self._pieces(usage):
+            answers[index].append(piece)
+        return await self._format.body(usage, answers), usage
+
+    async def _events(self, start: asyncio.Task[Usage]) -> AsyncIterator[str]:
+        usage = await start
+        async for text in self._format.events(usage, self._pieces(usage)):
+            yield text
+
+    async def _pieces(self, usage: Usage) -> Pieces:
+        assert self._answers is not None
         async for index, piece in self._answers:
-            self._accounts.count(index, piece)
+            usage.count(index, piece)
             yield index, piece
-        self._accounts.done()
+        usage.finish()
+
+    async def _end(self, status: str) -> None:
+        self.count(status)
+        await self.aclose()
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

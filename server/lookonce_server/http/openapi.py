@@ -1,4 +1,4 @@
-"""The OpenAPI document, made true: what FastAPI adds of its own accord and this server never does is taken out."""
+"""Write the OpenAPI document, without FastAPI's untrue additions."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _ITS_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 
 def install(app: FastAPI, *, wants_keys: bool, root_path: str) -> None:
-    """Have an app tell the truth at `/openapi.json`.
+    """Make an app serve the OpenAPI document.
 
     Args:
         app: with all of its routes.

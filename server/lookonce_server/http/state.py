@@ -1,4 +1,4 @@
-"""What the routes share, made when the app starts."""
+"""The parts of the server that the routes share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,23 +30,23 @@ class AppState:
     store: Store
     contexts: Contexts
     sessions: Sessions
-    plan: DescribePlan  # how images are described, unless a request wants it otherwise
+    plan: DescribePlan  # describe options, unless a request changes them
     access: TenantDirectory
     images: Images
     metrics: Metrics
     started_at: float  # unix seconds
     tenant_limits: Mapping[str, TenantLimits] = field(default_factory=dict)  # of tenants that have their own
-    phase: Lifecycle = field(default_factory=Lifecycle)
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
 
 
 def state_of(request: Request) -> AppState:
-    """The parts that serve a request."""
+    """Return the parts that serve a request."""
     state: AppState = request.app.state.parts
     return state
 
 
 def check_model(name: str, state: AppState) -> None:
-    """Raise ModelNotFoundError unless that is the model served."""
+    """Reject another model than the one served, with ModelNotFoundError."""
     if name != state.served_name:
         raise ModelNotFoundError(
             f"The model {shown(name)} is not served here; {state.served_name!r} is.", param="model"
@@ -54,9 +54,9 @@ def check_model(name: str, state: AppState) -> None:
 
 
 async def tenant_of(request: Request) -> str:
-    """Whose request it is, as the gate found; a route that the gate does not guard has none.
+    """Return the tenant of a request, which AuthMiddleware found.
 
-    A coroutine, though it waits for nothing: FastAPI calls a plain function in a thread, and a hop there costs as
+    A coroutine, though it awaits nothing: FastAPI calls a plain function in a thread, and a switch there costs as
     much as all the rest of a request.
     """
     tenant: str = request.state.tenant

@@ -1,1 +1,1 @@
-"""Images of requests: read, fetched and decoded, within limits."""
+"""Read, fetch and decode the images of requests, within limits."""

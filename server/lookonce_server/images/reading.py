@@ -1,4 +1,4 @@
-"""The images of requests."""
+"""Read and decode the images of requests."""
 
 import asyncio
 import time
@@ -14,20 +14,20 @@ from lookonce_server.images.sources import (
     ImageBytes,
     ImageSource,
     is_data_url,
+    parse_reference,
     read_data_url,
-    read_reference,
 )
 from lookonce_server.metrics import Metrics
 
 
 class Images:
-    """Reads and decodes images away from the event loop.
+    """Read and decode images away from the event loop.
 
     Args:
         limits: the largest image accepted.
-        processes: decode them.
-        fetcher: fetches those with a remote URL; None where none is fetched.
-        metrics: what is counted.
+        processes: decode images.
+        fetcher: fetches remote URLs; None refuses them.
+        metrics: counts decoded images.
     """
 
     def __init__(
@@ -44,29 +44,34 @@ class Images:
         self._metrics = metrics or Metrics()
 
     async def read(self, url: str, param: str) -> ImageSource:
-        """The image, or the context, that a URL stands for.
+        """Read the image, or the context's id, of a URL.
 
         Args:
             url: a base64 `data:` URL, `lookonce:` with a context id, or a remote one that the operator allows.
-            param: the request's field it came in.
+            param: the request's field that it came in.
 
         Raises:
             InvalidImageError: it is none of these, or cannot be read.
             OverloadedError: too many images are being fetched.
         """
         if url.startswith(SCHEME):
-            return read_reference(url, param)
+            return parse_reference(url, param)
         if self._fetcher is None or is_data_url(url):
             return ImageBytes(await asyncio.to_thread(read_data_url, url, self.limits, param), param)
         return ImageBytes(await self._fetcher.fetch(url, param), param)
 
     async def decode(self, image: ImageBytes) -> Image.Image:
-        """The picture as a person would see it, as RGB.
+        """Decode an image to RGB, as a person would see it, once for all passes.
 
         Raises:
             InvalidImageError: no image of a known format, damaged, beyond the limits, or too slow to decode.
         """
-        begun = time.monotonic()
+        if image.decoding is None:
+            image.decoding = asyncio.create_task(self._decode(image))
+        return await asyncio.shield(image.decoding)
+
+    async def _decode(self, image: ImageBytes) -> Image.Image:
+        started_at = time.monotonic()
         outcome = "failed"
         try:
             picture = await self._processes.decode(image.data, self.limits, image.param)
@@ -82,7 +87,7 @@ class Images:
             raise
         finally:
             self._metrics.image_decodes.labels(outcome).inc()
-            self._metrics.image_decode_seconds.observe(time.monotonic() - begun)
+            self._metrics.image_decode_seconds.observe(time.monotonic() - started_at)
         return picture
 
     def close(self) -> None:

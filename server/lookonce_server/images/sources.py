@@ -1,8 +1,11 @@
-"""What a request may call an image, apart from a remote URL."""
+"""Images of requests as `data:` URLs, or as `lookonce:` with a context id."""
 
+import asyncio
 import base64
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from PIL import Image
 
 from lookonce_server.errors import InvalidImageError
 from lookonce_server.images.decode import ImageLimits
@@ -11,17 +14,24 @@ SCHEME = "lookonce:"
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ImageBytes:
-    """An image as the client sent it, or as it was fetched; `param` is the request's field it came in."""
+    """An image as the client sent it, or as it was fetched.
+
+    Attributes:
+        data: the encoded image.
+        param: the request's field that it came in.
+        decoding: decodes it for all passes of the request, once one of them wants it; see `Images.decode`.
+    """
 
     data: bytes
     param: str
+    decoding: asyncio.Task[Image.Image] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ContextReference:
-    """An image named by its context's id, no pixels."""
+    """An image named by its context's id, without pixels."""
 
     context_id: str
 
@@ -29,11 +39,11 @@ class ContextReference:
 ImageSource = ImageBytes | ContextReference
 
 
-def read_reference(url: str, param: str) -> ContextReference:
-    """The context that a `lookonce:` URL names.
+def parse_reference(url: str, param: str) -> ContextReference:
+    """Parse a `lookonce:` URL.
 
     Raises:
-        InvalidImageError: it names none.
+        InvalidImageError: what follows is no context id.
     """
     context_id = url.removeprefix(SCHEME)
     if not _ID.fullmatch(context_id):
@@ -42,36 +52,46 @@ def read_reference(url: str, param: str) -> ContextReference:
 
 
 def read_data_url(url: str, limits: ImageLimits, param: str) -> bytes:
-    """The bytes of a base64 `data:` URL, whatever media type it claims.
+    """Read the bytes of a base64 `data:` URL of any media type.
+
+    Args:
+        url: as the client sent it.
+        limits: the largest image accepted.
+        param: the request's field that it came in.
 
     Raises:
-        InvalidImageError: another kind of URL, bad base64, or too large.
+        InvalidImageError: it is another kind of URL, its base64 is damaged, or the image is too large.
     """
     header, comma, payload = url.partition(",")
     if not is_data_url(header):
         raise InvalidImageError(
-            f"{shown(url)} cannot be fetched: this server does not load remote images. Accepted: a base64 data: URL"
-            " such as 'data:image/png;base64,...', or 'lookonce:<context id>'.",
+            f"{abbreviate(url)} cannot be fetched: this server does not load remote images. Accepted: a base64 data:"
+            " URL such as 'data:image/png;base64,...', or 'lookonce:<context id>'.",
             param=param,
         )
     if not comma or not header.lower().endswith(";base64"):
-        raise InvalidImageError(f"{shown(url)} is not a base64 data: URL.", param=param)
+        raise InvalidImageError(f"{abbreviate(url)} is not a base64 data: URL.", param=param)
     try:
         data = base64.b64decode("".join(payload.split()), validate=True)
-    except ValueError as error:  # binascii.Error, and what is said to text beyond ASCII
+    except ValueError as error:  # binascii.Error, and the error for text beyond ASCII
         raise InvalidImageError(f"The image's base64 is damaged: {error}.", param=param) from None
+    check_size(data, limits, param)
+    return data
+
+
+def check_size(data: bytes, limits: ImageLimits, param: str) -> None:
+    """Raise InvalidImageError for an empty image, and for one with too many bytes."""
     if not data:
         raise InvalidImageError("The image is empty.", param=param)
     if len(data) > limits.max_bytes:
         raise InvalidImageError(f"The image is larger than the limit of {limits.max_bytes} bytes.", param=param)
-    return data
 
 
 def is_data_url(url: str) -> bool:
-    """Whether a URL says that it carries its data itself."""
+    """Return whether a URL claims to be a `data:` URL."""
     return url[:5].lower() == "data:"
 
 
-def shown(url: str) -> str:
-    """A URL as an error names it: not all of a long one."""
+def abbreviate(url: str) -> str:
+    """Quote a URL for an error message, a long one in part."""
     return repr(url if len(url) <= 80 else url[:77] + "...")

@@ -1,1 +1,1 @@
-"""Questions about images: contexts found or made, and answers from them."""
+"""Questions about images, and the contexts that answer them."""

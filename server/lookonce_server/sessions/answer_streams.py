@@ -1,4 +1,4 @@
-"""The answers to one question: begun, and read at once."""
+"""The answers to one question: started together, read at the same time."""
 
 import asyncio
 import contextlib
@@ -10,39 +10,39 @@ from lookonce_server.engines.base import Answer, Piece, Started
 from lookonce_server.errors import EngineError
 
 
-class Begun(NamedTuple):
-    """An answer whose first events are at hand; whoever has it reads `whole`, or closes `rest`."""
+class StartedAnswer(NamedTuple):
+    """A started answer: read its `events`, or close `rest`."""
 
-    events: tuple[Started | Piece, ...]
+    first: tuple[Started | Piece, ...]
     rest: Answer
 
-    async def whole(self, change: Callable[[Started | Piece], Started | Piece] = lambda event: event) -> Answer:
-        """All of the answer, those events included, each as `change` makes it."""
+    async def events(self, change: Callable[[Started | Piece], Started | Piece] = lambda event: event) -> Answer:
+        """Yield all events of the answer, each as `change` makes it."""
         async with contextlib.aclosing(self.rest):
-            for event in self.events:
+            for event in self.first:
                 yield change(event)
             async for event in self.rest:
                 yield change(event)
 
 
-async def begun(answers: Sequence[Answer], events: int = 1) -> tuple[Begun, ...]:
-    """The same answers, each with its first events at hand: as many as that, or all where it has less.
+async def start_answers(answers: Sequence[Answer], events: int = 1) -> tuple[StartedAnswer, ...]:
+    """Start answers, and take up to `events` first events of each.
 
     Raises:
-        BaseException: what kept one of them from beginning; all are closed then.
+        BaseException: what kept one of them from starting; all are closed then.
     """
     try:
-        firsts = await asyncio.gather(*(_taken(answer, events) for answer in answers), return_exceptions=True)
-        if failed := [first for first in firsts if isinstance(first, BaseException)]:
+        results = await asyncio.gather(*(_take(answer, events) for answer in answers), return_exceptions=True)
+        if failed := [result for result in results if isinstance(result, BaseException)]:
             raise failed[0]
     except BaseException:
         await asyncio.gather(*(answer.aclose() for answer in answers))
         raise
-    taken = [first for first in firsts if not isinstance(first, BaseException)]
-    return tuple(Begun(first, answer) for first, answer in zip(taken, answers, strict=True))
+    firsts = [result for result in results if not isinstance(result, BaseException)]
+    return tuple(StartedAnswer(first, answer) for first, answer in zip(firsts, answers, strict=True))
 
 
-async def _taken(answer: Answer, count: int) -> tuple[Started | Piece, ...]:
+async def _take(answer: Answer, count: int) -> tuple[Started | Piece, ...]:
     events: list[Started | Piece] = []
     while len(events) < count:
         try:
@@ -52,19 +52,19 @@ async def _taken(answer: Answer, count: int) -> tuple[Started | Piece, ...]:
     return tuple(events)
 
 
-class Answers:
-    """Reads answers at once, each in a task of its own: `begin` first, then iterate over the pieces.
+class AnswerStreams:
+    """Read several answers at once: `start` first, then iterate over the pieces.
 
-    Invariant: once this is closed no task is left, and every answer is closed. The first error is raised to whoever
-    reads, and it is theirs to close.
+    Invariant: once this is closed no task is left, and every answer is closed. The first error is raised to the reader,
+    which then closes this.
 
     Args:
-        answers: none of them begun.
+        answers: none of them started.
     """
 
     def __init__(self, answers: Sequence[Answer]) -> None:
         self._events: asyncio.Queue[tuple[int, Started | Piece | Exception]] = asyncio.Queue()
-        self._early: deque[tuple[int, Piece]] = deque()  # what came before every answer had begun
+        self._early: deque[tuple[int, Piece]] = deque()  # pieces that came before every answer had started
         self._readers = [asyncio.create_task(self._read(i, answer)) for i, answer in enumerate(answers)]
 
     async def __aenter__(self) -> Self:
@@ -73,28 +73,28 @@ class Answers:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def begin(self) -> tuple[Started, ...]:
-        """The first event of every answer; what keeps one of them from beginning is raised here."""
-        begun: dict[int, Started] = {}
-        while len(begun) < len(self._readers):
+    async def start(self) -> tuple[Started, ...]:
+        """Return the first event of every answer, or raise the first error."""
+        started: dict[int, Started] = {}
+        while len(started) < len(self._readers):
             index, event = await self._next()
             if isinstance(event, Started):
-                begun[index] = event
+                started[index] = event
             else:
                 self._early.append((index, event))
-        return tuple(begun[i] for i in range(len(self._readers)))
+        return tuple(started[i] for i in range(len(self._readers)))
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
-        """The pieces of all answers as they come, each with its answer's number, up to the end of the last answer."""
-        left = len(self._readers)
-        while left:
+        """Yield (answer's number, piece) as pieces come, up to the end of the last answer."""
+        unfinished = len(self._readers)
+        while unfinished:
             index, piece = self._early.popleft() if self._early else await self._next()
             assert isinstance(piece, Piece)
-            left -= piece.finish_reason is not None
+            unfinished -= piece.finish_reason is not None
             yield index, piece
 
     async def close(self) -> None:
-        """Stop what still runs."""
+        """Stop the answers that are still running."""
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)

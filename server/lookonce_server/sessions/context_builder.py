@@ -1,11 +1,12 @@
-"""From an image, and what a request wants, to a context: what its identity is, and how it is made."""
+"""Make contexts of images: their identity, and the describe pass."""
 
 import asyncio
 import time
 from dataclasses import replace
 
-from lookonce_cache import CompressedContext, ContextIdentity, digest, stored
-from lookonce_server.engines.base import DescribePlan, Description, Engine, Heard, ModelFacts
+from lookonce_cache import CompressedContext, ContextIdentity, ContextInfo, digest, quantize
+from lookonce_server.engines.base import DescribePlan, Engine, ModelFacts, OnText
+from lookonce_server.engines.description import Description
 from lookonce_server.errors import InvalidRequestError
 from lookonce_server.images.reading import Images
 from lookonce_server.images.sources import ImageBytes
@@ -13,14 +14,14 @@ from lookonce_server.sessions.context_options import ContextLimits, ContextOptio
 
 
 class ContextBuilder:
-    """Makes contexts as one model does.
+    """Make contexts with one model.
 
     Args:
         engine: runs the model.
-        plan: how images are described and compressed, unless a request wants it otherwise.
-        limits: what a request may want.
-        precision: in which keys and values are stored.
-        images: decodes them.
+        plan: how images are described and compressed, unless a request asks for something else.
+        limits: the options that a request may choose.
+        precision: the storage precision of keys and values.
+        images: decodes request images to RGB.
     """
 
     def __init__(
@@ -33,11 +34,11 @@ class ContextBuilder:
         self._images = images
 
     def check(self, options: ContextOptions) -> None:
-        """Raise InvalidRequestError, naming the field, unless a request may want that."""
+        """Raise InvalidRequestError, naming the field, if options are beyond the limits."""
         self._limits.check(options, self._plan)
 
     def identity(self, tenant: str, data: bytes, options: ContextOptions) -> ContextIdentity:
-        """What the context of an image is a function of now, as the request wants it.
+        """Return the identity that an image's context has now, under a request's options.
 
         Raises:
             InvalidRequestError: the describe prompt cannot be encoded.
@@ -55,34 +56,39 @@ class ContextBuilder:
         return context_identity(tenant, data, self._engine.facts, plan, template, self._precision)
 
     def is_current(self, identity: ContextIdentity) -> bool:
-        """Whether a context of that identity can be used: this model made it, of the turn as it is rendered now."""
-        made_here = identity.model_fingerprint == self._engine.facts.fingerprint
-        return made_here and identity.template_digest == self._engine.template_digest(identity.describe_prompt)
+        """Return whether this model and its template, as it renders now, make this."""
+        is_own = identity.model_fingerprint == self._engine.facts.fingerprint
+        return is_own and identity.template_digest == self._engine.template_digest(identity.describe_prompt)
 
-    async def describe(self, identity: ContextIdentity, image: ImageBytes, heard: Heard) -> CompressedContext:
-        """The context of that identity, which came of this image.
+    async def describe(self, identity: ContextIdentity, image: ImageBytes, on_text: OnText) -> CompressedContext:
+        """Describe an image, and compress it to the context of that identity.
 
-        It has another one where the template has printed something else since the identity was told.
+        The context's identity is another one if the template renders something else by now, such as a new date.
+
+        Args:
+            identity: of the context.
+            image: the image that the identity is of.
+            on_text: called with each piece of the description; first with "", when the pass starts.
         """
         pixels = await self._images.decode(image)
         plan = replace(self._plan, retention=identity.retention, prompt=identity.describe_prompt)
-        found = await self._engine.describe(pixels, plan, identity.tenant, heard)
-        made = replace(identity, template_digest=found.template_digest)
-        return await asyncio.to_thread(context_of, made, found)
+        description = await self._engine.describe(pixels, plan, identity.tenant, on_text)
+        identity = replace(identity, template_digest=description.template_digest)
+        return await asyncio.to_thread(context_of, identity, description)
 
 
 def context_identity(
     tenant: str, data: bytes, facts: ModelFacts, plan: DescribePlan, template: str, precision: str
 ) -> ContextIdentity:
-    """What the context of an image is a function of.
+    """Return the identity of an image's context.
 
     Args:
-        tenant: whose it is.
+        tenant: owner of the context.
         data: the image's bytes.
-        facts: of the model that describes it.
+        facts: of the model that describes the image.
         plan: how it is described and compressed.
         template: see `Engine.template_digest`.
-        precision: in which keys and values are stored.
+        precision: the storage precision of keys and values.
     """
     return ContextIdentity(
         tenant=tenant,
@@ -91,24 +97,37 @@ def context_identity(
         describe_prompt=plan.prompt,
         template_digest=template,
         retention=float(plan.retention),
-        selection=f"{plan.selection}/{plan.rows}/{plan.max_tokens}",
+        selection=_pack_selection(plan),
         window=plan.window,
         precision=precision,
     )
 
 
-def context_of(identity: ContextIdentity, found: Description) -> CompressedContext:
-    """The context that a describe pass makes, its keys and values in the precision that the identity names."""
+def _pack_selection(plan: DescribePlan) -> str:
+    """Pack a plan's selection, rows and max_tokens into one field of the identity.
+
+    Format version 1 hashes and stores this very text: changing it changes the key of every context.
+    """
+    return f"{plan.selection}/{plan.rows}/{plan.max_tokens}"
+
+
+def selection_method(identity: ContextIdentity | ContextInfo) -> str:
+    """Parse the selection's method, with its options, from that field."""
+    return identity.selection.partition("/")[0]
+
+
+def context_of(identity: ContextIdentity, description: Description) -> CompressedContext:
+    """Make the context of a describe pass, in the identity's precision."""
     return CompressedContext(
         identity=identity,
-        keys=stored(found.keys, "keys", identity.precision),
-        values=stored(found.values, "values", identity.precision),
-        shared_tokens=found.shared_tokens,
-        moved_by=found.moved_by,
-        full_tokens=found.prompt_tokens,
-        kept_indices=found.kept,
-        scores=found.scores,
-        grid=found.grid,
-        description=found.text,
+        keys=quantize(description.keys, "keys", identity.precision),
+        values=quantize(description.values, "values", identity.precision),
+        shared_tokens=description.num_prefix_tokens,
+        moved_by=description.position_shift,
+        full_tokens=description.prompt_tokens,
+        kept_indices=description.kept,
+        scores=description.scores,
+        grid=description.grid,
+        description=description.text,
         created_at=time.time(),
     )

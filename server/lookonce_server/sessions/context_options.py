@@ -1,27 +1,31 @@
-"""What one request wants of an image's context, in place of the server's settings, and what it may want."""
+"""The options that a request may set for its image's context, and their limits."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from lookonce_server.engines.base import DescribePlan
 from lookonce_server.errors import InvalidRequestError
 
+if TYPE_CHECKING:
+    from lookonce_server.engines.base import DescribePlan
+
 OnMiss = Literal["full", "compress"]
-MIN_TTL = 1.0  # seconds: a context that expires before it is used helps nobody
+MIN_TTL = 1.0  # seconds: a context that expires before it is used is of no use
 
 
 @dataclass(frozen=True, slots=True)
 class ContextOptions:
-    """None leaves a thing to the server's settings.
+    """A request's options for its context; None leaves one to the settings.
 
     Attributes:
-        on_miss: what a new image causes: a full pass with the describe pass behind it, or the describe pass first.
+        on_miss: for a new image: a full pass with the describe pass behind it, or the describe pass first.
         bypass: answer by a full pass, and neither look for a context nor make one.
         retention: share of the image tokens kept, above 0 and at most 1.
         ttl: seconds for which this use renews the context.
         describe_prompt: the describe pass's instruction.
-        fallback: whether an answer from a context that is not sure is asked again of the whole image.
-        place: where in the request these stand, as in "lookonce.".
+        fallback: whether a full pass replaces an uncertain answer from a context.
+        place: prefix of these fields in the request, as in "lookonce.".
     """
 
     on_miss: OnMiss | None = None
@@ -38,12 +42,12 @@ NO_OPTIONS = ContextOptions()
 
 @dataclass(frozen=True, slots=True)
 class ContextLimits:
-    """What a request may want. The server's own plan may always be asked for.
+    """The limits of a request's options. The server's own plan is always within them.
 
     Attributes:
-        min_retention, max_retention: the smallest and the largest share kept; a largest of 0 allows the server's alone.
-        max_ttl: the longest, in seconds; 0 allows none to be given.
-        max_describe_prompt: the longest, in characters; 0 allows the server's alone.
+        min_retention, max_retention: bounds of the share kept; a maximum of 0 allows the server's own alone.
+        max_ttl: the longest ttl, in seconds; 0 allows none.
+        max_describe_prompt: the longest prompt, in characters; 0 allows the server's own alone.
     """
 
     min_retention: float = 0.0
@@ -52,7 +56,7 @@ class ContextLimits:
     max_describe_prompt: int = 1000
 
     def check(self, options: ContextOptions, own: DescribePlan) -> None:
-        """Raise InvalidRequestError, naming the field, the value and the limits, unless that may be asked for."""
+        """Raise InvalidRequestError, naming the field, if an option is beyond the limits."""
         if options.retention not in (None, own.retention):
             self._check_retention(options, own)
         if options.ttl is not None:
@@ -63,8 +67,8 @@ class ContextLimits:
     def _check_retention(self, options: ContextOptions, own: DescribePlan) -> None:
         assert options.retention is not None
         if not self.min_retention <= options.retention <= self.max_retention:
-            least = f"at least {self.min_retention:g} and " if self.min_retention else ""
-            span = f"{least}at most {self.max_retention:g}, or " if self.max_retention else ""
+            minimum = f"at least {self.min_retention:g} and " if self.min_retention else ""
+            span = f"{minimum}at most {self.max_retention:g}, or " if self.max_retention else ""
             _refuse(options, "retention", f"{options.retention:g}", f"{span}the server's own {own.retention:g}")
 
     def _check_ttl(self, options: ContextOptions) -> None:
@@ -80,6 +84,6 @@ class ContextLimits:
             _refuse(options, "describe_prompt", f"{length} characters", span)
 
 
-def _refuse(options: ContextOptions, name: str, given: str, accepted: str) -> None:
+def _refuse(options: ContextOptions, name: str, value: str, accepted: str) -> None:
     field = f"{options.place}{name}"
-    raise InvalidRequestError(f"{field}: {given}; accepted here: {accepted}.", param=field)
+    raise InvalidRequestError(f"{field}: {value}; accepted here: {accepted}.", param=field)

@@ -1,7 +1,7 @@
-"""Single flight: one describe pass an image, in this process and among all servers that share the store.
+"""Describe each image once, in this process and among all servers of a store.
 
-In this process a task for each image that is being described; among processes a lease in the store. A lease saves work
-and guards nothing else: where the store cannot be asked, or its holder dies and it runs out, the pass is made again.
+In this process there is one job per image; among processes, one lease in the store. A lease saves work and guards
+nothing else: if the store does not answer, or the lease's holder dies and it expires, the pass is run again.
 """
 
 import asyncio
@@ -9,12 +9,14 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 from lookonce_cache import (
     CacheError,
     CompressedContext,
+    ContextIdentity,
     ContextKey,
     ContextTooLargeError,
     Lease,
@@ -24,7 +26,6 @@ from lookonce_cache import (
     StoreUnavailableError,
     WritesRefusedError,
 )
-from lookonce_server.engines.base import Heard
 from lookonce_server.errors import (
     ContextNotKeptError,
     EngineError,
@@ -33,266 +34,215 @@ from lookonce_server.errors import (
     ServerError,
     ShuttingDownError,
 )
+from lookonce_server.images.sources import ImageBytes
 from lookonce_server.metrics import Metrics
+from lookonce_server.sessions.context_builder import ContextBuilder
+from lookonce_server.sessions.image_store import ImageStore
 from lookonce_server.sessions.text_broadcast import TextBroadcast
 
 _log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 10.0  # how long a dead holder keeps others from describing
-PATIENCE_SECONDS = 60.0  # for a describe pass that another question or server pays for
-KEPT_LATER_SECONDS = 60.0  # for which a context is offered to a store that was away when it was made
-KEPT_LATER = 16  # contexts at a time
-HELD_OFF_SECONDS = 10.0  # after which an image is described again whose context the store did not keep
-HELD_OFF_LONGER_SECONDS = 600.0  # the same, where it never could: it is too large
+LEASE_WAIT_SECONDS = 60.0  # for a describe pass of another question or server
+STORE_RETRY_SECONDS = 60.0  # for which a context is offered to a store that was away
+STORE_RETRIES = 16  # contexts that are offered at a time
+BACKOFF_SECONDS = 10.0  # after which an image is described again whose context the store did not keep
+TOO_LARGE_BACKOFF_SECONDS = 600.0  # the same for a context that is too large for the store
 _POLL_SECONDS = (0.02, 0.5)  # between looks at a lease: the first, and the longest
-_OFFER_SECONDS = (0.2, 2.0)  # between offers of a context to a store that was away
-
-Make = Callable[[Heard], Awaitable[CompressedContext]]
-OnceKept = Callable[[], Awaitable[None]]
-_Pass = Callable[[], Awaitable[CompressedContext]]
+_RETRY_SECONDS = (0.2, 2.0)  # between offers of a context to a store that was away
 
 
-class DescribeJob(NamedTuple):
-    """A context on its way, in this process."""
+@dataclass(eq=False)
+class DescribeJob:
+    """A context that is being made, shared by all requests for it.
 
-    task: asyncio.Task[CompressedContext]
-    progress: TextBroadcast  # of the describe pass; where somebody else makes the context, it never begins
-    ttl: float | None  # seconds for which the context will be kept, None for as long as the store does
-    after: asyncio.Event | None  # where nobody waits for it: what it waits for before it begins
+    Attributes:
+        identity: of the context.
+        image: the image that it is made of.
+        ttl: seconds for which the context is kept, None for as long as the store does.
+        start_after: of a job in the background, for which nobody waits: it starts once this is set.
+        must_keep: whether a context that is not kept is of no use.
+    """
+
+    identity: ContextIdentity
+    image: ImageBytes
+    ttl: float | None
+    start_after: asyncio.Event | None
+    must_keep: bool
+    key: ContextKey = field(init=False)
+    task: asyncio.Task[CompressedContext] = field(init=False)
+    _broadcast: TextBroadcast = field(init=False, default_factory=TextBroadcast)
+
+    def __post_init__(self) -> None:
+        self.key = self.identity.key()
 
     @property
-    def has_begun(self) -> bool:
-        """Whether the describe pass runs."""
-        return self.progress.begun
+    def has_started(self) -> bool:
+        """Whether the describe pass has started here, not on another server."""
+        return self._broadcast.has_started
 
     @property
     def is_next(self) -> bool:
-        """Whether nobody waits for it, and it is only the engine's turn that it waits for."""
-        return self.after is not None and self.after.is_set() and not self.has_begun
+        """Whether this is a job in the background that waits for the engine alone."""
+        return self.start_after is not None and self.start_after.is_set() and not self.has_started
 
+    def text(self) -> AsyncIterator[str]:
+        """Yield the description as it is made; see `TextBroadcast.subscribe`."""
+        return self._broadcast.subscribe()
 
-class _Wish(NamedTuple):
-    """What a making is about; see `DescribeQueue.make`."""
+    async def result(self) -> CompressedContext:
+        """Wait for the context; cancelling the wait leaves the job running.
 
-    key: ContextKey
-    make: _Pass
-    ttl: float | None
-    after: asyncio.Event | None
-    must_keep: bool
-    once_kept: OnceKept | None
+        Raises:
+            InvalidImageError, PromptTooLongError, OverloadedError, EngineError: the describe pass failed.
+            StoreUnavailableError, ContextNotKeptError: nothing was made, since the store would not keep it.
+            ShuttingDownError: it had not started when the server was told to stop.
+        """
+        try:
+            return await asyncio.shield(self.task)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if self.task.cancelled() and caller is not None and not caller.cancelling():
+                raise ShuttingDownError("The server is shutting down: the image is not described any more.") from None
+            raise
 
 
 class DescribeQueue:
-    """Makes contexts, each once.
+    """Run describe passes, one per image, and store their contexts.
 
     Args:
-        store: keeps them, and the leases.
-        metrics: what is counted.
+        store: keeps contexts and leases.
+        builder: makes contexts.
+        metrics: counts passes and waits.
+        images: keeps the images of stored contexts; None keeps none.
     """
 
-    def __init__(self, store: Store, metrics: Metrics) -> None:
+    def __init__(
+        self, store: Store, builder: ContextBuilder, metrics: Metrics, images: ImageStore | None = None
+    ) -> None:
         self._store = store
+        self._builder = builder
         self._metrics = metrics
-        self._making: dict[ContextKey, DescribeJob] = {}
-        self._watching: dict[ContextKey, asyncio.Task[State | None]] = {}
-        self._offering: dict[ContextKey, asyncio.Task[None]] = {}
-        self._held_off: dict[ContextKey, float] = {}  # until when, in time.monotonic's seconds
+        self._images = images
+        self._jobs: dict[ContextKey, DescribeJob] = {}
+        self._watches: dict[ContextKey, asyncio.Task[State | None]] = {}
+        self._retries: dict[ContextKey, asyncio.Task[None]] = {}
+        self._backoff: dict[ContextKey, float] = {}  # until when, in time.monotonic's seconds
         self._ending = False
 
-    async def until_made(self, key: ContextKey) -> bool:
-        """Wait while the context is being made, here or elsewhere; whether to look for it then.
+    async def wait(self, key: ContextKey) -> bool:
+        """Wait while a context is being made, here or elsewhere.
 
-        Its work is paid for already; patience ends all the same. False means that at this very moment nobody in this
-        process makes it: until the caller awaits anything, it may be the one who does.
+        The wait ends after LEASE_WAIT_SECONDS at the latest.
+
+        Returns:
+            Whether to look for it again. False means that no job in this process makes it at this very moment: until
+            the caller awaits anything, it is the one to submit it.
         """
-        if key not in self._making and await self._is_kept_elsewhere(key):
+        if key not in self._jobs and await self._is_stored_elsewhere(key):
             return True
-        making = self._making.get(key)
-        if making is None:
+        job = self._jobs.get(key)
+        if job is None:
             return False
         self._metrics.waits.labels("process").inc()
-        await asyncio.wait((making.task,), timeout=PATIENCE_SECONDS)
+        await asyncio.wait((job.task,), timeout=LEASE_WAIT_SECONDS)
         return True
 
-    def make(
+    def submit(
         self,
-        key: ContextKey,
-        make: Make,
+        identity: ContextIdentity,
+        image: ImageBytes,
         *,
         ttl: float | None = None,
-        after: asyncio.Event | None = None,
+        start_after: asyncio.Event | None = None,
         must_keep: bool = False,
-        once_kept: OnceKept | None = None,
     ) -> DescribeJob:
-        """The one making of a context in this process.
+        """Return the job that makes a context, a new one unless there is one.
 
-        No pass is run for a context that the store says it would not keep; and none again, for some seconds, for one
-        that it just did not: an image that is asked about without end would be described without end.
+        No pass is run for a context that the store would not keep; nor, for some seconds, for one that it just did not
+        keep: an image that is asked about without end would be described without end.
 
         Args:
-            key: of the context.
-            make: makes it, if nobody else does.
-            ttl: seconds for which it is kept then.
-            after: for a context that nobody waits for: the task waits for this before it does anything. Implies
-                `must_keep`.
-            must_keep: whether a context that is not kept is of no use: the task gives up where the store cannot be
-                asked, since it would not keep the context either.
-            once_kept: called when the store has the context that was made here.
-
-        The task's errors are those of `make`, EngineError in place of any that is no ServerError; where it gave up,
-        StoreUnavailableError, ContextNotKeptError because the store just did not keep it, or ShuttingDownError.
+            identity: of the context.
+            image: the image that the identity is of.
+            ttl: seconds for which the context is kept.
+            start_after: makes it a job in the background, which starts once this is set. Implies `must_keep`.
+            must_keep: give up if the store does not answer, since it would not keep the context either.
         """
-        making = self._making.get(key)
-        if making is None:
-            progress = TextBroadcast()
-            wish = _Wish(key, lambda: make(progress.hear), ttl, after, must_keep or after is not None, once_kept)
-            task = asyncio.create_task(self._run(wish))
-            making = self._making[key] = DescribeJob(task, progress, ttl, after)
-            task.add_done_callback(lambda _: self._ended(key, making))
-        return making
+        job = DescribeJob(identity, image, ttl, start_after, must_keep or start_after is not None)
+        if job.key in self._jobs:
+            return self._jobs[job.key]
+        self._jobs[job.key] = job
+        job.task = asyncio.create_task(self._run(job))
+        job.task.add_done_callback(lambda _: self._remove(job))
+        return job
 
     def end(self) -> None:
-        """Begin nothing more that nobody waits for, and drop what has not begun, but for what is next.
+        """Start no more background jobs, and cancel those not started but the next.
 
-        What runs goes on; `is_busy` tells how long.
+        Passes that run go on; `is_busy` tells how long.
         """
         self._ending = True
-        behind = [making for making in self._making.values() if making.after is not None and not making.has_begun]
-        kept = [making for making in behind if making.is_next][:1]
-        if any(making.has_begun for making in self._making.values()):
-            kept = []
-        for making in behind:
-            if making not in kept:
-                making.task.cancel()
+        waiting = [job for job in self._jobs.values() if job.start_after is not None and not job.has_started]
+        is_running = any(job.has_started for job in self._jobs.values())
+        next_job = None if is_running else next((job for job in waiting if job.is_next), None)
+        for job in waiting:
+            if job is not next_job:
+                job.task.cancel()
 
     @property
     def is_busy(self) -> bool:
-        """Whether a context is made, or still to be stored."""
-        return bool(self._making or self._offering)
+        """Whether a context is being made, or still has to be stored."""
+        return bool(self._jobs or self._retries)
 
     async def close(self) -> None:
-        """Abandon what is being made."""
-        tasks: list[asyncio.Task[Any]] = [making.task for making in self._making.values()]
-        tasks += [*self._watching.values(), *self._offering.values()]
+        """Cancel all jobs."""
+        tasks: list[asyncio.Task[Any]] = [job.task for job in self._jobs.values()]
+        tasks += [*self._watches.values(), *self._retries.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _ended(self, key: ContextKey, making: DescribeJob) -> None:
-        del self._making[key]
-        making.progress.end()
-        if not making.task.cancelled():
-            making.task.exception()  # counted where it happened: it must not be reported as never retrieved
+    def _remove(self, job: DescribeJob) -> None:
+        del self._jobs[job.key]
+        job._broadcast.close()
+        if not job.task.cancelled():
+            job.task.exception()  # counted already; asyncio must not log it as never retrieved
 
-    async def _run(self, wish: _Wish) -> CompressedContext:
-        if wish.after is not None:
-            await wish.after.wait()
+    async def _run(self, job: DescribeJob) -> CompressedContext:
+        if job.start_after is not None:
+            await job.start_after.wait()
             if self._ending:
-                raise ShuttingDownError("The server is shutting down: nothing more is described behind questions.")
-        if self._is_held_off(wish.key):
-            raise ContextNotKeptError(
-                "The context was made a moment ago, and the store did not keep it: it has no room for it."
-            )
-        async with self._held(await self._turn(wish)) as lease:
-            found = await self._kept(wish.key, wish.ttl)  # by somebody who was quicker
-            return found or await self._made(wish, lease)
+                raise ShuttingDownError("The server is shutting down: no image is described in the background.")
+        if time.monotonic() < self._backoff.get(job.key, 0.0):
+            raise ContextNotKeptError("The context was made a moment ago, and the store had no room to keep it.")
+        async with self._renewed_lease(await self._acquire_lease(job)) as lease:
+            context = await self._get_stored(job)  # another server may have been quicker
+            return context or await self._describe(job, lease)
 
-    async def _turn(self, wish: _Wish) -> Lease | None:
-        """Wait until nobody else makes the context; the lease, None where the store cannot be asked for one."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        pauses = _pauses()
+    async def _acquire_lease(self, job: DescribeJob) -> Lease | None:
+        """Wait until no one else makes the context; None if there is no lease."""
+        deadline = time.monotonic() + LEASE_WAIT_SECONDS
+        pauses = _pauses(*_POLL_SECONDS)
         while True:
             try:
-                lease = await self._store.lease(wish.key, LEASE_SECONDS)
+                lease = await self._store.lease(job.key, LEASE_SECONDS)
             except WritesRefusedError:
                 raise
             except StoreUnavailableError:
-                if wish.must_keep:
+                if job.must_keep:
                     raise
                 return None
             if lease is not None or time.monotonic() > deadline:
                 return lease
+            job.image.decoding = None  # pixels are not held while another server describes
             await asyncio.sleep(next(pauses))
-            if await self._kept(wish.key, wish.ttl):
+            if await self._get_stored(job):
                 return None
 
-    async def _kept(self, key: ContextKey, ttl: float | None) -> CompressedContext | None:
-        """The context, if the store has it by now."""
-        if await self._state(key) == "kept":
-            with contextlib.suppress(CacheError):
-                found = await self._store.get(key, ttl=ttl)
-                return found.context if found else None
-        return None
-
-    async def _made(self, wish: _Wish, lease: Lease | None) -> CompressedContext:
-        key, started = wish.key, time.monotonic()
-        try:
-            context = await wish.make()
-        except InvalidRequestError:  # it is the image, or the prompt, that cannot be used
-            raise
-        except Exception as error:
-            self._metrics.describes.labels("refused" if isinstance(error, OverloadedError) else "failed").inc()
-            expected = isinstance(error, ServerError)
-            what = error if expected else type(error).__name__  # an unknown error's text may quote what was asked
-            _log.warning("describe pass of %s: %s", key.id[:12], what, exc_info=not expected)
-            if expected:
-                raise
-            raise EngineError(f"The describe pass failed: {type(error).__name__}.") from error
-        # The lease is on the key that was looked for: see `ContextBuilder.describe` for a context that has another one.
-        await self._keep_or_offer(context, wish, lease if context.key == key else None)
-        self._metrics.describes.labels("done").inc()
-        self._metrics.describe_seconds.observe(time.monotonic() - started)
-        self._metrics.context_bytes.observe(context.nbytes)
-        return context
-
-    async def _keep_or_offer(self, context: CompressedContext, wish: _Wish, lease: Lease | None) -> None:
-        """Store a context, now or later. One that cannot be stored still answers those who wait for it."""
-        key = wish.key
-        try:
-            await self._keep(context, wish, lease)
-        except CacheError as error:
-            _log.warning("context %s was not stored: %s", key.id[:12], error)
-            self._hold_off(key, error)
-            is_away = isinstance(error, StoreUnavailableError) and not isinstance(error, WritesRefusedError)
-            if is_away and lease is not None and len(self._offering) < KEPT_LATER:
-                offering = self._offering[key] = asyncio.create_task(self._offer(context, wish, lease))
-                offering.add_done_callback(lambda _: self._offering.pop(key, None))
-
-    async def _keep(self, context: CompressedContext, wish: _Wish, lease: Lease | None) -> None:
-        await self._store.put(context, lease, ttl=wish.ttl)
-        if wish.once_kept is not None:
-            await wish.once_kept()
-
-    async def _offer(self, context: CompressedContext, wish: _Wish, lease: Lease) -> None:
-        """Store a context once the store is back from a pause: a pass is not thrown away for that."""
-        deadline = time.monotonic() + KEPT_LATER_SECONDS
-        pauses = _pauses(*_OFFER_SECONDS)
-        while time.monotonic() < deadline:
-            await asyncio.sleep(next(pauses))
-            try:
-                await self._keep(context, wish, lease)
-            except StoreUnavailableError:
-                continue
-            except CacheError as error:  # such as that somebody else was quicker
-                _log.warning("context %s was not stored later either: %s", wish.key.id[:12], error)
-            return
-
-    def _hold_off(self, key: ContextKey, error: CacheError) -> None:
-        """Do not describe the image again for a while: its context was not kept."""
-        if isinstance(error, LeaseLostError):  # somebody else makes it, or it was deleted
-            return
-        now = time.monotonic()
-        for old in [old for old, until in self._held_off.items() if until <= now]:
-            del self._held_off[old]
-        too_large = isinstance(error, ContextTooLargeError)
-        self._held_off[key] = now + (HELD_OFF_LONGER_SECONDS if too_large else HELD_OFF_SECONDS)
-
-    def _is_held_off(self, key: ContextKey) -> bool:
-        return time.monotonic() < self._held_off.get(key, 0.0)
-
     @contextlib.asynccontextmanager
-    async def _held(self, lease: Lease | None) -> AsyncIterator[Lease | None]:
-        """Keeps a lease alive within the block, and ends it."""
+    async def _renewed_lease(self, lease: Lease | None) -> AsyncIterator[Lease | None]:
+        """Renew a lease within the block, and release it after the block."""
         if lease is None:
             yield None
             return
@@ -301,7 +251,7 @@ class DescribeQueue:
             yield lease
         finally:
             renewing.cancel()
-            if lease.key not in self._offering:  # which goes by the lease
+            if lease.key not in self._retries:  # which put the context under this lease
                 with contextlib.suppress(CacheError):
                     await self._store.release(lease)
 
@@ -312,22 +262,92 @@ class DescribeQueue:
             with contextlib.suppress(CacheError):
                 holds = await self._store.renew(lease, LEASE_SECONDS)
 
-    async def _is_kept_elsewhere(self, key: ContextKey) -> bool:
-        """Wait while another process has the lease; whether the store has the context then."""
+    async def _get_stored(self, job: DescribeJob) -> CompressedContext | None:
+        """Return the job's context if the store has it by now."""
+        if await self._state(job.key) == "kept":
+            with contextlib.suppress(CacheError):
+                hit = await self._store.get(job.key, ttl=job.ttl)
+                return hit.context if hit else None
+        return None
+
+    async def _describe(self, job: DescribeJob, lease: Lease | None) -> CompressedContext:
+        started_at = time.monotonic()
+        try:
+            context = await self._builder.describe(job.identity, job.image, job._broadcast.publish)
+        except InvalidRequestError:  # the image, or the prompt, cannot be used
+            raise
+        except Exception as error:
+            self._metrics.describes.labels("refused" if isinstance(error, OverloadedError) else "failed").inc()
+            is_known = isinstance(error, ServerError)
+            reason = error if is_known else type(error).__name__  # an unknown error's text may quote the request
+            _log.warning("describe pass of context %s failed: %s", job.key.id[:12], reason, exc_info=not is_known)
+            if is_known:
+                raise
+            raise EngineError(f"The describe pass failed: {type(error).__name__}.") from error
+        # The lease is for the job's key: see `ContextBuilder.describe` for a context that has another one.
+        await self._put_or_retry(job, context, lease if context.key == job.key else None)
+        self._metrics.describes.labels("done").inc()
+        self._metrics.describe_seconds.observe(time.monotonic() - started_at)
+        self._metrics.context_bytes.observe(context.nbytes)
+        return context
+
+    async def _put_or_retry(self, job: DescribeJob, context: CompressedContext, lease: Lease | None) -> None:
+        """Store a context, now or later. One that is not stored still answers."""
+        try:
+            await self._put(job, context, lease)
+        except CacheError as error:
+            _log.warning("context %s was not stored: %s", job.key.id[:12], error)
+            self._back_off(job.key, error)
+            is_away = isinstance(error, StoreUnavailableError) and not isinstance(error, WritesRefusedError)
+            if is_away and lease is not None and len(self._retries) < STORE_RETRIES:
+                retry = self._retries[job.key] = asyncio.create_task(self._retry_put(job, context, lease))
+                retry.add_done_callback(lambda _: self._retries.pop(job.key, None))
+
+    async def _put(self, job: DescribeJob, context: CompressedContext, lease: Lease | None) -> None:
+        await self._store.put(context, lease, ttl=job.ttl)
+        if self._images is not None:
+            await self._images.put(job.key, job.image.data, job.ttl)
+
+    async def _retry_put(self, job: DescribeJob, context: CompressedContext, lease: Lease) -> None:
+        """Store a context once the store answers again, so that its pass was not in vain."""
+        job.image.decoding = None  # only the encoded image may still be stored
+        deadline = time.monotonic() + STORE_RETRY_SECONDS
+        pauses = _pauses(*_RETRY_SECONDS)
+        while time.monotonic() < deadline:
+            await asyncio.sleep(next(pauses))
+            try:
+                await self._put(job, context, lease)
+            except StoreUnavailableError:
+                continue
+            except CacheError as error:  # another server may have been quicker
+                _log.warning("context %s was not stored later either: %s", job.key.id[:12], error)
+            return
+
+    def _back_off(self, key: ContextKey, error: CacheError) -> None:
+        """Do not describe an image again for a while: its context was not kept."""
+        if isinstance(error, LeaseLostError):  # another server makes it, or it was deleted
+            return
+        now = time.monotonic()
+        self._backoff = {other: until for other, until in self._backoff.items() if until > now}
+        is_too_large = isinstance(error, ContextTooLargeError)
+        self._backoff[key] = now + (TOO_LARGE_BACKOFF_SECONDS if is_too_large else BACKOFF_SECONDS)
+
+    async def _is_stored_elsewhere(self, key: ContextKey) -> bool:
+        """Wait while another process has the lease; return whether it stored."""
         state = await self._state(key)
         if state == "leased":
             self._metrics.waits.labels("replica").inc()
-            watch = self._watching.get(key)
-            if watch is None:  # one looks for all who wait here, and all go on at the same moment
-                watch = self._watching[key] = asyncio.create_task(self._watch(key))
-                watch.add_done_callback(lambda _: self._watching.pop(key))
+            watch = self._watches.get(key)
+            if watch is None:  # one task polls for all who wait here, and all go on at the same moment
+                watch = self._watches[key] = asyncio.create_task(self._watch(key))
+                watch.add_done_callback(lambda _: self._watches.pop(key))
             state = await asyncio.shield(watch)
         return state == "kept"
 
     async def _watch(self, key: ContextKey) -> State | None:
-        """How it is with a context once its lease has ended, or patience has."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        pauses = _pauses()
+        """Poll a context's state until its lease ends, or LEASE_WAIT_SECONDS do."""
+        deadline = time.monotonic() + LEASE_WAIT_SECONDS
+        pauses = _pauses(*_POLL_SECONDS)
         state: State | None = "leased"
         while state == "leased" and time.monotonic() < deadline:
             await asyncio.sleep(next(pauses))
@@ -335,14 +355,14 @@ class DescribeQueue:
         return state
 
     async def _state(self, key: ContextKey) -> State | None:
-        """See `Store.state`; None where the store does not tell."""
+        """See `Store.state`; None if the store does not answer."""
         with contextlib.suppress(CacheError):
             return await self._store.state(key)
         return None
 
 
-def _pauses(first: float = _POLL_SECONDS[0], longest: float = _POLL_SECONDS[1]) -> Iterator[float]:
-    """Seconds between looks at a store, spread so that many servers do not look at once."""
+def _pauses(first: float, longest: float) -> Iterator[float]:
+    """Yield growing pauses, spread so that servers do not poll at the same time."""
     pause = first
     while True:
         yield pause * random.uniform(0.5, 1)  # noqa: S311

@@ -1,8 +1,8 @@
-"""Whether an answer from a context is sure enough to be sent, or better asked again of the whole image.
+"""Decide whether an answer from a context is certain enough to be sent.
 
-The signal is the lead, in log-probability, of the likeliest token over the next: the least of the answer's first few
-tokens. It is taken before temperature, penalties and biases, so that how an answer is sampled does not change it, and
-both engines have it. `lookonce eval fallback` measures what it tells.
+The signal is the margin, in log-probability, of the likeliest token over the next: the smallest one among the answer's
+first tokens. It is taken before temperature, penalties and biases, so it does not depend on how an answer is sampled,
+and both engines have it. `lookonce eval fallback` measures how well it predicts.
 """
 
 import math
@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lookonce_server.engines.base import Piece, Sampling, Started
-from lookonce_server.sessions.answer_streams import Begun
+from lookonce_server.sessions.answer_streams import StartedAnswer
 from lookonce_server.sessions.context_options import ContextOptions
 
 Outcome = Literal["none", "full_pass", "no_image", "no_room"]
-"""What became of a question that may be asked again: the context's answer is sure enough; the full pass answers; or it
-would, but the image is not there, or its prompt does not fit the model."""
+"""How a question with fallback was answered: from the context, which is certain enough; by the full pass; or from the
+context although it is uncertain, since the image is not there, or its prompt does not fit the model."""
 
-_RANKED = 2  # tokens whose log-probabilities are looked at
+_RANKED = 2  # tokens whose log-probabilities make the margin
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,37 +26,46 @@ class Fallback:
     """When a question is asked again by the full pass.
 
     Attributes:
-        by_default: whether questions are that do not say.
-        margin: an answer is sure whose likeliest tokens lead by at least this, in nats.
-        tokens: how many of an answer's first tokens are looked at; they are held back until then.
+        by_default: whether fallback is on for requests that do not choose.
+        margin: the smallest margin of a certain answer, in nats.
+        tokens: number of first tokens that are checked; they are held back until then.
     """
 
     by_default: bool = False
     margin: float = 3.0
     tokens: int = 8
 
-    def is_wanted(self, options: ContextOptions) -> bool:
-        """Whether a question may be asked again."""
+    def is_enabled(self, options: ContextOptions) -> bool:
+        """Return whether a question may be asked again."""
         return self.by_default if options.fallback is None else options.fallback
 
-    def is_unsure(self, answers: Sequence[Begun]) -> bool:
-        """Whether one of a question's answers, begun with the tokens to look at, is not sure enough."""
-        return any(least_margin(one.events) < self.margin for one in answers)
+    def is_uncertain(self, answers: Sequence[StartedAnswer]) -> bool:
+        """Return whether one of a question's started answers is below the margin."""
+        return any(least_margin(answer.first) < self.margin for answer in answers)
 
 
 def least_margin(events: Iterable[Started | Piece]) -> float:
-    """The least lead of a likeliest token, in nats; 0 of an empty answer, infinite where a schema leaves no choice."""
+    """Return the smallest margin, in nats.
+
+    It is 0 without tokens, and infinite if a schema leaves one token."""
     tops = [event.logprob.top for event in events if isinstance(event, Piece) and event.logprob]
     return min((top[0][1] - top[1][1] if len(top) > 1 else math.inf for top in tops), default=0.0)
 
 
-def looked_into(sampling: Sampling) -> Sampling:
-    """The same sampling, with the log-probabilities that the signal needs."""
+def request_margin(sampling: Sampling) -> Sampling:
+    """Add the log-probabilities that the margin needs to a sampling."""
     return replace(sampling, logprobs=max(sampling.logprobs or 0, _RANKED))
 
 
-def as_asked(piece: Piece, sampling: Sampling) -> Piece:
-    """A piece of an answer that was looked into, with the log-probabilities that the client asked for."""
-    if sampling.logprobs is None or piece.logprob is None:
-        return piece._replace(logprob=None)
-    return piece._replace(logprob=piece.logprob._replace(top=piece.logprob.top[: sampling.logprobs]))
+def strip_margin(event: Started | Piece, sampling: Sampling) -> Started | Piece:
+    """Remove the log-probabilities that the client did not ask for.
+
+    Args:
+        event: of an answer that was sampled with `request_margin`.
+        sampling: as the client asked for it.
+    """
+    if not isinstance(event, Piece) or event.logprob is None:
+        return event
+    if sampling.logprobs is None:
+        return event._replace(logprob=None)
+    return event._replace(logprob=event.logprob._replace(top=event.logprob.top[: sampling.logprobs]))

@@ -1,7 +1,7 @@
-"""Images kept beside their contexts, as they were sent, so that a question that names a context can be asked of it all.
+"""Keep images beside their contexts, for full passes of questions by id.
 
-Invariant: an image is found only by whoever's context it is, by that context's id; deleting the context deletes it, and
-it is renewed only when the context is.
+Invariant: an image is found by its context's id alone, and by its context's tenant alone. Deleting the context deletes
+it, and it is renewed only when the context is.
 """
 
 import logging
@@ -12,8 +12,8 @@ from lookonce_server.images.sources import ImageBytes
 _log = logging.getLogger(__name__)
 
 
-class KeptImages:
-    """The images of a store's contexts.
+class ImageStore:
+    """Keep the images of a store's contexts, as they were sent.
 
     Args:
         store: keeps both.
@@ -22,29 +22,29 @@ class KeptImages:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def keep(self, key: ContextKey, data: bytes, ttl: float | None) -> None:
-        """Keep the image of a context that the store has; where it cannot be kept, the context serves without it."""
+    async def put(self, key: ContextKey, data: bytes, ttl: float | None) -> None:
+        """Keep the image of a stored context; a failure is logged, no more."""
         try:
-            await self._store.records.write(_record(key), data, ttl=ttl)
-            if await self._store.state(key) != "kept":  # deleted meanwhile: whoever did may have come before the image
-                await self.forget(key)
+            await self._store.images.write(_blob_key(key), data, ttl=ttl)
+            if await self._store.state(key) != "kept":  # deleted meanwhile, perhaps before the image was written
+                await self.delete(key)
         except CacheError as error:
             _log.warning("the image of context %s was not kept: %s", key.id[:12], error)
 
-    async def find(self, key: ContextKey, ttl: float | None) -> ImageBytes | None:
-        """The image of a context, renewed as the context is; None where there is none, or the store does not tell."""
+    async def get(self, key: ContextKey, ttl: float | None) -> ImageBytes | None:
+        """Return and renew the image of a context; None if it cannot be had."""
         try:
-            data = await self._store.records.read(_record(key), ttl=ttl)
+            data = await self._store.images.read(_blob_key(key), ttl=ttl)
         except CacheError as error:
-            _log.warning("%s", error)
+            _log.warning("the image of context %s was not read: %s", key.id[:12], error)
             return None
         return None if data is None else ImageBytes(data, "messages")
 
-    async def forget(self, key: ContextKey) -> None:
-        """Forget the image of a context, if it is kept; raises StoreUnavailableError."""
-        await self._store.records.forget(_record(key))
+    async def delete(self, key: ContextKey) -> None:
+        """Delete the image of a context, if it is kept; raises StoreUnavailableError."""
+        await self._store.images.forget(_blob_key(key))
 
 
-def _record(key: ContextKey) -> BlobKey:
-    """Where the image of a context is: among the records, but never where a response could be."""
+def _blob_key(key: ContextKey) -> BlobKey:
+    """Derive the key of a context's image, which is never the key of a response."""
     return BlobKey(key.tenant, digest(f"image of context {key.id}".encode()))

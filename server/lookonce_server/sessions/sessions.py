@@ -1,21 +1,20 @@
-"""The heart: for each question, find the image's context, and decide how it is answered.
+"""Decide how each question is answered, and start its answers.
 
 - hit: an answer pass from the context alone; the image is neither decoded nor encoded;
-- miss: a full pass now, at ordinary latency, while one describe pass a new image runs behind (`on_miss="full"`), or the
+- miss: a full pass now, at ordinary latency, with one describe pass per new image behind it (`on_miss="full"`), or the
   describe pass first and the answer from its context (`on_miss="compress"`);
 - being described: the question waits for that pass, and is a hit.
 
-An answer comes from a context that was made exactly as the request wants it, or from the whole image. A request that
-wants to bypass contexts gets a full pass, and nothing else happens. Where the request wants a fallback, the first
-tokens of an answer from a context are looked at before any is sent; one that is not sure gives way to a full pass, if
-the image is there.
+An answer comes from a context that was made exactly as the request asks, or from the whole image. A request that
+bypasses contexts gets a full pass, and nothing else happens. Where fallback is on, the first tokens of an answer from a
+context are checked before any is sent; an uncertain answer is replaced by a full pass, if the image is there.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 from PIL import Image
@@ -36,10 +35,10 @@ from lookonce_server.errors import (
 from lookonce_server.images.reading import Images
 from lookonce_server.images.sources import ContextReference, ImageBytes, ImageSource
 from lookonce_server.metrics import Metrics
-from lookonce_server.sessions.answer_streams import Begun, begun
+from lookonce_server.sessions.answer_streams import StartedAnswer, start_answers
 from lookonce_server.sessions.context_options import NO_OPTIONS, ContextOptions, OnMiss
 from lookonce_server.sessions.contexts import Contexts
-from lookonce_server.sessions.fallback import Fallback, Outcome, as_asked, looked_into
+from lookonce_server.sessions.fallback import Fallback, Outcome, request_margin, strip_margin
 
 _log = logging.getLogger(__name__)
 _FALLBACK = Fallback()
@@ -48,20 +47,20 @@ _FALLBACK = Fallback()
 class Lookup(NamedTuple):
     """How a question is answered."""
 
-    cache: Literal["hit", "miss", "bypass", "none"]  # none: no image was asked about
-    tier: str | None  # of the store that had the context
-    context_id: str | None
-    context: CompressedContext | None
-    fallback: Outcome | None = None  # where it was wanted, of an answer from a context
+    cache: Literal["hit", "miss", "bypass", "none"]  # none: the question has no image
+    tier: str | None = None  # of the store that had the context
+    context_id: str | None = None
+    context: CompressedContext | None = None
+    fallback: Outcome | None = None  # of an answer from a context, where fallback is on
 
     @property
     def answering(self) -> CompressedContext | None:
-        """The context that the answer stands on."""
+        """The context that the answer comes from."""
         return None if self.fallback == "full_pass" else self.context
 
 
 class Session(NamedTuple):
-    """A question under way."""
+    """A question, and its answers on their way."""
 
     lookup: Lookup
     answers: tuple[Answer, ...]  # to the same prompt, each a pass of its own
@@ -70,20 +69,20 @@ class Session(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class _Question:
     conversation: Conversation
-    samplings: tuple[Sampling, ...]  # one an answer
+    samplings: tuple[Sampling, ...]  # one per answer
     tenant: str
     options: ContextOptions
 
 
 class Sessions:
-    """Answers questions about images.
+    """Answer questions about images.
 
     Args:
         engine: runs the model.
         contexts: of the images.
-        images: decodes what is new.
-        on_miss: what a new image causes, unless the request says otherwise.
-        metrics: what is counted.
+        images: decodes request images to RGB.
+        on_miss: the answer to a question about a new image, unless the request chooses.
+        metrics: counts lost contexts and fallbacks.
         fallback: when a question is asked again of the whole image.
     """
 
@@ -114,17 +113,25 @@ class Sessions:
         options: ContextOptions = NO_OPTIONS,
         n: int = 1,
     ) -> Session:
-        """Decide how a question is answered, once for all of its `n` answers.
+        """Route a question to an answer pass, a full pass or a describe pass.
 
         A seed is the first answer's; each further one has the next: answer i is what seed + i alone would have given.
 
+        Args:
+            conversation: the question, and what came before it.
+            image: what the question is about, if it is about an image.
+            sampling: how answers are decoded.
+            tenant: owner of the context.
+            options: the request's own choices for the context.
+            n: number of answers, all from one lookup.
+
         Raises:
-            InvalidRequestError: the options are beyond the limits, or contradict the context named.
+            InvalidRequestError: the options are beyond the limits, or contradict the context named; or answers cannot
+                be held to the schema.
             PromptTooLongError: its text alone cannot fit the model.
             ContextNotFoundError: the context named does not exist.
             StoreUnavailableError: the store that may have the context named does not answer.
             InvalidImageError: a new image cannot be decoded.
-            InvalidRequestError: answers cannot be held to the schema.
             OverloadedError: the queue is full.
             ContextLostError: the context named was found, and then lost on its way to the engine.
         """
@@ -132,162 +139,178 @@ class Sessions:
         self._engine.facts.check_length(conversation)
         if sampling.json_schema is not None:
             await self._engine.check_schema(sampling.json_schema)
-        samplings = tuple(_of_answer(sampling, i) for i in range(n))
-        question = _Question(conversation, samplings, tenant, options)
+        question = _Question(conversation, tuple(_shift_seed(sampling, i) for i in range(n)), tenant, options)
         if image is None:
-            answers = tuple(self._engine.full(conversation, None, one, tenant) for one in samplings)
-            return Session(Lookup("none", None, None, None), answers)
+            return Session(Lookup("none"), self._full_passes(None, question))
         if isinstance(image, ContextReference):
-            return await self._named(image.context_id, question)
+            return await self._answer_named(image.context_id, question)
         if options.bypass:
-            return await self._full(Lookup("bypass", None, None, None), image, question)
+            return await self._answer_full(Lookup("bypass"), image, question)
         identity = await asyncio.to_thread(self._contexts.identity, tenant, image.data, options)
-        found = await self._contexts.get_or_wait(identity.key(), options.ttl)
-        # What fails on the way to an answer from a context was counted where it happened: the full pass answers then.
-        if found is not None:
-            with suppress(ContextLostError):
-                return await self._hit(found, question, image)
-        elif (options.on_miss or self._on_miss) == "compress":
-            with suppress(EngineError, StoreUnavailableError, ContextNotKeptError, ShuttingDownError):
-                making = self._contexts.make(identity, image, ttl=options.ttl)
-                context = await self._contexts.made(making, image, options)
-                lookup = Lookup("miss", None, context.id, context)
-                return await self._answered(context, lookup, question, image)
-        else:
-            return await self._full_and_describe_behind(identity, image, question)
-        return await self._full(_miss(identity), image, question)
+        hit = await self._contexts.get_or_wait(identity.key(), options.ttl)
+        # Nothing is awaited between a miss and the submit of its job: see `DescribeQueue.wait`.
+        if hit is not None:
+            return await self._answer_hit(hit, image, question)
+        if (options.on_miss or self._on_miss) == "compress":
+            return await self._describe_first(identity, image, question)
+        return await self._describe_behind(identity, image, question)
 
-    async def _named(self, context_id: str, question: _Question) -> Session:
-        """The session of a question about a context given by its id."""
+    async def _answer_named(self, context_id: str, question: _Question) -> Session:
+        """Answer a question from the context that it names by id."""
         options = question.options
         if options.bypass:
             raise InvalidRequestError(
                 f"{options.place}cache: 'bypass' needs the image itself, not the id of its context.",
                 param=f"{options.place}cache",
             )
-        found = await self._contexts.get(question.tenant, context_id, options.ttl)
-        _check_made_so(found.context, options)
+        hit = await self._contexts.get(question.tenant, context_id, options.ttl)
+        _check_options(hit.context, options)
         image = None
-        if self._fallback.is_wanted(options):
-            image = await self._contexts.kept_image(found.context.key, options.ttl)
+        if self._fallback.is_enabled(options):
+            image = await self._contexts.kept_image(hit.context.key, options.ttl)
         try:
-            return await self._hit(found, question, image)
+            return await self._answer(_hit(hit), hit.context, image, question)
         except ContextOutdatedError:  # the template's date changed just now
             raise ContextNotFoundError(context_id) from None
 
-    async def _hit(self, found: StoreHit, question: _Question, image: ImageBytes | None) -> Session:
-        lookup = Lookup("hit", found.tier, found.context.id, found.context)
-        return await self._answered(found.context, lookup, question, image)
+    async def _answer_hit(self, hit: StoreHit, image: ImageBytes, question: _Question) -> Session:
+        """Answer from a stored context, or by a full pass if the engine loses the context."""
+        with suppress(ContextLostError):  # counted and logged by now
+            return await self._answer(_hit(hit), hit.context, image, question)
+        return await self._answer_full(Lookup("miss", context_id=hit.context.id), image, question)
 
-    async def _answered(
-        self, context: CompressedContext, lookup: Lookup, question: _Question, image: ImageBytes | None
-    ) -> Session:
-        """The session of an answer from a context, begun: what is wrong with the context has shown by then."""
-        is_wanted = self._fallback.is_wanted(question.options)
-        samplings = tuple(map(looked_into, question.samplings)) if is_wanted else question.samplings
-        passes = [self._engine.answer(context, question.conversation, one) for one in samplings]
+    async def _describe_first(self, identity: ContextIdentity, image: ImageBytes, question: _Question) -> Session:
+        """Describe a new image, and answer from its context or by a full pass."""
+        options = question.options
+        job = self._contexts.describe_queue.submit(identity, image, ttl=options.ttl)
+        # What is suppressed was counted and logged where it happened.
+        with suppress(EngineError, StoreUnavailableError, ContextNotKeptError, ShuttingDownError):
+            context = await self._contexts.wait_for(job, image, options)
+            return await self._answer(Lookup("miss", None, context.id, context), context, image, question)
+        return await self._answer_full(Lookup("miss", context_id=job.key.id), image, question)
+
+    async def _describe_behind(self, identity: ContextIdentity, image: ImageBytes, question: _Question) -> Session:
+        """Answer by a full pass, and describe the image once that has started.
+
+        The describe job is submitted at once: a question that comes meanwhile waits for it, and is a hit.
+        """
+        full_has_started = asyncio.Event()
+        job = self._contexts.describe_queue.submit(
+            identity, image, ttl=question.options.ttl, start_after=full_has_started
+        )
         try:
-            answers = await begun(passes, 1 + self._fallback.tokens if is_wanted else 1)
+            return await self._answer_full(Lookup("miss", context_id=job.key.id), image, question)
+        finally:
+            full_has_started.set()
+
+    async def _answer_full(self, lookup: Lookup, image: ImageBytes, question: _Question) -> Session:
+        """Answer from the whole image."""
+        started = await start_answers(self._full_passes(await self._images.decode(image), question))
+        return Session(lookup, tuple(answer.events() for answer in started))
+
+    async def _answer(
+        self, lookup: Lookup, context: CompressedContext, image: ImageBytes | None, question: _Question
+    ) -> Session:
+        """Answer from a context, started: a context that cannot be used has shown by then.
+
+        Args:
+            lookup: how the context was found.
+            context: what is answered from.
+            image: the image that an uncertain answer is asked again of, if it is there.
+            question: with options and samplings.
+        """
+        checked = self._fallback.is_enabled(question.options)
+        samplings = tuple(map(request_margin, question.samplings)) if checked else question.samplings
+        passes = [self._engine.answer(context, question.conversation, sampling) for sampling in samplings]
+        try:
+            answers = await start_answers(passes, 1 + self._fallback.tokens if checked else 1)
         except ContextLostError as error:
             self._metrics.lost.inc()
-            _log.warning("context %s: %s", context.id[:12], error)
+            _log.warning("context %s was lost: %s", context.id[:12], error)
             raise
-        if is_wanted:
-            return await self._sure(answers, lookup, question, image)
-        return Session(lookup, tuple(one.whole() for one in answers))
+        if checked:
+            return await self._answer_or_fall_back(answers, lookup, image, question)
+        return Session(lookup, tuple(answer.events() for answer in answers))
 
-    async def _sure(
-        self, answers: tuple[Begun, ...], lookup: Lookup, question: _Question, image: ImageBytes | None
+    async def _answer_or_fall_back(
+        self, answers: tuple[StartedAnswer, ...], lookup: Lookup, image: ImageBytes | None, question: _Question
     ) -> Session:
-        """The session of these answers, or of full passes in their place where they are not sure."""
+        """Send started answers, or full passes in their place if one is uncertain."""
         async with AsyncExitStack() as stack:
-            for one in answers:
-                stack.push_async_callback(one.rest.aclose)
-            outcome, pixels = await self._judged(answers, image)
+            for answer in answers:
+                stack.push_async_callback(answer.rest.aclose)
+            outcome, pixels = await self._needs_full_pass(answers, image)
             self._metrics.fallbacks.labels(outcome).inc()
             lookup = lookup._replace(fallback=outcome)
             if pixels is None:
                 stack.pop_all()
-                asked = zip(answers, question.samplings, strict=True)
-                return Session(lookup, tuple(one.whole(_as_asked(sampling)) for one, sampling in asked))
-        full = await self._passes(pixels, question)
-        in_vain = [one.events[0] for one in answers]
-        again = tuple(one.whole(_charged(started)) for one, started in zip(full, in_vain, strict=True))
-        return Session(lookup._replace(tier=None), again)
+                pairs = zip(answers, question.samplings, strict=True)
+                return Session(
+                    lookup, tuple(answer.events(partial(strip_margin, sampling=sampling)) for answer, sampling in pairs)
+                )
+        full = await start_answers(self._full_passes(pixels, question))
+        discarded = [answer.first[0] for answer in answers]
+        return Session(
+            lookup._replace(tier=None),
+            tuple(
+                answer.events(partial(_add_discarded_tokens, discarded=started))
+                for answer, started in zip(full, discarded, strict=True)
+            ),
+        )
 
-    async def _judged(self, answers: tuple[Begun, ...], image: ImageBytes | None) -> tuple[Outcome, Image.Image | None]:
-        """What becomes of answers that have begun, and the picture where they are asked again."""
-        if not self._fallback.is_unsure(answers):
+    async def _needs_full_pass(
+        self, answers: tuple[StartedAnswer, ...], image: ImageBytes | None
+    ) -> tuple[Outcome, Image.Image | None]:
+        """Decide on a full pass in place of answers; return pixels if so."""
+        if not self._fallback.is_uncertain(answers):
             return "none", None
-        started = answers[0].events[0]
+        started = answers[0].first[0]
         assert isinstance(started, Started)
-        if started.full_tokens >= self._engine.facts.max_tokens:
+        if started.full_prompt_tokens >= self._engine.facts.max_tokens:
             return "no_room", None
         if image is None:
             return "no_image", None
         try:
             return "full_pass", await self._images.decode(image)
         except InvalidImageError as error:  # the answer from the context is there all the same
-            _log.warning("an image cannot be asked again: %s", error)
+            _log.warning("a question cannot be asked again of the whole image: %s", error)
             return "no_image", None
 
-    async def _full_and_describe_behind(
-        self, identity: ContextIdentity, image: ImageBytes, question: _Question
-    ) -> Session:
-        """A full pass, and the describe pass once it has begun: the first answer comes no later for it.
-
-        The describe pass is announced at once, so that whoever asks meanwhile waits for it and is a hit.
-        """
-        full_has_begun = asyncio.Event()
-        self._contexts.make(identity, image, ttl=question.options.ttl, after=full_has_begun)
-        try:
-            return await self._full(_miss(identity), image, question)
-        finally:
-            full_has_begun.set()
-
-    async def _full(self, lookup: Lookup, image: ImageBytes, question: _Question) -> Session:
-        pixels = await self._images.decode(image)
-        return Session(lookup, tuple(one.whole() for one in await self._passes(pixels, question)))
-
-    async def _passes(self, pixels: Image.Image, question: _Question) -> tuple[Begun, ...]:
-        engine = self._engine
-        return await begun(
-            [engine.full(question.conversation, pixels, one, question.tenant) for one in question.samplings]
-        )
+    def _full_passes(self, pixels: Image.Image | None, question: _Question) -> tuple[Answer, ...]:
+        full, conversation = self._engine.full, question.conversation
+        return tuple(full(conversation, pixels, sampling, question.tenant) for sampling in question.samplings)
 
 
-def _miss(identity: ContextIdentity) -> Lookup:
-    return Lookup("miss", None, identity.key().id, None)
+def _hit(hit: StoreHit) -> Lookup:
+    return Lookup("hit", hit.tier, hit.context.id, hit.context)
 
 
-def _check_made_so(context: CompressedContext, options: ContextOptions) -> None:
-    """Raise InvalidRequestError if a request wants a context that it names by id to be another one."""
-    made, instead = context.identity, "Send the image itself to ask from another context."
-    if options.retention not in (None, made.retention):
+def _check_options(context: CompressedContext, options: ContextOptions) -> None:
+    """Raise InvalidRequestError if options contradict the context named."""
+    identity, instead = context.identity, "Send the image itself to ask from another context."
+    if options.retention not in (None, identity.retention):
         field = f"{options.place}retention"
         raise InvalidRequestError(
-            f"{field}: {options.retention:g}, but the context named was made with {made.retention:g}. {instead}",
+            f"{field}: {options.retention:g}, but the context named was made with {identity.retention:g}. {instead}",
             param=field,
         )
-    if options.describe_prompt not in (None, made.describe_prompt):
+    if options.describe_prompt not in (None, identity.describe_prompt):
         field = f"{options.place}describe_prompt"
         raise InvalidRequestError(f"{field}: the context named was made with another one. {instead}", param=field)
 
 
-def _of_answer(sampling: Sampling, i: int) -> Sampling:
+def _shift_seed(sampling: Sampling, i: int) -> Sampling:
+    """Return the sampling of a question's answer i."""
     return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + i)
 
 
-def _as_asked(sampling: Sampling) -> Callable[[Started | Piece], Started | Piece]:
-    return lambda event: as_asked(event, sampling) if isinstance(event, Piece) else event
+def _add_discarded_tokens(event: Started | Piece, discarded: Started | Piece) -> Started | Piece:
+    """Add the tokens computed for a discarded answer to its replacement.
 
-
-def _charged(in_vain: Started | Piece) -> Callable[[Started | Piece], Started | Piece]:
-    """Adds what was computed in vain to what an answer says it computed."""
-
-    def charged(event: Started | Piece) -> Started | Piece:
-        if isinstance(event, Started) and isinstance(in_vain, Started):
-            return event._replace(computed_tokens=event.computed_tokens + in_vain.computed_tokens)
-        return event
-
-    return charged
+    Args:
+        event: of the answer that replaces it.
+        discarded: first event of the discarded answer.
+    """
+    if isinstance(event, Started) and isinstance(discarded, Started):
+        return event._replace(computed_tokens=event.computed_tokens + discarded.computed_tokens)
+    return event

@@ -1,48 +1,51 @@
-"""A description on its way: told by the one pass that makes it, followed by all who wait for it."""
+"""Send the text of a describe pass to all that wait for it."""
 
 import asyncio
 from collections.abc import AsyncIterator
 
 
 class TextBroadcast:
-    """What a describe pass has said so far.
+    """Send the text of one describe pass to any number of subscribers.
 
-    Invariant: whoever follows it, from whenever on, gets the same text in all, without the spaces around it.
+    Invariant: each subscriber gets the same text in all, whenever it subscribes, without the spaces around it.
+
+    Attributes:
+        has_started: whether the pass runs.
     """
 
     def __init__(self) -> None:
-        self.begun = False
-        self._ended = False
-        self._said = ""
+        self.has_started = False
+        self._closed = False
+        self._text = ""
         self._changed = asyncio.Event()  # a new one after each change
 
-    def hear(self, text: str) -> None:
-        """The pass has begun, and has said this much more."""
-        self.begun = True
-        self._said += text
-        self._tell()
+    def publish(self, text: str) -> None:
+        """Add to the text; the first call, perhaps of "", marks the start."""
+        self.has_started = True
+        self._text += text
+        self._wake()
 
-    def end(self) -> None:
-        """Nothing more will be said."""
-        self._ended = True
-        self._tell()
+    def close(self) -> None:
+        """End the text."""
+        self._closed = True
+        self._wake()
 
-    async def follow(self) -> AsyncIterator[str]:
-        """The text as it comes, up to the end; first all that was said before, which may be nothing yet.
+    async def subscribe(self) -> AsyncIterator[str]:
+        """Yield the text as it comes, first all of it so far, which may be "".
 
-        A pass that never begins says nothing at all, not even that.
+        Of a pass that never starts nothing is yielded, not even "".
         """
-        told = -1
+        sent = -1
         while True:
-            changed, text = self._changed, self._said.strip()
-            if self.begun and len(text) > told:
-                yield text[max(0, told) :]
-                told = len(text)
-            elif self._ended:
+            changed, text = self._changed, self._text.strip()
+            if self.has_started and len(text) > sent:
+                yield text[max(0, sent) :]
+                sent = len(text)
+            elif self._closed:
                 return
             else:
                 await changed.wait()
 
-    def _tell(self) -> None:
+    def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()

@@ -83,7 +83,7 @@ def outcome(value: Value) -> str:
     assert context.key == context.identity.key() == value.key
     assert_same(decode(encode(context), context.key), context)
     for tensor in (context.keys, context.values):
-        dense = tensor.dense()
+        dense = tensor.dequantize()
         assert (dense.dtype, tuple(dense.shape)) == (tensor.dtype, tensor.shape)
     return "whole"
 

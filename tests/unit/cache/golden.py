@@ -84,7 +84,7 @@ def _part(part: Part, start: int) -> torch.Tensor:
     elif part.dtype == torch.int8:
         flat = (steps * 37 % 256 - 128).to(torch.int8)
     elif part.dtype == torch.uint8:
-        flat = (steps % 6 * 16).to(torch.uint8)  # whole octaves: powers of two are the same on every machine
+        flat = (steps % 6 * 16).to(torch.uint8)  # whole scale_exponents: powers of two are the same on every machine
     elif part.name == "scales":
         columns = torch.tensor([1.5, 1.5 / 2**9, 1.5 / 2**14])[torch.arange(count) % part.shape[-1]]
         flat = columns / 2.0 ** (steps % 3)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from lookonce_cache.format.header import ALIGNMENT, DIGEST_BYTES, FORMAT_VERSION, MAGIC, PREFIX, checksum
+from lookonce_cache.format.checksum import DIGEST_BYTES, checksum
+from lookonce_cache.format.header import ALIGNMENT, FORMAT_VERSION, MAGIC, PREFIX
 
 
 class Opened(NamedTuple):

@@ -97,7 +97,7 @@ def _e4m3(codes: np.ndarray) -> np.ndarray:
 def _integers(role: str, bits: int, shape: list[int], tensors: _Tensors) -> np.ndarray:
     layers, heads, tokens, head_dim = shape
     codes = tensors.take("i1", [layers, heads, tokens, (head_dim * bits + 7) // 8])
-    octaves = tensors.take("u1", [layers, heads, tokens])
+    scale_exponents = tensors.take("u1", [layers, heads, tokens])
     if role == "keys":
         direction = tensors.take("i1", [layers, heads, head_dim]).astype(np.float32)
         coefficients = tensors.take("i1", [layers, heads, tokens]).astype(np.float32)
@@ -105,7 +105,7 @@ def _integers(role: str, bits: int, shape: list[int], tensors: _Tensors) -> np.n
     if bits == 4:
         low, high = (codes << 4) >> 4, codes >> 4
         codes = np.concatenate([low, high], -1)[..., :head_dim]
-    steps = np.exp2(octaves[..., None].astype(np.float32) / -16) * scales[..., 1]
+    steps = np.exp2(scale_exponents[..., None].astype(np.float32) / -16) * scales[..., 1]
     shares = _rotated(codes) * steps
     if role == "keys":
         shares = shares + coefficients[..., None] * scales[..., 2] * direction[..., None, :]

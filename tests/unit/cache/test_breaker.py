@@ -10,8 +10,8 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch):
-    monkeypatch.setattr(breaker_module, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(breaker_module, "LONGEST_PAUSE", 0.004)
+    monkeypatch.setattr(breaker_module, "MIN_PAUSE", 0.001)
+    monkeypatch.setattr(breaker_module, "MAX_PAUSE", 0.004)
 
 
 class Server:
@@ -105,8 +105,8 @@ async def test_pauses_between_probes_grow_to_a_limit(monkeypatch):
         await sleep(0)
 
     monkeypatch.setattr(breaker_module.asyncio, "sleep", note)
-    monkeypatch.setattr(breaker_module, "FIRST_PAUSE", 0.1)
-    monkeypatch.setattr(breaker_module, "LONGEST_PAUSE", 2.0)
+    monkeypatch.setattr(breaker_module, "MIN_PAUSE", 0.1)
+    monkeypatch.setattr(breaker_module, "MAX_PAUSE", 2.0)
     server = Server()
     breaker = Breaker(server.probe, server.change)
     breaker.open("")

@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 
-from lookonce_cache import PRECISIONS, CacheError, InvalidContextError, stored
+from lookonce_cache import PRECISIONS, CacheError, InvalidContextError, quantize
 
 from ...support.cache_samples import assert_same, make_context, make_identity
 
@@ -99,61 +99,62 @@ def indices(*rows):
 DENSE = torch.zeros(2, 3, 7, 4)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"description": 5}, "description must be a str, not int"),
-        ({"description": "\ud800"}, "description has lone surrogates"),
-        ({"description": "é" * 12_289}, "description has 24578 bytes of UTF-8, the limit is 24576"),
-        ({"shared_tokens": -1}, "shared_tokens must be an int from 0 on, not -1"),
-        ({"shared_tokens": 2.0}, "shared_tokens must be an int"),
-        ({"shared_tokens": False}, "shared_tokens must be an int"),
-        ({"shared_tokens": 2**31}, "shared_tokens must be an int"),
-        ({"shared_tokens": 14}, "21 tokens cannot be what is left of full_tokens=20"),
-        ({"moved_by": 1.0}, "moved_by must be an int"),
-        ({"moved_by": 2**31}, "moved_by must be an int"),
-        ({"moved_by": -(2**31)}, "moved_by must be an int"),
-        ({"full_tokens": 0}, "full_tokens must be a positive int, not 0"),
-        ({"full_tokens": 8}, "9 tokens cannot be what is left of full_tokens=8"),
-        ({"full_tokens": True}, "full_tokens must be a positive int, not True"),
-        ({"grid": (3, 5)}, r"grid \(3, 5\) does not have a cell for each of 12 scores"),
-        ({"grid": [3, 4]}, "grid must be two positive ints"),
-        ({"grid": (3, 4, 1)}, "grid must be two positive ints"),
-        ({"grid": (-3, -4)}, "grid must be two positive ints"),
-        ({"created_at": float("inf")}, "created_at must be unix seconds"),
-        ({"created_at": -1.0}, "created_at must be unix seconds"),
-        ({"created_at": 5}, "created_at must be unix seconds"),
-        ({"keys": [1.0]}, "keys must be a QuantizedTensor, not list"),
-        ({"keys": stored(DENSE, "values", "native")}, "keys must be stored as keys, not as values"),
-        ({"values": stored(DENSE, "keys", "native")}, "values must be stored as values, not as keys"),
-        ({"keys": stored(DENSE, "keys", "int8")}, "keys are stored as int8, the identity says native"),
-        ({"precision": "int4", "values": stored(DENSE, "values", "fp8")}, "values are stored as fp8, .* says int4"),
-        ({"keys": torch.zeros(2, 3, 7, 4, dtype=torch.float64)}, "keys must be torch.float32 or .*, not torch.float64"),
-        ({"keys": torch.zeros(3, 7, 4)}, "keys must have 4 dimensions"),
-        ({"keys": torch.zeros(2, 3, 0, 4)}, "keys must have 4 dimensions and not be empty"),
-        ({"values": torch.zeros(2, 3, 7, 5)}, r"values torch.float32 \(2, 3, 7, 5\) must be like keys"),
-        ({"values": torch.zeros(2, 3, 7, 4, dtype=torch.float16)}, "values torch.float16 .* must be like keys"),
-        ({"scores": [1.0]}, "scores must be a torch.float32 tensor with 1 dimensions, not list"),
-        ({"scores": torch.zeros(11)}, r"grid \(3, 4\) does not have a cell for each of 11 scores"),
-        ({"scores": torch.zeros(12, dtype=torch.float16)}, "scores must be .*, not a torch.float16 tensor"),
-        ({"scores": torch.zeros(12, 1)}, "not a torch.float32 tensor with 2 dimensions"),
-        ({"scores": torch.zeros(12, device="meta")}, "scores must be on the CPU, not on meta"),
-        ({"kept_indices": torch.tensor([[1]])}, "kept_indices must be a torch.int32 .*, not a torch.int64"),
-        ({"kept_indices": indices(1, 2)}, "kept_indices must be .* with 2 dimensions, not .* with 1"),
-        ({"kept_indices": indices([1], [2], [3])}, "must have 1 row or 2, one a layer, not 3"),
-        ({"kept_indices": torch.empty(0, 3, dtype=torch.int32)}, "must have 1 row or 2, one a layer, not 0"),
-        ({"kept_indices": indices([1, 12])}, r"must lie in \[0, 12\)"),
-        ({"kept_indices": indices([-1, 2])}, r"must lie in \[0, 12\)"),
-        ({"kept_indices": indices([2, 1])}, "strictly ascending"),
-        ({"kept_indices": indices([1, 2], [3, 3])}, "strictly ascending"),
-        ({"kept_indices": indices(list(range(8)))}, "8 kept image tokens do not fit in 7 tokens"),
-    ],
-)
-def test_contradictions_are_refused(changes, message):
-    with pytest.raises(InvalidContextError, match=message) as caught:
-        make_context(**changes)
-    assert isinstance(caught.value, ValueError)
-    assert isinstance(caught.value, CacheError)
+CONTRADICTIONS = [
+    ({"description": 5}, "description must be a str, not int"),
+    ({"description": "\ud800"}, "description has lone surrogates"),
+    ({"description": "é" * 12_289}, "description has 24578 bytes of UTF-8, the limit is 24576"),
+    ({"shared_tokens": -1}, "shared_tokens must be an int from 0 on, not -1"),
+    ({"shared_tokens": 2.0}, "shared_tokens must be an int"),
+    ({"shared_tokens": False}, "shared_tokens must be an int"),
+    ({"shared_tokens": 2**31}, "shared_tokens must be an int"),
+    ({"shared_tokens": 14}, "21 tokens cannot come from full_tokens=20"),
+    ({"moved_by": 1.0}, "moved_by must be an int"),
+    ({"moved_by": 2**31}, "moved_by must be an int"),
+    ({"moved_by": -(2**31)}, "moved_by must be an int"),
+    ({"full_tokens": 0}, "full_tokens must be a positive int, not 0"),
+    ({"full_tokens": 8}, "9 tokens cannot come from full_tokens=8"),
+    ({"full_tokens": True}, "full_tokens must be a positive int, not True"),
+    ({"grid": (3, 5)}, r"grid \(3, 5\) does not have a cell for each of 12 scores"),
+    ({"grid": [3, 4]}, "grid must be two positive ints"),
+    ({"grid": (3, 4, 1)}, "grid must be two positive ints"),
+    ({"grid": (-3, -4)}, "grid must be two positive ints"),
+    ({"created_at": float("inf")}, "created_at must be unix seconds"),
+    ({"created_at": -1.0}, "created_at must be unix seconds"),
+    ({"created_at": 5}, "created_at must be unix seconds"),
+    ({"keys": [1.0]}, "keys must be a QuantizedTensor, not list"),
+    ({"keys": quantize(DENSE, "values", "native")}, "keys must be stored as keys, not as values"),
+    ({"values": quantize(DENSE, "keys", "native")}, "values must be stored as values, not as keys"),
+    ({"keys": quantize(DENSE, "keys", "int8")}, "keys are stored as int8, the identity says native"),
+    ({"precision": "int4", "values": quantize(DENSE, "values", "fp8")}, "values are stored as fp8, .* says int4"),
+    ({"keys": torch.zeros(2, 3, 7, 4, dtype=torch.float64)}, "keys must be torch.float32 or .*, not torch.float64"),
+    ({"keys": torch.zeros(3, 7, 4)}, "keys must have 4 dimensions"),
+    ({"keys": torch.zeros(2, 3, 0, 4)}, "keys must have 4 dimensions and not be empty"),
+    ({"values": torch.zeros(2, 3, 7, 5)}, r"values torch.float32 \(2, 3, 7, 5\) must be like keys"),
+    ({"values": torch.zeros(2, 3, 7, 4, dtype=torch.float16)}, "values torch.float16 .* must be like keys"),
+    ({"scores": [1.0]}, "scores must be a torch.float32 tensor with 1 dimensions, not list"),
+    ({"scores": torch.zeros(11)}, r"grid \(3, 4\) does not have a cell for each of 11 scores"),
+    ({"scores": torch.zeros(12, dtype=torch.float16)}, "scores must be .*, not a torch.float16 tensor"),
+    ({"scores": torch.zeros(12, 1)}, "not a torch.float32 tensor with 2 dimensions"),
+    ({"scores": torch.zeros(12, device="meta")}, "scores must be on the CPU, not on meta"),
+    ({"kept_indices": torch.tensor([[1]])}, "kept_indices must be a torch.int32 .*, not a torch.int64"),
+    ({"kept_indices": indices(1, 2)}, "kept_indices must be .* with 2 dimensions, not .* with 1"),
+    ({"kept_indices": indices([1], [2], [3])}, "must have 1 row or 2, one a layer, not 3"),
+    ({"kept_indices": torch.empty(0, 3, dtype=torch.int32)}, "must have 1 row or 2, one a layer, not 0"),
+    ({"kept_indices": indices([1, 12])}, r"must lie in \[0, 12\)"),
+    ({"kept_indices": indices([-1, 2])}, r"must lie in \[0, 12\)"),
+    ({"kept_indices": indices([2, 1])}, "strictly ascending"),
+    ({"kept_indices": indices([1, 2], [3, 3])}, "strictly ascending"),
+    ({"kept_indices": indices(list(range(8)))}, "8 kept image tokens do not fit in 7 tokens"),
+]
+
+
+def test_contradictions_are_refused(subtests):
+    for changes, message in CONTRADICTIONS:
+        with subtests.test(repr(changes)[:200]):
+            with pytest.raises(InvalidContextError, match=message) as caught:
+                make_context(**changes)
+            assert isinstance(caught.value, ValueError)
+            assert isinstance(caught.value, CacheError)
 
 
 def test_an_identity_of_another_type_is_refused():

@@ -62,7 +62,7 @@ def test_a_golden_file_says_the_same_to_a_reader_made_from_the_documentation(nam
 @pytest.mark.parametrize("dtype", DTYPES.values())
 def test_any_value_says_the_same_to_it(dtype, precision):
     context = make_context(precision=precision)
-    keys, values = context.keys.dense().to(dtype), context.values.dense().to(dtype)
+    keys, values = context.keys.dequantize().to(dtype), context.values.dequantize().to(dtype)
     context = make_context(keys=keys, values=values, precision=precision)
     assert_agree(encode(context), context, exactly=precision in ("native", "fp8"))
 
@@ -82,7 +82,7 @@ def assert_agree(data, context, *, exactly):
     assert np.array_equal(found.kept_indices, context.kept_indices.numpy())
     assert np.array_equal(found.scores, context.scores.numpy())
     for role in ("keys", "values"):
-        mine, dense = getattr(found, role), getattr(decoded, role).dense()
+        mine, dense = getattr(found, role), getattr(decoded, role).dequantize()
         assert dense.dtype == context.keys.dtype
         dense = dense.float().numpy()
         if exactly:

@@ -2,11 +2,12 @@
 
 import pytest
 
-from lookonce_evaluation.bench.checkpoints import TINY, write_qwen2_vl
 from lookonce_evaluation.describe import DescribePass, describe
 from lookonce_evaluation.model import EvalModel
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.settings import Settings
+
+from ...support.qwen2_vl import write_qwen2_vl
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +23,7 @@ def model(settings) -> EvalModel:
 @pytest.fixture(scope="session")
 def qwen2_vl(tmp_path_factory) -> str:
     """A checkpoint of another family, of random weights: its positions have three components."""
-    return str(write_qwen2_vl(tmp_path_factory.mktemp("qwen2-vl"), TINY))
+    return str(write_qwen2_vl(tmp_path_factory.mktemp("qwen2-vl")))
 
 
 @pytest.fixture(scope="session")

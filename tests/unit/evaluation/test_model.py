@@ -51,9 +51,9 @@ def test_a_description_is_the_servers(model, settings, monkeypatch):
         kept = get_selection("coverage").select(described.scores(), kept_count(0.05, 196))
         assert theirs.kept.tolist() == kept.tolist()
         context = described.context(kept)
-        torch.testing.assert_close(theirs.keys, context.keys[:, :, theirs.shared_tokens :], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(theirs.keys, context.keys[:, :, theirs.num_prefix_tokens :], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(theirs.scores, described.scores().values.mean(0), atol=1e-5, rtol=1e-4)
-        assert theirs.moved_by == context.tokens - described.next_position
+        assert theirs.position_shift == context.tokens - described.next_position
         texts.append(described.text)
     assert CASE.scene.caption == texts[0]
     assert texts[1] == texts[2] == texts[0].partition(",")[0]

@@ -32,6 +32,7 @@ def test_public_names():
         "last_position",
         "middle_layers",
         "parse_window",
+        "query_rows",
         "rotate_keys",
     }
     assert all(hasattr(lookonce_pruning, name) for name in lookonce_pruning.__all__)
@@ -39,6 +40,7 @@ def test_public_names():
 
 def test_import_registers_nothing():
     code = (
+        "from lookonce_server.engines.torch_extensions import install; install();"
         "import lookonce_pruning, transformers as t;"
         "assert 'lookonce' not in t.AttentionInterface._global_mapping;"
         "assert 'lookonce' not in t.AttentionMaskInterface._global_mapping"

@@ -30,7 +30,7 @@ from lookonce_pruning import (
     rotate_keys,
 )
 
-from .conftest import CLIP, IMAGE, TEXT
+from ...support.tiny_models import CLIP, IMAGE, TEXT
 
 LLAMA3 = {
     "rope_type": "llama3",

@@ -80,7 +80,16 @@ def test_a_kill_while_saving_leaves_the_last_state(uninterrupted):
 
 
 def test_the_command_trains_on_every_core_and_writes_checkpoints(tmp_path):
-    command = [sys.executable, "-m", "lookonce_scenes.train", "--scale", "0.0004", "--out", str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        "-m",
+        "lookonce_server.engines.torch_extensions",
+        "lookonce_scenes.train",
+        "--scale",
+        "0.0004",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     result = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, timeout=200, check=False)
     assert result.returncode == 0, result.stderr
     written = {path.name for path in (tmp_path / "run").iterdir()}

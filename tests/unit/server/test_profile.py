@@ -8,10 +8,10 @@ import httpx2
 import pytest
 
 from lookonce_scenes import PROFILE
-from lookonce_server.app import _app, _plan
+from lookonce_server.app import _app, describe_plan
 from lookonce_server.cli import serve
 from lookonce_server.errors import ModelRefusedError, ProfileError
-from lookonce_server.profile import MOST_BYTES, Profile
+from lookonce_server.profile import MAX_BYTES, Profile
 from lookonce_server.settings import Settings, load_settings
 
 OPTIONS = {"window": "1-7", "rows": "both", "selection": "coverage:reach=0.3,strength=1", "retention": 0.07}
@@ -88,7 +88,7 @@ def test_a_wrong_profile_is_refused_in_one_line(capsys, profile, write, change, 
     [
         ("", "Invalid JSON"),
         ("[1]", "Input should be an object"),
-        (" " * MOST_BYTES + "{}", "more than the 65536 bytes"),
+        (" " * MAX_BYTES + "{}", "more than the 65536 bytes"),
     ],
 )
 def test_what_is_no_profile_is_refused_in_one_line(capsys, write, text, told):
@@ -107,7 +107,7 @@ def test_flags_before_environment_before_file_before_profile_before_default(monk
     file.write_text('window = "0-1"\nrows = "query"\nselection = "uniform"\n')
     monkeypatch.setenv("LOOKONCE_WINDOW", "0-2")
     monkeypatch.setenv("LOOKONCE_ROWS", "generated")
-    settings = load_settings([*given, "--window", "0-3"], str(file))
+    settings = load_settings([*given, "--window", "0-3", "--config", str(file)])
     assert options(settings) == {"window": "0-3", "rows": "generated", "selection": "uniform", "retention": 0.07}
     assert settings.describe_prompt == Settings().describe_prompt
 
@@ -122,7 +122,7 @@ def test_the_profile_comes_from_anywhere(monkeypatch, tmp_path, profile, write):
     monkeypatch.delenv("LOOKONCE_PROFILE")
     file = tmp_path / "lookonce.toml"
     file.write_text(f'profile = "{write(profile)}"\n')
-    assert options(load_settings([], str(file))) == OPTIONS
+    assert options(load_settings(["--config", str(file)])) == OPTIONS
 
 
 def test_a_calibrated_prompt_is_the_describe_prompt(profile, write):
@@ -144,7 +144,7 @@ def test_the_bundled_model_has_its_own_profile_and_others_have_none():
 
 
 def test_the_bundled_profile_is_of_the_bundled_checkpoint_and_keeps_what_it_promises(engine):
-    plan = _plan(load_settings([]), engine)
+    plan = describe_plan(load_settings([]), engine)
     profile = Profile.read(PROFILE, "it")
     assert profile.overridden(plan.options) == []
     assert plan.retention == 0.05
@@ -154,7 +154,7 @@ def test_the_bundled_profile_is_of_the_bundled_checkpoint_and_keeps_what_it_prom
 def test_a_profile_of_another_checkpoint_is_refused_and_both_are_named(engine, profile, write):
     path = write(profile | {"checkpoint": {"name": "another", "digest": "ab" * 32}})
     with pytest.raises(ProfileError) as refused:
-        _plan(load_settings(["--profile", path]), engine)
+        describe_plan(load_settings(["--profile", path]), engine)
     said = str(refused.value)
     assert said.startswith(f"--profile {path}: it is of the checkpoint 'another' (abababababab)")
     assert f"'bundled' ({engine.facts.checkpoint[:12]})" in said
@@ -163,7 +163,7 @@ def test_a_profile_of_another_checkpoint_is_refused_and_both_are_named(engine, p
 def test_a_window_beyond_the_model_is_refused(engine, profile, write):
     settings = load_settings(["--profile", write(profile | {"window": "6-9"})])
     with pytest.raises(ModelRefusedError, match=r"window '6-9': expected 0 <= first < end <= 8"):
-        _plan(settings, engine)
+        describe_plan(settings, engine)
 
 
 @pytest.mark.anyio

@@ -32,7 +32,7 @@ async def serving(app, **settings) -> AsyncIterator[str]:
     listens = asyncio.get_running_loop().create_future()
     refusals = RefusalLog(Metrics())
     server = Server(
-        app, Settings(port=0, **settings), refusals=refusals, phase=Lifecycle(), on_listening=listens.set_result
+        app, Settings(port=0, **settings), refusals=refusals, lifecycle=Lifecycle(), on_listening=listens.set_result
     )
     running = asyncio.create_task(server.serve())
     try:
@@ -56,6 +56,6 @@ async def test_a_port_in_use_ends_the_start_with_a_line():
     async with serving(telling) as url:
         port = int(url.rpartition(":")[2])
         refusals = RefusalLog(Metrics())
-        server = Server(telling, Settings(port=port), refusals=refusals, phase=Lifecycle(), on_listening=print)
+        server = Server(telling, Settings(port=port), refusals=refusals, lifecycle=Lifecycle(), on_listening=print)
         with pytest.raises(StartError, match=f"--port {port}: it is in use on 127.0.0.1 already"):
             await server.serve()

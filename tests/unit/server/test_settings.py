@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,34 @@ from pydantic import ValidationError
 from lookonce_server.cli import serve
 from lookonce_server.sessions.context_options import ContextLimits
 from lookonce_server.settings import Settings, load_settings
+
+# All settings; a new one is added here and to docs/configuration.md.
+NAMES = """
+model served_name engine vllm handover_dir device dtype host port store ttl precision api_keys store_responses
+store_responses_bytes
+api_key_hashes allow_anyone allowed_origins max_concurrent_per_tenant requests_per_minute max_requests
+max_held_bytes body_timeout max_header_bytes header_timeout send_timeout stream_silence keep_alive_timeout
+max_connections backlog root_path forwarded_allow_ips shutdown_seconds ready_needs_store profile retention
+selection window rows on_miss fallback fallback_margin fallback_tokens keep_images keep_images_bytes describe_prompt
+describe_tokens min_retention max_retention max_ttl max_describe_prompt max_image_bytes max_image_pixels
+max_image_side image_decoders image_decode_timeout image_hosts image_http image_networks image_fetch_timeout
+allow_control_tokens max_answer_tokens max_running max_queue log_level log_format
+""".split()
+# A value of one setting in each group, other than its default.
+VALUES = {
+    "served_name": "mine",
+    "precision": "int4",
+    "api_key_hashes": "a=sha256:1",
+    "root_path": "/vision",
+    "log_format": "json",
+    "retention": "0.25",
+    "max_describe_prompt": "7",
+    "max_image_side": "1000",
+}
+
+
+def kebab(name: str) -> str:
+    return name.replace("_", "-")
 
 
 @pytest.fixture
@@ -37,12 +66,48 @@ def test_without_anything_the_defaults_hold():
     assert Settings().model == "bundled"
 
 
+def test_the_settings_names_are_these_as_flags_in_the_environment_and_in_the_file(monkeypatch, toml):
+    """Scripts and deployments have them: a name that is renamed breaks a start."""
+    assert sorted(Settings.model_fields) == sorted(NAMES)
+    parsed = load_settings(["--profile=none", *chain.from_iterable((f"--{kebab(n)}", v) for n, v in VALUES.items())])
+    assert {name: str(getattr(parsed, name)) for name in VALUES} == VALUES
+    parsed = load_settings(["--config", toml("".join(f'{name} = "{value}"\n' for name, value in VALUES.items()))])
+    assert {name: str(getattr(parsed, name)) for name in VALUES} == VALUES
+    for name, value in VALUES.items():
+        monkeypatch.setenv(f"LOOKONCE_{name.upper()}", value)
+    parsed = load_settings([])
+    assert {name: str(getattr(parsed, name)) for name in VALUES} == VALUES
+
+
+def test_the_model_is_called_by_the_last_part_of_its_path(tmp_path, monkeypatch):
+    folder = tmp_path / "my-model"
+    (folder / "weights").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    names = {
+        "bundled": "lookonce-scenes",
+        "org/model": "model",
+        "org/model/": "model",
+        ".": "my-model",
+        "./": "my-model",
+        "weights/..": "my-model",
+        "..": tmp_path.name,
+        "../my-model//": "my-model",
+        str(folder / "weights" / ""): "weights",
+        str(tmp_path / "link"): "link",  # as the operator calls it, whatever it leads to
+        "~": Path.home().name,
+        "/": "model",
+    }
+    assert {model: Settings(model=model).api_model for model in names} == names
+    assert Settings(model=".", served_name="mine").api_model == "mine"
+
+
 def test_flags_before_environment_before_file_before_default(monkeypatch, toml):
     file = toml('port = 1001\nretention = 0.1\nserved_name = "file"\nwindow = "all"\n')
     monkeypatch.setenv("LOOKONCE_PORT", "1002")
     monkeypatch.setenv("LOOKONCE_RETENTION", "0.2")
     monkeypatch.setenv("LOOKONCE_ON_MISS", "compress")
-    settings = load_settings(["--port", "1003", "--ttl=60"], file)
+    settings = load_settings(["--port", "1003", "--ttl=60", "--config", file])
     assert (settings.port, settings.retention, settings.served_name) == (1003, 0.2, "file")
     assert (settings.window, settings.on_miss, settings.ttl) == ("all", "compress", 60.0)
     assert settings.host == Settings().host
@@ -164,22 +229,22 @@ def test_an_unknown_precision_is_told_the_known_ones():
 def test_precision_and_api_keys_come_from_anywhere(monkeypatch, toml):
     assert (Settings().precision, Settings().api_keys) == ("int8", None)
     file = toml('precision = "fp8"\napi_keys = "keys.toml"\n')
-    settings = load_settings([], file)
+    settings = load_settings(["--config", file])
     assert (settings.precision, settings.api_keys) == ("fp8", Path("keys.toml"))
     monkeypatch.setenv("LOOKONCE_API_KEYS", "other.toml")
-    settings = load_settings(["--precision", "int4"], file)
+    settings = load_settings(["--precision", "int4", "--config", file])
     assert (settings.precision, settings.api_keys) == ("int4", Path("other.toml"))
 
 
 def test_several_hosts_are_a_list_in_the_file_and_separated_by_commas_elsewhere(monkeypatch, toml):
     assert (Settings().image_hosts, Settings().image_networks) == ((), ())
     file = toml('image_hosts = ["example.com", "*.example.com"]\nimage_networks = ["10.1.2.0/24"]\n')
-    settings = load_settings([], file)
+    settings = load_settings(["--config", file])
     assert (settings.image_hosts, settings.image_networks) == (("example.com", "*.example.com"), ("10.1.2.0/24",))
     monkeypatch.setenv("LOOKONCE_IMAGE_HOSTS", "a.example, b.example:8443")
-    assert load_settings([], file).image_hosts == ("a.example", "b.example:8443")
+    assert load_settings(["--config", file]).image_hosts == ("a.example", "b.example:8443")
     flags = ["--image-hosts", "c.example,[2001:db8::1]", "--image-networks=10.0.0.0/8,fd12::/16"]
-    settings = load_settings(flags, file)
+    settings = load_settings([*flags, "--config", file])
     assert settings.image_hosts == ("c.example", "[2001:db8::1]")
     assert settings.image_networks == ("10.0.0.0/8", "fd12::/16")
 
@@ -252,7 +317,7 @@ def test_help_tells_every_setting_with_its_default(capsys):
         assert f"--{name.replace('_', '-')} " in text
         assert field.description
         assert re.sub(r"\W", "", field.description) in re.sub(r"\W", "", text)
-    assert "--config" in text
+    assert "--config FILE TOML file of settings" in text
 
 
 def test_settings_cannot_be_changed_afterwards():
@@ -286,7 +351,11 @@ def test_any_flag_that_begins_with_vllm_is_kept_for_vllm():
 def test_vllms_options_come_from_flags_environment_and_file_together(monkeypatch, toml):
     file = toml('engine = "vllm"\n[vllm]\nmax_num_seqs = 4\nmax_model_len = 1024\nseed = 1\n')
     monkeypatch.setenv("LOOKONCE_VLLM", '{"max_model_len": 512, "seed": 2}')
-    assert load_settings(["--vllm-seed", "3"], file).vllm == {"max_num_seqs": 4, "max_model_len": 512, "seed": "3"}
+    assert load_settings(["--vllm-seed", "3", "--config", file]).vllm == {
+        "max_num_seqs": 4,
+        "max_model_len": 512,
+        "seed": "3",
+    }
 
 
 def test_vllms_options_need_vllm(capsys):
@@ -297,6 +366,7 @@ def test_with_vllm_the_device_is_not_ours_to_choose(capsys):
     assert "CUDA_VISIBLE_DEVICES" in refused(capsys, "--engine", "vllm", "--device", "cuda:1")
 
 
+@pytest.mark.extended  # it is vLLM's own parser
 def test_an_option_that_vllm_does_not_have_is_refused_in_one_line(capsys, monkeypatch):
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
     said = refused(capsys, "--engine", "vllm", "--vllm-max-modle-len", "4")

@@ -1,1 +1,1 @@
-"""Contexts in Redis: one server or a cluster."""
+"""Store contexts and blobs in Redis: one server or a cluster."""

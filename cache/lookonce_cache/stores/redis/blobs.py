@@ -1,19 +1,19 @@
-"""Records in Redis: one string each, on the same servers as the contexts."""
+"""Store blobs in Redis, one string each, on the same servers as the contexts."""
 
 from lookonce_cache.stores.blobs import BlobKey, seal, unseal
 from lookonce_cache.stores.observer import StoreObserver, observed
 from lookonce_cache.stores.redis.index import PREFIX
 from lookonce_cache.stores.redis.node import Command
-from lookonce_cache.stores.redis.topology import Servers, WrongTypeError, write_or_read, written
+from lookonce_cache.stores.redis.topology import Servers, WrongTypeError, check_write, read_and_renew
 
 
 class RedisBlobStore:
-    """`BlobStore` shared by all servers.
+    """Keep blobs in Redis.
 
     Args:
-        servers: the store's; they are not closed here.
-        ttl: seconds a record lives after its last use, None to leave eviction to Redis.
-        observer: told of every call.
+        servers: the store's servers; they are not closed here.
+        ttl: seconds for which a blob is kept after its last use; None to leave eviction to Redis.
+        observer: receives every call.
     """
 
     tier = "redis"
@@ -25,12 +25,12 @@ class RedisBlobStore:
 
     @observed
     async def read(self, key: BlobKey, *, ttl: float | None = None) -> bytes | None:
-        """See `BlobStore.read`."""
-        plain: Command = ("GET", record_key(key))
-        expiring = self._expiring(ttl)
-        command: Command = ("GETEX", record_key(key), *expiring) if expiring else plain
+        """Read as `BlobStore.read` says."""
+        plain: Command = ("GET", blob_key(key))
+        expiry = self._expiry(ttl)
+        command: Command = ("GETEX", blob_key(key), *expiry) if expiry else plain
         try:
-            stored: bytes | None = await write_or_read(self._servers, self.observer, command, plain)
+            stored: bytes | None = await read_and_renew(self._servers, self.observer, command, plain)
         except WrongTypeError:
             stored = b""
         if stored is None:
@@ -42,21 +42,24 @@ class RedisBlobStore:
 
     @observed
     async def write(self, key: BlobKey, value: bytes, *, ttl: float | None = None) -> None:
-        """See `BlobStore.write`."""
-        (reply,) = await self._servers.send(("SET", record_key(key), seal(key, value), *self._expiring(ttl)))
-        written(self._servers, reply)
+        """Write as `BlobStore.write` says."""
+        (reply,) = await self._servers.send(("SET", blob_key(key), seal(key, value), *self._expiry(ttl)))
+        check_write(self._servers, reply)
 
     @observed
     async def forget(self, key: BlobKey) -> bool:
-        """See `BlobStore.forget`."""
-        (reply,) = await self._servers.send(("UNLINK", record_key(key)))
-        return bool(written(self._servers, reply))
+        """Delete as `BlobStore.forget` says."""
+        (reply,) = await self._servers.send(("UNLINK", blob_key(key)))
+        return bool(check_write(self._servers, reply))
 
-    def _expiring(self, ttl: float | None) -> tuple[str, int] | tuple[()]:
+    def _expiry(self, ttl: float | None) -> tuple[str, int] | tuple[()]:
         seconds = self._ttl if ttl is None else ttl
         return () if seconds is None else ("PX", max(1, round(seconds * 1000)))
 
 
-def record_key(key: BlobKey) -> str:
-    """Where the record is. What is in braces decides a key's slot in a cluster."""
+def blob_key(key: BlobKey) -> str:
+    """Return the Redis key of a blob.
+
+    The part in braces decides its slot in a cluster.
+    """
     return f"{PREFIX}record:{{{key.tenant}:{key.id}}}"

@@ -1,4 +1,4 @@
-"""A Redis Cluster: which node has which key, and what to do when that changes."""
+"""Send commands to the nodes of a Redis Cluster, and follow its map of slots."""
 
 import asyncio
 import random
@@ -16,9 +16,9 @@ from lookonce_cache.stores.redis.breaker import Breaker
 from lookonce_cache.stores.redis.node import Command, Node
 from lookonce_cache.stores.redis.options import Address, RedisOptions
 
-REDIRECTIONS = 16  # of one command
-TRY_AGAIN_SECONDS = 0.05  # while half a slot's keys have moved
-ASKED = 5  # nodes asked for the map at a time
+MAX_REDIRECTIONS = 16  # of one command
+TRY_AGAIN_SECONDS = 0.05  # while a slot's keys are moving
+MAX_MAP_SOURCES = 5  # nodes asked for the map at a time
 
 
 class _Range(NamedTuple):
@@ -31,19 +31,21 @@ Map = tuple[_Range, ...]
 
 
 class Cluster:
-    """See `Servers`. Reads too go to primaries only, so that a context that was put or deleted is so for everybody.
+    """Send each command to the primary that has its key; see `Servers`.
 
-    Every node has its own connections, deadline and breaker, so that one that is dead or hangs costs only the keys that
-    it has. (redis-py's cluster client has one breakable part for all: a failure makes it ask the nodes for the map one
-    after another, in the way of every command, and a cluster error or a failed pipeline makes it close the connections
-    of all nodes under the commands on their way.)
+    Reads go to primaries too, so that every server sees a put or delete at once.
 
-    The map of slots is got when the first command comes, and again in the background when a node says that a slot has
-    moved, and whenever an unavailable node is probed: after a failover the map is new before the old primary is back.
+    Every node has its own connections, deadline and breaker, so that a dead or hanging node costs only its own keys.
+    (redis-py's cluster client shares them: a failure makes it ask the nodes for the map one after another while every
+    command waits, and a cluster error or a failed pipeline makes it close the connections of all nodes under the
+    commands on their way.)
+
+    The map of slots is fetched for the first command, again in the background when a node says that a slot has moved,
+    and whenever an unavailable node is probed: after a failover the map is new before the old primary is back.
 
     Args:
-        options: with some of the nodes.
-        observer: told when a node is given up and used again.
+        options: the options, with the addresses of some nodes.
+        observer: receives the changes of breakers.
     """
 
     def __init__(self, options: RedisOptions, observer: StoreObserver) -> None:
@@ -51,25 +53,25 @@ class Cluster:
         self._observer = observer
         self._nodes: dict[Address, Node] = {}
         self._owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
-        self._finding: asyncio.Task[None] | None = None
-        # For the time before the first map, when it is not known which node to give up.
-        self._start = Breaker(self._find, lambda is_open: observer.breaker("redis", options.location, is_open))
+        self._map_task: asyncio.Task[None] | None = None
+        # Until the first map is there, no single node can be blamed.
+        self._start = Breaker(self._refresh_map, lambda is_open: observer.breaker("redis", options.location, is_open))
 
     async def send(self, *commands: Command) -> list[Any]:
-        """See `Servers.send`. Commands to several nodes are sent at once."""
+        """Send commands to several nodes at once; see `Servers.send`."""
         replies: list[Any] = [None] * len(commands)
         todo: dict[int, tuple[Node, bool]] = {
             position: (await self._owner(_slot(command)), False) for position, command in enumerate(commands)
         }
-        for _ in range(REDIRECTIONS):
+        for _ in range(MAX_REDIRECTIONS):
             groups: dict[tuple[Node, bool], list[int]] = defaultdict(list)
             for position, target in todo.items():
                 groups[target].append(position)
-            sending = [
+            sends = [
                 node.send([commands[position] for position in positions], asking=asking)
                 for (node, asking), positions in groups.items()
             ]
-            answers = await _all(sending)
+            answers = await _gather(sends)
             todo = {}
             for ((node, _), positions), answer in zip(groups.items(), answers, strict=True):
                 for position, reply in zip(positions, answer, strict=True):
@@ -83,24 +85,24 @@ class Cluster:
         return replies
 
     def unavailable(self, error: Exception) -> StoreUnavailableError:
-        """See `Servers.unavailable`."""
+        """Build the error as `Servers.unavailable` says."""
         return self._node(self._options.addresses[0]).unavailable(error)
 
     async def ping(self) -> None:
-        """See `Servers.ping`. Every primary must work."""
+        """Ping every primary; see `Servers.ping`."""
         try:
-            await self._find()
+            await self._refresh_map()
             self._start.close()
-            await _all([self._node(address).ping() for address in self._primaries()])
+            await _gather([self._node(address).ping() for address in self._primaries()])
             await self._check(self._node(next(iter(self._primaries()))))
         except (RedisError, OSError) as error:
             raise self._lost(error) from None
 
     async def close(self) -> None:
-        """See `Servers.close`."""
-        if self._finding is not None:
-            self._finding.cancel()
-            await asyncio.wait([self._finding])
+        """Close as `Servers.close` says."""
+        if self._map_task is not None:
+            self._map_task.cancel()
+            await asyncio.wait([self._map_task])
         await self._start.stop()
         for node in self._nodes.values():
             await node.close()
@@ -120,7 +122,7 @@ class Cluster:
             if self._start.is_open:
                 raise StoreUnavailableError(self._start.reason)
             try:
-                await self._find()
+                await self._refresh_map()
             except (RedisError, OSError) as error:
                 failure = self._lost(error)
                 if not any(self._owners):
@@ -137,66 +139,66 @@ class Cluster:
         target = Address(error.host or node.address.host, error.port)  # without a host, it is the one that was asked
         if isinstance(error, MovedError):
             self._owners[error.slot_id] = target
-            self._find_later()
+            self._start_map_task()
         return self._node(target), not isinstance(error, MovedError)
 
-    def _find_later(self) -> None:
-        if self._finding is None:
-            self._finding = asyncio.get_running_loop().create_task(self._find_now())
-            self._finding.add_done_callback(self._found)
+    def _start_map_task(self) -> None:
+        if self._map_task is None:
+            self._map_task = asyncio.get_running_loop().create_task(self._fetch_map())
+            self._map_task.add_done_callback(self._on_map)
 
-    def _found(self, finding: asyncio.Task[None]) -> None:
-        self._finding = None
-        if not finding.cancelled():
-            finding.exception()  # looked at, or asyncio complains that nobody did
+    def _on_map(self, task: asyncio.Task[None]) -> None:
+        self._map_task = None
+        if not task.cancelled():
+            task.exception()  # or asyncio warns that nobody retrieved it
 
-    async def _find(self) -> None:
-        """Gets the map; several callers at a time get one."""
-        self._find_later()
-        assert self._finding
-        await asyncio.shield(self._finding)
+    async def _refresh_map(self) -> None:
+        """Fetch the map; concurrent callers share one fetch."""
+        self._start_map_task()
+        assert self._map_task
+        await asyncio.shield(self._map_task)
 
-    async def _find_now(self) -> None:
-        asked = self._whom_to_ask()
-        answers = await asyncio.gather(*(self._map_of(node) for node in asked), return_exceptions=True)
+    async def _fetch_map(self) -> None:
+        nodes = self._map_sources()
+        answers = await asyncio.gather(*(self._map_of(node) for node in nodes), return_exceptions=True)
         maps = Counter(answer for answer in answers if isinstance(answer, tuple))
         if not maps:
             raise next(answer for answer in answers if isinstance(answer, Exception))
-        # Most agree on it: a node that was cut off tells an old one.
-        ((newest, _),) = maps.most_common(1)
-        await self._adopt(newest)
+        # The map that most nodes agree on: a node that was cut off has an old one.
+        ((new_map, _),) = maps.most_common(1)
+        await self._adopt(new_map)
 
-    def _whom_to_ask(self) -> Sequence[Node]:
-        """Primaries that work, and the nodes of the URL: after a restart all others may have new addresses."""
+    def _map_sources(self) -> Sequence[Node]:
+        """Choose working primaries, and nodes of the URL, which keep their addresses."""
         primaries = list(self._primaries())
-        well = [address for address in primaries if not self._node(address).breaker.is_open] or primaries
-        chosen = random.sample(well, min(len(well), ASKED))
+        working = [address for address in primaries if not self._node(address).breaker.is_open] or primaries
+        chosen = random.sample(working, min(len(working), MAX_MAP_SOURCES))
         starts = [address for address in self._options.addresses if address not in chosen]
-        return [self._node(address) for address in chosen + starts[:ASKED]]
+        return [self._node(address) for address in chosen + starts[:MAX_MAP_SOURCES]]
 
     async def _map_of(self, node: Node) -> Map:
         ranges = [
             _Range(first, last, Address(host.decode() or node.address.host, port))
             for first, last, (host, port, *_), *_ in await node.ask("CLUSTER", "SLOTS")
-            if host != b"?"  # a node that does not know the other's name
+            if host != b"?"  # the node does not know the other's name
         ]
         if not ranges:
             raise ClusterDownError("the node knows of no slots")
         return tuple(sorted(ranges))
 
-    async def _adopt(self, newest: Map) -> None:
+    async def _adopt(self, new_map: Map) -> None:
         before = self._primaries()
         owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
-        for first, last, owner in newest:
+        for first, last, owner in new_map:
             owners[first : last + 1] = [owner] * (last + 1 - first)
         self._owners = owners
         for address in before - self._primaries():
-            await self._node(address).rest()
+            await self._node(address).suspend()
 
     async def _probe(self, node: Node) -> None:
-        """Raises unless the node serves its slots, or has none any more."""
+        """Raise unless the node serves its slots, or has none any more."""
         with suppress(RedisError, OSError):  # all the others may be gone
-            await self._find()
+            await self._refresh_map()
         if node.address in self._primaries():
             await self._check(node)
 
@@ -216,12 +218,12 @@ def _slot(command: Command) -> int:
     return key_slot(key.encode())
 
 
-async def _all(sending: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """The results, when all are done; then the first error, if there was one."""
-    sending = list(sending)
-    if len(sending) == 1:
-        return [await sending[0]]
-    answers = await asyncio.gather(*sending, return_exceptions=True)
+async def _gather(sends: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Wait for all, then return the results or raise the first error."""
+    sends = list(sends)
+    if len(sends) == 1:
+        return [await sends[0]]
+    answers = await asyncio.gather(*sends, return_exceptions=True)
     for answer in answers:
         if isinstance(answer, BaseException):
             raise answer

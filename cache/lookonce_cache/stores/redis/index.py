@@ -1,4 +1,4 @@
-"""Which contexts a tenant has: a sorted set beside them, since finding keys by pattern walks the whole database."""
+"""Index a tenant's contexts in a sorted set: SCAN would walk the whole database."""
 
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -10,9 +10,9 @@ from lookonce_cache.identity import ContextKey, is_seconds
 from lookonce_cache.stores.cursor import Cursor, parse_cursor
 from lookonce_cache.stores.observer import StoreObserver
 from lookonce_cache.stores.redis.scripts import REMOVE_UNCHANGED, UNLINK_FOREIGN_INDEX, run
-from lookonce_cache.stores.redis.topology import Servers, WrongTypeError, checked, written
+from lookonce_cache.stores.redis.topology import Servers, WrongTypeError, check_reply, check_write
 
-SAMPLED = 16  # members looked at after each put: of all, one in so many names a context that is gone, at most
+SAMPLE_SIZE = 16  # members check_reply after each put; so at most one member in 16 is of a context that is gone
 PREFIX = "lookonce:1:"
 
 
@@ -24,46 +24,50 @@ class Member(NamedTuple):
 
     @property
     def cursor(self) -> Cursor:
-        """Its place, for a list that goes on after it."""
+        """The position at which the next page begins."""
         return Cursor(self.score, self.key.id)
 
 
 def value_key(key: ContextKey) -> str:
-    """Where the context is. What is in braces decides a key's slot in a cluster."""
+    """Return the Redis key of a context.
+
+    The part in braces decides its slot in a cluster.
+    """
     return f"{PREFIX}{{{key.tenant}:{key.id}}}"
 
 
 def lease_key(key: ContextKey) -> str:
-    """Where the lease on making the context is; in the same slot."""
+    """Return the Redis key of the lease on a context, in the same slot."""
     return f"{value_key(key)}:lease"
 
 
 def last_lease_key(key: ContextKey) -> str:
-    """Where the lease that was taken last is remembered when it has expired; in the same slot."""
+    """Return the Redis key of the last lease, expired or not, in the same slot."""
     return f"{value_key(key)}:last-lease"
 
 
 class _Entries(NamedTuple):
-    """What was read of the index."""
+    """Members that were read from the index."""
 
     members: list[Member]
-    foreign: list[tuple[float, bytes]]  # score and member that no server of ours has written
+    foreign: list[tuple[float, bytes]]  # score and member that lookonce has not written
 
 
 class RedisIndex:
-    """One tenant's contexts, the newest first. It may name contexts that are gone, and never decides what there is.
+    """Keep the index of one tenant's contexts, the newest first.
 
-    It is kept up to date after the fact: where that fails, or Redis evicts the index itself, contexts are missing from
-    lists until they are put again, and are found by their key all the same.
+    The index may list contexts that are gone, and never decides which exist. It is updated after a put: if that fails,
+    or Redis evicts the index, contexts are missing from lists until they are put again, and are found by their key all
+    the same.
 
-    What is found in it and is not ours hides nothing that is: it is reported, skipped, and dropped where that can be.
+    Foreign members hide none of ours: they are reported, skipped, and removed if possible.
 
     Every method may raise StoreUnavailableError.
 
     Args:
-        servers: where it is.
-        tenant: whose.
-        observer: told of what is not ours.
+        servers: the servers.
+        tenant: the tenant's name.
+        observer: receives reports of foreign members.
     """
 
     def __init__(self, servers: Servers, tenant: str, observer: StoreObserver) -> None:
@@ -73,33 +77,37 @@ class RedisIndex:
         self._key = f"{PREFIX}index:{tenant}"
 
     async def add(self, key: ContextKey) -> None:
-        """Name a context that has been put, and clean a little."""
-        naming = ("ZADD", self._key, time.time(), key.id)
-        sampling = ("ZRANDMEMBER", self._key, SAMPLED, "WITHSCORES")
+        """Add a context, and remove some members of contexts that are gone."""
+        add = ("ZADD", self._key, time.time(), key.id)
+        sample = ("ZRANDMEMBER", self._key, SAMPLE_SIZE, "WITHSCORES")
         try:
-            _, sample = await self._send(naming, sampling)
+            _, members = await self._send(add, sample)
         except WrongTypeError:
             self._observer.damaged("redis", "index")
-            written(self._servers, await run(self._servers, UNLINK_FOREIGN_INDEX, [self._key], []))
-            _, sample = await self._send(naming, sampling)
-        entries = self._entries(sample)
+            check_write(self._servers, await run(self._servers, UNLINK_FOREIGN_INDEX, [self._key], []))
+            _, members = await self._send(add, sample)
+        entries = self._entries(members)
         alive = await self._servers.send(*(("EXISTS", value_key(member.key)) for member in entries.members))
         dead = [member for member, count in zip(entries.members, alive, strict=True) if count == 0]
-        await self._drop(_named(dead) + entries.foreign)
+        await self._drop(_raw(dead) + entries.foreign)
 
     async def drop(self, key: ContextKey) -> None:
-        """Do not name the context any more."""
+        """Remove a context."""
         await self._send(("ZREM", self._key, key.id))
 
     async def drop_dead(self, dead: Sequence[Member]) -> None:
-        """Do not name these any more, unless one has been put again since, or nothing can be written now."""
-        await self._drop(_named(dead))
+        """Remove members, except any that was put again since."""
+        await self._drop(_raw(dead))
 
     async def newest_first(self, after: str | None, batch: int) -> AsyncGenerator[Sequence[Member], None]:
-        """All members in batches; those after a cursor where one is given and is one.
+        """Yield all members after a cursor, in batches.
 
-        Each batch goes on from the last entry of the one before, not from its number, so that what is put or dropped
-        meanwhile hides none.
+        Each batch continues after the last entry of the one before, and not at its index, so that puts and deletes
+        meanwhile hide none.
+
+        Args:
+            after: text of a cursor; None or any other text to begin with the newest.
+            batch: size of a batch.
         """
         cursor = parse_cursor(after)
         last = None if cursor is None else (cursor.time, cursor.id.encode())
@@ -122,10 +130,10 @@ class RedisIndex:
                 name, score = fresh[-1]
                 last = (score, name)
             else:
-                batch *= 2  # more than a batch were put at one time
+                batch *= 2  # more than a batch have the same score
 
     def _entries(self, reply: Sequence[tuple[bytes, float]]) -> _Entries:
-        """What a reply tells, which is names with their scores."""
+        """Parse a reply of members with their scores."""
         entries = _Entries([], [])
         for name, score in reply:
             try:
@@ -144,12 +152,12 @@ class RedisIndex:
             return
         arguments = [part for score, name in entries for part in (repr(score), name)]
         with suppress(WritesRefusedError, WrongTypeError):
-            written(self._servers, await run(self._servers, REMOVE_UNCHANGED, [self._key], arguments))
+            check_write(self._servers, await run(self._servers, REMOVE_UNCHANGED, [self._key], arguments))
 
     async def _send(self, *commands: Any) -> list[Any]:
-        return [checked(self._servers, reply) for reply in await self._servers.send(*commands)]
+        return [check_reply(self._servers, reply) for reply in await self._servers.send(*commands)]
 
 
-def _named(members: Sequence[Member]) -> list[tuple[float, bytes]]:
-    """Members as they stand in the index."""
+def _raw(members: Sequence[Member]) -> list[tuple[float, bytes]]:
+    """Convert members to scores and names, as the index has them."""
     return [(member.score, member.key.id.encode()) for member in members]

@@ -1,4 +1,4 @@
-"""What Redis knows of contexts, without their tensors."""
+"""Describe contexts in Redis from the heads of their values."""
 
 import time
 from collections.abc import Sequence
@@ -10,17 +10,17 @@ from lookonce_cache.identity import ContextKey
 from lookonce_cache.stores.base import ContextInfo
 from lookonce_cache.stores.redis.index import value_key
 from lookonce_cache.stores.redis.node import Command
-from lookonce_cache.stores.redis.topology import Servers, WrongTypeError, checked
+from lookonce_cache.stores.redis.topology import Servers, WrongTypeError, check_reply
 
 
 class Damage(NamedTuple):
-    """A value that is no context, or not the one of its key."""
+    """A value that is damaged, or not the one of its key."""
 
     reason: str  # see `ContextFormatError.reason`
 
 
 async def read_infos(servers: Servers, keys: Sequence[ContextKey]) -> Sequence[ContextInfo | Damage | None]:
-    """What the head of each key's value says, None where there is no value. Loads the heads only, in one round trip.
+    """Describe the contexts of some keys in one round trip; None for a missing one.
 
     Raises:
         StoreUnavailableError: see `Servers.send`.
@@ -37,7 +37,7 @@ async def read_infos(servers: Servers, keys: Sequence[ContextKey]) -> Sequence[C
 
 def _info(servers: Servers, key: ContextKey, first_bytes: Any, ttl_ms: Any) -> ContextInfo | Damage | None:
     try:
-        first_bytes, ttl_ms = checked(servers, first_bytes), checked(servers, ttl_ms)
+        first_bytes, ttl_ms = check_reply(servers, first_bytes), check_reply(servers, ttl_ms)
         head = decode_head(first_bytes, key) if first_bytes else None
     except WrongTypeError:
         return Damage("foreign")

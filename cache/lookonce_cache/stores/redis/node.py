@@ -1,4 +1,4 @@
-"""One Redis server: connections, deadline, retries and breaker."""
+"""Send commands to one Redis server, with deadline, retries and circuit breaker."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,27 +19,25 @@ from lookonce_cache.stores.redis.refusals import refusal_of
 
 RETRIES = 3  # of a lost connection, within about a second
 BACKOFF = ExponentialWithJitterBackoff(base=0.1, cap=0.5)
-NOT_WORTH_RETRYING = (AuthenticationError, BusyLoadingError)
-READ_SIZE = (
-    256 * 1024
-)  # what asyncio takes from a socket at most: megabytes come in fewer pieces than by redis-py's 32 KiB
+NOT_RETRIED = (AuthenticationError, BusyLoadingError)
+READ_SIZE = 256 * 1024  # bytes per read of a socket; redis-py's 32 KiB would split large values into many reads
 
 # A command and its arguments. The key is the argument after the name, or after the number of keys.
 Command = tuple[str | bytes | int | float, ...]
 
 
 class Node:
-    """One Redis server, 6.2 or newer.
+    """Send commands to one Redis server, 6.2 or newer.
 
-    A lost connection is tried again, three times within about a second, so that a restart between two commands is not
-    noticed. A timeout is not, since the caller has a better use for the time: it can answer by the full pass. Neither
-    is a wrong password, nor a server that loads its data.
+    A lost connection is retried three times within about a second, so that a restart between two commands is not
+    noticed. A timeout is not retried, since the caller can answer by a full pass in that time. Neither is a wrong
+    password, nor a server that is loading its data.
 
     Args:
-        address: where it listens.
-        options: how to talk to it.
-        observer: told when the breaker opens and closes.
-        probe: raises unless the node works; None to see whether it answers.
+        address: the server's address.
+        options: the options of connections.
+        observer: receives the changes of the breaker.
+        probe: raises unless the node works; None to ping it.
     """
 
     def __init__(
@@ -52,70 +50,75 @@ class Node:
         self._options = options
         self._location = str(address) if options.cluster else options.location
         self._redis = _connect(address, options)
-        self._room = asyncio.Semaphore(options.max_connections)
+        self._slots = asyncio.Semaphore(options.max_connections)
 
     async def send(self, commands: Sequence[Command], *, asking: bool = False) -> list[Any]:
-        """The replies, in one round trip. Where Redis replied with an error, that ResponseError stands in its place.
+        """Send commands and return the replies, in one round trip.
+
+        An error reply of Redis is returned as a ResponseError in its place.
 
         Args:
-            commands: what to send; several are a pipeline, and no transaction.
-            asking: send each with ASKING, which a cluster wants while it moves a slot.
+            commands: the commands; several are a pipeline, and no transaction.
+            asking: sends each after ASKING, which a cluster requires while it moves a slot.
 
         Raises:
-            StoreUnavailableError: the server is given up, cannot be reached, does not answer in time, or does not let
-                us in.
+            StoreUnavailableError: the breaker is open, or the server cannot be reached, does not answer in time, or
+                refuses the login.
         """
         if self.breaker.is_open:
             raise StoreUnavailableError(self.breaker.reason)
-        return await self._send(commands, self._room, asking=asking)
+        return await self._send(commands, self._slots, asking=asking)
 
     async def ping(self) -> None:
-        """Asks the server even if it was given up, and uses it again if it answers.
+        """Ping the server despite an open breaker, and close the breaker if it answers.
 
         Raises:
-            StoreUnavailableError: see `send`; or it answers with an error, other than that it takes no writes: a
-                server that cannot save says so to PING too, and still serves reads.
+            StoreUnavailableError: see `send`; or the server answers with an error other than a refusal of writes: a
+                server that cannot save its data refuses PING too, and still serves reads.
         """
         (reply,) = await self._send([("PING",)], asyncio.Semaphore())
-        if isinstance(reply, ResponseError) and refusal_of(reply) is None:  # to connecting, maybe
+        if isinstance(reply, ResponseError) and refusal_of(reply) is None:  # perhaps a reply to connecting
             raise self.unavailable(reply)
         self.breaker.close()
 
     async def ask(self, *command: str) -> Any:
-        """The reply to a command about the server itself, past the breaker, in the time that connecting may take.
+        """Send a command past the breaker, within the connect timeout.
 
         Raises:
-            RedisError, OSError: what redis-py raised, or Redis replied.
+            RedisError, OSError: redis-py's error, or Redis's error reply.
         """
         async with asyncio.timeout(self._options.socket_connect_timeout):
-            (reply,) = await self._attempt([command])
+            (reply,) = await self._send_once([command])
         if isinstance(reply, ResponseError):
             raise reply
         return reply
 
     def unavailable(self, error: Exception) -> StoreUnavailableError:
-        """What redis-py raised, as an error of ours that quotes no password: a server may echo the one it was sent."""
+        """Convert an error, and strip the password.
+
+        A server may echo the one that it was sent.
+        """
         text = str(error).partition(", with args")[0]  # "unknown command 'HELLO', with args ... 'AUTH' ..."
         if self._options.password:
             text = text.replace(self._options.password, "***")
         return StoreUnavailableError(f"Redis at {self._location}: {type(error).__name__}: {text}")
 
-    async def rest(self) -> None:
-        """Nobody is sent here for now: no probes, and no idle connections."""
+    async def suspend(self) -> None:
+        """Stop probes and close idle connections, since the node has no slots for now."""
         self.breaker.close()
-        with suppress(RedisError, OSError):  # a connection that TLS cannot say goodbye on
+        with suppress(RedisError, OSError):  # TLS may fail to shut a connection down
             await self._redis.connection_pool.disconnect(inuse_connections=False)
 
     async def close(self) -> None:
-        """The node is not used after it."""
+        """Stop probes and close all connections."""
         await self.breaker.stop()
         with suppress(RedisError, OSError):
             await self._redis.aclose()
 
-    async def _send(self, commands: Sequence[Command], room: asyncio.Semaphore, *, asking: bool = False) -> list[Any]:
+    async def _send(self, commands: Sequence[Command], slots: asyncio.Semaphore, *, asking: bool = False) -> list[Any]:
         try:
-            async with asyncio.timeout(self._options.timeout), room:
-                return await self._insist(commands, asking=asking)
+            async with asyncio.timeout(self._options.timeout), slots:
+                return await self._send_with_retries(commands, asking=asking)
         except TimeoutError:
             error: Exception = TimeoutError(f"no answer within {self._options.timeout:g} s")
         except (RedisError, OSError) as caught:
@@ -124,31 +127,35 @@ class Node:
         self.breaker.open(str(failure))
         raise failure
 
-    async def _insist(self, commands: Sequence[Command], *, asking: bool) -> list[Any]:
+    async def _send_with_retries(self, commands: Sequence[Command], *, asking: bool) -> list[Any]:
         failures = 0
         while True:
             try:
-                return await self._attempt(commands, asking=asking)
+                return await self._send_once(commands, asking=asking)
             except RedisConnectionError as error:
                 failures += 1
-                if failures > RETRIES or isinstance(error, NOT_WORTH_RETRYING) or self.breaker.is_open:
+                if failures > RETRIES or isinstance(error, NOT_RETRIED) or self.breaker.is_open:
                     raise
             await asyncio.sleep(BACKOFF.compute(failures))
 
-    async def _attempt(self, commands: Sequence[Command], *, asking: bool = False) -> list[Any]:
-        replies = await (self._pipe(commands, asking=asking) if asking or len(commands) > 1 else self._one(commands[0]))
+    async def _send_once(self, commands: Sequence[Command], *, asking: bool = False) -> list[Any]:
+        replies = await (
+            self._send_pipeline(commands, asking=asking)
+            if asking or len(commands) > 1
+            else self._send_command(commands[0])
+        )
         for reply in replies:
-            if isinstance(reply, ClusterDownError):  # or that a replica has lost its master: the node serves nobody
+            if isinstance(reply, ClusterDownError):  # or a replica has lost its master: the node serves no keys
                 raise reply
         return replies
 
-    async def _one(self, command: Command) -> list[Any]:
+    async def _send_command(self, command: Command) -> list[Any]:
         try:
             return [await self._redis.execute_command(*command)]  # type: ignore[no-untyped-call]
         except ResponseError as error:
             return [error]
 
-    async def _pipe(self, commands: Sequence[Command], *, asking: bool) -> list[Any]:
+    async def _send_pipeline(self, commands: Sequence[Command], *, asking: bool) -> list[Any]:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for command in commands:
                 if asking:
@@ -167,45 +174,45 @@ async def _ping(node: Node) -> None:
     except ClusterDownError:
         raise
     except ResponseError:
-        return  # such as that this user may not PING: it answers
+        return  # for example, the user may not PING: the server answers
 
 
-class _Checked:
-    """A connection whose health check takes any answer for health.
+class _LenientHealthCheck:
+    """Accept any reply to a connection's health check.
 
-    redis-py's own takes "+PONG" only; a server that cannot save its data says "-MISCONF" to PING, and serves reads.
+    redis-py accepts "+PONG" only; a server that cannot save its data replies "-MISCONF" to PING, and serves reads.
     """
 
     async def check_health(self) -> None:
-        """See redis-py; called before a command is sent on a connection that was idle."""
+        """Check the connection, before a command is sent on one that was idle."""
         with suppress(ResponseError):
             await super().check_health()  # type: ignore[misc]
 
 
-class _Tcp(_Checked, Connection):
+class _Tcp(_LenientHealthCheck, Connection):
     pass
 
 
-class _Tls(_Checked, SSLConnection):
+class _Tls(_LenientHealthCheck, SSLConnection):
     pass
 
 
-class _Unix(_Checked, UnixDomainSocketConnection):
+class _Unix(_LenientHealthCheck, UnixDomainSocketConnection):
     pass
 
 
 def _connect(address: Address, options: RedisOptions) -> Redis:
-    """A client of one server, connected when it is used.
+    """Build a client of one server, which connects on first use.
 
     redis-py's own retries are off: they nest, one loop around another. So are its maintenance notifications, which make
-    it use a connection even if something is left to be read on it. Without them, a connection whose reply nobody read
-    to its end is never used again: redis-py closes it when reading or writing is cut off by whatever exception,
-    CancelledError included, and looks for left-over bytes before each use besides.
+    it use a connection even if bytes are left to be read on it. Without them, a connection whose reply was not read to
+    its end is never used again: redis-py closes it if any exception interrupts a read or write, CancelledError
+    included, and checks for left-over bytes before each use besides.
     """
     kind: type[Connection | UnixDomainSocketConnection] = _Tls if options.tls is not None else _Tcp
-    place: dict[str, Any] = {"host": address.host, "port": address.port}
+    endpoint: dict[str, Any] = {"host": address.host, "port": address.port}
     if not address.port:
-        kind, place = _Unix, {"path": address.host}
+        kind, endpoint = _Unix, {"path": address.host}
     pool = ConnectionPool(
         connection_class=kind,
         max_connections=2**31,  # `Node` limits them: a pool would raise instead of waiting
@@ -219,7 +226,7 @@ def _connect(address: Address, options: RedisOptions) -> Redis:
         health_check_interval=options.health_check_interval,
         protocol=3,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        **place,
+        **endpoint,
         **(options.tls or {}),
     )
     client = Redis.from_pool(pool)

@@ -1,4 +1,4 @@
-"""From a Redis URL to where Redis is, and how to talk to it."""
+"""Parse a Redis URL into addresses and connection options."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 
 
 class Address(NamedTuple):
-    """Where one Redis server listens."""
+    """The address of one Redis server."""
 
     host: str  # or the path of a unix socket
     port: int  # 0 for a unix socket
@@ -28,22 +28,24 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisOptions:
-    """Where Redis is, and how to talk to it. The parameters of a URL are the fields from `client_name` on.
+    """Hold the addresses of Redis and the options of connections.
+
+    The parameters of a URL are the fields from `client_name` on.
 
     Attributes:
-        addresses: one server, or some nodes of a cluster.
+        addresses: address of the server, or of some nodes of a cluster.
         cluster: whether it is a cluster.
-        username, password: of an ACL user; None for none.
+        username, password: credentials of an ACL user; None for none.
         db: number of the database.
-        tls: redis-py's options for TLS; None without it.
-        client_name: how connections call themselves in CLIENT LIST.
-        max_connections: commands and pipelines on their way to one server at a time; others wait.
-        timeout: seconds an operation may take, waiting for a connection and trying again included.
-        socket_timeout: seconds sending a command, or one reply, may take.
-        socket_connect_timeout: seconds connecting may take.
-        health_check_interval: seconds after which an idle connection is tried before it is used; 0 for never.
-        max_context_bytes: largest encoded context.
-        hot_bytes: budget of the memory tier before Redis, in bytes; None for no such tier.
+        tls: redis-py's options for TLS; None without TLS.
+        client_name: name of the connections in CLIENT LIST.
+        max_connections: largest number of commands and pipelines on their way to one server; others wait.
+        timeout: longest time for an operation in seconds, with waiting for a connection and retries.
+        socket_timeout: longest time for sending a command or receiving a reply, in seconds.
+        socket_connect_timeout: longest time for connecting, in seconds.
+        health_check_interval: seconds after which an idle connection is check_reply before use; 0 for never.
+        max_context_bytes: size of the largest encoded context.
+        hot_bytes: budget of the memory tier in front of Redis, in bytes; None for no such tier.
     """
 
     addresses: tuple[Address, ...]
@@ -63,42 +65,42 @@ class RedisOptions:
 
     @property
     def location(self) -> str:
-        """Where it is, for messages."""
-        place = ",".join(map(str, self.addresses))
-        return place if self.cluster else f"{place}/{self.db}"
+        """The addresses, for messages."""
+        addresses = ",".join(map(str, self.addresses))
+        return addresses if self.cluster else f"{addresses}/{self.db}"
 
 
 def parse_redis_url(url: str) -> RedisOptions:
-    """The options in redis://, rediss://, unix://, redis+cluster:// or rediss+cluster://.
+    """Parse a redis://, rediss://, unix://, redis+cluster:// or rediss+cluster:// URL.
 
     Raises:
         StoreConfigError: a part of the URL is wrong. No message contains a password.
     """
     parts = split_url(url)
     cluster = parts.scheme.endswith("+cluster")
-    accepted = {name: read for name, read in _READERS.items() if not cluster or name != "db"}
-    accepted |= _TLS_READERS if parts.scheme.startswith("rediss") else {}
-    given = parameters(parts, accepted)
-    tls = {name: given.pop(name) for name in _TLS_READERS if name in given}
+    parsers = {name: parser for name, parser in _PARSERS.items() if not cluster or name != "db"}
+    parsers |= _TLS_PARSERS if parts.scheme.startswith("rediss") else {}
+    values = parameters(parts, parsers)
+    tls = {name: values.pop(name) for name in _TLS_PARSERS if name in values}
     credentials, _, hosts = parts.netloc.rpartition("@")
     if parts.scheme == "unix":
         addresses: tuple[Address, ...] = (_unix_address(hosts, parts.path),)
     else:
         addresses = tuple(map(_address, hosts.split(",") if cluster else [hosts]))
-        given = _database(parts.path, cluster) | given
+        values = _database(parts.path, cluster) | values
     return RedisOptions(
         addresses=addresses,
         cluster=cluster,
         tls=tls if parts.scheme.startswith("rediss") else None,
-        **_credentials(credentials) | given,
+        **_credentials(credentials) | values,
     )
 
 
 _DECIMAL = r"[0-9]{1,9}(\.[0-9]{1,9})?"
-_TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+_BOOLEANS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 _seconds = number(float, "seconds above 0", _DECIMAL)
 
-_READERS: dict[str, Callable[[str], Any]] = {
+_PARSERS: dict[str, Callable[[str], Any]] = {
     "db": number(int, "a number", r"[0-9]{1,9}"),
     "username": str,
     "password": str,
@@ -111,12 +113,12 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "max_context_bytes": parse_size,
     "hot_bytes": parse_size,
 }
-_TLS_READERS: dict[str, Callable[[str], Any]] = {
+_TLS_PARSERS: dict[str, Callable[[str], Any]] = {
     "ssl_ca_certs": str,
     "ssl_certfile": str,
     "ssl_keyfile": str,
     "ssl_cert_reqs": one_of({"required": "required", "optional": "optional", "none": "none"}),
-    "ssl_check_hostname": one_of(_TRUTH),
+    "ssl_check_hostname": one_of(_BOOLEANS),
 }
 
 
@@ -130,7 +132,7 @@ def _address(text: str) -> Address:
     match = re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^:,\[\]]*)(?::([0-9]{1,5}))?", text)
     port = int(match[2] or DEFAULT_PORT) if match else 0
     if not match or not 0 < port < 2**16:
-        # Not quoted: without an "@", what was meant as a password lands here.
+        # Not quoted: without an "@", a password would be parsed as an address.
         raise StoreConfigError("store URL address; accepted: host or host:port, the port a number from 1 to 65535")
     return Address(unquote(match[1].strip("[]")) or "localhost", port)
 
@@ -139,7 +141,7 @@ def _database(path: str, cluster: bool) -> dict[str, int]:
     if cluster and path not in ("", "/"):
         raise StoreConfigError("store URL database; accepted: none, a cluster has only one")
     if not re.fullmatch(r"/?|/[0-9]{1,9}", path):
-        # Not quoted: what follows an unescaped "/" in a password lands here.
+        # Not quoted: the rest of a password after an unescaped "/" would be parsed as a database.
         raise StoreConfigError("store URL database; accepted: a number, as in redis://host/0, and %2F in a password")
     return {"db": int(path[1:])} if path[1:] else {}
 

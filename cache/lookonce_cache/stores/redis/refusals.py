@@ -1,18 +1,18 @@
-"""What Redis says when it answers, and serves reads, but carries out no writes."""
+"""Recognise replies with which Redis refuses writes while it serves reads."""
 
 import re
 from typing import Any
 
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, ResponseError
 
-# redis-py takes the code off those errors that it has a class for, but for those that come out of a script.
+# redis-py strips the code of errors that it has a class for, except of those that come from a script.
 _CLASSES = {OutOfMemoryError: "oom", ReadOnlyError: "readonly", NoPermissionError: "noperm"}
 _CODE = re.compile(r"(?:^|[\s-])(MISCONF|NOREPLICAS|OOM|READONLY|NOPERM) ")
-_NO_RIGHT_IN_SCRIPT = "The user executing the script can't"  # of Redis 7, without a code
+_SCRIPT_NOPERM = "The user executing the script can't"  # of Redis 7, without a code
 
 
 def refusal_of(reply: Any) -> str | None:
-    """Why Redis does not carry out a write; None for a reply that does not say so.
+    """Return the reason for which Redis refuses a write; None for any other reply.
 
     - misconf: it cannot save its data to disk, and `stop-writes-on-bgsave-error` or its append-only file forbids more;
     - noreplicas: fewer replicas than `min-replicas-to-write` follow it;
@@ -25,7 +25,7 @@ def refusal_of(reply: Any) -> str | None:
     for kind, reason in _CLASSES.items():
         if isinstance(reply, kind):
             return reason
-    if _NO_RIGHT_IN_SCRIPT in str(reply):
+    if _SCRIPT_NOPERM in str(reply):
         return "noperm"
-    found = _CODE.search(str(reply))
-    return found[1].lower() if found else None
+    match = _CODE.search(str(reply))
+    return match[1].lower() if match else None

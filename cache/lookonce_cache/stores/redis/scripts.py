@@ -1,4 +1,4 @@
-"""What must happen in Redis in one step. All keys of a script are in one slot of a cluster."""
+"""Run Lua scripts, each of which changes several keys of one slot in one step."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from lookonce_cache.stores.redis.topology import Servers
 
 
 class Script:
-    """A Lua script, and the digest by which Redis knows it."""
+    """A Lua script and its digest, by which Redis caches it."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -20,8 +20,7 @@ class Script:
 
 # A put or lease that is sent again, because its reply was lost with the connection, finds its own work and succeeds.
 
-# What is at the key of a lease, or of the last one: its token, 32 hex digits; '' where there is nothing, or what is not
-# ours.
+# Returns the token at the key of a lease, 32 hex digits; '' if there is none, or a foreign value.
 _HOLDER_OF = """
 local function holder_of(key)
     local found = redis.pcall('GET', key)
@@ -29,10 +28,10 @@ local function holder_of(key)
 end
 """
 
-# The new value comes by SET, beside the old one, and is only renamed here: as an argument Lua would copy it twice, and
-# hold Redis ten times longer. It is taken under the lease; or where that has merely expired: there is no value, and the
-# lease was the last one that was taken, which it is no more once there was a delete. KEYS: value, lease, last lease,
-# new value. ARGV: token of the lease, TTL in ms or "", and the new value's last bytes, its checksum, to know it again.
+# Puts a value under a lease. The new value comes by SET, beside the old one, and is only renamed here: as an argument
+# Lua would copy it twice, and block Redis ten times longer. The lease must hold; or it has merely expired: there is no
+# value, and it is the last lease that was taken (a delete removes the last lease). KEYS: value, lease, last lease, new
+# value. ARGV: token of the lease, TTL in ms or "", and the checksum at the new value's end, to recognise it.
 PUT_UNDER_LEASE = Script(
     _HOLDER_OF
     + """
@@ -50,8 +49,8 @@ return redis.pcall('GETRANGE', value, -#digest, -1) == digest and 1 or 0
 """
 )
 
-# Its reply: 1, or 2 where it took the place of what was no lease, which has no end either; 0 while there is another.
-# KEYS: lease, last lease. ARGV: token, ms, ms that it is remembered as the last.
+# Takes a lease. Returns 1; 2 if it replaced a foreign value, or a lease that never expires; 0 if another one holds.
+# KEYS: lease, last lease. ARGV: token, ms, ms for which it is remembered as the last.
 TAKE_LEASE = Script(
     _HOLDER_OF
     + """
@@ -78,13 +77,13 @@ RENEW_LEASE = Script(
 # KEYS: lease, last lease.
 RELEASE_LEASE = Script(_HOLDER_OF + "return holder_of(KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1], KEYS[2]) or 0")
 
-# What is no index, under an index's name. KEYS: the index.
+# Removes a key of another type under an index's name. KEYS: the index.
 UNLINK_FOREIGN_INDEX = Script("""
 local found = redis.pcall('ZSCORE', KEYS[1], '')
 return type(found) == 'table' and string.find(found.err, 'WRONGTYPE') and redis.call('UNLINK', KEYS[1]) or 0
 """)
 
-# Of a sorted set: those members whose score is still the given one. ARGV: score, member, score, member, ...
+# Removes members of a sorted set whose score is still the given one. ARGV: score, member, score, member, ...
 REMOVE_UNCHANGED = Script("""
 for i = 1, #ARGV, 2 do
     if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[i + 1]) or 'nan') == tonumber(ARGV[i]) then
@@ -102,14 +101,17 @@ async def run(
     *,
     first: Command | None = None,
 ) -> Any:
-    """The script's reply, or the ResponseError in its place. Redis is sent the text only where it does not know it.
+    """Run a script, and send its text only if Redis does not have it.
 
     Args:
-        servers: where.
-        script: what.
-        keys: in one slot.
-        arguments: the script's.
-        first: a command sent before the script, in the same round trip; its error stands in the script's reply's place.
+        servers: the servers.
+        script: the script.
+        keys: its keys, all in one slot.
+        arguments: its arguments.
+        first: a command to send before the script, in the same round trip.
+
+    Returns:
+        The script's reply, or the ResponseError of the script or of `first`.
     """
     rest = (len(keys), *keys, *arguments)
     commands = [] if first is None else [first]

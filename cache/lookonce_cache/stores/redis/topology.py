@@ -1,4 +1,4 @@
-"""Which server a command goes to. A single server gets them all; for a cluster see redis_cluster.py."""
+"""Send commands to the right server, and check the replies."""
 
 from typing import Any, Protocol
 
@@ -12,34 +12,34 @@ from lookonce_cache.stores.redis.refusals import refusal_of
 
 
 class Servers(Protocol):
-    """One Redis server, or a cluster of them."""
+    """Send commands to one Redis server, or to the nodes of a cluster."""
 
     async def send(self, *commands: Command) -> list[Any]:
-        """The replies; see `Node.send`. Commands to one node are one round trip and run there in the order given.
+        """Send commands as `Node.send` does; those to one node are one round trip.
 
         Raises:
-            StoreUnavailableError: a node that was needed is unavailable; the other commands may have been carried out.
+            StoreUnavailableError: a node is unavailable; the commands to others may have been carried out.
         """
 
     def unavailable(self, error: Exception) -> StoreUnavailableError:
-        """See `Node.unavailable`."""
+        """Convert an error as `Node.unavailable` does."""
 
     async def ping(self) -> None:
-        """Return if every node works, and raise StoreUnavailableError if one does not, given up before or not."""
+        """Raise StoreUnavailableError unless every node works, despite open breakers."""
 
     async def close(self) -> None:
         """Close all connections."""
 
 
 class WrongTypeError(StoreUnavailableError):
-    """A key holds something else than the command is for."""
+    """A key holds a value of another type than the command's."""
 
 
-def checked(servers: Servers, reply: Any) -> Any:
-    """The reply.
+def check_reply(servers: Servers, reply: Any) -> Any:
+    """Return a reply that is no error.
 
     Raises:
-        WrongTypeError, StoreUnavailableError: it is an error.
+        WrongTypeError, StoreUnavailableError: the reply is an error.
     """
     if not isinstance(reply, ResponseError):
         return reply
@@ -47,51 +47,51 @@ def checked(servers: Servers, reply: Any) -> Any:
     raise WrongTypeError(str(failure)) if str(reply).startswith("WRONGTYPE") else failure
 
 
-def written(servers: Servers, reply: Any) -> Any:
-    """The reply to a command that writes.
+def check_write(servers: Servers, reply: Any) -> Any:
+    """Return the reply to a write.
 
     Raises:
-        WritesRefusedError: Redis takes no writes.
-        WrongTypeError, StoreUnavailableError: as `checked` does.
+        WritesRefusedError: Redis refuses writes.
+        WrongTypeError, StoreUnavailableError: the reply is another error.
     """
     reason = refusal_of(reply)
     if reason is not None:
         raise WritesRefusedError(reason, str(servers.unavailable(reply)))
-    return checked(servers, reply)
+    return check_reply(servers, reply)
 
 
-async def write_or_read(servers: Servers, observer: StoreObserver, command: Command, reading: Command) -> Any:
-    """The reply; where Redis takes no writes, that of the reading command: reads go on, and expiry is not put off.
+async def read_and_renew(servers: Servers, observer: StoreObserver, command: Command, fallback: Command) -> Any:
+    """Send a command that reads and renews, or only reads if Redis refuses writes.
 
     Raises:
-        WrongTypeError, StoreUnavailableError: as `checked` and `Servers.send` do.
+        WrongTypeError, StoreUnavailableError: see `check_reply` and `Servers.send`.
     """
     (reply,) = await servers.send(command)
     reason = refusal_of(reply)
     if reason is not None:
         observer.writes("redis", reason)
-        (reply,) = await servers.send(reading)
-    return checked(servers, reply)
+        (reply,) = await servers.send(fallback)
+    return check_reply(servers, reply)
 
 
 class SingleNode:
-    """See `Servers`."""
+    """Send all commands to one Redis server."""
 
     def __init__(self, options: RedisOptions, observer: StoreObserver) -> None:
         self._node = Node(options.addresses[0], options, observer)
 
     async def send(self, *commands: Command) -> list[Any]:
-        """See `Servers.send`."""
+        """Send as `Servers.send` says."""
         return await self._node.send(commands) if commands else []
 
     def unavailable(self, error: Exception) -> StoreUnavailableError:
-        """See `Servers.unavailable`."""
+        """Convert an error as `Servers.unavailable` says."""
         return self._node.unavailable(error)
 
     async def ping(self) -> None:
-        """See `Servers.ping`."""
+        """Ping as `Servers.ping` says."""
         await self._node.ping()
 
     async def close(self) -> None:
-        """See `Servers.close`."""
+        """Close as `Servers.close` says."""
         await self._node.close()

@@ -170,7 +170,7 @@ def _stream_answer(terminal: Terminal, stream: AnswerStream) -> None:
 
 
 def _progress(description: DescriptionStream) -> str:
-    """Return the progress of a description; a completed one has no text only for a moment."""
+    """Return the progress of a description before its first text."""
     return description.state if description.state != "completed" else "describing"
 
 

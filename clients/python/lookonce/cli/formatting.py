@@ -106,7 +106,7 @@ def format_bytes(count: int) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Format a duration in its largest whole unit: "59 s", "3 min"; 0 if it is negative."""
+    """Format a duration in its largest whole unit, such as "59 s" or "3 min"."""
     whole_seconds = max(0, int(seconds))
     length, unit = next((unit for unit in _UNITS if whole_seconds >= unit[0]), _UNITS[-1])
     return f"{whole_seconds // length} {unit}"

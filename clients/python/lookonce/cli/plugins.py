@@ -1,4 +1,4 @@
-"""Find and run the sub-commands of other packages, which are loaded only when called."""
+"""Find the sub-commands of other packages, and load one when it is called."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def find() -> dict[str, EntryPoint]:
 
 
 def run(command: EntryPoint, argv: list[str]) -> int:
-    """Load and call a sub-command, or name the package that it needs and how to install it."""
+    """Load and call a sub-command, or say how to install a package that it needs."""
     try:
         call = cast(Callable[[list[str]], int], command.load())
         return call(argv)

@@ -1,4 +1,4 @@
-"""Write to a terminal or a pipe: colours, progress, and no control characters of a model."""
+"""Write to a terminal or a pipe: colours, progress, no control characters."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Answers that follow a JSON Schema."""
+"""Hold answers to a JSON Schema."""

@@ -1,4 +1,4 @@
-"""Answers that are JSON of a schema: every engine decodes them under the same grammar, llguidance's."""
+"""Decode answers under the grammar of a JSON Schema, llguidance's."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from llguidance.hf import from_tokenizer
 from torch import Tensor
 
 from lookonce_cache import digest
-from lookonce_server.engines.structured import trial as schema_trial
+from lookonce_server.engines.structured import trial
 from lookonce_server.engines.structured.trial import CPU_SECONDS, MEMORY_BYTES, grammar_of, problem_of
 from lookonce_server.errors import EngineError, InvalidRequestError
 
@@ -28,7 +28,7 @@ _TRIAL_SECONDS = 60.0  # of the clock, on a machine that is busy
 
 
 class Grammars:
-    """The grammars of a model's vocabulary.
+    """Make the grammars of a model's vocabulary.
 
     Args:
         tokenizer: the model's.
@@ -51,10 +51,12 @@ class Grammars:
         """
         problem = _problem_of_text(schema) or await self._verdict(schema)
         if problem:
-            raise refused(problem)
+            raise schema_error(problem)
 
     def grammar(self, schema: str) -> "Grammar":
-        """The grammar of one answer. It takes milliseconds, if `check` has let the schema pass.
+        """Return the grammar of one answer.
+
+        It takes milliseconds, if `check` has let the schema pass.
 
         Raises:
             InvalidRequestError: see `check`.
@@ -62,14 +64,14 @@ class Grammars:
         tokenizer = self._tokenizer
         matcher = LLMatcher(tokenizer, grammar_of(schema), log_level=0)
         if problem := problem_of(matcher):
-            raise refused(problem)
+            raise schema_error(problem)
         return Grammar(matcher, tokenizer.eos_token)
 
     async def _verdict(self, schema: str) -> str | None:
         key = digest(schema.encode())
         if key not in self._verdicts:
             async with self._trials:
-                verdict = await _tried(schema)
+                verdict = await _try_compile(schema)
             if verdict is None:
                 await asyncio.to_thread(self.grammar, schema)
             self._verdicts[key] = verdict
@@ -80,7 +82,7 @@ class Grammars:
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:
-        """Made when first asked for: a large vocabulary takes a second or two, and not every tokenizer will do."""
+        """Return llguidance's tokenizer, made at the first schema: it takes seconds."""
         try:
             return from_tokenizer(self._hf_tokenizer, self._vocabulary)
         except Exception as error:
@@ -90,7 +92,7 @@ class Grammars:
 
 
 class Grammar:
-    """Where one answer stands in its grammar.
+    """The state of one answer in its grammar.
 
     Args:
         matcher: at the answer's begin.
@@ -101,21 +103,21 @@ class Grammar:
         self._matcher = matcher
         self.end = end
 
-    def masked(self, logits: Tensor) -> Tensor:
-        """Logits `[vocabulary]`, minus infinity for the tokens that must not come next.
+    def mask(self, logits: Tensor) -> Tensor:
+        """Return logits `[vocabulary]`, minus infinity for forbidden tokens.
 
         Raises:
             InvalidRequestError: the grammar has grown too complex on the way here.
         """
         allowed = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8)
         if problem := problem_of(self._matcher):
-            raise refused(problem)
+            raise schema_error(problem)
         forbidden = torch.ones(len(logits), dtype=torch.bool)  # where the model has more logits than there are tokens
         forbidden[: len(allowed)] = allowed[: len(logits)] == 0
         return logits.masked_fill(forbidden.to(logits.device), float("-inf"))
 
     def push(self, token: int) -> None:
-        """Take the token that came.
+        """Take the next token.
 
         Raises:
             InvalidRequestError: it must not come here: an engine that masks, and gives up on a grammar that has grown
@@ -123,29 +125,29 @@ class Grammar:
         """
         fits = self._matcher.is_accepting() if token == self.end else self._matcher.consume_token(token)
         if not fits:
-            raise refused(problem_of(self._matcher) or OUTGREW)
+            raise schema_error(problem_of(self._matcher) or OUTGREW)
 
 
-async def _tried(schema: str) -> str | None:
-    """What is wrong with a schema, if anything; see `schema_trial`."""
+async def _try_compile(schema: str) -> str | None:
+    """Return the problem of a schema, None if it has none; see `trial`."""
     pipe = asyncio.subprocess.PIPE
     process = None
     try:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", schema_trial.__name__, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL
+            sys.executable, "-m", trial.__name__, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL
         )
-        found, _ = await asyncio.wait_for(process.communicate(schema.encode()), _TRIAL_SECONDS)
+        output, _ = await asyncio.wait_for(process.communicate(schema.encode()), _TRIAL_SECONDS)
     except OSError as error:  # the one of a time that has run out is one of them
         raise EngineError(f"A JSON Schema could not be tried out: {type(error).__name__} {error}".strip()) from error
     finally:
         if process is not None and process.returncode is None:
             process.kill()
             await process.wait()
-    return found.decode() or (_OVER if process.returncode else None)
+    return output.decode() or (_OVER if process.returncode else None)
 
 
 def _problem_of_text(schema: str) -> str | None:
-    """What is wrong with a schema before anything is made of it."""
+    """Return the problem of a schema's text, None if it has none."""
     try:
         size = len(schema.encode())
         if size > MAX_BYTES:
@@ -163,13 +165,13 @@ def _problem_of_text(schema: str) -> str | None:
 def _problem_of_shape(schema: dict[str, Any]) -> str | None:
     level: list[Any] = [schema]
     for _ in range(MAX_DEPTH):
-        inside = [part for one in level for part in ([*one, *one.values()] if isinstance(one, dict) else one)]
+        inside = [part for node in level for part in ([*node, *node.values()] if isinstance(node, dict) else node)]
         if any(isinstance(part, str) and len(part) > MAX_TEXT for part in inside):
             return f"a name or text in it has more than {MAX_TEXT} characters"
         level = [part for part in inside if isinstance(part, dict | list)]
     return f"objects and lists are within each other more than {MAX_DEPTH} deep" if level else None
 
 
-def refused(problem: str) -> InvalidRequestError:
-    """The error of a schema."""
+def schema_error(problem: str) -> InvalidRequestError:
+    """Return the error of a schema."""
     return InvalidRequestError(f"The JSON Schema is not accepted: {problem.rstrip('.')}.", param="response_format")

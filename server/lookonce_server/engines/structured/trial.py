@@ -1,4 +1,6 @@
-"""Compiles a JSON Schema in a process of its own, which may die of it: `python -m ...engines.schema_trial`.
+"""Compile a JSON Schema in a process of its own, which may die of it.
+
+It is run as `python -m lookonce_server.engines.structured.trial`.
 
 A schema's size does not tell what it costs: forty bytes (`minItems` of a thousand million) want all the memory there
 is, and a few kilobytes of merged `allOf` compile for minutes. So the first process to compile a schema is this one,
@@ -18,7 +20,9 @@ MEMORY_BYTES = 1024**3  # of address space
 
 
 def grammar_of(schema: str) -> str:
-    """llguidance's grammar of a JSON Schema: compact JSON, since models that are free to may write spaces forever.
+    """Return llguidance's grammar of a JSON Schema.
+
+    JSON is compact, since models that are free to may write spaces forever.
 
     Raises:
         ValueError: it is no JSON object.
@@ -27,13 +31,13 @@ def grammar_of(schema: str) -> str:
 
 
 def problem_of(matcher: LLMatcher) -> str:
-    """What a matcher fails at, "" if at nothing; llguidance goes on to tell its whole state, the answer included."""
+    """Return a matcher's problem without the state it tells, "" if it has none."""
     error = matcher.get_error().partition("\n<state>")[0].strip()
     return "no JSON fits it" if error.startswith("NoExtension") else error
 
 
 def main() -> None:
-    """The process."""
+    """Try the schema on standard input."""
     schema = sys.stdin.buffer.read().decode()
     tokenizer = LLTokenizer("byte")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -46,7 +50,7 @@ def main() -> None:
 
 
 def _problem(schema: str, tokenizer: LLTokenizer) -> str:
-    """Of compiling, and of the first steps, which every answer takes: some schemas fail only there."""
+    """Return the problem of compiling a schema, or of an answer's first steps."""
     matcher = LLMatcher(tokenizer, grammar_of(schema), log_level=0)
     if not matcher.is_error() and matcher.consume_tokens(list(matcher.compute_ff_bytes())):
         matcher.compute_bitmask()

@@ -1,4 +1,4 @@
-"""The embedded engine: transformers, in process, on a CPU or one GPU."""
+"""Run models on transformers, in process, on a CPU or one GPU."""
 
 from lookonce_server.engines.transformers.engine import TransformersEngine
 

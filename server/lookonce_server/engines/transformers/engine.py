@@ -1,6 +1,7 @@
-"""The embedded engine: passes as generators, run step by step by the worker's thread."""
+"""Run passes as generators, step by step, in the scheduler's thread."""
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -9,22 +10,22 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from lookonce_cache import CompressedContext
-from lookonce_pruning import AttentionRecorder, PruningError, compress, get_selection, kept_count
+from lookonce_pruning import AttentionRecorder, PruningError
 from lookonce_server.engines.base import (
     Answer,
     DescribePlan,
-    Description,
-    Heard,
     ModelFacts,
+    OnText,
     Piece,
     Sampling,
     Started,
-    unheard,
+    ignore_text,
 )
 from lookonce_server.engines.conversation import Conversation
+from lookonce_server.engines.description import Description, pack_prompt
 from lookonce_server.engines.geometry import image_crop
 from lookonce_server.engines.prefix import PrefixCache, PrefixKV, check_prefix
-from lookonce_server.engines.prompts import DescribeTurn, Prompt, PromptRenderer, common_prefix
+from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.structured.grammar import Grammars
 from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
@@ -34,14 +35,16 @@ from lookonce_server.engines.transformers.scheduler import PassScheduler
 from lookonce_server.engines.transformers.selfcheck import check_model
 from lookonce_server.errors import EngineEndedError, EngineError
 
+_log = logging.getLogger(__name__)
+
 
 class TransformersEngine:
-    """Implements `Engine` on transformers; see `load`.
+    """Implement `Engine` on transformers; see `load`.
 
     Args:
         loaded: the model.
         max_running: passes in work at once.
-        max_queue: passes that wait or run before more are refused.
+        max_queue: passes of each kind, see `Admission`.
         allow_control_tokens: see `PromptRenderer`.
     """
 
@@ -58,11 +61,11 @@ class TransformersEngine:
             fingerprint=loaded.fingerprint,
             num_layers=self._runner.num_layers,
             max_tokens=self._runner.max_tokens,
-            framing=image_crop(loaded.processor),
+            image_crop=image_crop(loaded.processor),
             vocabulary=loaded.model.config.get_text_config().vocab_size,
         )
         self.registry: CollectorRegistry | None = None
-        self._worker = PassScheduler(max_running=max_running, max_queue=max_queue)
+        self._scheduler = PassScheduler(max_running=max_running, max_queue=max_queue)
 
     @classmethod
     async def load(cls, name: str, *, dtype: torch.dtype, device: str, describe_prompt: str, **options: Any) -> Self:
@@ -78,14 +81,16 @@ class TransformersEngine:
         Raises:
             ModelRefusedError: it cannot; the message says why.
         """
+        _log.info("Loading the model: %s on %s.", str(dtype).removeprefix("torch."), device)
         loaded = await asyncio.to_thread(load_model, name, dtype=dtype, device=device)
+        _log.info("Checking the model: answers from a context must be those of the whole image.")
         await asyncio.to_thread(check_model, loaded, describe_prompt)
         return cls(loaded, **options)
 
     @property
     def queue_depth(self) -> int:
-        """Passes that wait or run."""
-        return self._worker.depth
+        """Return the passes that wait or run."""
+        return self._scheduler.admission.depth
 
     def token_text(self, token: int) -> str:
         """See `Engine.token_text`."""
@@ -101,29 +106,29 @@ class TransformersEngine:
 
     async def ping(self) -> None:
         """See `Engine.ping`."""
-        if not self._worker.alive:
+        if not self._scheduler.alive:
             raise EngineEndedError
 
     async def close(self) -> None:
-        """Stop the worker."""
-        await asyncio.to_thread(self._worker.close)
+        """Stop the thread."""
+        await asyncio.to_thread(self._scheduler.close)
 
     def full(self, conversation: Conversation, image: Image.Image | None, sampling: Sampling, tenant: str) -> Answer:
-        """See `Engine.full`. Nothing is kept between passes, whosever they are."""
-        return self._worker.run(self._full(conversation, image, sampling))
+        """See `Engine.full`; nothing is kept between passes."""
+        return self._scheduler.run(self._full(conversation, image, sampling))
 
     def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
         """See `Engine.answer`."""
-        return self._worker.run(self._answer(context, conversation, sampling))
+        return self._scheduler.run(self._answer(context, conversation, sampling))
 
     async def describe(
-        self, image: Image.Image, plan: DescribePlan, tenant: str, heard: Heard = unheard
+        self, image: Image.Image, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
     ) -> Description:
         """See `Engine.describe`."""
-        async for event in self._worker.run(self._describe(image, plan), background=True):
+        async for event in self._scheduler.run(self._describe(image, plan), background=True):
             if isinstance(event, Description):
                 return event
-            heard(event)
+            on_text(event)
         raise EngineError("The describe pass ended without a result.")
 
     def _full(
@@ -139,17 +144,17 @@ class TransformersEngine:
     ) -> Iterator[Started | Piece]:
         turn = self._prompts.describe_turn(context.identity.describe_prompt)
         check_prefix(context, turn.digest)
-        ids = self._prompts.continuation(context.identity.describe_prompt, conversation)
+        ids = self._prompts.continuation(context.identity.describe_prompt, conversation, turn)
         computed = ids.shape[1]
         sampling = self.facts.fit(context.tokens + computed, sampling)
-        full_tokens = self._prompts.full_tokens(conversation, context.image_tokens)
-        whole = self._shared(turn.prefix).before(context)
-        yield Started(context.tokens + computed, computed, full_tokens)
-        cache = self._runner.cache_of(whole.keys, whole.values)
-        yield from self._decode(self._runner.extend(cache, whole.tokens, ids), sampling)
+        full_prompt_tokens = self._prompts.full_prompt_tokens(conversation, context.image_tokens)
+        dense = self._prefix_kv(turn.prefix).with_prefix(context)
+        yield Started(context.tokens + computed, computed, full_prompt_tokens)
+        cache = self._runner.cache_of(dense.keys, dense.values)
+        yield from self._decode(self._runner.extend(cache, dense.tokens, ids), sampling)
 
-    def _shared(self, prefix: tuple[int, ...]) -> PrefixKV:
-        return self._prefixes.get(prefix) or self._prefixes.keep(prefix, self._runner.shared(prefix))
+    def _prefix_kv(self, prefix: tuple[int, ...]) -> PrefixKV:
+        return self._prefixes.get(prefix) or self._prefixes.keep(prefix, self._runner.prefix_kv(prefix))
 
     def _decode(self, state: State, sampling: Sampling) -> Iterator[Piece]:
         sampler = Sampler(sampling)
@@ -157,7 +162,7 @@ class TransformersEngine:
         ends = self._end_ids | {grammar.end} if grammar else self._end_ids
         text = TextStream(self._prompts.tokenizer, sampling, ends)
         while True:
-            logits = grammar.masked(state.logits) if grammar else state.logits
+            logits = grammar.mask(state.logits) if grammar else state.logits
             token = sampler.pick(logits)
             if grammar:
                 grammar.push(token)
@@ -168,10 +173,10 @@ class TransformersEngine:
             state = self._runner.extend(state.cache, state.next_position, torch.tensor([[token]]))
 
     def _describe(self, image: Image.Image, plan: DescribePlan) -> Iterator[str | Description]:
-        """The text's pieces, one a step, so that other passes get their turns; the description as the last event."""
+        """Yield the text's pieces, one a step, and the description at last."""
         yield ""
         turn = self._prompts.describe_turn(plan.prompt)
-        prompt = self._prompts.shown(turn, image)
+        prompt = self._prompts.process_turn(turn, image)
         sampling = self.facts.fit(prompt.tokens, Sampling(plan.max_tokens))
         recorder = AttentionRecorder(
             self._runner.model,
@@ -185,53 +190,28 @@ class TransformersEngine:
             state = self._runner.prefill(prompt)
         next_position = state.next_position
         text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
-        said = []
+        pieces = []
         while True:
             token = int(state.logits.argmax())
             piece = text.push(token)
-            said.append(piece.text)
+            pieces.append(piece.text)
             yield piece.text
             if piece.finish_reason:
                 break
             with recorder:
                 state = self._runner.extend(state.cache, state.next_position, torch.tensor([[token]]))
-        yield self._compressed(turn, prompt, state, next_position, recorder, plan, "".join(said))
-
-    def _compressed(
-        self,
-        turn: DescribeTurn,
-        prompt: Prompt,
-        state: State,
-        next_position: int,
-        recorder: AttentionRecorder,
-        plan: DescribePlan,
-        text: str,
-    ) -> Description:
         try:
             scores = recorder.scores(plan.rows)
-            kept = get_selection(plan.selection).select(scores, kept_count(plan.retention, len(prompt.image_positions)))
+            packed = pack_prompt(
+                scores,
+                *stacked(state.cache, prompt.tokens),
+                selection=plan.selection,
+                retention=plan.retention,
+                prompt_length=prompt.tokens,
+                image_positions=prompt.image_positions,
+                inv_freq=self._runner.inv_freq,
+                next_position=next_position,
+            )
         except PruningError as error:
             raise EngineError(f"The describe pass could not be recorded: {error}") from error
-        keys, values = stacked(state.cache, prompt.tokens)
-        packed = compress(
-            keys,
-            values,
-            prompt_length=prompt.tokens,
-            image_positions=prompt.image_positions,
-            kept=kept,
-            inv_freq=self._runner.inv_freq,
-            next_position=next_position,
-        )
-        shared = len(common_prefix(turn.prefix, prompt.ids))
-        return Description(
-            text=text.strip(),
-            keys=packed.keys[:, :, shared:].cpu().contiguous(),
-            values=packed.values[:, :, shared:].cpu().contiguous(),
-            shared_tokens=shared,
-            template_digest=turn.digest,
-            moved_by=packed.moved_by,
-            kept=kept.to(torch.int32).cpu(),
-            scores=scores.values.mean(dim=0),
-            grid=prompt.grid,
-            prompt_tokens=prompt.tokens,
-        )
+        yield packed.describe("".join(pieces), turn, prompt.ids)

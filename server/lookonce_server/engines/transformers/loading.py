@@ -1,4 +1,4 @@
-"""Loading a checkpoint."""
+"""Load a checkpoint."""
 
 from itertools import chain
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ class LoadedModel(NamedTuple):
 
 
 def load_model(name: str, *, dtype: torch.dtype, device: str) -> LoadedModel:
-    """Load any image-text-to-text checkpoint of transformers, from safetensors only.
+    """Load an image-text-to-text checkpoint of transformers, from safetensors.
 
     Raises:
         ModelRefusedError: it cannot be found, is no such checkpoint, or is changed meanwhile; the device is not there.
@@ -45,7 +45,7 @@ def load_model(name: str, *, dtype: torch.dtype, device: str) -> LoadedModel:
 
 
 def check_device(name: str) -> None:
-    """Return if this machine has a device, and this torch can use it.
+    """Raise ModelRefusedError unless this torch can use a device.
 
     Raises:
         ModelRefusedError: it has not, or cannot; the message says which there are.
@@ -69,7 +69,9 @@ def check_device(name: str) -> None:
 
 @torch.no_grad()
 def _own_memory(model: PreTrainedModel) -> None:
-    """Copy the weights out of the file's mapping: whoever overwrote the file would change the running model.
+    """Copy the weights out of the file's mapping.
+
+    Whoever overwrote the file would else change the running model.
 
     One tensor at a time, so that never more than one is there twice beside the file's pages, which the kernel may drop.
     """

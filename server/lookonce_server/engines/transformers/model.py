@@ -1,4 +1,4 @@
-"""The model's forward passes, one image or context at a time, with explicit positions.
+"""Run forward passes with explicit positions, one sequence at a time.
 
 Invariant: positions are always given by the caller, never taken from state that the model keeps between calls (Qwen-VL
 models keep `rope_deltas`), since passes of different requests take turns on one model.
@@ -25,7 +25,7 @@ class State(NamedTuple):
 
 
 class ModelRunner:
-    """Runs one model.
+    """Run one model.
 
     Args:
         model: of transformers, in evaluation mode.
@@ -54,7 +54,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def extend(self, state_cache: DynamicCache, next_position: int, ids: Tensor) -> State:
-        """Run `ids` `[1, tokens]` after what a cache holds."""
+        """Run `ids` `[1, tokens]` after the tokens in a cache."""
         count = ids.shape[1]
         output = self.model(
             input_ids=ids.to(self.model.device),
@@ -66,14 +66,14 @@ class ModelRunner:
         return State(state_cache, next_position + count, output.logits[0, -1])
 
     def cache_of(self, keys: Tensor, values: Tensor) -> DynamicCache:
-        """A cache that starts with a context's keys and values, `[layers, kv_heads, tokens, head_dim]`."""
+        """Build a cache of keys and values, `[layers, kv_heads, tokens, head_dim]`."""
         cache = DynamicCache()
         for layer in range(self.num_layers):
             cache.update(self._placed(keys[layer])[None], self._placed(values[layer])[None], layer)
         return cache
 
-    def shared(self, prefix: Sequence[int]) -> PrefixKV:
-        """Keys and values of the tokens before an image, on the model's device; there may be none."""
+    def prefix_kv(self, prefix: Sequence[int]) -> PrefixKV:
+        """Compute the tokens before an image, on the model's device; maybe none."""
         ids = torch.tensor([[*prefix] or [0]])  # of no tokens there is no pass: take the shape from one
         text = Prompt({"input_ids": ids}, torch.empty(0, dtype=torch.int64), (0, 0))
         return PrefixKV(*stacked(self.prefill(text).cache, len(prefix)), self.inv_freq)
@@ -83,12 +83,12 @@ class ModelRunner:
         return tensor.to(self.model.device, dtype)
 
     def positions(self, first: int, count: int) -> Tensor:
-        """RoPE positions of text tokens: `[1, count]`, or `[3, 1, count]` in M-RoPE."""
+        """Return RoPE positions of text: `[1, count]`, or `[3, 1, count]` in M-RoPE."""
         positions = torch.arange(first, first + count, device=self.model.device)
         return positions.expand(self._position_rows, 1, -1) if self._position_rows > 1 else positions[None]
 
     def _rope_delta(self, has_image: bool) -> int:
-        """How far the next position is from the token count.
+        """Return the distance of the next position from the token count.
 
         M-RoPE counts an image's rows and columns, not its tokens.
         """
@@ -97,7 +97,7 @@ class ModelRunner:
 
 
 def stacked(cache: DynamicCache, length: int) -> tuple[Tensor, Tensor]:
-    """The first `length` keys and values that a cache holds, each `[layers, kv_heads, length, head_dim]`."""
+    """Return a cache's first keys and values, `[layers, kv_heads, length, dim]`."""
     layers: list[Any] = cache.layers
     return (
         torch.stack([layer.keys[0, :, :length] for layer in layers]),

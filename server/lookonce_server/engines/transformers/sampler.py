@@ -1,4 +1,4 @@
-"""From logits to the next token."""
+"""Pick the next token from logits."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ _COLDEST = 1e-4  # below it sampling is greedy: logits divided by less overflow
 
 
 class Sampler:
-    """Picks an answer's tokens one after the other.
+    """Pick an answer's tokens one after the other.
 
     Greedy at temperature 0, else from what min_p, top_k and top_p leave of the tempered distribution; in both cases the
     tokens picked before are penalised.
@@ -44,7 +44,7 @@ class Sampler:
             self._generator.manual_seed(sampling.seed)
 
     def pick(self, logits: Tensor) -> int:
-        """A token id, of logits `[vocabulary]`."""
+        """Pick a token id from logits `[vocabulary]`."""
         scores = self._processed(logits) if self._processors else logits
         if self._greedy:
             token = int(scores.argmax())
@@ -54,14 +54,14 @@ class Sampler:
         return token
 
     def logprob(self, logits: Tensor, token: int) -> TokenLogprob | None:
-        """What the model made of a token, of the logits `[vocabulary]` it was picked of; None where nobody asked."""
+        """Return a token's log-probability in logits `[vocabulary]`, if asked for."""
         if self._logprobs is None:
             return None
         logprobs = logits.float().log_softmax(-1)
         # Of the logits, as `pick` does: the subtraction may round neighbours to the same logprob.
         likeliest = logits.topk(min(self._logprobs, len(logits))).indices
         top = zip(likeliest.tolist(), logprobs[likeliest].tolist(), strict=True)
-        return TokenLogprob(token, float(logprobs[token]), tuple(one for one in top if one[1] > float("-inf")))
+        return TokenLogprob(token, float(logprobs[token]), tuple(pair for pair in top if pair[1] > float("-inf")))
 
     def _processed(self, logits: Tensor) -> Tensor:
         process: Any = self._processors  # its types name legacy tensor classes
@@ -70,7 +70,7 @@ class Sampler:
 
 
 def _warpers(sampling: Sampling) -> list[LogitsProcessor]:
-    """What leaves the tokens that are sampled from, in vLLM's order: each looks at what the one before has left."""
+    """List the processors of sampling, in vLLM's order."""
     warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(sampling.temperature)]
     if sampling.min_p > 0:
         warpers.append(MinPLogitsWarper(sampling.min_p))
@@ -82,7 +82,7 @@ def _warpers(sampling: Sampling) -> list[LogitsProcessor]:
 
 
 class _Bias(LogitsProcessor):
-    """OpenAI's logit_bias: what is added to the logits of single tokens."""
+    """Add OpenAI's logit_bias to the logits of single tokens."""
 
     def __init__(self, bias: Mapping[int, float]) -> None:
         self._tokens = torch.tensor(list(bias))
@@ -93,7 +93,9 @@ class _Bias(LogitsProcessor):
 
 
 class _Penalties(LogitsProcessor):
-    """OpenAI's presence and frequency penalty, which transformers does not have.
+    """Apply OpenAI's presence and frequency penalty.
+
+    transformers does not have them.
 
     Its `input_ids` `[1, picked]` are the answer's tokens alone, without the prompt.
     """

@@ -1,4 +1,4 @@
-"""One thread that runs passes, a step at a time: fair, bounded, cancellable.
+"""Run passes in one thread, a step at a time: fair, bounded, cancellable.
 
 A pass is a generator that yields after every forward of the model. The passes in work take turns, so a short answer
 never waits for a long one to end. Background passes run one after the other, when nobody waits. While others are in
@@ -15,25 +15,27 @@ from typing import Generic, TypeVar
 
 import torch
 
-from lookonce_server.errors import EngineEndedError, EngineError, OverloadedError, ServerError
+from lookonce_server.engines.admission import Admission
+from lookonce_server.errors import EngineEndedError, EngineError, ServerError
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
 class _Done:
-    """Marks the end of a pass's events, with the error that ended it, if one did."""
+    """The end of a pass's events, with the error that ended it, if any."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
 class _Pass(Generic[T]):
-    """A submitted pass and the way back to its event loop."""
+    """A submitted pass and its way back to the event loop."""
 
     def __init__(self, work: Iterator[T], *, background: bool) -> None:
         self.work = work
         self.background = background
+        self.begun = False  # its first step has been taken
         self.cancelled = False
         self.events: asyncio.Queue[T | _Done] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
@@ -46,11 +48,11 @@ class _Pass(Generic[T]):
 
 
 class PassScheduler:
-    """Runs passes in a thread of its own.
+    """Run passes in a thread of its own.
 
     Args:
         max_running: passes in work at once: each holds a KV cache.
-        max_queue: passes that may wait or run before more are refused.
+        max_queue: passes of each kind, see `Admission`.
         background_after: turns of others that a background pass lets go before it asks for its own.
         background_every: from then on, while others are in work, every how many turns it gets one.
     """
@@ -58,8 +60,8 @@ class PassScheduler:
     def __init__(
         self, *, max_running: int, max_queue: int, background_after: int = 32, background_every: int = 4
     ) -> None:
+        self.admission = Admission(max_queue)
         self._max_running = max_running
-        self._max_queue = max_queue
         self._background_after = background_after
         self._background_every = background_every
         self._passed_over = 0  # turns of others since the first background pass came to its place
@@ -75,37 +77,34 @@ class PassScheduler:
         self._thread.start()
 
     @property
-    def depth(self) -> int:
-        """Passes that wait or run."""
-        return len(self._waiting) + len(self._running) + len(self._background) + (self._current is not None)
-
-    @property
     def alive(self) -> bool:
-        """Whether passes are run."""
+        """Tell whether passes are run."""
         return self._thread.is_alive() and not self._ended
 
     async def run(self, work: Iterator[T], *, background: bool = False) -> AsyncGenerator[T]:
-        """The events of a pass, as they come. Closing the iterator cancels the pass at its next step.
+        """Yield the events of a pass, as they come.
+
+        Closing the iterator gives the pass's place back at once. A pass that has begun ends at its next step, and one
+        that has not never begins.
 
         Raises:
             OverloadedError: the queue is full.
             EngineError: the pass failed with an error that is not ours; it is logged.
             EngineEndedError: the thread has ended.
         """
-        submitted: _Pass[T] = _Pass(work, background=background)
-        self._submit(submitted)
-        try:
-            while not isinstance(event := await submitted.events.get(), _Done):
-                yield event
-            if event.error is not None:
-                raise event.error
-        finally:
-            submitted.cancelled = True
-            with self._wake, contextlib.suppress(ValueError):
-                self._waiting.remove(submitted)  # type: ignore[arg-type]
+        with self.admission.admit(background=background):
+            submitted: _Pass[T] = _Pass(work, background=background)
+            self._submit(submitted)
+            try:
+                while not isinstance(event := await submitted.events.get(), _Done):
+                    yield event
+                if event.error is not None:
+                    raise event.error
+            finally:
+                self._cancel(submitted)
 
     def close(self) -> None:
-        """End the thread after its current step; passes that are left end with EngineError."""
+        """End the thread after its current step; the passes left get EngineError."""
         with self._wake:
             self._closed = True
             self._wake.notify()
@@ -118,14 +117,19 @@ class PassScheduler:
                 raise EngineError("The server is shutting down.")
             if self._ended:
                 raise EngineEndedError
-            if self.depth >= self._max_queue:
-                raise OverloadedError(f"{self.depth} requests are in work already, as many as this server takes on.")
             queue = self._background if submitted.background else self._waiting
             queue.append(submitted)  # type: ignore[arg-type]
             self._wake.notify()
 
+    def _cancel(self, submitted: _Pass[T]) -> None:
+        """Drop a pass that has not begun; another one ends at its next step."""
+        submitted.cancelled = True
+        with self._wake, contextlib.suppress(ValueError):
+            if not submitted.begun:
+                (self._background if submitted.background else self._waiting).remove(submitted)  # type: ignore[arg-type]
+
     def _run(self) -> None:
-        """Run passes; whatever ends that is told to all that wait for one."""
+        """Run passes, and tell everything that waits if they end."""
         try:
             self._run_passes()
         except BaseException as error:
@@ -154,9 +158,9 @@ class PassScheduler:
                 current.post(end)
 
     def _next(self) -> "_Pass[object] | None":
-        """The pass whose turn it is, taken out of its queue; None at the end."""
+        """Take the pass whose turn it is out of its queue; None at the end."""
         with self._wake:
-            while not (self._closed or self.depth):
+            while not (self._closed or self._waiting or self._running or self._background):
                 self._wake.wait()
             if self._closed:
                 return None
@@ -165,16 +169,17 @@ class PassScheduler:
             self._turn += 1
             due = self._background and self._background_is_due()
             self._current = (self._background if due else self._running).popleft()
+            self._current.begun = True
             return self._current
 
     def _background_is_due(self) -> bool:
-        if not self._running:
+        if not self._running or self._background[0].cancelled:
             return True
         self._passed_over += 1
         return self._passed_over > self._background_after and self._turn % self._background_every == 0
 
     def _step(self, current: _Pass[object]) -> _Done | None:
-        """One step of a pass, and its end if that was the last one."""
+        """Take one step of a pass; return its end if that was the last one."""
         try:
             if current.cancelled:
                 current.work.close()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The start-up self-check: a model on which re-prompting is not exact is refused, with the reason.
+"""Refuse a model on which re-prompting is not exact, at the start.
 
 What re-prompting stands on is tried on the model itself with a picture of noise:
 
@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lookonce_pruning import AttentionRecorder, PruningError, check_rotation, compress, rotate_keys
+from lookonce_pruning import AttentionRecorder, ImageScores, PruningError, check_rotation, rotate_keys
 from lookonce_server.engines.conversation import Conversation, Turn
-from lookonce_server.engines.prefix import PrefixKV
-from lookonce_server.engines.prompts import Prompt, PromptRenderer, common_prefix
+from lookonce_server.engines.description import PackedPrompt, pack_prompt
+from lookonce_server.engines.prompts import DescribeTurn, Prompt, PromptRenderer
 from lookonce_server.engines.transformers.loading import LoadedModel
-from lookonce_server.engines.transformers.model import ModelRunner, State, stacked
+from lookonce_server.engines.transformers.model import ModelRunner, stacked
 from lookonce_server.errors import ModelRefusedError
 
 _QUESTION = Conversation((Turn("user", "", has_image=True), Turn("user", "What color is it?")))
@@ -41,38 +41,49 @@ def check_model(loaded: LoadedModel, describe_prompt: str) -> None:
 
 
 class _Described(NamedTuple):
-    """A describe prompt, run on the model."""
+    """A describe prompt, run on the model with all its attention recorded."""
 
     runner: ModelRunner
+    turn: DescribeTurn
     prompt: Prompt
     keys: Tensor  # [layers, kv_heads, tokens, head_dim]
     values: Tensor  # like keys
     next_position: int  # RoPE position of the next token
-    shared: PrefixKV
+    scores: ImageScores
 
-    def packed(self, kept: Tensor, after: Tensor, *, last: bool) -> Tensor:
-        """Logits of what comes `after` a context with these image tokens.
-
-        `last` moves both to the end of the model's positions.
-        """
-        packed = compress(
+    def packed(self, retention: float) -> PackedPrompt:
+        """Pack the prompt as describe passes do."""
+        return pack_prompt(
+            self.scores,
             self.keys,
             self.values,
+            selection="uniform",
+            retention=retention,
             prompt_length=self.prompt.tokens,
             image_positions=self.prompt.image_positions,
-            kept=kept[None],
             inv_freq=self.runner.inv_freq,
             next_position=self.next_position,
         )
-        stored_keys, stored_values = (part[:, :, self.shared.tokens :] for part in (packed.keys, packed.values))
-        whole = self.shared.joined(stored_keys, stored_values, packed.moved_by)
-        moved = max(0, self.runner.max_tokens - whole.tokens - after.shape[1]) if last else 0
-        cache = self.runner.cache_of(rotate_keys(whole.keys, self.runner.inv_freq, moved), whole.values)
-        return self.runner.extend(cache, whole.tokens + moved, after).logits
 
-    def gapped(self, kept: Tensor, after: Tensor) -> Tensor:
-        """The same at the original positions, with gaps where image tokens were dropped."""
-        columns = _without(self.prompt, kept)
+    def answer(self, packed: PackedPrompt, after: Tensor, *, last: bool) -> Tensor:
+        """Return the logits after a context and its continuation, `[vocabulary]`.
+
+        Args:
+            packed: the context.
+            after: [1, tokens], ids.
+            last: whether both are moved to the end of the model's positions.
+        """
+        described = packed.describe("", self.turn, self.prompt.ids)
+        prefix = self.runner.prefix_kv(self.turn.prefix[: described.num_prefix_tokens])
+        keys, values = (part.to(prefix.keys.device) for part in (described.keys, described.values))
+        dense = prefix.join(keys, values, described.position_shift)
+        shift = max(0, self.runner.max_tokens - dense.tokens - after.shape[1]) if last else 0
+        cache = self.runner.cache_of(rotate_keys(dense.keys, self.runner.inv_freq, shift), dense.values)
+        return self.runner.extend(cache, dense.tokens + shift, after).logits
+
+    def answer_with_gaps(self, kept: Tensor, after: Tensor) -> Tensor:
+        """Return the same at the original positions, with gaps in the image."""
+        columns = _drop_image_tokens(self.prompt, kept)
         cache = self.runner.cache_of(self.keys[:, :, columns], self.values[:, :, columns])
         return self.runner.extend(cache, self.next_position, after).logits
 
@@ -85,30 +96,26 @@ def _check(loaded: LoadedModel, describe_prompt: str) -> None:
     prompts.check_template(describe_prompt)
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     turn = prompts.describe_turn(describe_prompt)
-    prompt = prompts.shown(turn, Image.fromarray(noise))
+    prompt = prompts.process_turn(turn, Image.fromarray(noise))
     if not len(prompt.image_positions):
         raise ModelRefusedError("The chat template or the processor puts no image tokens in the prompt.")
-    after = prompts.continuation(describe_prompt, _QUESTION)
-    state = _recorded(runner, prompt)
-    keys, values = stacked(state.cache, prompt.tokens)
-    shared = runner.shared(common_prefix(turn.prefix, prompt.ids))
-    described = _Described(runner, prompt, keys, values, state.next_position, shared)
-    everything = torch.arange(len(prompt.image_positions))
-    half = everything[::2]
-    full = runner.prefill(_joined(prompt, after)).logits
-    for kept, expected, what in (
+    after = prompts.continuation(describe_prompt, _QUESTION, turn)
+    described = _describe(runner, turn, prompt)
+    everything, half = (described.packed(retention) for retention in (1.0, 0.5))
+    full = runner.prefill(_join(prompt, after)).logits
+    gapped = described.answer_with_gaps(half.kept[0].long(), after)
+    for packed, expected, what in (
         (everything, full, "with everything kept, the full pass"),
-        (half, described.gapped(half, after), "with half of the image dropped, the original positions"),
+        (half, gapped, "with half of the image dropped, the original positions"),
     ):
-        _compare(described.packed(kept, after, last=False), expected, what)
-        _compare(described.packed(kept, after, last=True), expected, f"{what}, at the model's last positions", far=True)
+        _compare(described.answer(packed, after, last=False), expected, what)
+        _compare(
+            described.answer(packed, after, last=True), expected, f"{what}, at the model's last positions", far=True
+        )
 
 
-def _recorded(runner: ModelRunner, prompt: Prompt) -> State:
-    """Run a prompt with all its attention recorded.
-
-    Attention that is not plainly causal is refused, as each describe pass would.
-    """
+def _describe(runner: ModelRunner, turn: DescribeTurn, prompt: Prompt) -> _Described:
+    """Run a prompt, and refuse attention that is not plainly causal."""
     with AttentionRecorder(
         runner.model,
         image_positions=prompt.image_positions,
@@ -117,12 +124,12 @@ def _recorded(runner: ModelRunner, prompt: Prompt) -> State:
         grid=prompt.grid,
     ) as recorder:
         state = runner.prefill(prompt)
-    recorder.scores()
-    return state
+    keys, values = stacked(state.cache, prompt.tokens)
+    return _Described(runner, turn, prompt, keys, values, state.next_position, recorder.scores())
 
 
-def _joined(prompt: Prompt, after: Tensor) -> Prompt:
-    """The prompt and what follows it as one prompt; inputs that have a value a token are lengthened."""
+def _join(prompt: Prompt, after: Tensor) -> Prompt:
+    """Join a prompt and its continuation, and lengthen inputs of a value a token."""
     inputs = dict(prompt.inputs)
     for name, value in prompt.inputs.items():
         if value.shape == prompt.inputs["input_ids"].shape:
@@ -131,17 +138,17 @@ def _joined(prompt: Prompt, after: Tensor) -> Prompt:
     return prompt._replace(inputs=inputs)
 
 
-def _without(prompt: Prompt, kept: Tensor) -> Tensor:
-    """The prompt's positions when only the `kept` image tokens stay."""
+def _drop_image_tokens(prompt: Prompt, kept: Tensor) -> Tensor:
+    """Return the prompt's positions with only the `kept` image tokens."""
     stays = torch.ones(prompt.tokens, dtype=torch.bool)
     stays[prompt.image_positions] = False
     stays[prompt.image_positions[kept]] = True
     return stays.nonzero().flatten()
 
 
-def _compare(found: Tensor, expected: Tensor, what: str, *, far: bool = False) -> None:
-    """Raise ModelRefusedError unless the logits agree; `far` off the model's own angles are less exact."""
-    error = float((found.float() - expected.float()).norm() / expected.float().norm())
+def _compare(actual: Tensor, expected: Tensor, what: str, *, far: bool = False) -> None:
+    """Raise ModelRefusedError unless logits agree; `far` positions are less exact."""
+    error = float((actual.float() - expected.float()).norm() / expected.float().norm())
     tolerance = 1e-3 if expected.dtype == torch.float32 and not far else 5e-2
     if not error <= tolerance:
         raise ModelRefusedError(

@@ -1,4 +1,4 @@
-"""The engine for traffic: vLLM, with continuous batching, on GPUs or a CPU."""
+"""Run models on vLLM, with continuous batching, on GPUs or a CPU."""
 
 from lookonce_server.engines.vllm.engine import VllmEngine
 

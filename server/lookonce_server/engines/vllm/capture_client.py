@@ -1,4 +1,4 @@
-"""Captured prefills, seen from the server: a request, and its result from the spool."""
+"""Run captured prefills, from the server's side."""
 
 import asyncio
 from contextlib import aclosing
@@ -9,7 +9,7 @@ from torch import Tensor
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.vllm.client import BACKGROUND, VllmClient, sampling_params
 from lookonce_server.engines.vllm.connector.files import SharedFiles, take_result
-from lookonce_server.engines.vllm.connector.heads import joined
+from lookonce_server.engines.vllm.connector.heads import join_heads
 from lookonce_server.engines.vllm.connector.messages import Capture, Compression, Job, Load
 from lookonce_server.errors import EngineError
 
@@ -17,7 +17,7 @@ _AT_ONCE = 2  # each holds the keys and values of a whole prompt beside vLLM's c
 
 
 class CaptureResult(NamedTuple):
-    """What a captured prefill left."""
+    """The result of a captured prefill."""
 
     tensors: dict[
         str, Tensor
@@ -26,54 +26,59 @@ class CaptureResult(NamedTuple):
 
 
 class CaptureClient:
-    """Runs captured prefills, behind what someone waits for.
+    """Run captured prefills, behind everything that somebody waits for.
 
     Args:
-        requests: to vLLM.
-        spool: where the results are left.
+        client: of vLLM.
+        files: where the results are left.
         ranks: tensor-parallel ranks.
         heads: key/value heads of the whole model.
     """
 
-    def __init__(self, requests: VllmClient, spool: SharedFiles, *, ranks: int, heads: int) -> None:
-        self._requests = requests
-        self._spool = spool
+    def __init__(self, client: VllmClient, files: SharedFiles, *, ranks: int, heads: int) -> None:
+        self._client = client
+        self._files = files
         self._ranks = ranks
         self._heads = heads
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def capture(
-        self, prompt: dict[str, Any], *, load: Load | None = None, said: int = 0, compression: Compression | None = None
+        self,
+        prompt: dict[str, Any],
+        *,
+        load: Load | None = None,
+        num_description_tokens: int = 0,
+        compression: Compression | None = None,
     ) -> CaptureResult:
-        """Prefill a prompt, captured.
+        """Prefill a prompt, and capture its keys and values.
 
         Args:
             prompt: for vLLM.
             load: the context that it starts with; its tokens are not captured.
-            said, compression: see `Capture`.
+            num_description_tokens, compression: see `Capture`.
 
         Raises:
             EngineError: something was not captured.
         """
         try:
-            path = self._spool.new_path()
+            path = self._files.new_path()
         except OSError as error:
             raise EngineError(f"The describe pass could not be captured: {error}") from error
-        job = Job(load, Capture(str(path), said, compression))
+        job = Job(load, Capture(str(path), num_description_tokens, compression))
         # What vLLM's prefix cache holds would not be computed, and so not be seen. Contexts never are.
         params = sampling_params(Sampling(max_tokens=1), job, skip_reading_prefix_cache=load is None)
         ids: list[int] = []
         async with self._slots:
             try:
-                async with aclosing(self._requests.run(prompt, params, priority=BACKGROUND)) as outputs:
+                async with aclosing(self._client.run(prompt, params, priority=BACKGROUND)) as outputs:
                     async for output in outputs:
                         ids = list(output.prompt_token_ids or ids)
             finally:
                 shards = await asyncio.to_thread(take_result, path, self._ranks)
         if isinstance(shards, str):
             raise EngineError(f"The describe pass could not be captured: {shards}.")
-        whole = {name: joined([shard[name] for shard in shards], self._heads) for name in ("keys", "values")}
+        tensors = {name: join_heads([shard[name] for shard in shards], self._heads) for name in ("keys", "values")}
         computed = len(ids) - (load.tokens if load else 0)
-        if compression is None and whole["keys"].shape[2] != computed:
-            raise EngineError(f"Only {whole['keys'].shape[2]} of {computed} tokens were captured.")
-        return CaptureResult(shards[0] | whole, ids)
+        if compression is None and tensors["keys"].shape[2] != computed:
+            raise EngineError(f"Only {tensors['keys'].shape[2]} of {computed} tokens were captured.")
+        return CaptureResult(shards[0] | tensors, ids)

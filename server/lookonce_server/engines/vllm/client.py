@@ -1,21 +1,23 @@
-"""Requests to vLLM: admitted, prioritised, and their errors told as ours."""
+"""Send requests to vLLM, and translate its errors."""
 
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from vllm import SamplingParams
+from vllm.config import VllmConfig
 from vllm.exceptions import VLLMClientError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+from lookonce_server.engines.admission import Admission
 from lookonce_server.engines.base import Sampling
-from lookonce_server.engines.structured.grammar import OUTGREW, refused
+from lookonce_server.engines.structured.grammar import OUTGREW, schema_error
 from lookonce_server.engines.vllm.connector.messages import Job
 from lookonce_server.errors import (
     ContextLostError,
@@ -23,7 +25,6 @@ from lookonce_server.errors import (
     EngineError,
     InvalidImageError,
     InvalidRequestError,
-    OverloadedError,
     PromptTooLongError,
 )
 
@@ -34,18 +35,22 @@ BACKGROUND = 1  # vLLM's priority of describe passes; 0, which goes first, is ev
 
 
 class VllmClient:
-    """Runs requests.
+    """Run requests on vLLM.
 
     Args:
         llm: the engine.
-        max_queue: passes that wait or run before more are refused.
+        max_queue: passes of each kind, see `Admission`.
     """
 
     def __init__(self, llm: AsyncLLM, *, max_queue: int) -> None:
         self._llm = llm
-        self._max_queue = max_queue
+        self.admission = Admission(max_queue)
         self._ids = map(str, itertools.count())
-        self.depth = 0
+
+    @property
+    def config(self) -> VllmConfig:
+        """Return vLLM's configuration."""
+        return self._llm.vllm_config
 
     async def ping(self) -> None:
         """Raise EngineEndedError unless vLLM is at work."""
@@ -55,7 +60,10 @@ class VllmClient:
             raise EngineEndedError from error
 
     async def call_workers(self, method: str) -> list[Any]:
-        """Return what a method of `WorkerExtension` returns in each worker, the first rank's first."""
+        """Call a method of `WorkerExtension` in each worker; list the results.
+
+        The first rank's comes first.
+        """
         results: list[Any] = await self._llm.collective_rpc(method)
         return results
 
@@ -67,23 +75,10 @@ class VllmClient:
         # Let go of it now: collected, it shuts down once more, which fails when the interpreter is on its way out.
         del self._llm
 
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """A pass is at work within the block.
-
-        Raises:
-            OverloadedError: there are as many already as may be.
-        """
-        if self.depth >= self._max_queue:
-            raise OverloadedError(f"{self.depth} requests are in work already, as many as this server takes on.")
-        self.depth += 1
-        try:
-            yield
-        finally:
-            self.depth -= 1
-
     async def run(self, prompt: Any, params: SamplingParams, *, priority: int = 0) -> AsyncGenerator[RequestOutput]:
-        """A request's outputs, each with what is new in it. Closing the iterator aborts the request.
+        """Yield a request's outputs, each with its new tokens.
+
+        Closing the iterator aborts the request.
 
         Raises:
             PromptTooLongError: it does not fit the model.
@@ -97,7 +92,7 @@ class VllmClient:
                 async for output in outputs:
                     if _has_failed(output):
                         if output.outputs[0].token_ids:  # a grammar did not take them; a context is lost before any
-                            raise refused(OUTGREW)
+                            raise schema_error(OUTGREW)
                         raise ContextLostError("The context was lost before it could be used.")
                     yield output
         except VLLMClientError as error:
@@ -113,7 +108,9 @@ class VllmClient:
             raise EngineEndedError from error
 
     async def _outputs(self, prompt: Any, params: SamplingParams, priority: int) -> AsyncGenerator[RequestOutput]:
-        """vLLM's outputs, from a second request where the first one's image was in one of vLLM's two caches alone.
+        """Yield vLLM's outputs, of a second request if the image was missing.
+
+        It was then in one of vLLM's two caches alone.
 
         They part when vLLM refuses a request with an image, as one that is too long. It says so by an error, and sends
         the image again with the next request.
@@ -133,16 +130,16 @@ def _has_failed(output: RequestOutput) -> bool:
 
 
 def _too_long(message: str, limit: int) -> PromptTooLongError:
-    """vLLM's refusal of a prompt, as in every engine; the length is as it tells it."""
-    found = _LENGTH.search(message)
-    length = next(filter(None, found.groups())) if found else "more"
+    """Translate vLLM's refusal of a long prompt, with the length it tells."""
+    match = _LENGTH.search(message)
+    length = next(filter(None, match.groups())) if match else "more"
     return PromptTooLongError.beyond(limit, f"the prompt has {length} tokens")
 
 
 def sampling_params(
     sampling: Sampling, job: Job | None = None, *, end_ids: frozenset[int] = frozenset(), **more: Any
 ) -> SamplingParams:
-    """vLLM's parameters.
+    """Translate the parameters of decoding for vLLM.
 
     Everything that vLLM takes and that would have it compute a context's placeholders, such as prompt_logprobs, is left
     at "no": it is nothing that a caller can give.

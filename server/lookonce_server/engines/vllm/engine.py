@@ -1,10 +1,11 @@
-"""The vLLM engine: every pass is a request to one `AsyncLLM`, batched with all the others."""
+"""Run every pass as a request to one `AsyncLLM`, batched with the others."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from prometheus_client import REGISTRY, CollectorRegistry
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
+from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -21,19 +23,19 @@ from lookonce_pruning import inv_freq_of_config
 from lookonce_server.engines.base import (
     Answer,
     DescribePlan,
-    Description,
-    Heard,
     ModelFacts,
+    OnText,
     Sampling,
     Started,
     TokenLogprob,
-    unheard,
+    ignore_text,
 )
 from lookonce_server.engines.checkpoint import check_code, check_unchanged, file_digest, find_checkpoint, fingerprint
 from lookonce_server.engines.conversation import Conversation
+from lookonce_server.engines.description import Description, PackedPrompt
 from lookonce_server.engines.geometry import image_crop
 from lookonce_server.engines.prefix import PrefixCache, PrefixKV, check_prefix
-from lookonce_server.engines.prompts import PromptRenderer, common_prefix
+from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.structured.grammar import Grammars
 from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
 from lookonce_server.engines.vllm.capture_client import CaptureClient
@@ -42,45 +44,59 @@ from lookonce_server.engines.vllm.connector.files import SharedFiles
 from lookonce_server.engines.vllm.connector.messages import Compression, Job
 from lookonce_server.engines.vllm.connector.step_times import StepTimes
 from lookonce_server.engines.vllm.context_prompts import ContextPrompts
-from lookonce_server.engines.vllm.options import computing_options, engine_args
-from lookonce_server.engines.vllm.parent import binding_forks
-from lookonce_server.engines.vllm.selfcheck import check_model, shared_tokens
+from lookonce_server.engines.vllm.options import computing_options, engine_args, read_weights
+from lookonce_server.engines.vllm.parent import bind_forks
+from lookonce_server.engines.vllm.selfcheck import check_model, compute_prefix
 from lookonce_server.errors import EngineError, ModelRefusedError
 
+_log = logging.getLogger(__name__)
 
-class _Continued(NamedTuple):
-    """A context, and what follows it."""
+# What vLLM and llguidance read where the user has set nothing.
+_ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",  # else vLLM reports each start to its makers
+    "VLLM_LOGGING_LEVEL": "WARNING",  # a start is a hundred lines at its INFO
+    "LLGUIDANCE_LOG_LEVEL": "0",  # a grammar that fails is told to whoever asked
+}
+
+
+class _Checkpoint(NamedTuple):
+    """A checkpoint that vLLM can run, and the options to run it with."""
+
+    folder: Path
+    args: AsyncEngineArgs
+    options: dict[str, str]  # that may change what is computed; see `computing_options`
+    files: dict[str, Any]  # that vLLM reads; see `file_digest`
+    digest: str  # of them, from before vLLM loads them
+
+
+class _Continuation(NamedTuple):
+    """A context's continuation."""
 
     ids: list[int]
-    full_tokens: int  # what the whole image would have cost
+    full_prompt_tokens: int  # with the whole image
     prefix: tuple[int, ...]  # the tokens before the image
 
 
 class VllmEngine:
-    """Implements `Engine` on vLLM; see `load`.
+    """Implement `Engine` on vLLM; see `load`.
 
     Args:
-        llm: vLLM's engine, its workers attached.
-        folder: of the checkpoint.
-        spool: hands tensors over; closed with the engine.
-        checkpoint: digest of its files, from before vLLM loaded it.
-        options: of vLLM, that may change what it computes; see `options.computing_options`.
-        max_queue: passes that wait or run before more are refused.
+        client: of vLLM, its workers attached.
+        checkpoint: that vLLM runs.
+        files: hand tensors over; closed with the engine.
         allow_control_tokens: see `PromptRenderer`.
     """
 
     def __init__(
         self,
-        llm: AsyncLLM,
-        folder: Path,
-        spool: SharedFiles,
+        client: VllmClient,
+        checkpoint: _Checkpoint,
+        files: SharedFiles,
         *,
-        checkpoint: str,
-        options: Mapping[str, str],
-        max_queue: int,
         allow_control_tokens: bool = False,
     ) -> None:
-        model = llm.model_config
+        config, folder = client.config, checkpoint.folder
+        model = config.model_config
         dtype = model.dtype
         assert isinstance(dtype, torch.dtype)
         trusted = {"trust_remote_code": model.trust_remote_code}  # else whoever starts it at a terminal is asked
@@ -90,27 +106,23 @@ class VllmEngine:
         self._end_ids = end_ids(_generation_config(folder), processor.tokenizer)
         self._grammars = Grammars(processor.tokenizer, model.get_vocab_size())
         self.facts = ModelFacts(
-            checkpoint=checkpoint,
-            fingerprint=_fingerprint(fingerprint(checkpoint, dtype, processor), options, llm),
+            checkpoint=checkpoint.digest,
+            fingerprint=_fingerprint(fingerprint(checkpoint.digest, dtype, processor), checkpoint.options, config),
             num_layers=model.get_total_num_hidden_layers(),
             max_tokens=model.max_model_len,
-            framing=None if _processor_options(llm) else image_crop(processor),
+            image_crop=None if _processor_options(config) else image_crop(processor),
             vocabulary=model.get_vocab_size(),
         )
+        self.registry: CollectorRegistry | None = REGISTRY  # where vLLM keeps its metrics
         self._dtype = str(dtype).removeprefix("torch.")
         self._inv_freq = inv_freq_of_config(self._config.get_text_config())
         self._prefixes = PrefixCache()
         self._prefix_lock = asyncio.Lock()
-        self.registry: CollectorRegistry | None = REGISTRY  # where vLLM keeps its metrics
-        self._requests = VllmClient(llm, max_queue=max_queue)
-        self._spool = spool
-        self._contexts = ContextPrompts(self._spool)
-        self._capturer = CaptureClient(
-            self._requests,
-            self._spool,
-            ranks=llm.vllm_config.parallel_config.tensor_parallel_size,
-            heads=model.get_total_num_kv_heads(),
-        )
+        self._client = client
+        self._files = files
+        self._contexts = ContextPrompts(files)
+        ranks = config.parallel_config.tensor_parallel_size
+        self._captures = CaptureClient(client, files, ranks=ranks, heads=model.get_total_num_kv_heads())
 
     @classmethod
     async def load(
@@ -130,7 +142,7 @@ class VllmEngine:
             name: folder or hub name.
             dtype: arithmetic of the model.
             describe_prompt: tried in the self-check.
-            max_queue: passes that wait or run before more are refused.
+            max_queue: passes of each kind, see `Admission`.
             options: vLLM's own, see `options.engine_args`.
             handover_dir: where tensors are handed to its processes; None chooses.
             allow_control_tokens: see `PromptRenderer`.
@@ -138,56 +150,33 @@ class VllmEngine:
         Raises:
             ModelRefusedError: it cannot be served, or an option is wrong; the message says why.
         """
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # else vLLM reports each start to its makers
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # a start is a hundred lines at its INFO
-        os.environ.setdefault("LLGUIDANCE_LOG_LEVEL", "0")  # a grammar that fails is told to whoever asked
-        folder = await asyncio.to_thread(find_checkpoint, name)
-        where = {"model": str(folder), "dtype": str(dtype).removeprefix("torch.")}
-        args = await asyncio.to_thread(engine_args, options, **where)
-        if args.load_format != "dummy" and not any(folder.glob("*.safetensors")):
-            raise ModelRefusedError(
-                f"vLLM cannot run model {name!r}: {folder} has no *.safetensors, which alone is read."
-            )
-        if args.trust_remote_code:
-            check_code(folder)
-        checkpoint = await asyncio.to_thread(file_digest, folder)
-        spool = await asyncio.to_thread(SharedFiles, handover_dir)
-        try:
-            llm = await asyncio.to_thread(_start, args)
-        except BaseException as error:
-            spool.close()
-            if not isinstance(error, (ValueError, RuntimeError, OSError)):
-                raise
-            raise ModelRefusedError(f"vLLM cannot run model {name!r}: {error}") from error
-        try:
-            for problems in await llm.collective_rpc("lookonce_attach"):
+        for variable, value in _ENVIRONMENT.items():
+            os.environ.setdefault(variable, value)
+        checkpoint = await asyncio.to_thread(_read_checkpoint, name, dtype, options)
+        async with AsyncExitStack() as undo:
+            files = await asyncio.to_thread(SharedFiles, handover_dir)
+            undo.callback(files.close)
+            _log.info("Loading the model: %s with vLLM.", str(dtype).removeprefix("torch."))
+            try:
+                client = VllmClient(await asyncio.to_thread(_start, checkpoint.args), max_queue=max_queue)
+            except (ValueError, RuntimeError, OSError) as error:
+                raise ModelRefusedError(f"vLLM cannot run model {name!r}: {error}") from error
+            undo.push_async_callback(client.close)
+            for problems in await client.call_workers("lookonce_attach"):
                 if problems:
                     raise ModelRefusedError(f"This model cannot be served by image re-prompting. {' '.join(problems)}")
-            engine = cls(
-                llm,
-                folder,
-                spool,
-                checkpoint=checkpoint,
-                options=computing_options(options, **where),
-                max_queue=max_queue,
-                allow_control_tokens=allow_control_tokens,
-            )
-        except BaseException:
-            spool.close()
-            await asyncio.to_thread(llm.shutdown)
-            raise
-        try:
+            engine = await asyncio.to_thread(cls, client, checkpoint, files, allow_control_tokens=allow_control_tokens)
+            _log.info("Checking the model: answers from a context must be those of the whole image.")
             await engine.check(describe_prompt)
-            await asyncio.to_thread(check_unchanged, folder, checkpoint)  # now that all has been loaded, and used
-        except BaseException:
-            await engine.close()
-            raise
+            # Now that all has been loaded, and used.
+            await asyncio.to_thread(check_unchanged, checkpoint.folder, checkpoint.digest, **checkpoint.files)
+            undo.pop_all()
         return engine
 
     async def check(self, describe_prompt: str) -> None:
-        """Raise ModelRefusedError, saying why, unless answers from a context are exact; see `selfcheck`."""
+        """Raise ModelRefusedError unless answers from contexts are exact."""
         await check_model(
-            self._capturer,
+            self._captures,
             self._contexts,
             self._prompts,
             self._config,
@@ -195,12 +184,12 @@ class VllmEngine:
             describe_prompt=describe_prompt,
         )
         turn = await asyncio.to_thread(self._prompts.describe_turn, describe_prompt)
-        await self._shared(turn.prefix)  # so that the first answer does not wait for it
+        await self._prefix_kv(turn.prefix)  # so that the first answer does not wait for it
 
     @property
     def queue_depth(self) -> int:
-        """Passes that wait or run."""
-        return self._requests.depth
+        """Return the passes that wait or run."""
+        return self._client.admission.depth
 
     def token_text(self, token: int) -> str:
         """See `Engine.token_text`."""
@@ -216,23 +205,23 @@ class VllmEngine:
 
     async def ping(self) -> None:
         """See `Engine.ping`."""
-        await self._requests.ping()
+        await self._client.ping()
 
     async def take_step_times(self) -> list[StepTimes]:
-        """Return what the steps since the last call spent on contexts, in the first rank's worker."""
-        first, *_ = await self._requests.call_workers("lookonce_step_times")
+        """Return the times of the steps since the last call, of the first rank's worker."""
+        first, *_ = await self._client.call_workers("lookonce_step_times")
         return [StepTimes(*times) for times in first]  # vLLM's messages make tuples lists
 
     async def close(self) -> None:
         """Stop vLLM."""
-        await self._requests.close()
-        self._spool.close()
+        await self._client.close()
+        self._files.close()
 
     async def full(
         self, conversation: Conversation, image: Image.Image | None, sampling: Sampling, tenant: str
     ) -> Answer:
         """See `Engine.full`."""
-        with self._requests.admitted():
+        with self._client.admission.admit():
             ids = await asyncio.to_thread(self._prompts.full_ids, conversation)
             prompt = await asyncio.to_thread(self._prompt, ids, image, tenant)
 
@@ -241,75 +230,64 @@ class VllmEngine:
                 computed = tokens - (output.num_cached_tokens or 0)
                 return Started(tokens, computed, computed)  # what vLLM's own cache saves is not a context's merit
 
-            async with aclosing(self._answered(prompt, sampling, None, started)) as events:
+            async with aclosing(self._stream_answer(prompt, sampling, None, started)) as events:
                 async for event in events:
                     yield event
 
     async def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
         """See `Engine.answer`."""
-        with self._requests.admitted():
-            ids, full_tokens, prefix = await asyncio.to_thread(self._continued, context, conversation)
-            shared = await self._shared(prefix)
-            whole = await asyncio.to_thread(shared.before, context)
+        with self._client.admission.admit():
+            ids, full_prompt_tokens, prefix = await asyncio.to_thread(self._continue, context, conversation)
+            prefix_kv = await self._prefix_kv(prefix)
+            dense = await asyncio.to_thread(prefix_kv.with_prefix, context)
             total = context.tokens + len(ids)
             self.facts.fit(total, sampling)
-            started = Started(total, len(ids), full_tokens)
+            started = Started(total, len(ids), full_prompt_tokens)
             async with (
-                self._contexts.lent(context.id, whole) as lent,
-                aclosing(self._answered(lent.prompt(ids), sampling, Job(lent.load), lambda _: started)) as events,
+                self._contexts.attach(context.id, dense) as attached,
+                aclosing(
+                    self._stream_answer(attached.prompt(ids), sampling, Job(attached.load), lambda _: started)
+                ) as events,
             ):
                 async for event in events:
                     yield event
 
     async def describe(
-        self, image: Image.Image, plan: DescribePlan, tenant: str, heard: Heard = unheard
+        self, image: Image.Image, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
     ) -> Description:
         """See `Engine.describe`.
 
         The description is generated like any answer. Then one more prefill, of the prompt with the description, is
         captured: in it, every row that scores is a prompt row, which vLLM computes in the same way on every platform.
         """
-        with self._requests.admitted():
+        with self._client.admission.admit(background=True):
             turn = await asyncio.to_thread(self._prompts.describe_turn, plan.prompt)
             prompt = await asyncio.to_thread(self._prompt, turn.ids, image, tenant)
-            heard("")
-            said, text = await self._said(prompt, Sampling(plan.max_tokens), heard)
-            fed = said[:-1]  # the last token was generated, but never run through the model
-            found, ids = await self._capturer.capture(
+            on_text("")
+            token_ids, text = await self._generate_description(prompt, Sampling(plan.max_tokens), on_text)
+            fed = token_ids[:-1]  # the last token was generated, but never run through the model
+            tensors, ids = await self._captures.capture(
                 prompt | {"prompt_token_ids": [*prompt["prompt_token_ids"], *fed]},
-                said=len(fed),
+                num_description_tokens=len(fed),
                 compression=Compression(plan.rows, plan.window, plan.selection, plan.retention),
             )
-        rows, columns = found["grid"].tolist()
-        shared = len(common_prefix(turn.prefix, ids))
-        return Description(
-            text=text.strip(),
-            keys=found["keys"][:, :, shared:].contiguous(),
-            values=found["values"][:, :, shared:].contiguous(),
-            shared_tokens=shared,
-            template_digest=turn.digest,
-            moved_by=int(found["moved_by"]),
-            kept=found["kept"],
-            scores=found["scores"],
-            grid=(rows, columns),
-            prompt_tokens=len(ids) - len(fed),
-        )
+        return PackedPrompt.of_tensors(tensors).describe(text, turn, ids[: len(ids) - len(fed)])
 
-    async def _answered(
+    async def _stream_answer(
         self,
         prompt: dict[str, Any],
         sampling: Sampling,
         job: Job | None,
         started: Callable[[RequestOutput], Started],
     ) -> Answer:
-        """The answer's events, its texts made from tokens as in every engine."""
+        """Yield the answer's events, its texts made from tokens as in every engine."""
         text: TextStream | None = None
         schema = sampling.json_schema
         # vLLM keeps to the schema by itself. This tells whether it did: it ends an answer whose grammar fails.
         grammar = None if schema is None else await asyncio.to_thread(self._grammars.grammar, schema)
         ends = self._end_ids | {grammar.end} if grammar else self._end_ids
         params = sampling_params(sampling, job, end_ids=ends)
-        async with aclosing(self._requests.run(prompt, params)) as outputs:
+        async with aclosing(self._client.run(prompt, params)) as outputs:
             async for output in outputs:
                 if text is None:
                     first = started(output)
@@ -326,24 +304,26 @@ class VllmEngine:
                         return
         raise EngineError("vLLM ended the answer early.")
 
-    async def _said(self, prompt: dict[str, Any], sampling: Sampling, heard: Heard = unheard) -> tuple[list[int], str]:
-        """Tokens of the description, the last one included, and their text."""
+    async def _generate_description(
+        self, prompt: dict[str, Any], sampling: Sampling, on_text: OnText = ignore_text
+    ) -> tuple[list[int], str]:
+        """Generate a description; return all its tokens, and its text."""
         text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
-        said: list[int] = []
+        token_ids: list[int] = []
         pieces: list[str] = []
         params = sampling_params(sampling, end_ids=self._end_ids)
-        async with aclosing(self._requests.run(prompt, params, priority=BACKGROUND)) as outputs:
+        async with aclosing(self._client.run(prompt, params, priority=BACKGROUND)) as outputs:
             async for output in outputs:
                 for token, _ in _tokens(output, None):
-                    said.append(token)
+                    token_ids.append(token)
                     pieces.append(text.push(token).text)
-                    heard(pieces[-1])
-        if not said:
+                    on_text(pieces[-1])
+        if not token_ids:
             raise EngineError("vLLM described the image with nothing.")
-        return said, "".join(pieces)
+        return token_ids, "".join(pieces)
 
     def _prompt(self, ids: list[int], image: Image.Image | None, tenant: str) -> dict[str, Any]:
-        """A prompt whose cached blocks, pixels and encoded image serve this tenant alone.
+        """Return a prompt whose cached blocks and image serve this tenant alone.
 
         One tenant could else tell from an answer's speed what another has asked about.
         """
@@ -354,66 +334,82 @@ class VllmEngine:
             prompt["multi_modal_uuids"] = {"image": [self._contexts.salt(f"image {tenant} {pixels}")]}
         return prompt
 
-    def _continued(self, context: CompressedContext, conversation: Conversation) -> _Continued:
+    def _continue(self, context: CompressedContext, conversation: Conversation) -> _Continuation:
         turn = self._prompts.describe_turn(context.identity.describe_prompt)
         check_prefix(context, turn.digest)
-        ids: list[int] = self._prompts.continuation(context.identity.describe_prompt, conversation)[0].tolist()
-        full_tokens = self._prompts.full_tokens(conversation, context.image_tokens)
-        return _Continued(ids, full_tokens, turn.prefix)
+        ids: list[int] = self._prompts.continuation(context.identity.describe_prompt, conversation, turn)[0].tolist()
+        return _Continuation(ids, self._prompts.full_prompt_tokens(conversation, context.image_tokens), turn.prefix)
 
-    async def _shared(self, prefix: tuple[int, ...]) -> PrefixKV:
-        """The shared tokens of a prefix, computed by whoever first asks with it."""
+    async def _prefix_kv(self, prefix: tuple[int, ...]) -> PrefixKV:
+        """Return a prefix's keys and values, computed at its first question."""
         async with self._prefix_lock:
-            found = self._prefixes.get(prefix)
-            return found or self._prefixes.keep(prefix, await shared_tokens(self._capturer, prefix, self._inv_freq))
+            kept = self._prefixes.get(prefix)
+            return kept or self._prefixes.keep(prefix, await compute_prefix(self._captures, prefix, self._inv_freq))
+
+
+def _read_checkpoint(name: str, dtype: torch.dtype, options: Mapping[str, Any]) -> _Checkpoint:
+    """Find a checkpoint, and check vLLM's options with it.
+
+    Raises:
+        ModelRefusedError: it cannot be run, or an option is wrong.
+    """
+    folder = find_checkpoint(name)
+    where = {"model": str(folder), "dtype": str(dtype).removeprefix("torch.")}
+    args = engine_args(options, **where)
+    if args.load_format != "dummy" and not any(folder.glob("*.safetensors")):
+        raise ModelRefusedError(f"vLLM cannot run model {name!r}: {folder} has no *.safetensors, which alone is read.")
+    if args.trust_remote_code:
+        check_code(folder)
+    files = {"weights": read_weights(folder, args.load_format), "everything": args.trust_remote_code}
+    return _Checkpoint(folder, args, computing_options(options, **where), files, file_digest(folder, **files))
 
 
 def _start(args: AsyncEngineArgs) -> AsyncLLM:
-    """Start vLLM; its processes end with this one, and with the thread that this is called in."""
-    with binding_forks():
+    """Start vLLM; its processes end with this process and this thread."""
+    with bind_forks():
         return AsyncLLM.from_engine_args(args)
 
 
 def _tier(output: RequestOutput) -> str | None:
-    """What `ConnectorScheduler.ended` told: "gpu" if vLLM's own cache still had the context's full blocks."""
-    told = output.kv_transfer_params
-    return told.get("tier") if told else None
+    """Return "gpu" if vLLM's own cache still had the context's full blocks."""
+    params = output.kv_transfer_params
+    return params.get("tier") if params else None
 
 
 def _tokens(output: RequestOutput, logprobs: int | None) -> list[tuple[int, TokenLogprob | None]]:
-    """The new tokens, with their log-probabilities where they were asked for."""
+    """Return the new tokens, with their log-probabilities if asked for."""
     completion = output.outputs[0]
     if logprobs is None or completion.logprobs is None:
         return [(token, None) for token in completion.token_ids]
-    found = zip(completion.token_ids, completion.logprobs, strict=True)
-    return [(token, _logprob(token, one, logprobs)) for token, one in found]
+    pairs = zip(completion.token_ids, completion.logprobs, strict=True)
+    return [(token, _logprob(token, ranked, logprobs)) for token, ranked in pairs]
 
 
-def _logprob(token: int, found: Mapping[int, Any] | None, count: int) -> TokenLogprob | None:
-    """The chosen token and the `count` most likely; vLLM gives them together."""
-    if found is None:
+def _logprob(token: int, logprobs: Mapping[int, Any] | None, count: int) -> TokenLogprob | None:
+    """Split vLLM's log-probabilities into the chosen token's and the top ones."""
+    if logprobs is None:
         return None
-    ranked = sorted(found.items(), key=lambda item: item[1].rank)
-    top = tuple((id_, one.logprob) for id_, one in ranked if one.rank <= count and one.logprob > float("-inf"))
-    return TokenLogprob(token, found[token].logprob, top)
+    ranked = sorted(logprobs.items(), key=lambda item: item[1].rank)
+    top = tuple((id_, entry.logprob) for id_, entry in ranked if entry.rank <= count and entry.logprob > float("-inf"))
+    return TokenLogprob(token, logprobs[token].logprob, top)
 
 
-def _fingerprint(found: str, options: Mapping[str, str], llm: AsyncLLM) -> str:
-    """The fingerprint that every engine has, `found`, unless vLLM computes otherwise: as told, or as a checkpoint asks.
+def _fingerprint(plain: str, options: Mapping[str, str], config: VllmConfig) -> str:
+    """Return the fingerprint of every engine, `plain`, unless vLLM computes otherwise.
 
     Options count by themselves, so that none is forgotten.
     """
     chosen = {  # by options, or by the checkpoint
-        "quantization": llm.model_config.quantization,
-        "kv_cache_dtype": llm.vllm_config.cache_config.cache_dtype.replace("auto", ""),
+        "quantization": config.model_config.quantization,
+        "kv_cache_dtype": config.cache_config.cache_dtype.replace("auto", ""),
     }
     changed = dict(options) | {name: str(value) for name, value in chosen.items() if value}
-    return digest(f"{found} {sorted(changed.items())}".encode()) if changed else found
+    return digest(f"{plain} {sorted(changed.items())}".encode()) if changed else plain
 
 
-def _processor_options(llm: AsyncLLM) -> Any:
-    """What vLLM gives the processor beside its own configuration."""
-    return getattr(llm.model_config.multimodal_config, "mm_processor_kwargs", None)
+def _processor_options(config: VllmConfig) -> Any:
+    """Return the options of the processor that vLLM adds to its configuration."""
+    return getattr(config.model_config.multimodal_config, "mm_processor_kwargs", None)
 
 
 def _generation_config(folder: Path) -> GenerationConfig | None:

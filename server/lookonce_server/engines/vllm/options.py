@@ -1,10 +1,12 @@
-"""vLLM's own options: whatever its engine takes, checked by its own parser."""
+"""Check vLLM's own options with its own parser."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn
 
+from lookonce_server.engines.checkpoint import indexed_weights, transformers_weights
 from lookonce_server.engines.vllm.parent import Binding
 from lookonce_server.errors import ModelRefusedError
 
@@ -56,11 +58,11 @@ _HARMLESS = frozenset(
 _CPU_CACHE_BYTES = 2 * 1024**3  # on a CPU vLLM would take most of the machine's memory, and fail where it is in use
 
 
-def engine_args(given: Mapping[str, Any], *, model: str, dtype: str) -> Any:
-    """vLLM's `AsyncEngineArgs`.
+def engine_args(options: Mapping[str, Any], *, model: str, dtype: str) -> Any:
+    """Build vLLM's `AsyncEngineArgs`.
 
     Args:
-        given: vLLM's options by name, as {"tensor_parallel_size": 2}; values as on its command line or in JSON.
+        options: vLLM's options by name, as {"tensor_parallel_size": 2}; values as on its command line or in JSON.
         model: folder of the checkpoint.
         dtype: arithmetic of the model.
 
@@ -70,11 +72,11 @@ def engine_args(given: Mapping[str, Any], *, model: str, dtype: str) -> Any:
     """
     from vllm.config import KVTransferConfig, StructuredOutputsConfig
 
-    for name in given:
+    for name in options:
         if name in _OURS:
             raise ModelRefusedError(f"--vllm-{_flag(name)}: not for vLLM to decide. Use {_OURS[name]}.")
-    args = _parsed(given, model, dtype)
-    for name in _changed(args, _parsed({}, model, dtype)):
+    args = _parse(options, model, dtype)
+    for name in _diff(args, _parse({}, model, dtype)):
         if name in _ELSEWHERE:
             raise ModelRefusedError(
                 f"--vllm-{_flag(name)}: it takes a part of the model from outside of its folder, which may change"
@@ -98,28 +100,53 @@ def engine_args(given: Mapping[str, Any], *, model: str, dtype: str) -> Any:
     return args
 
 
-def computing_options(given: Mapping[str, Any], *, model: str, dtype: str) -> dict[str, str]:
-    """Those of vLLM's options that may change what is computed, by name: other than without `given`, and not harmless.
+def computing_options(options: Mapping[str, Any], *, model: str, dtype: str) -> dict[str, str]:
+    """Return the options that may change the computed values, by name.
+
+    They differ from their defaults, and are not known to be harmless.
 
     The arguments are those of `engine_args`. However a value is written, as a flag or in JSON, its text is the same.
     """
-    changed = _changed(_parsed(given, model, dtype), _parsed({}, model, dtype))
+    changed = _diff(_parse(options, model, dtype), _parse({}, model, dtype))
     return {name: text for name, text in changed.items() if name not in _HARMLESS}
 
 
-def _changed(args: Any, plain: Any) -> dict[str, str]:
-    """The fields in which `args` differs from `plain`, and their values."""
+def read_weights(folder: Path, load_format: str) -> set[str]:
+    """Return the names of the files of weights that vLLM reads.
+
+    An index is among them.
+
+    Args:
+        folder: of the checkpoint.
+        load_format: vLLM's option.
+
+    Raises:
+        ModelRefusedError: an index names files that lie elsewhere.
+    """
+    if load_format == "dummy":
+        return transformers_weights(folder)
+    if load_format == "auto":
+        load_format = "mistral" if any(folder.rglob("consolidated*.safetensors")) else "hf"
+    prefix, name = ("consolidated*", "consolidated") if load_format == "mistral" else ("*", "model")
+    index = f"{name}.safetensors.index.json"
+    if (folder / index).is_file():
+        return {index, *indexed_weights(folder, index)}
+    return {path.name for path in folder.glob(f"{prefix}.safetensors")}
+
+
+def _diff(args: Any, plain: Any) -> dict[str, str]:
+    """Return the fields in which `args` differs from `plain`, and their values."""
     names = (field.name for field in fields(args))
     return {name: _text(getattr(args, name)) for name in names if getattr(args, name) != getattr(plain, name)}
 
 
 def _text(value: Any) -> str:
-    """A value's text; the order in which names were given does not matter."""
-    return json.dumps(value, sort_keys=True, default=lambda one: sorted(one) if isinstance(one, set) else repr(one))
+    """Return a value's text; the order of names in it does not matter."""
+    return json.dumps(value, sort_keys=True, default=lambda item: sorted(item) if isinstance(item, set) else repr(item))
 
 
-def _parsed(given: Mapping[str, Any], model: str, dtype: str) -> Any:
-    """vLLM's `AsyncEngineArgs` with lookonce's defaults, and without what it decides."""
+def _parse(options: Mapping[str, Any], model: str, dtype: str) -> Any:
+    """Parse vLLM's `AsyncEngineArgs`, with lookonce's defaults."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -137,14 +164,17 @@ def _parsed(given: Mapping[str, Any], model: str, dtype: str) -> Any:
         "scheduling_policy": "priority",  # describe passes come behind what someone waits for
         "limit_mm_per_prompt": {"image": 1},
     }
+    folder = Path(model)
+    if (folder / "model.safetensors.index.json").is_file() and not (folder / "params.json").exists():
+        defaults["load_format"] = "safetensors"  # "auto" takes Mistral's copy of the weights where there is one
     if current_platform.is_cpu():
         defaults["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
-    arguments = [_argument(name, value) for name, value in {**defaults, **given}.items()]
+    arguments = [_argument(name, value) for name, value in {**defaults, **options}.items()]
     return AsyncEngineArgs.from_cli_args(parser.parse_args([*arguments, f"--model={model}", f"--dtype={dtype}"]))
 
 
 def _argument(name: str, value: Any) -> str:
-    """An option as an argument of vLLM's command line."""
+    """Write an option as an argument of vLLM's command line."""
     if value is True or value == "":
         return f"--{_flag(name)}"
     if value is False:

@@ -1,4 +1,4 @@
-"""Ending the processes that vLLM starts together with the process that started them, however that one ends.
+"""End the processes that vLLM starts together with the one that starts them.
 
 vLLM's own end them when it is shut down, and not when it is killed. They are bound as soon as they run: those that are
 forked by a hook, those that are spawned by an object in vLLM's configuration, which the new process reads first.
@@ -16,7 +16,7 @@ _PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>; vLLM runs on Linux
 
 
 class Binding:
-    """Binds a process that it is pickled to, if that is being spawned."""
+    """Bind the process that it is pickled to, if that is being spawned."""
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[int, ...]]:
         return (_bound, (os.getpid(),)) if get_spawning_popen() is not None else (Binding, ())
@@ -26,7 +26,7 @@ class Binding:
 
 
 class _Forks:
-    """What the hook of `os.fork` knows; the hook cannot be taken off again."""
+    """The state of the hook of `os.fork`, which cannot be taken off again."""
 
     hooked = False
     bind = False
@@ -43,8 +43,8 @@ class _Forks:
 
 
 @contextmanager
-def binding_forks() -> Iterator[None]:
-    """Bind what this process forks inside the block, and what those fork at any time."""
+def bind_forks() -> Iterator[None]:
+    """Bind the processes that are forked inside the block, and their forks."""
     if not _Forks.hooked:
         os.register_at_fork(before=_Forks.before, after_in_child=_Forks.after_in_child)
         _Forks.hooked = True
@@ -56,7 +56,9 @@ def binding_forks() -> Iterator[None]:
 
 
 def bind_to(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, and leave a terminal's Ctrl-C to the parent.
+    """Have the kernel kill this process when its parent ends.
+
+    A terminal's Ctrl-C is left to the parent.
 
     More exactly when the parent's thread ends that started this process: one that lives as long as the engine.
 

@@ -1,4 +1,7 @@
-"""What vLLM's layers make of positions, found by calling them: at the last ones no prompt of the self-check arrives."""
+"""Try vLLM's layers at the last positions, by calling them.
+
+No prompt of the self-check arrives there.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -14,11 +17,11 @@ _TOKENS = 8
 
 
 class _AttentionCalledError(Exception):
-    """An attention layer was called; nothing after it is of interest."""
+    """An attention layer was called; the rest does not matter."""
 
 
 class _Seen(NamedTuple):
-    """What an attention layer was called with, [heads, tokens, head_dim] each."""
+    """The queries and keys of an attention layer, [heads, tokens, head_dim]."""
 
     queries: Tensor
     keys: Tensor
@@ -26,7 +29,7 @@ class _Seen(NamedTuple):
 
 @torch.inference_mode()
 def check_positions(model: Any, layers: Sequence[Any], *, config: Any, last: int, uses_mrope: bool) -> None:
-    """Make sure that attention depends on differences of positions alone, up to the last.
+    """Check that attention depends on differences of positions alone.
 
     Each layer's projections and rotation are run on the same few made-up hidden states at two places, without its
     attention: its queries and keys must be turned copies. Where a layer cannot be run by itself, what the configuration
@@ -87,19 +90,19 @@ def check_scaling(config: Any, last: int) -> None:
 
 
 def _seen(model: Any, layer: Any, hidden: Tensor, positions: Tensor) -> _Seen | None:
-    """What the layer would attend with; None where that cannot be told without a whole forward pass."""
-    found: list[_Seen] = []
+    """Run a layer up to its attention; None if it needs a whole forward pass."""
+    calls: list[_Seen] = []
 
     def see(_: Any, arguments: tuple[Tensor, ...]) -> None:
         query, key = (part.reshape(len(hidden), -1, layer.head_size).transpose(0, 1).clone() for part in arguments[:2])
-        found.append(_Seen(query, key))
+        calls.append(_Seen(query, key))
         raise _AttentionCalledError
 
     handle = layer.register_forward_pre_hook(see)
     try:
         model.get_submodule(layer.layer_name.rpartition(".")[0])(positions=positions, hidden_states=hidden.clone())
     except _AttentionCalledError:
-        return found[0]
+        return calls[0]
     except Exception as error:  # its own arguments, or a state that vLLM sets around a forward pass
         _log.info("%s: %s", layer.layer_name, error)
     finally:
@@ -108,11 +111,11 @@ def _seen(model: Any, layer: Any, hidden: Tensor, positions: Tensor) -> _Seen | 
 
 
 def _rows(positions: Tensor, uses_mrope: bool) -> Tensor:
-    """Positions of text tokens as the model takes them."""
+    """Return positions of text tokens as the model takes them."""
     return positions.expand(3, -1) if uses_mrope else positions
 
 
 def _dtype(model: Any) -> torch.dtype:
-    """That of the hidden states: weights may be in fewer bits."""
+    """Return the dtype of the hidden states: weights may have fewer bits."""
     dtype: torch.dtype = next((p.dtype for n, p in model.named_parameters() if "norm" in n), torch.get_default_dtype())
     return dtype

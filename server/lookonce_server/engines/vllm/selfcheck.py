@@ -1,4 +1,4 @@
-"""The start-up self-check: a model on which re-prompting is not exact in vLLM is refused, with the reason.
+"""Refuse a model on which re-prompting is not exact in vLLM, at the start.
 
 What re-prompting stands on is tried on the model itself, by captured prefills:
 
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from lookonce_pruning import PruningError, inv_freq_of_config, rotate_keys
 from lookonce_server.engines.conversation import Conversation, Turn
+from lookonce_server.engines.description import PackedPrompt
 from lookonce_server.engines.prefix import PrefixKV
-from lookonce_server.engines.prompts import PromptRenderer, common_prefix
+from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.vllm.capture_client import CaptureClient
 from lookonce_server.engines.vllm.connector.messages import Compression
 from lookonce_server.engines.vllm.context_prompts import ContextPrompts
@@ -30,7 +31,7 @@ _MOVED = 61  # positions
 
 
 async def check_model(
-    capturer: CaptureClient,
+    captures: CaptureClient,
     contexts: ContextPrompts,
     prompts: PromptRenderer,
     config: Any,
@@ -46,17 +47,17 @@ async def check_model(
     try:
         prompts.check_template(describe_prompt)
         inv_freq = inv_freq_of_config(config.get_text_config())
-        await _check_rotation(capturer, inv_freq, _TOLERANCES[dtype])
-        await _check_context(capturer, contexts, prompts, describe_prompt, inv_freq, _TOLERANCES[dtype])
+        await _check_rotation(captures, inv_freq, _TOLERANCES[dtype])
+        await _check_context(captures, contexts, prompts, describe_prompt, inv_freq, _TOLERANCES[dtype])
     except (PruningError, EngineError) as error:
         raise ModelRefusedError(f"This model cannot be served by image re-prompting: {error}") from error
 
 
-async def _check_rotation(capturer: CaptureClient, inv_freq: Tensor, tolerance: float) -> None:
-    some = 8
-    found = await capturer.capture({"prompt_token_ids": [1] * (_MOVED + some)})
-    keys = found.tensors["keys"]
-    moved = rotate_keys(keys[:, :, :some], inv_freq, _MOVED)
+async def _check_rotation(captures: CaptureClient, inv_freq: Tensor, tolerance: float) -> None:
+    tokens = 8
+    captured = await captures.capture({"prompt_token_ids": [1] * (_MOVED + tokens)})
+    keys = captured.tensors["keys"]
+    moved = rotate_keys(keys[:, :, :tokens], inv_freq, _MOVED)
     for layer, (here, there) in enumerate(zip(moved, keys[:, :, _MOVED:], strict=True)):
         error = _distance(here, there)
         if not error <= tolerance:
@@ -67,7 +68,7 @@ async def _check_rotation(capturer: CaptureClient, inv_freq: Tensor, tolerance: 
 
 
 async def _check_context(
-    capturer: CaptureClient,
+    captures: CaptureClient,
     contexts: ContextPrompts,
     prompts: PromptRenderer,
     describe_prompt: str,
@@ -75,20 +76,19 @@ async def _check_context(
     tolerance: float,
 ) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8))
-    turn = prompts.describe_turn(describe_prompt)
-    ids = turn.ids
     pixels = {"multi_modal_data": {"image": image}}
-    after: list[int] = prompts.continuation(describe_prompt, _QUESTION)[0].tolist()
+    turn = prompts.describe_turn(describe_prompt)
+    after: list[int] = prompts.continuation(describe_prompt, _QUESTION, turn)[0].tolist()
     everything = Compression("query", (0, 1), "uniform", 1.0)
-    found = await capturer.capture({"prompt_token_ids": ids, **pixels}, compression=everything)
-    shared = await shared_tokens(capturer, common_prefix(turn.prefix, found.prompt_ids), inv_freq)
-    stored_keys, stored_values = (found.tensors[name][:, :, shared.tokens :] for name in ("keys", "values"))
-    whole = shared.joined(stored_keys, stored_values, int(found.tensors["moved_by"]))
-    full = await capturer.capture({"prompt_token_ids": ids + after, **pixels})
-    async with contexts.lent("self-check", whole) as lent:
-        found = await capturer.capture(lent.prompt(after), load=lent.load)
+    captured = await captures.capture({"prompt_token_ids": turn.ids, **pixels}, compression=everything)
+    described = PackedPrompt.of_tensors(captured.tensors).describe("", turn, captured.prompt_ids)
+    prefix = await compute_prefix(captures, turn.prefix[: described.num_prefix_tokens], inv_freq)
+    dense = prefix.join(described.keys, described.values, described.position_shift)
+    full = await captures.capture({"prompt_token_ids": turn.ids + after, **pixels})
+    async with contexts.attach("self-check", dense) as attached:
+        answered = await captures.capture(attached.prompt(after), load=attached.load)
     expected = full.tensors["values"][:, :, -len(after) :]
-    error = _distance(found.tensors["values"], expected)
+    error = _distance(answered.tensors["values"], expected)
     if not error <= tolerance:
         raise ModelRefusedError(
             "This model cannot be served by image re-prompting: with everything kept, what follows a context differs"
@@ -96,15 +96,15 @@ async def _check_context(
         )
 
 
-async def shared_tokens(capturer: CaptureClient, prefix: Sequence[int], inv_freq: Tensor) -> PrefixKV:
-    """The tokens before an image, computed without it; there may be none."""
-    found = await capturer.capture({"prompt_token_ids": [*prefix] or [0]})  # of no tokens there is no pass
-    keys, values = (found.tensors[name][:, :, : len(prefix)] for name in ("keys", "values"))
+async def compute_prefix(captures: CaptureClient, prefix: Sequence[int], inv_freq: Tensor) -> PrefixKV:
+    """Compute the tokens before an image, without it; there may be none."""
+    captured = await captures.capture({"prompt_token_ids": [*prefix] or [0]})  # of no tokens there is no pass
+    keys, values = (captured.tensors[name][:, :, : len(prefix)] for name in ("keys", "values"))
     return PrefixKV(keys, values, inv_freq)
 
 
-def _distance(found: Tensor, expected: Tensor) -> float:
-    """Length of the difference, as a share of the expected length; infinite where the shapes differ."""
-    if found.shape != expected.shape:
+def _distance(actual: Tensor, expected: Tensor) -> float:
+    """Return the difference as a share of the length, infinite for other shapes."""
+    if actual.shape != expected.shape:
         return float("inf")
-    return float((found.float() - expected.float()).norm() / expected.float().norm())
+    return float((actual.float() - expected.float()).norm() / expected.float().norm())

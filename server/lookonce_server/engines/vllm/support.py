@@ -1,4 +1,4 @@
-"""What a model must not have for a context to stand in its place: found by looking at vLLM's layers."""
+"""Refuse models by looking at vLLM's layers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,30 +17,30 @@ _UNSUPPORTED = {
 
 
 def attention_problems(config: VllmConfig, cache: KVCacheConfig, layers: Sequence[Any]) -> list[str]:
-    """Why contexts cannot be used with this model and these options, as sentences; empty if they can."""
+    """List the reasons against contexts, as sentences; empty if there are none."""
     parallel = config.parallel_config
-    found = []
+    problems = []
     kinds = {type(group.kv_cache_spec) for group in cache.kv_cache_groups}
     if len(cache.kv_cache_groups) != 1 or kinds != {FullAttentionSpec}:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        found.append(
+        problems.append(
             f"Its KV cache has {len(cache.kv_cache_groups)} groups ({names}); one of full attention is needed."
         )
     if parallel.pipeline_parallel_size > 1:
-        found.append("Pipeline parallelism is not supported: each worker must hold every layer.")
+        problems.append("Pipeline parallelism is not supported: each worker must hold every layer.")
     if parallel.decode_context_parallel_size > 1:
-        found.append("Context parallelism is not supported: each worker must hold every token.")
+        problems.append("Context parallelism is not supported: each worker must hold every token.")
     for index, layer in enumerate(layers):
-        found += [f"Layer {index} has {meaning}." for meaning in _unsupported(layer.impl)]
+        problems += [f"Layer {index} has {meaning}." for meaning in _unsupported(layer.impl)]
         if not hasattr(layer.impl, "do_kv_cache_update"):
-            found.append(f"Layer {index}'s attention backend, {type(layer.impl).__name__}, cannot be written to.")
-    return found
+            problems.append(f"Layer {index}'s attention backend, {type(layer.impl).__name__}, cannot be written to.")
+    return problems
 
 
 def _unsupported(implementation: Any) -> list[str]:
-    found = []
+    meanings = []
     for name, (meaning, unused) in _UNSUPPORTED.items():
         value = getattr(implementation, name, None)
         if not any(value is other or value == other for other in unused):
-            found.append(meaning)
-    return found
+            meanings.append(meaning)
+    return meanings

@@ -1,1 +1,1 @@
-"""Request bodies: JSON and forms, read within bounds."""
+"""Read request bodies, JSON and forms, within bounds."""

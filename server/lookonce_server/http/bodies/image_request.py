@@ -1,4 +1,4 @@
-"""Requests that bring an image, as JSON or as a form: one reading of both, and what OpenAPI says of them."""
+"""Read requests with an image, as JSON or as a form."""
 
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -8,33 +8,33 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from lookonce_server.errors import InvalidImageError, InvalidRequestError
-from lookonce_server.http.bodies.json_body import read_model, validated
-from lookonce_server.http.bodies.media_type import FORM, JSON, read_media_type
-from lookonce_server.http.schemas.contexts import PictureRequest
+from lookonce_server.http.bodies.json_body import FORM, JSON, read_media_type, read_model, validated
+from lookonce_server.http.bodies.json_text import check_leaves
+from lookonce_server.http.schemas.contexts import ImageUrlRequest
 from lookonce_server.images.reading import Images
-from lookonce_server.images.sources import ImageBytes
+from lookonce_server.images.sources import ImageBytes, check_size
 
 _FILE = "image"
-_MAX_FIELDS = 16  # more than any form has, so that one too many is refused by its name
+_MAX_FIELDS = 16  # more than any form has, so that an unknown field is rejected by its name
 _MAX_FIELD_BYTES = 64 * 1024
 
 F = TypeVar("F", bound=BaseModel)
-J = TypeVar("J", bound=PictureRequest)
+J = TypeVar("J", bound=ImageUrlRequest)
 
 
 class ImageRequest(NamedTuple, Generic[F, J]):
-    """A request, understood."""
+    """A parsed request and its image."""
 
     image: ImageBytes
     fields: F | J
 
 
-async def read_pictured(request: Request, images: Images, form: type[F], body: type[J]) -> ImageRequest[F, J]:
+async def read_image_request(request: Request, images: Images, form: type[F], body: type[J]) -> ImageRequest[F, J]:
     """Read a request that brings an image.
 
     Args:
-        request: nothing of its body has been read.
-        images: reads URLs, and knows the limits.
+        request: its body must be unread.
+        images: reads the image's URL.
         form: the fields of a form beside its file `image`.
         body: the JSON.
 
@@ -46,16 +46,18 @@ async def read_pictured(request: Request, images: Images, form: type[F], body: t
     """
     if read_media_type(request, JSON, FORM) == FORM:
         image, fields = await _read_form(request, images)
-        return ImageRequest(image, validated(form, fields, strict=False))  # texts, read as what they stand for
+        return ImageRequest(image, validated(form, fields, strict=False))  # parsed from texts
     parsed = await read_model(request, body, strict=True)
-    found = await images.read(parsed.image_url, "image_url")
-    if not isinstance(found, ImageBytes):
-        raise InvalidImageError("Here the image itself is needed, not the id of its context.", param="image_url")
-    return ImageRequest(found, parsed)
+    source = await images.read(parsed.image_url, "image_url")
+    if not isinstance(source, ImageBytes):
+        raise InvalidImageError(
+            "image_url: the image itself is needed here, not the id of its context.", param="image_url"
+        )
+    return ImageRequest(source, parsed)
 
 
-def documented_body(form: type[BaseModel], body: type[PictureRequest]) -> dict[str, Any]:
-    """The `openapi_extra` of a route that calls `read_pictured`."""
+def documented_body(form: type[BaseModel], body: type[ImageUrlRequest]) -> dict[str, Any]:
+    """Return the `openapi_extra` of a route that calls `read_image_request`."""
     fields = form.model_json_schema()
     properties = {name: _without_null(schema) for name, schema in fields.get("properties", {}).items()}
     fields["properties"] = {_FILE: {"type": "string", "format": "binary"}, **properties}
@@ -66,7 +68,7 @@ def documented_body(form: type[BaseModel], body: type[PictureRequest]) -> dict[s
 
 
 async def _read_form(request: Request, images: Images) -> tuple[ImageBytes, dict[str, str]]:
-    """The file and the text fields."""
+    """Return the file and the text fields."""
     parser = MultiPartParser(
         request.headers, request.stream(), max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES
     )
@@ -80,40 +82,38 @@ async def _read_form(request: Request, images: Images) -> tuple[ImageBytes, dict
             "The form's texts are not in the charset that it names.", param="content-type"
         ) from None
     try:
-        return await _taken_apart(form, images)
+        return await _split(form, images)
     finally:
         await form.close()
 
 
-async def _taken_apart(form: FormData, images: Images) -> tuple[ImageBytes, dict[str, str]]:
+async def _split(form: FormData, images: Images) -> tuple[ImageBytes, dict[str, str]]:
     fields: dict[str, str] = {}
     image: ImageBytes | None = None
     for name, value in form.multi_items():
         if name in fields or (name == _FILE and image is not None):
-            raise InvalidRequestError(f"{name}: given more than once.", param=name)
+            raise InvalidRequestError(f"{name}: sent more than once.", param=name)
         if (name == _FILE) != isinstance(value, UploadFile):
-            wanted = "a file, with a file name" if name == _FILE else "text, not a file"
-            raise InvalidRequestError(f"{name}: expected {wanted}.", param=name)
+            expected = "a file, with a file name" if name == _FILE else "text, not a file"
+            raise InvalidRequestError(f"{name}: expected {expected}.", param=name)
         if isinstance(value, UploadFile):
-            image = ImageBytes(await _bytes_of(value, images), _FILE)
+            image = ImageBytes(await _read_file(value, images), _FILE)
         else:
             fields[name] = value
     if image is None:
         raise InvalidRequestError(f"{_FILE}: the form has no such file.", param=_FILE)
+    check_leaves(fields)
     return image, fields
 
 
-async def _bytes_of(file: UploadFile, images: Images) -> bytes:
+async def _read_file(file: UploadFile, images: Images) -> bytes:
     data = await file.read(images.limits.max_bytes + 1)
-    if not data:
-        raise InvalidImageError("The image is empty.", param=_FILE)
-    if len(data) > images.limits.max_bytes:
-        raise InvalidImageError(f"The image is larger than the limit of {images.limits.max_bytes} bytes.", param=_FILE)
+    check_size(data, images.limits, _FILE)
     return data
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a form's field, which is left out where JSON has null."""
+    """Return the schema of a form's field: it has no null, but may be left out."""
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     rest = {name: value for name, value in schema.items() if name not in ("anyOf", "default")}
     return rest | kinds[0] if kinds else schema

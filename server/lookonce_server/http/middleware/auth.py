@@ -1,4 +1,4 @@
-"""Who asks is known, and whether there is room, before anything of a request's body is read."""
+"""Authenticate requests and limit their rate, before their bodies are read."""
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lookonce_server.auth.rate_limit import RateLimiter, Slot, TenantBucket
 from lookonce_server.auth.tenants import TenantDirectory
 from lookonce_server.errors import InvalidKeyError, OverloadedError, ShuttingDownError
-from lookonce_server.http.middleware.reject import refuse
+from lookonce_server.http.middleware.reject import reject
 from lookonce_server.lifecycle import Lifecycle
 from lookonce_server.logs import current_request
 
@@ -14,23 +14,23 @@ _GUARDED = "/v1/"
 
 
 class AuthMiddleware:
-    """ASGI middleware that lets in whom `access` knows, as far as there is room. Routes outside `/v1` are open.
+    """Reject requests without a known key or beyond the limits, below `/v1`.
 
-    What is behind it finds the tenant in the scope's state. A request keeps its place until its answer has ended, a
-    stream's too; it is free again before the answer's last piece goes out, for a client that asks on at once.
+    Routes find the tenant in the scope's state. A request holds its slot until its answer, or its stream, has ended.
+    The slot is free before the answer's last piece is sent, for a client that sends its next request at once.
 
     Args:
-        app: what it wraps.
-        access: knows the keys.
-        turnstile: knows how many there may be.
-        phase: of the server's life.
+        app: the wrapped app.
+        access: the tenants and their keys.
+        limiter: the limits of all tenants.
+        lifecycle: the server's lifecycle.
     """
 
-    def __init__(self, app: ASGIApp, *, access: TenantDirectory, turnstile: RateLimiter, phase: Lifecycle) -> None:
+    def __init__(self, app: ASGIApp, *, access: TenantDirectory, limiter: RateLimiter, lifecycle: Lifecycle) -> None:
         self._app = app
         self._access = access
-        self._turnstile = turnstile
-        self._phase = phase
+        self._limiter = limiter
+        self._lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -40,37 +40,37 @@ class AuthMiddleware:
         try:
             tenant = self._access.tenant(Headers(scope=scope).get("authorization"))
         except InvalidKeyError as error:
-            await refuse(error, scope, receive, send)
+            await reject(error, scope, receive, send)
             return
         scope.setdefault("state", {})["tenant"] = tenant
         if facts := current_request.get():
             facts.tenant = tenant
-        send = _telling(self._turnstile.lane(tenant), send)
-        place = Slot(self._turnstile, tenant)
+        send = _with_rate_limit(self._limiter.bucket(tenant), send)
+        slot = Slot(self._limiter, tenant)
         try:
-            self._phase.check()
-            place.take()
+            self._lifecycle.check()
+            slot.acquire()
         except (OverloadedError, ShuttingDownError) as error:
-            await refuse(error, scope, receive, send)
+            await reject(error, scope, receive, send)
             return
 
-        async def ending(message: Message) -> None:
+        async def send_and_release(message: Message) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
-                place.give_back()
+                slot.release()
             await send(message)
 
         try:
-            await self._app(scope, receive, ending)
+            await self._app(scope, receive, send_and_release)
         finally:
-            place.give_back()
+            slot.release()
 
 
-def _telling(lane: TenantBucket, send: Send) -> Send:
-    """`send`, with the tenant's rate limit in the headers."""
+def _with_rate_limit(bucket: TenantBucket, send: Send) -> Send:
+    """Return a `send` that adds the tenant's rate limit to the headers."""
 
-    async def told(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(lane.headers())
+            MutableHeaders(scope=message).update(bucket.headers())
         await send(message)
 
-    return told
+    return send_with_headers

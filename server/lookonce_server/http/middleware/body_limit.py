@@ -1,4 +1,4 @@
-"""Limits on request bodies, held while they arrive: no request fills the memory, and none takes for ever."""
+"""Limit the size and the duration of request bodies while they arrive."""
 
 import asyncio
 from typing import NoReturn
@@ -7,19 +7,19 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lookonce_server.errors import BodyTimeoutError, BodyTooLargeError, OverloadedError, ServerError
-from lookonce_server.http.middleware.reject import refuse_and_close
+from lookonce_server.http.middleware.reject import reject_and_close
 
 _LONGEST_LENGTH = 20  # digits; a number of more is no smaller for its first ones
 
 
 class BodyLimit:
-    """ASGI middleware that refuses bodies which are too large or too slow, whether or not they tell their length.
+    """Reject bodies that are too large or too slow, with or without a length.
 
     Args:
-        app: what it wraps.
+        app: the wrapped app.
         max_bytes: largest body let through.
-        max_held_bytes: of all bodies whose requests are under way, as far as they have arrived.
-        seconds: that a body may take to arrive.
+        max_held_bytes: of all bodies of running requests, as far as they have arrived.
+        seconds: time that a body may take to arrive.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, max_held_bytes: int, seconds: float) -> None:
@@ -37,26 +37,26 @@ class BodyLimit:
         body = _Body(self, receive)
         started = False
 
-        async def noted(message: Message) -> None:
+        async def send_unless_refused(message: Message) -> None:
             nonlocal started
             if body.refused and not started:
-                return  # what the app makes of a body that breaks off: the answer is below
+                return  # the app's answer to a body that was broken off: ours is below
             started = True
             await send(message)
 
         try:
             length = Headers(scope=scope).get("content-length", "")
             body.check(int(length[:_LONGEST_LENGTH]) if length.isdecimal() else 0)
-            await self._app(scope, body.receive, noted)
+            await self._app(scope, body.receive, send_unless_refused)
         except _BrokenOffError:
             pass
         finally:
             self._held -= body.size
         if body.refused and not started:
-            await refuse_and_close(body.refused, scope, receive, send, more_comes=not body.arrived)
+            await reject_and_close(body.refused, scope, receive, send, more_comes=not body.arrived)
 
     def refusal(self, size: int, more: int) -> ServerError | None:
-        """Why a body cannot have so many more bytes than it has; None: it can."""
+        """Return the error of a body that grows by so many bytes; None if it may."""
         if size + more > self._max_bytes:
             return BodyTooLargeError(f"The request is larger than the limit of {self._max_bytes} bytes.")
         if self._held + more > self._max_held_bytes:
@@ -68,17 +68,17 @@ class BodyLimit:
         self._held += more
 
     def too_slow(self) -> ServerError:
-        """Why a body is not waited for any longer."""
+        """Return the error of a body that takes too long."""
         return BodyTimeoutError(f"The request's body did not arrive within {self._seconds:g} seconds.")
 
     @property
     def seconds(self) -> float:
-        """That a body may take to arrive."""
+        """Return the time that a body may take to arrive."""
         return self._seconds
 
 
 class _Body:
-    """One request's body, as it arrives."""
+    """The body of one request, as it arrives."""
 
     def __init__(self, limit: BodyLimit, receive: Receive) -> None:
         self.size = 0
@@ -89,7 +89,7 @@ class _Body:
         self._deadline = asyncio.get_running_loop().time() + limit.seconds
 
     async def receive(self) -> Message:
-        """The next piece; after the last one, whatever comes, however late."""
+        """Return the next message; after the body's last one there is no deadline."""
         if self.arrived:
             return await self._receive()
         try:
@@ -105,7 +105,7 @@ class _Body:
         return message
 
     def check(self, more: int) -> None:
-        """Break off if there is no room for so many more bytes."""
+        """Break off if the body may not grow by so many bytes."""
         if refusal := self._limit.refusal(self.size, more):
             self._refuse(refusal)
 

@@ -1,4 +1,7 @@
-"""From where a request may be made: a server without keys answers only this machine, and never a foreign web page."""
+"""Reject foreign Host and Origin headers.
+
+A server without keys answers only this machine, and no server answers foreign web pages.
+"""
 
 from urllib.parse import urlsplit
 
@@ -8,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lookonce_server.auth.tenants import is_loopback
 from lookonce_server.errors import ForbiddenError
-from lookonce_server.http.middleware.reject import refuse
+from lookonce_server.http.middleware.reject import reject
 
 _GUARDED = "/v1/"
 _EXPOSED = (
@@ -24,13 +27,13 @@ _EXPOSED = (
 
 
 class OriginMiddleware:
-    """ASGI middleware that looks at a request's `Host`, and below `/v1` at the web page that a browser sends it for.
+    """Reject foreign Host headers, and below `/v1` foreign web pages.
 
     Args:
-        app: what it wraps.
-        any_host: whether every Host is served, not only names of this machine. A web page whose name was made to
-            lead here (DNS rebinding) is told by its Host alone.
-        origins: whose web pages may ask, beside the server's own.
+        app: the wrapped app.
+        any_host: whether every Host is accepted, not only names of this machine. The Host is the only sign of a web
+            page whose name was made to lead here (DNS rebinding).
+        origins: allowed origins of web pages, beside the server's own.
     """
 
     def __init__(self, app: ASGIApp, *, any_host: bool, origins: tuple[str, ...]) -> None:
@@ -47,35 +50,35 @@ class OriginMiddleware:
             try:
                 self._check(scope["path"], Headers(scope=scope))
             except ForbiddenError as error:
-                await refuse(error, scope, receive, send)
+                await reject(error, scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
     def _check(self, path: str, headers: Headers) -> None:
         if not self._any_host and not is_loopback(_name(headers.get("host", ""))):
             raise ForbiddenError(
-                "Without API keys this server answers only to names of its own machine, such as 127.0.0.1 or localhost;"
-                " the header Host has another.",
+                "Without API keys this server answers only to names of its own machine, such as 127.0.0.1 or localhost."
+                " The header Host has another name.",
                 code="host_not_allowed",
             )
-        if path.startswith(_GUARDED) and not self._may_ask(headers):
+        if path.startswith(_GUARDED) and not self._is_allowed(headers):
             raise ForbiddenError(
                 "Web pages of other origins may not ask this server; its operator can allow some by --allowed-origins.",
                 code="origin_not_allowed",
             )
 
-    def _may_ask(self, headers: Headers) -> bool:
-        """Whether it is no browser that asks, or one for a page that may."""
+    def _is_allowed(self, headers: Headers) -> bool:
+        """Return whether the client is no browser, or shows an allowed page."""
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         if origin in self._origins:
             return True
-        if site is not None:  # browsers set it themselves, pages cannot
+        if site is not None:  # set by the browser: pages cannot
             return site in ("same-origin", "none")
         return origin is None or _authority(origin) == headers.get("host")
 
 
 def _authority(origin: str) -> str | None:
-    """An Origin's host and port; None where it is no URL."""
+    """Return the host and port of an Origin; None if it is no URL."""
     try:
         return urlsplit(origin).netloc
     except ValueError:
@@ -83,7 +86,7 @@ def _authority(origin: str) -> str | None:
 
 
 def _name(host: str) -> str:
-    """A Host without its port."""
+    """Return a Host without its port."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -1,17 +1,17 @@
-"""Request paths as the routes know them, before anything looks at them."""
+"""Remove the root path and trailing slashes from request paths."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class Paths:
-    """ASGI middleware, the outermost, that takes the root path and a slash at the end off each request's path.
+    """Remove the root path and a trailing slash from each request's path.
 
     So `/v1/models/` is the same route as `/v1/models`, with no redirect, which would name a host and a scheme that a
     proxy in front may have changed; and whether a proxy takes its prefix away or not, everything behind this sees the
     same path, and guards it alike.
 
     Args:
-        app: what it wraps.
+        app: the wrapped app.
         root_path: "" or a path that begins with a slash and does not end with one.
     """
 

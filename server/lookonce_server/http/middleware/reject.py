@@ -1,4 +1,4 @@
-"""Answers to requests that come no further, before their bodies are read."""
+"""Reject requests before their bodies are read."""
 
 import asyncio
 from contextlib import suppress
@@ -11,19 +11,19 @@ from lookonce_server.http.errors import response_to
 _LINGER_SECONDS = 2
 
 
-async def refuse(error: ServerError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with an error; what the client still sends of its body is thrown away as it comes."""
+async def reject(error: ServerError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with an error; the rest of the body is discarded as it arrives."""
     await response_to(error)(scope, receive, send)
 
 
-async def refuse_and_close(error: ServerError, scope: Scope, receive: Receive, send: Send, *, more_comes: bool) -> None:
-    """Answer with an error, and end the connection, for a client that would send too much, or too slowly.
+async def reject_and_close(error: ServerError, scope: Scope, receive: Receive, send: Send, *, more_comes: bool) -> None:
+    """Answer with an error and close the connection.
 
-    A connection closed on bytes that were not read is reset, and the answer may be lost with it. So where more of the
-    body comes the whole answer is sent first, and the rest is thrown away, for a few seconds at most.
+    A connection that is closed with unread bytes is reset, and the answer may be lost. So if more of the body comes,
+    the whole answer is sent first, and the rest is discarded, for a few seconds at most.
     """
 
-    async def lingering(message: Message) -> None:
+    async def send_and_drain(message: Message) -> None:
         if more_comes and message["type"] == "http.response.body":
             await send({**message, "more_body": True})
             with suppress(TimeoutError):
@@ -35,4 +35,4 @@ async def refuse_and_close(error: ServerError, scope: Scope, receive: Receive, s
 
     response = response_to(error)
     response.headers["connection"] = "close"
-    await response(scope, receive, lingering)
+    await response(scope, receive, send_and_drain)

@@ -1,4 +1,4 @@
-"""Around everything else: whatever becomes of a request, its answer has an id and safe headers, and the log a line."""
+"""Log each request, and give each answer an id and safe headers."""
 
 import asyncio
 import logging
@@ -28,11 +28,11 @@ _POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
 class RequestLogMiddleware:
-    """ASGI middleware, the outermost. Headers that a route has set itself are left as they are.
+    """Log a line for each request, and set headers that the route has not set.
 
     Args:
-        app: what it wraps.
-        metrics: where refusals are counted.
+        app: the wrapped app.
+        metrics: counts the rejected requests.
     """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
@@ -44,20 +44,20 @@ class RequestLogMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = time.monotonic()
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        started_at = time.monotonic()
+        header = Headers(scope=scope).get("x-request-id", "")
+        request_id = header if _ID.fullmatch(header) else f"req_{uuid.uuid4().hex}"
         facts = RequestFacts(request_id, scope["method"], route=_route(scope))
         current_request.set(facts)
         sending = _Sending(scope, facts, send)
         try:
             await self._answer(sending, scope, receive)
-        except asyncio.CancelledError:  # the server ends, and waits no longer
+        except asyncio.CancelledError:  # the server shuts down
             sending.outcome = 503
             raise
         finally:
             facts.status = facts.status or sending.outcome
-            facts.seconds = round(time.monotonic() - begun, 6)
+            facts.seconds = round(time.monotonic() - started_at, 6)
             _log.log(_level(facts), "request", extra={"facts": facts})
             if facts.error in REFUSALS:
                 self._metrics.refused.labels(facts.error).inc()
@@ -66,16 +66,16 @@ class RequestLogMiddleware:
         try:
             await self._app(scope, receive, sending)
         except ClientDisconnect:
-            pass  # while its body was read: there is nobody to tell
+            pass  # while its body was read
         except Exception as error:
-            if sending.started:  # nothing can be told any more; whoever runs us closes the connection
+            if sending.started:  # it is too late for an answer: uvicorn closes the connection
                 sending.outcome = 500
                 raise
             await errors.unknown(Request(scope), error)(scope, receive, sending)
 
 
 class _Sending:
-    """What is sent of an answer, on its way."""
+    """Send an answer with its headers, and note its outcome."""
 
     def __init__(self, scope: Scope, facts: RequestFacts, send: Send) -> None:
         self.started = False
@@ -100,20 +100,20 @@ class _Sending:
         for name, value in _HEADERS.items():
             headers.setdefault(name, value)
         headers.setdefault("content-security-policy", _POLICY)
-        if self._expects and self._status >= 400:  # the body may come or not: what comes next is told by nothing
+        if self._expects and self._status >= 400:  # the body may come or not: the next bytes are ambiguous
             headers["connection"] = "close"
         if self._path.startswith("/v1/"):
             headers.setdefault("cache-control", "no-store")
 
 
 def _level(facts: RequestFacts) -> int:
-    """How much a request's line matters: monitors ask every few seconds, and what they find is news where it is bad."""
+    """Return the level of a request's line; probes that succeed are routine."""
     is_routine = facts.route in _PROBES and facts.status is not None and facts.status < 400
     return logging.DEBUG if is_routine else logging.INFO
 
 
 def _route(scope: Scope) -> str | None:
-    """The template of the path: of the route that takes the method too, else of any; None: there is none."""
-    found = [(route.matches(scope)[0], getattr(route, "path", None)) for route in scope["app"].routes]
-    paths = [path for wanted in (Match.FULL, Match.PARTIAL) for match, path in found if match is wanted]
+    """Return the path's template, of a route with the method if there is one."""
+    matches = [(route.matches(scope)[0], getattr(route, "path", None)) for route in scope["app"].routes]
+    paths = [path for kind in (Match.FULL, Match.PARTIAL) for match, path in matches if match is kind]
     return paths[0] if paths else None

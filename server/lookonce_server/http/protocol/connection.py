@@ -1,4 +1,4 @@
-"""A client's connection: uvicorn's own, with a bound on all that a client can make it wait for or keep."""
+"""A client's connection: uvicorn's, with a bound on all that a client can make it wait for or hold."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ _LOG_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What a client may have of a connection.
+    """Bound what a client may take of a connection.
 
     Attributes:
         max_connections: at once, of everybody.
@@ -48,7 +48,7 @@ class ConnectionLimits:
 
 
 class RefusalLog:
-    """Count connections and requests that are refused before they are requests; a line tells of many.
+    """Count what is refused before it is a request, and log a line for many of them.
 
     Args:
         metrics: where they are counted.
@@ -56,8 +56,8 @@ class RefusalLog:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._untold: dict[str, int] = {}
-        self._told_at: dict[str, float] = {}
+        self._unlogged: dict[str, int] = {}
+        self._logged_at: dict[str, float] = {}
 
     def __call__(self, reason: str) -> None:
         """Count one.
@@ -66,20 +66,20 @@ class RefusalLog:
             reason: an error's code.
         """
         self._metrics.refused.labels(reason).inc()
-        self._untold[reason] = self._untold.get(reason, 0) + 1
+        self._unlogged[reason] = self._unlogged.get(reason, 0) + 1
         now = time.monotonic()
-        if now - self._told_at.get(reason, -_LOG_SECONDS) >= _LOG_SECONDS:
-            _log.warning("refused: %s, on %d connection(s) since the last line", reason, self._untold.pop(reason))
-            self._told_at[reason] = now
+        if now - self._logged_at.get(reason, -_LOG_SECONDS) >= _LOG_SECONDS:
+            _log.warning("refused: %s, on %d connection(s) since the last line", reason, self._unlogged.pop(reason))
+            self._logged_at[reason] = now
 
 
 class ConnectionConfig(uvicorn.Config):
-    """uvicorn's configuration, and that of connections.
+    """Add the limits of connections to uvicorn's configuration.
 
     Args:
         app: what is served.
         limits: of each connection.
-        refusals: is told what is refused.
+        refusals: counts what is refused.
         options: uvicorn's.
     """
 
@@ -90,7 +90,7 @@ class ConnectionConfig(uvicorn.Config):
 
 
 class Connection(HttpToolsProtocol):
-    """One client's connection. Whatever the client leaves undone, it ends in time, and frees what it held."""
+    """Serve one client. Whatever the client leaves undone, it ends in time, and frees what it held."""
 
     def __init__(
         self,
@@ -106,8 +106,8 @@ class Connection(HttpToolsProtocol):
         self._arriving: asyncio.TimerHandle | None = None  # while something is to arrive, and nothing else waits for it
         self._sending: asyncio.TimerHandle | None = None  # while a client does not read
         self._unsent = 0
-        self._requests = RequestParser(self, config.limits.max_head_bytes, self._refuse)
-        self.parser = self._requests  # type: ignore[assignment]  # it has all that uvicorn asks of a parser
+        self._parser = RequestParser(self, config.limits.max_head_bytes, self._refuse)
+        self.parser = self._parser  # type: ignore[assignment]  # it has all that uvicorn asks of a parser
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio."""
@@ -123,7 +123,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         self._arrived()
         self._sent()
-        self._requests.close()
+        self._parser.close()
 
     # --- what arrives ---
 
@@ -153,9 +153,9 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self._is_answering or self.transport.is_closing():
             return
-        if self._requests.in_body:
+        if self._parser.in_body:
             self._wait(self._limits.body_seconds)
-        elif self._requests.begun:
+        elif self._parser.in_head:
             self._wait_for_head()
 
     @property
@@ -176,7 +176,7 @@ class Connection(HttpToolsProtocol):
 
     def _end_waiting(self) -> None:
         self._arriving = None
-        if self._requests.begun and not self._refused:
+        if self._parser.in_head and not self._refused:
             seconds = self._limits.head_seconds
             self._refuse(HeadersTimeoutError(f"The request's headers did not arrive within {seconds:g} seconds."))
         else:
@@ -224,7 +224,7 @@ class Connection(HttpToolsProtocol):
         self._arrived()
         if not self._is_answering:
             self._answer(status_of(error), body)
-        elif not self._requests.in_body:
+        elif not self._parser.in_body:
             self.cycle.keep_alive = False
         elif self.cycle.response_started or self.pipeline:
             self.transport.abort()  # nothing can be told any more

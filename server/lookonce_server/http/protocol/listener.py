@@ -19,7 +19,7 @@ _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 class Listener(socket.socket):
-    """Accept connections while descriptors are left; refuse the others with a 503, one by one.
+    """Accept connections while descriptors are left, and refuse the others with a 503.
 
     asyncio accepts until nobody waits, and where a process has no descriptor left it tells of each attempt. So this
     socket takes none of the highest ones: those are for the rest of the process.
@@ -61,7 +61,7 @@ class Listener(socket.socket):
         self._close_spare()
 
     def _refuse_with_spare(self) -> None:
-        """Refuse one who waits though no descriptor is left: or the loop would be told of it for ever."""
+        """Refuse a waiting connection though no descriptor is left: the loop would be told of it for ever."""
         self._close_spare()
         try:
             connection, _ = super().accept()
@@ -97,30 +97,30 @@ def bind(host: str, port: int) -> list[socket.socket]:
     Raises:
         StartError: an address is in use, or none can be had; it names what to do.
     """
-    bound: list[socket.socket] = []
+    sockets: list[socket.socket] = []
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-            taken = bound[0].getsockname()[1] if bound else port
-            made = _socket(family, (address[0], taken, *address[2:]))
-            if made is not None:
-                bound.append(made)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in addresses):
+            same_port = sockets[0].getsockname()[1] if sockets else port
+            bound = _socket(family, (address[0], same_port, *address[2:]))
+            if bound is not None:
+                sockets.append(bound)
     except OSError as error:
-        for made in bound:
-            made.close()
-        raise StartError(_explained(host, port, error)) from error
-    if not bound:
-        raise StartError(_explained(host, port, OSError(errno.EADDRNOTAVAIL, "")))
-    return bound
+        for bound in sockets:
+            bound.close()
+        raise StartError(_bind_error(host, port, error)) from error
+    if not sockets:
+        raise StartError(_bind_error(host, port, OSError(errno.EADDRNOTAVAIL, "")))
+    return sockets
 
 
 def listen(
-    bound: Sequence[socket.socket], *, backlog: int, max_connections: int, refused: Callable[[str], None]
+    sockets: Sequence[socket.socket], *, backlog: int, max_connections: int, refused: Callable[[str], None]
 ) -> list[Listener]:
     """Listen on sockets, and let the process open as many files as that takes.
 
     Args:
-        bound: sockets that do not listen yet.
+        sockets: bound ones that do not listen yet.
         backlog: connections that may wait to be accepted.
         max_connections: that will be open at once.
         refused: is called with an error's code for each connection that is refused.
@@ -129,38 +129,38 @@ def listen(
         OSError: another process listens there by now.
     """
     descriptors = _descriptors_for(max_connections)
-    for one in bound:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for the next server, while connections linger
-        one.listen(backlog)
-    return [Listener(one.detach(), descriptors, refused) for one in bound]
+    for bound in sockets:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for the next server, while connections linger
+        bound.listen(backlog)
+    return [Listener(bound.detach(), descriptors, refused) for bound in sockets]
 
 
 def _socket(family: int, address: Sequence[Any]) -> socket.socket | None:
-    """A socket that has the address; None where this machine has no such one, as `::1` without IPv6.
+    """Bind a socket to an address; None where this machine has no such one, as `::1` without IPv6.
 
     At first it is taken without SO_REUSEADDR: or a second server could take it too while neither listens.
     """
-    made = socket.socket(family, socket.SOCK_STREAM)
+    bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
-            made.bind(tuple(address))
+            bound.bind(tuple(address))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier server linger
-            made.bind(tuple(address))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier server linger
+            bound.bind(tuple(address))
     except OSError as error:
-        made.close()
+        bound.close()
         if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
             return None
         raise
-    return made
+    return bound
 
 
-def _explained(host: str, port: int, error: OSError) -> str:
-    """Why an address cannot be had, in one sentence."""
+def _bind_error(host: str, port: int, error: OSError) -> str:
+    """Say in one sentence why an address cannot be bound."""
     if error.errno == errno.EADDRINUSE:
         return (
             f"--port {port}: it is in use on {host} already. Stop what listens there, or give another; 0 is a free one."
@@ -175,24 +175,24 @@ def _explained(host: str, port: int, error: OSError) -> str:
 
 
 def _descriptors_for(max_connections: int) -> int:
-    """Raise the limit on open files as far as connections need it and may; how many descriptors are theirs."""
+    """Raise the limit on open files as far as allowed; return how many of them connections may have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max_connections + _RESERVED
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = max_connections + _RESERVED
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY:
-        return wanted
-    if soft < wanted:
-        left = soft - min(_RESERVED, soft // 2)
+        return needed
+    if soft < needed:
+        available = soft - min(_RESERVED, soft // 2)
         _log.warning(
             "this process may open %d files, which is enough for about %d connections, not for --max-connections %d:"
             " more are refused; raise the limit (ulimit -n, LimitNOFILE=)",
             soft,
-            left,
+            available,
             max_connections,
         )
-        return left
+        return available
     return soft - _RESERVED
 
 

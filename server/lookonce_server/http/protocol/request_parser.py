@@ -21,13 +21,13 @@ class RequestParser:
     (`Upgrade: h2c`, `websocket`) is ignored, as a server may: httptools would stop at it, and lose the body.
 
     Args:
-        events: is told what was parsed.
-        max_head_bytes: most bytes of a request that are no body.
-        refuse: is called once with what is wrong; nothing is parsed after that.
+        events: gets what was parsed.
+        max_head_bytes: maximum bytes of a request beside its body.
+        refuse: is called once with the error; nothing is parsed after that.
     """
 
     def __init__(self, events: HttpToolsProtocol, max_head_bytes: int, refuse: Callable[[ServerError], None]) -> None:
-        self.begun = False  # a head has begun to arrive
+        self.in_head = False  # a head has begun to arrive, and is not complete
         self.in_body = False  # a head is complete, and its message is not
         self._events = events
         self._limit = max_head_bytes
@@ -46,7 +46,7 @@ class RequestParser:
             self._feed(data[start : start + _PIECE])
 
     def close(self) -> None:
-        """Let go of who is told, and of what tells: they hold each other."""
+        """Release the connection and the parser, which hold each other."""
         self._ended = True
         del self._events, self._parser
 
@@ -88,7 +88,7 @@ class RequestParser:
         parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
         return parser
 
-    # --- what uvicorn asks ---
+    # --- called by uvicorn ---
 
     def get_http_version(self) -> str:
         """See httptools."""
@@ -106,11 +106,11 @@ class RequestParser:
         """Never."""
         return False
 
-    # --- what httptools tells ---
+    # --- called by httptools ---
 
     def on_message_begin(self) -> None:
         """A request line begins."""
-        self.begun = True
+        self.in_head = True
         self._events.on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -131,7 +131,7 @@ class RequestParser:
         if self._upgrades:
             return
         self._events.on_headers_complete()
-        self.begun, self.in_body = False, True
+        self.in_head, self.in_body = False, True
 
     def on_chunk_header(self) -> None:
         """A chunk begins."""
@@ -166,11 +166,12 @@ class RequestParser:
 
 
 def _without_offer(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """A request's headers without those that offer another protocol."""
+    """Return headers without those that offer another protocol."""
     kept = []
     for name, value in headers:
         if name == b"connection":
-            value = b", ".join(one for one in map(bytes.strip, value.split(b",")) if one.lower() not in _OFFER)
+            options = map(bytes.strip, value.split(b","))
+            value = b", ".join(option for option in options if option.lower() not in _OFFER)
         if name not in _OFFER and (value or name != b"connection"):
             kept.append((name, value))
     return kept

@@ -1,87 +1,44 @@
-"""What is answered, in OpenAI's shape. The same models document it, and are what is kept of a response."""
+"""The objects of the Responses API, as they are documented, sent and kept."""
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, JsonValue
 
-from lookonce_server.http.schemas.messages import kind_of
-from lookonce_server.http.schemas.response_format import FormatName, Schema
+from lookonce_server.http.schemas.answers import TokenLogprob
+from lookonce_server.http.schemas.must_be_unset import RepeatedModel
+from lookonce_server.http.schemas.response_format import ResponseTextFormat, TextFormat
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
-class Shown(BaseModel):
-    """A part of an answer."""
+class ResponseModel(BaseModel):
+    """A part of a response, which is sent with all of its fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    def shown(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return self.model_dump(mode="json", by_alias=True)
+    def to_json(self) -> str:
+        """Return the JSON text that is sent."""
+        return self.model_dump_json(by_alias=True)
 
 
-class Requested(Shown):
-    """A part of an answer that tells what was asked; it is without the nulls that came in fields it does not know."""
+class TextConfig(RepeatedModel):
+    """The format of the answer's text."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_unknown_nulls(cls, data: Any) -> Any:
-        known = {name for field, info in cls.model_fields.items() for name in (field, info.alias)}
-        return {k: v for k, v in data.items() if v is not None or k in known} if isinstance(data, dict) else data
-
-
-class FreeText(Requested):
-    """Any text."""
-
-    type: Literal["text"]
-
-
-class JsonObject(Requested):
-    """A JSON object."""
-
-    type: Literal["json_object"]
-
-
-class JsonSchema(Requested):
-    """JSON that a schema accepts; `strict` or not, it always does."""
-
-    type: Literal["json_schema"]
-    name: FormatName
-    schema_: Annotated[Schema, Field(alias="schema")]
-    description: str | None = None
-    strict: bool | None = None
-
-
-TextFormat = Annotated[
-    Annotated[FreeText, Tag("type=text")]
-    | Annotated[JsonObject, Tag("type=json_object")]
-    | Annotated[JsonSchema, Tag("type=json_schema")],
-    Discriminator(
-        kind_of,
-        custom_error_type="format_type",
-        custom_error_message="a format's type must be 'text', 'json_object' or 'json_schema'",
-    ),
-]
-
-
-class TextConfig(Requested):
-    """The answer's text."""
-
-    format: TextFormat = FreeText(type="text")
+    format: ResponseTextFormat = TextFormat(type="text")
     verbosity: Literal["medium"] | None = "medium"
 
 
-class OutputText(Shown):
+class OutputText(ResponseModel):
     """The answer."""
 
     type: Literal["output_text"] = "output_text"
     text: str = ""
     annotations: list[JsonValue] = []
-    logprobs: list[dict[str, JsonValue]] = []
+    logprobs: list[TokenLogprob] = []
 
 
-class OutputMessage(Shown):
-    """The message that the answer is."""
+class OutputMessage(ResponseModel):
+    """The answer's message."""
 
     id: str
     type: Literal["message"] = "message"
@@ -90,21 +47,21 @@ class OutputMessage(Shown):
     content: list[OutputText] = []
 
 
-class InputTokensDetails(Shown):
-    """Of the prompt's tokens."""
+class InputTokensDetails(ResponseModel):
+    """Parts of the prompt's tokens."""
 
-    cached_tokens: int  # that nobody computed for this answer
+    cached_tokens: int  # not computed for this answer
     cache_write_tokens: Literal[0] = 0
 
 
-class OutputTokensDetails(Shown):
-    """Of the answer's tokens."""
+class OutputTokensDetails(ResponseModel):
+    """Parts of the answer's tokens."""
 
     reasoning_tokens: Literal[0] = 0
 
 
-class Usage(Shown):
-    """What the answer took."""
+class ResponseUsage(ResponseModel):
+    """The tokens of the prompt and the answer."""
 
     input_tokens: int
     input_tokens_details: InputTokensDetails
@@ -113,21 +70,21 @@ class Usage(Shown):
     total_tokens: int
 
 
-class IncompleteDetails(Shown):
-    """Why an answer ended early."""
+class IncompleteDetails(ResponseModel):
+    """The reason for an answer's early end."""
 
     reason: Literal["max_output_tokens"] = "max_output_tokens"
 
 
-class Failure(Shown):
-    """Why there is no answer."""
+class Failure(ResponseModel):
+    """The reason for a missing answer."""
 
     code: Literal["server_error", "rate_limit_exceeded"]
     message: str
 
 
-class ResponseObject(Shown):
-    """A response, with what it was asked."""
+class ResponseObject(ResponseModel):
+    """A response, with the options of its request."""
 
     id: str
     object: Literal["response"] = "response"
@@ -138,7 +95,7 @@ class ResponseObject(Shown):
     incomplete_details: IncompleteDetails | None = None
     model: str
     output: list[OutputMessage] = []
-    usage: Usage | None = None
+    usage: ResponseUsage | None = None
     previous_response_id: str | None
     store: bool
     instructions: str | None
@@ -161,19 +118,19 @@ class ResponseObject(Shown):
 
     @property
     def answer(self) -> str:
-        """The answer's text."""
+        """Return the answer's text."""
         return "".join(part.text for message in self.output for part in message.content)
 
 
-class Deleted(Shown):
-    """What is said of a response that was deleted."""
+class Deleted(ResponseModel):
+    """The answer to a deletion."""
 
     id: str
     object: Literal["response"] = "response"
     deleted: Literal[True] = True
 
 
-class ItemList(Shown):
+class ItemList(ResponseModel):
     """A page of the messages that a response answered."""
 
     object: Literal["list"] = "list"

@@ -1,4 +1,4 @@
-"""What is kept of a response, so that the next question needs to say only what is new.
+"""Keep responses, so that the next request only sends the new messages.
 
 A record holds the whole conversation, not a pointer to the response before: one read finds it, and each response can be
 deleted, and expires, by itself. Of the image it holds the id of its context, and a digest; never a pixel.
@@ -19,7 +19,7 @@ from lookonce_server.http.responses.request import Item, parts_of
 
 _log = logging.getLogger(__name__)
 _ID = re.compile(r"resp_([0-9a-f]{64})")
-_MOST_BYTES = 512 * 1024  # of a conversation that is kept
+_MAX_BYTES = 512 * 1024  # of a conversation that is kept
 
 
 class _Kept(BaseModel):
@@ -27,7 +27,7 @@ class _Kept(BaseModel):
 
 
 class KeptPart(_Kept):
-    """Text, or where the conversation's image stands."""
+    """A part of a message: text, or the place of the conversation's image."""
 
     type: Literal["input_text", "output_text", "input_image"]
     text: str = ""
@@ -42,7 +42,7 @@ class KeptItem(_Kept):
 
     @classmethod
     def of(cls, item: Item) -> "KeptItem":
-        """What is kept of a message."""
+        """Return the record of a message."""
         parts = [KeptPart(type=part.type, text=getattr(part, "text", "")) for part in parts_of(item)]
         return cls(id=item_id(), role=item.role, parts=parts)
 
@@ -50,12 +50,15 @@ class KeptItem(_Kept):
 class KeptImage(_Kept):
     """The conversation's image."""
 
-    context_id: str | None  # None where none was made
+    context_id: str | None  # None if none was made
     digest: str | None  # of its bytes, as far as known
 
 
 class KeptResponse(_Kept):
-    """A response and the conversation that it answered, without its instructions, which hold for one response alone."""
+    """A response and the conversation that it answered, without instructions.
+
+    Instructions hold for one response alone.
+    """
 
     response: ResponseObject
     items: list[KeptItem]
@@ -63,13 +66,13 @@ class KeptResponse(_Kept):
 
     @property
     def conversation(self) -> list[KeptItem]:
-        """The conversation with this answer."""
+        """Return the conversation with this answer."""
         message = self.response.output[0].id if self.response.output else item_id()
         answer = KeptPart(type="output_text", text=self.response.answer)
         return [*self.items, KeptItem(id=message, role="assistant", parts=[answer])]
 
     def shown_items(self) -> list[dict[str, Any]]:
-        """The messages as OpenAI lists them; the image is its context's name."""
+        """Return the messages as OpenAI lists them; the image is a `lookonce:` URL."""
         return [
             {
                 "id": item.id,
@@ -82,7 +85,7 @@ class KeptResponse(_Kept):
         ]
 
     def encoded(self) -> bytes:
-        """As a record."""
+        """Return the record's bytes."""
         return self.model_dump_json(by_alias=True).encode()
 
     def _shown(self, part: KeptPart) -> dict[str, Any]:
@@ -93,70 +96,80 @@ class KeptResponse(_Kept):
 
 
 def response_id() -> str:
-    """A new response's id: 256 random bits."""
+    """Return an id for a new response: 256 random bits."""
     return f"resp_{secrets.token_hex(32)}"
 
 
 def item_id() -> str:
-    """A new message's id."""
+    """Return an id for a new message."""
     return f"msg_{secrets.token_hex(24)}"
 
 
-async def find(records: BlobStore, tenant: str, response: str, *, param: str | None) -> KeptResponse:
-    """The response with that id. Counts as use.
+class ResponseStore:
+    """Keep a tenant's responses, which no other tenant can find.
 
     Args:
-        records: where responses are kept.
-        tenant: whose it must be.
-        response: its id.
-        param: the request's field it came in, if it is one.
-
-    Raises:
-        ResponseNotFoundError: there is none, it is another tenant's, or what is kept is none.
-        StoreUnavailableError: the store does not answer.
+        records: of the server's store.
+        tenant: the owner of the responses.
     """
-    key = _key(tenant, response)
-    value = await records.read(key) if key else None
-    try:
-        found = KeptResponse.model_validate_json(value, by_alias=True) if value is not None else None
-    except ValidationError as error:  # another release's, with the same seal
-        _log.warning("a kept response cannot be read: %d errors", error.error_count())
-        found = None
-    if found is None:
-        raise ResponseNotFoundError(response, param=param)
-    return found
 
+    def __init__(self, records: BlobStore, tenant: str) -> None:
+        self._records = records
+        self._tenant = tenant
 
-async def keep(records: BlobStore, tenant: str, kept: KeptResponse, *, ttl: float | None) -> bool:
-    """Keep a response; False where the store cannot: the answer is worth sending all the same."""
-    key = _key(tenant, kept.response.id)
-    assert key
-    try:
-        await records.write(key, kept.encoded(), ttl=ttl)
-    except CacheError as error:
-        _log.warning("a response was not kept: %s", error)
-        return False
-    return True
+    async def find(self, response_id: str, *, param: str | None = None) -> KeptResponse:
+        """Return a response. Counts as use.
 
+        Args:
+            response_id: the response's id.
+            param: the request's field that has the id, if it is in one.
 
-async def forget(records: BlobStore, tenant: str, response: str) -> None:
-    """Forget a response; raises ResponseNotFoundError where there is none, and StoreUnavailableError."""
-    key = _key(tenant, response)
-    if key is None or not await records.forget(key):
-        raise ResponseNotFoundError(response)
+        Raises:
+            ResponseNotFoundError: there is none, it is another tenant's, or the record is no response.
+            StoreUnavailableError: the store does not answer.
+        """
+        key = self._key(response_id)
+        value = await self._records.read(key) if key else None
+        try:
+            if value is not None:
+                return KeptResponse.model_validate_json(value, by_alias=True)
+        except ValidationError as error:  # another release's, with the same seal
+            _log.warning("a kept response cannot be read: %d errors", error.error_count())
+        raise ResponseNotFoundError(response_id, param=param)
+
+    async def keep(self, kept: KeptResponse, *, ttl: float | None) -> bool:
+        """Keep a response; return whether the store has it."""
+        key = self._key(kept.response.id)
+        assert key
+        try:
+            await self._records.write(key, kept.encoded(), ttl=ttl)
+        except CacheError as error:
+            _log.warning("a response was not kept: %s", error)
+            return False
+        return True
+
+    async def delete(self, response_id: str) -> None:
+        """Delete a response.
+
+        Raises:
+            ResponseNotFoundError: there is none with that id.
+            StoreUnavailableError: the store does not answer.
+        """
+        key = self._key(response_id)
+        if key is None or not await self._records.forget(key):
+            raise ResponseNotFoundError(response_id)
+
+    def _key(self, response_id: str) -> BlobKey | None:
+        match = _ID.fullmatch(response_id)
+        return BlobKey(self._tenant, match[1]) if match else None
 
 
 def check_size(draft: ResponseObject, items: Sequence[KeptItem]) -> None:
-    """Raise InvalidRequestError if the conversation is larger than one that is kept may be."""
+    """Reject a conversation that is too large to keep."""
     size = len(KeptResponse(response=draft, items=list(items), image=None).encoded())
-    if size > _MOST_BYTES:
+    if size > _MAX_BYTES:
         raise InvalidRequestError(
-            f"The conversation has {size} bytes; one that is kept may have {_MOST_BYTES}. Begin a new one, or send"
+            f"The conversation has {size} bytes; one that is kept may have {_MAX_BYTES}. Begin a new one, or send"
             " store=false.",
             param="input",
         )
-
-
-def _key(tenant: str, response: str) -> BlobKey | None:
-    match = _ID.fullmatch(response)
-    return BlobKey(tenant, match[1]) if match else None

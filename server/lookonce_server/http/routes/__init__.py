@@ -1,1 +1,1 @@
-"""The routes, one module a group of paths."""
+"""Serve the paths, one module for each group."""

@@ -1,6 +1,6 @@
-"""`/v1/contexts/{id}/tokens` and `.../heatmap.png`: what a context keeps of its image, in numbers and as a picture.
+"""Serve the image tokens that a context keeps, as numbers and as a picture.
 
-None of it counts as use, and nothing is made.
+Neither counts as use, and neither makes a context.
 """
 
 import asyncio
@@ -12,19 +12,19 @@ from fastapi.responses import Response
 from lookonce_cache import CompressedContext, digest
 from lookonce_server.engines.geometry import ImageCrop
 from lookonce_server.errors import InvalidImageError, InvalidRequestError
-from lookonce_server.http.bodies.image_request import documented_body, read_pictured
-from lookonce_server.http.schemas.contexts import ContextTokens, PictureForm, PictureRequest
+from lookonce_server.http.bodies.image_request import documented_body, read_image_request
+from lookonce_server.http.schemas.contexts import ContextTokens, ImageForm, ImageUrlRequest
 from lookonce_server.http.schemas.errors import errors
 from lookonce_server.http.state import Tenant, state_of
 from lookonce_server.images.sources import ImageBytes
 from lookonce_server.sessions.heatmap import TokenMap, draw_grid, draw_over
-from lookonce_server.sessions.preview import kept_by, would_keep
+from lookonce_server.sessions.preview import kept_at_retention, kept_indices
 
 router = APIRouter(prefix="/v1/contexts/{context_id}")
-_WIDTHS = (448, 1024)  # of a picture with a heat map, unless told: small ones are enlarged, large ones reduced
+_WIDTHS = (448, 1024)  # default bounds of a picture with a heat map
 
 Retention = Annotated[
-    float | None, Query(gt=0, le=1, description="what would be kept at that share; else what the context keeps")
+    float | None, Query(gt=0, le=1, description="show the tokens that would be kept at that share, not those that are")
 ]
 Width = Annotated[int | None, Query(ge=16, le=2048, description="of the picture, in pixels")]
 
@@ -35,7 +35,7 @@ _PNG: dict[int | str, dict[str, Any]] = {200: {"description": "The picture.", "c
 
 @router.get("/tokens", responses=errors(400, 404, 503))
 async def tokens(context_id: str, request: Request, tenant: Tenant, retention: Retention = None) -> ContextTokens:
-    """The scores of the image's tokens, and which of them are kept."""
+    """Return the scores of the image's tokens, and the indices of those kept."""
     context = await state_of(request).contexts.peek(tenant, context_id)
     kept = await asyncio.to_thread(_kept, context, retention)
     return ContextTokens.of(context, kept, retention or context.identity.retention)
@@ -45,7 +45,7 @@ async def tokens(context_id: str, request: Request, tenant: Tenant, retention: R
 async def heatmap(
     context_id: str, request: Request, tenant: Tenant, retention: Retention = None, width: Width = None
 ) -> Response:
-    """The same as a picture, of the tokens' grid alone."""
+    """Draw the scores and the tokens kept, as a grid."""
     context = await state_of(request).contexts.peek(tenant, context_id)
     return Response(await asyncio.to_thread(_grid, context, retention, width), media_type="image/png")
 
@@ -54,22 +54,22 @@ async def heatmap(
     "/heatmap.png",
     response_class=Response,
     responses={**_PNG, **errors(400, 404, 415, 503)},
-    openapi_extra=documented_body(PictureForm, PictureRequest),
+    openapi_extra=documented_body(ImageForm, ImageUrlRequest),
 )
 async def heatmap_over(
     context_id: str, request: Request, tenant: Tenant, retention: Retention = None, width: Width = None
 ) -> Response:
-    """The same over the image, which must be given: the server keeps no pixels."""
+    """Draw the scores over the image, which must be sent again."""
     state = state_of(request)
-    image, _ = await read_pictured(request, state.images, PictureForm, PictureRequest)
+    image, _ = await read_image_request(request, state.images, ImageForm, ImageUrlRequest)
     context = await state.contexts.peek(tenant, context_id)
-    framing = _framing(context, state.engine.facts.framing)
+    image_crop = _image_crop(context, state.engine.facts.image_crop)
     await asyncio.to_thread(_check_image, context, image)
     picture = await state.images.decode(image)
 
     def draw() -> bytes:
         shown = width or min(max(picture.width, _WIDTHS[0]), _WIDTHS[1])
-        return draw_over(picture, _token_map(context, retention), framing.area(*picture.size), shown)
+        return draw_over(picture, _token_map(context, retention), image_crop.area(*picture.size), shown)
 
     return Response(await asyncio.to_thread(draw), media_type="image/png")
 
@@ -83,18 +83,18 @@ def _token_map(context: CompressedContext, retention: float | None) -> TokenMap:
 
 
 def _kept(context: CompressedContext, retention: float | None) -> list[int]:
-    return kept_by(context) if retention is None else would_keep(context, retention)
+    return kept_indices(context) if retention is None else kept_at_retention(context, retention)
 
 
-def _framing(context: CompressedContext, framing: ImageCrop | None) -> ImageCrop:
-    """The framing, if each token has a place in the picture."""
-    if framing is None or (context.grid[0] == 1 and context.image_tokens > 1):
+def _image_crop(context: CompressedContext, image_crop: ImageCrop | None) -> ImageCrop:
+    """Return the image crop; reject models whose tokens have no place in it."""
+    if image_crop is None or (context.grid[0] == 1 and context.image_tokens > 1):
         raise InvalidRequestError(
-            "It cannot be told where in a picture this model's image tokens are. GET draws them without the picture."
+            "The places of this model's image tokens in a picture are unknown. GET draws them without the picture."
         )
-    return framing
+    return image_crop
 
 
 def _check_image(context: CompressedContext, image: ImageBytes) -> None:
     if digest(image.data) != context.identity.image_digest:
-        raise InvalidImageError("This is not the image that the context was made of, byte by byte.", param=image.param)
+        raise InvalidImageError("This is not the context's image, byte by byte.", param=image.param)

@@ -1,13 +1,14 @@
-"""`/v1/contexts`: prepare images ahead, see and delete what is kept. A tenant meets its own contexts only."""
+"""Serve `/v1/contexts`: prepare images ahead, list and delete contexts."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from pydantic_core import to_json
 
-from lookonce_server.http.bodies.image_request import documented_body, read_pictured
-from lookonce_server.http.disconnect import DONE, EventStream, event
+from lookonce_server.http.bodies.image_request import documented_body, read_image_request
+from lookonce_server.http.event_stream import DONE, EventStream, event
 from lookonce_server.http.schemas.contexts import (
     ContextDeleted,
     ContextForm,
@@ -36,9 +37,9 @@ _CREATED: dict[int | str, dict[str, Any]] = {
     openapi_extra=documented_body(ContextForm, ContextRequest),
 )
 async def create(request: Request, tenant: Tenant) -> Any:
-    """Describe an image and keep its context; an image that was described before is not described again."""
+    """Describe an image and keep its context, unless it is kept already."""
     state = state_of(request)
-    image, fields = await read_pictured(request, state.images, ContextForm, ContextRequest)
+    image, fields = await read_image_request(request, state.images, ContextForm, ContextRequest)
     options = fields.options()
     state.contexts.check(options)
     steps = state.contexts.prepare(tenant, image, options)
@@ -51,31 +52,34 @@ async def create(request: Request, tenant: Tenant) -> Any:
 
 
 def _stream(steps: AsyncGenerator[str | Prepared], silence: float) -> EventStream:
-    """The steps as events; a client that leaves stops none of them, since the next question wants the context."""
+    """Send the steps as events.
 
-    async def ended(outcome: str) -> None:
+    A client that leaves stops none of them: the next question needs the context.
+    """
+
+    async def close(status: str) -> None:
         await steps.aclose()
 
-    def failed(body: dict[str, Any]) -> str:
-        return event({"type": "error", **body})
-
-    return EventStream(_events(steps), ended, error_event=failed, silence=silence)
+    return EventStream(_events(steps), close, error_event=lambda error: _event("error", **error), silence=silence)
 
 
 async def _events(steps: AsyncIterator[str | Prepared]) -> AsyncIterator[str]:
-    yield event({"type": "context.queued"})
+    yield _event("context.queued")
     is_described = False
     async for step in steps:
         if isinstance(step, Prepared):
-            context = ContextObject.of(step.info).model_dump()
-            yield event({"type": "context.completed", "context": context, "created": step.created})
+            yield _event("context.completed", context=ContextObject.of(step.info), created=step.created)
             continue
         if not is_described:
             is_described = True
-            yield event({"type": "context.describing"})
+            yield _event("context.describing")
         if step:
-            yield event({"type": "context.description.delta", "delta": step})
+            yield _event("context.description.delta", delta=step)
     yield DONE
+
+
+def _event(kind: str, **fields: Any) -> str:
+    return event(to_json({"type": kind, **fields}).decode())
 
 
 @router.get("", responses=errors(400, 503))
@@ -85,24 +89,24 @@ async def index(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(max_length=200)] = None,
 ) -> ContextList:
-    """The contexts kept, a page at a time; `next` is the `after` of the page that follows."""
+    """List the contexts, a page at a time; `next` is the `after` of the next page."""
     return ContextList.of(await state_of(request).contexts.list(tenant, limit, after))
 
 
 @router.get("/stats", responses=errors(503))
 async def stats(request: Request, tenant: Tenant) -> ContextStats:
-    """How many contexts there are, their bytes and ages, and how often they were found by this server."""
+    """Return the number, bytes and ages of contexts, and this server's hits."""
     return ContextStats.of(await state_of(request).contexts.stats(tenant))
 
 
 @router.get("/{context_id}", responses=errors(404, 503))
 async def get(context_id: str, request: Request, tenant: Tenant) -> ContextObject:
-    """One context."""
+    """Return one context."""
     return ContextObject.of(await state_of(request).contexts.info(tenant, context_id))
 
 
 @router.delete("/{context_id}", responses=errors(404, 503))
 async def delete(context_id: str, request: Request, tenant: Tenant) -> ContextDeleted:
-    """Forget a context."""
+    """Delete a context."""
     await state_of(request).contexts.delete(tenant, context_id)
     return ContextDeleted(id=context_id)

@@ -1,4 +1,7 @@
-"""The pages for people: the playground at `/`, the HTTP interface at `/docs`. They load nothing from other hosts."""
+"""Serve the playground at `/` and Swagger UI at `/docs`.
+
+The pages load nothing from other hosts.
+"""
 
 import io
 import random
@@ -26,7 +29,7 @@ _HEADERS = {
     "content-security-policy": _CSP,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",  # asked for again each time, by its ETag: a new version is seen at once
+    "cache-control": "no-cache",  # revalidated by its ETag each time
 }
 _SCENES_END = 1_000_000_000  # the bundled model was trained on the scenes from here on
 
@@ -34,20 +37,21 @@ SceneNumber = Annotated[int, Path(ge=0, lt=_SCENES_END)]
 Side = Annotated[int, Query(ge=1, le=1_000_000, description="in pixels")]
 
 
-class _Page(FileResponse):
-    """A page, always the whole of it: Starlette refuses odd ranges in a text of its own."""
+class _WholeFile:
+    """Send files always whole: Starlette answers odd ranges in plain text."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
-        await super().__call__(_without_range(scope), receive, send)
+        """Send a file."""
+        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)  # type: ignore[misc]  # a mixin
 
 
-class _Assets(StaticFiles):
-    """What the pages load, with the pages' headers, and whole too."""
+class _Page(_WholeFile, FileResponse):
+    """A page."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send one of the files."""
-        await super().__call__(_without_range(scope), receive, send)
+
+class _Assets(_WholeFile, StaticFiles):
+    """The pages' assets, with the pages' headers."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
@@ -56,7 +60,7 @@ class _Assets(StaticFiles):
 
 
 def mount_assets(app: FastAPI) -> None:
-    """Add the files that the pages load to an app."""
+    """Add the pages' assets to an app."""
     # Of fastapi_offline only the folder is used: Swagger UI's own files, which FastAPI would load from a CDN.
     folders: list[str | tuple[str, str]] = [
         ("lookonce_server", "playground/assets"),
@@ -67,19 +71,19 @@ def mount_assets(app: FastAPI) -> None:
 
 @router.api_route("/", methods=["GET", "HEAD"])
 def page() -> Response:
-    """The playground."""
+    """Return the playground."""
     return _Page(_PAGES / "index.html", headers=_HEADERS)
 
 
 @router.api_route("/docs", methods=["GET", "HEAD"])
 def docs() -> Response:
-    """The HTTP interface, shown by Swagger UI."""
+    """Return Swagger UI."""
     return _Page(_PAGES / "docs.html", headers=_HEADERS)
 
 
 @router.get("/playground/settings.json")
 def settings(request: Request) -> dict[str, Any]:
-    """What the playground has to know of this server before it asks anything."""
+    """Return the settings that the playground needs."""
     state = state_of(request)
     names = ("retention", "min_retention", "max_retention", "max_image_bytes")
     return {"model": state.served_name} | {name: getattr(state.settings, name) for name in names}
@@ -87,14 +91,17 @@ def settings(request: Request) -> dict[str, Any]:
 
 @router.get("/playground/area.json")
 def area(request: Request, width: Side, height: Side) -> dict[str, float] | None:
-    """The part of a picture of that size that the image tokens cover, in its pixels; null where that is not known."""
-    framing = state_of(request).engine.facts.framing
-    return framing.area(width, height)._asdict() if framing else None
+    """Return the area of a picture that the image tokens cover, in its pixels.
+
+    Null if the area is not known.
+    """
+    image_crop = state_of(request).engine.facts.image_crop
+    return image_crop.area(width, height)._asdict() if image_crop else None
 
 
 @router.get("/playground/scenes/{number}.png")
 def scene_picture(number: SceneNumber) -> Response:
-    """A drawn scene that the bundled model has never seen."""
+    """Draw a scene that the bundled model was not trained on."""
     png = io.BytesIO()
     Image.fromarray(render(_scene(number))).save(png, "PNG")
     return Response(png.getvalue(), media_type="image/png", headers=_HEADERS)
@@ -102,15 +109,11 @@ def scene_picture(number: SceneNumber) -> Response:
 
 @router.get("/playground/scenes/{number}.json")
 def scene_questions(number: SceneNumber) -> list[dict[str, str]]:
-    """Questions about a drawn scene, each with its only right answer."""
+    """Return questions about a drawn scene, each with its only right answer."""
     scene = _scene(number)
     rng = random.Random(number)  # noqa: S311 - not for secrets
-    asked = [asker(scene, rng) for asker in OPEN.values()]
-    return [{"text": question.text, "answer": question.answer} for question in asked if question]
-
-
-def _without_range(scope: Scope) -> Scope:
-    return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != b"range"]}
+    questions = [asker(scene, rng) for asker in OPEN.values()]
+    return [{"text": question.text, "answer": question.answer} for question in questions if question]
 
 
 def _scene(number: int) -> Scene:

@@ -1,1 +1,1 @@
-"""Requests and answers, as OpenAPI documents them."""
+"""The models of requests and answers."""

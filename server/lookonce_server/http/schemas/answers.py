@@ -1,19 +1,30 @@
-"""What OpenAPI says of answers. The objects themselves are made by `completion` and `operations`."""
+"""The models of chat completions, models and health checks, as sent."""
 
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from lookonce_pruning import ScoreQueries
+from lookonce_server.engines.base import FinishReason, Piece
 from lookonce_server.http.schemas.errors import EVENT
 from lookonce_server.profile import Checkpoint, Measured
 
+TokenText = Callable[[int], str]
+_MIN_LOGPROB = -9999.0  # OpenAI's stand-in for minus infinity, which JSON does not have
 
-class _Shape(BaseModel):
+
+class AnswerModel(BaseModel):
+    """A part of an answer; a field that is not set is not sent."""
+
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
+    def to_json(self) -> str:
+        """Return the JSON text that is sent."""
+        return self.model_dump_json(exclude_unset=True)
 
-class TopLogprob(_Shape):
+
+class TopLogprob(AnswerModel):
     """A token and the logarithm of its probability."""
 
     token: str
@@ -27,14 +38,36 @@ class TokenLogprob(TopLogprob):
     top_logprobs: list[TopLogprob]
 
 
-class Logprobs(_Shape):
+def token_logprobs(
+    pieces: Sequence[Piece], token_text: TokenText, *, unknown_bytes: list[int] | None = None
+) -> list[TokenLogprob]:
+    """Return the log-probability of each token, with the likeliest alternatives.
+
+    Args:
+        pieces: of an answer.
+        token_text: returns a token's text.
+        unknown_bytes: stands for the bytes of a part of a character, which its text does not tell.
+    """
+
+    def entry(token: int, logprob: float) -> dict[str, Any]:
+        text = token_text(token)
+        encoded = unknown_bytes if "\ufffd" in text else list(text.encode())
+        return {"token": text, "logprob": max(logprob, _MIN_LOGPROB), "bytes": encoded}
+
+    return [
+        TokenLogprob.model_validate(entry(token, logprob) | {"top_logprobs": [entry(*top) for top in tops]})
+        for token, logprob, tops in (piece.logprob for piece in pieces if piece.logprob)
+    ]
+
+
+class Logprobs(AnswerModel):
     """The tokens of an answer, or of a piece of it."""
 
     content: list[TokenLogprob]
     refusal: None
 
 
-class Message(_Shape):
+class Message(AnswerModel):
     """An answer."""
 
     role: Literal["assistant"]
@@ -42,7 +75,7 @@ class Message(_Shape):
     refusal: None
 
 
-class Delta(_Shape):
+class Delta(AnswerModel):
     """A piece of an answer."""
 
     role: Literal["assistant"] | None = None
@@ -50,33 +83,33 @@ class Delta(_Shape):
     refusal: None = None
 
 
-class Choice(_Shape):
+class Choice(AnswerModel):
     """One of the answers."""
 
     index: int
     message: Message
     logprobs: Logprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
 
 
-class ChunkChoice(_Shape):
+class ChunkChoice(AnswerModel):
     """A piece of one of the answers."""
 
     index: int
     delta: Delta
     logprobs: Logprobs | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: FinishReason | None
 
 
-class PromptTokens(_Shape):
-    """What of the prompt was not computed for this question."""
+class PromptTokens(AnswerModel):
+    """Parts of the prompt's tokens."""
 
     cached_tokens: int
     audio_tokens: int
 
 
-class CompletionTokens(_Shape):
-    """OpenAI's kinds of tokens that are not text: there are none."""
+class CompletionTokens(AnswerModel):
+    """Parts of the answer's tokens: all are text."""
 
     reasoning_tokens: int
     audio_tokens: int
@@ -84,8 +117,8 @@ class CompletionTokens(_Shape):
     rejected_prediction_tokens: int
 
 
-class Usage(_Shape):
-    """The prompt once, and the tokens of all answers."""
+class CompletionUsage(AnswerModel):
+    """The tokens of the prompt, counted once, and of all answers."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -94,8 +127,8 @@ class Usage(_Shape):
     completion_tokens_details: CompletionTokens
 
 
-class Lookonce(_Shape):
-    """How the answer came about."""
+class Lookonce(AnswerModel):
+    """The source of the answer: its context and the tokens saved."""
 
     cache: Literal["hit", "miss", "none", "bypass"]
     tier: str | None
@@ -106,8 +139,9 @@ class Lookonce(_Shape):
     fallback: Literal["none", "full_pass", "no_image", "no_room"] | None = None  # only where it was asked for
 
 
-class _Head(_Shape):
+class _Head(AnswerModel):
     id: str
+    object: str
     created: int
     model: str
     service_tier: Literal["default"]
@@ -115,11 +149,11 @@ class _Head(_Shape):
 
 
 class ChatCompletion(_Head):
-    """A chat completion, as OpenAI's, and how it came about."""
+    """A chat completion, as OpenAI's, with the field `lookonce`."""
 
     object: Literal["chat.completion"]
     choices: list[Choice]
-    usage: Usage
+    usage: CompletionUsage
     lookonce: Lookonce
 
 
@@ -128,12 +162,12 @@ class ChatCompletionChunk(_Head):
 
     object: Literal["chat.completion.chunk"]
     choices: list[ChunkChoice]
-    usage: Usage | None = None
+    usage: CompletionUsage | None = None
     lookonce: Lookonce | None = None
 
 
-class ModelProfile(_Shape):
-    """Where a model's options come from, and what was measured of them."""
+class ModelProfile(AnswerModel):
+    """The profile that a model's options come from."""
 
     checkpoint: Checkpoint
     overridden: Annotated[
@@ -142,8 +176,8 @@ class ModelProfile(_Shape):
     measured: Measured
 
 
-class ModelOptions(_Shape):
-    """How images are described, unless a request wants it otherwise."""
+class ModelOptions(AnswerModel):
+    """The describe options, unless a request changes them."""
 
     window: Annotated[str, Field(description="half-open range of layers whose attention is recorded, as in '2-6'")]
     rows: ScoreQueries
@@ -153,8 +187,8 @@ class ModelOptions(_Shape):
     profile: ModelProfile | None
 
 
-class Model(_Shape):
-    """A model, as OpenAI's, its longest prompt and answer together, and how images are described for it."""
+class Model(AnswerModel):
+    """A model, as OpenAI's, with its length and its describe options."""
 
     id: str
     object: Literal["model"]
@@ -164,20 +198,20 @@ class Model(_Shape):
     lookonce: ModelOptions
 
 
-class Models(_Shape):
+class Models(AnswerModel):
     """The models served."""
 
     object: Literal["list"]
     data: list[Model]
 
 
-class Health(_Shape):
+class Health(AnswerModel):
     """The process answers."""
 
     status: Literal["ok"]
 
 
-class Ready(_Shape):
+class Ready(AnswerModel):
     """The server can answer questions."""
 
     status: Literal["ready"]
@@ -186,10 +220,13 @@ class Ready(_Shape):
     store_state: Literal["ok", "read_only", "unavailable"]
 
 
-class NotReady(BaseModel):
-    """It cannot; another field names what is in the way."""
+class NotReady(AnswerModel):
+    """The server cannot answer questions; one of the other fields says why."""
 
     status: Literal["not ready"]
+    engine: str | None = None
+    server: str | None = None
+    store: str | None = None
 
 
 ANSWER: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What `/v1/contexts` is asked and answers: what a route sends is checked against these, and OpenAPI tells them."""
+"""The requests and answers of `/v1/contexts`."""
 
 from typing import Annotated, Literal
 
@@ -8,31 +8,32 @@ from lookonce_cache import CompressedContext, ContextInfo, Page
 from lookonce_server.http.schemas.chat import ContextParams
 from lookonce_server.http.schemas.messages import ImageUrlText
 from lookonce_server.http.schemas.must_be_unset import RequestModel
+from lookonce_server.sessions.context_builder import selection_method
 from lookonce_server.sessions.contexts import TenantStats
 
 
-class PictureRequest(RequestModel):
+class ImageUrlRequest(RequestModel):
     """An image by its URL, as JSON. In a form it is the file field `image`."""
 
     image_url: Annotated[ImageUrlText, Field(description="a base64 data: URL, or one that the server may fetch")]
 
 
-class PictureForm(RequestModel):
-    """What comes beside the image in a form: nothing."""
+class ImageForm(RequestModel):
+    """The fields of a form beside its image: none."""
 
 
 class ContextForm(ContextParams):
-    """What comes beside the image in a form."""
+    """The fields of a form beside its image."""
 
     stream: bool = False
 
 
-class ContextRequest(PictureRequest, ContextForm):
+class ContextRequest(ImageUrlRequest, ContextForm):
     """`POST /v1/contexts`, as JSON."""
 
 
 class ContextObject(BaseModel):
-    """What is told of a context."""
+    """A context's facts."""
 
     id: str
     object: Literal["context"] = "context"
@@ -49,7 +50,7 @@ class ContextObject(BaseModel):
 
     @classmethod
     def of(cls, info: ContextInfo) -> "ContextObject":
-        """A stored context's."""
+        """Return a stored context's facts."""
         return cls(
             id=info.key.id,
             created_at=int(info.created_at),
@@ -60,7 +61,7 @@ class ContextObject(BaseModel):
             tokens=info.tokens,
             bytes=info.bytes,
             retention=info.retention,
-            selection=method(info.selection),
+            selection=selection_method(info),
             precision=info.precision,
         )
 
@@ -75,12 +76,12 @@ class ContextList(BaseModel):
 
     @classmethod
     def of(cls, page: Page) -> "ContextList":
-        """A store's page."""
+        """Return a store's page."""
         return cls(data=list(map(ContextObject.of, page.infos)), has_more=page.next is not None, next=page.next)
 
 
 class ContextStats(BaseModel):
-    """What a tenant's contexts amount to."""
+    """The totals of a tenant's contexts."""
 
     object: Literal["context.stats"] = "context.stats"
     contexts: int
@@ -92,22 +93,22 @@ class ContextStats(BaseModel):
     hit_rate: float | None
 
     @classmethod
-    def of(cls, found: TenantStats) -> "ContextStats":
-        """Of a tenant's."""
-        lookups = found.hits + found.misses
+    def of(cls, stats: TenantStats) -> "ContextStats":
+        """Return a tenant's totals."""
+        lookups = stats.hits + stats.misses
         return cls(
-            contexts=found.stored.contexts,
-            bytes=found.stored.bytes,
-            oldest=_unix(found.stored.oldest),
-            newest=_unix(found.stored.newest),
-            hits=found.hits,
-            misses=found.misses,
-            hit_rate=found.hits / lookups if lookups else None,
+            contexts=stats.stored.contexts,
+            bytes=stats.stored.bytes,
+            oldest=_unix(stats.stored.oldest),
+            newest=_unix(stats.stored.newest),
+            hits=stats.hits,
+            misses=stats.misses,
+            hit_rate=stats.hits / lookups if lookups else None,
         )
 
 
 class ContextDeleted(BaseModel):
-    """A context is forgotten."""
+    """The answer to a deletion."""
 
     id: str
     object: Literal["context.deleted"] = "context.deleted"
@@ -115,7 +116,7 @@ class ContextDeleted(BaseModel):
 
 
 class ContextTokens(BaseModel):
-    """The image's tokens: what attention each drew, and which are kept."""
+    """The attention scores of the image's tokens, and the tokens kept."""
 
     id: str
     object: Literal["context.tokens"] = "context.tokens"
@@ -127,20 +128,15 @@ class ContextTokens(BaseModel):
 
     @classmethod
     def of(cls, context: CompressedContext, kept: list[int], retention: float) -> "ContextTokens":
-        """A context's, with what it keeps, or would keep at that retention."""
+        """Return a context's scores with the tokens that it keeps, or would keep."""
         return cls(
             id=context.id,
             grid=list(context.grid),
             scores=context.scores.tolist(),
             kept=kept,
             retention=retention,
-            selection=method(context.identity.selection),
+            selection=selection_method(context.identity),
         )
-
-
-def method(selection: str) -> str:
-    """The selection's name alone, without what else decides its result."""
-    return selection.partition("/")[0]
 
 
 def _unix(seconds: float | None) -> int | None:

@@ -1,4 +1,4 @@
-"""What OpenAPI says of errors: every route names the statuses it may answer with, and all have one shape."""
+"""The shape of errors, and the statuses of each route."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _WHEN = {
     408: "The body did not arrive in time.",
     413: "The body is larger than the limit.",
     415: "The body is compressed, or neither JSON nor, where one is read, a form.",
-    429: "Too much is asked for; `retry-after` says when to try again.",
+    429: "Too many requests; `retry-after` says when to try again.",
     500: "The server failed; its log says why.",
     503: "For the moment this cannot be served; `retry-after` says when to try again.",
 }
@@ -26,7 +26,7 @@ EVENT = {
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong."""
+    """The details of an error."""
 
     message: str
     type: str
@@ -41,6 +41,9 @@ class ErrorBody(BaseModel):
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may answer with these statuses, beside those of every route below `/v1`."""
+    """Return the `responses` of a route with these statuses.
+
+    The statuses of all routes below `/v1` are added.
+    """
     everywhere = (401, 403, 408, 413, 429, 500, 503)
     return {status: {"description": _WHEN[status], "model": ErrorBody} for status in sorted({*everywhere, *statuses})}

@@ -1,4 +1,4 @@
-"""Naming a request's fields and values in errors, as the client wrote them."""
+"""Name a request's fields and values in errors, as the client wrote them."""
 
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,10 @@ _LONGEST_NAME = 200
 
 
 class _Short(reprlib.Repr):
-    """Values in part. Of an object only the first names are looked at, where reprlib sorts all of them."""
+    """Abbreviate values.
+
+    Only the first names of an object are read, while reprlib sorts all of them.
+    """
 
     def repr_dict(self, x: dict[Any, Any], level: int) -> str:
         """See reprlib, which finds this by its name."""
@@ -24,16 +27,16 @@ _short.maxstring = _short.maxother = _short.maxlong = 80
 
 
 def shown(value: Any) -> str:
-    """A value, in part where it is long or deep."""
+    """Return a value's text, abbreviated if it is long or deep."""
     text = _short.repr(value)
     return text if len(text) <= 100 else text[:97] + "..."
 
 
 def furthest(errors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The validation error that got furthest into the request.
+    """Return the validation error that got furthest into the request.
 
-    A value may be of several kinds, and an error that is not about the kind is the one that helps; what is there and
-    wrong tells more than what is missing. Tools come first: what else a client sends may be there for them alone.
+    Of a value that may have several types, an error that is not about the type helps most; a wrong value says more than
+    a missing one. Tools come first: the other fields may be there for them alone.
     """
 
     def helps(error: Mapping[str, Any]) -> tuple[bool, int, bool, bool]:
@@ -44,16 +47,17 @@ def furthest(errors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def field_of(error: Mapping[str, Any], body: Any) -> str | None:
-    """The field that a validation error is about: ("body", "messages", 0, "content", "str") as "messages[0].content".
+    """Return the field of a validation error, as "messages[0].content".
 
-    A location also names the branches of unions that were tried. They are no part of the body, and are left out.
+    The error's location is ("body", "messages", 0, "content", "str") then: it also names the branches of unions that
+    were tried, which are no part of the body.
 
     Args:
-        error: pydantic's; its location begins with where the value was sent: "body", "query" or "path".
-        body: of the request, as it was read.
+        error: pydantic's; its location begins with "body", "query" or "path".
+        body: the request's body, parsed.
 
     Returns:
-        None where the error is about the body as a whole.
+        None if the error is about the whole body.
     """
     place, *parts = error["loc"]
     if place == "body" and isinstance(body, dict | list):
@@ -62,23 +66,23 @@ def field_of(error: Mapping[str, Any], body: Any) -> str | None:
 
 
 def name_of(parts: Iterable[str | int]) -> str | None:
-    """Those steps into a body as a field's name, in part where it is long; None where there are none."""
+    """Return the name of a field given by its path; None for the body itself."""
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:_LONGEST_NAME]}" for part in parts).lstrip(".")
     return sendable(name)[:_LONGEST_NAME] or None
 
 
 def sendable(text: str) -> str:
-    """The same text without halves of characters, which JSON may contain and UTF-8 may not."""
+    """Escape lone surrogates, which UTF-8 cannot encode."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def _within(body: Any, parts: list[str | int], *, missing: bool) -> list[str | int]:
-    """Those parts of a location that lead into the body, and the last one where that is what is missing."""
-    found: list[str | int] = []
+    """Return the parts of a location that are in the body, or missing in it."""
+    inside: list[str | int] = []
     for i, part in enumerate(parts):
-        there = part in body if isinstance(body, dict) else isinstance(body, list) and part in range(len(body))
-        if there:
+        exists = part in body if isinstance(body, dict) else isinstance(body, list) and part in range(len(body))
+        if exists:
             body = body[part]
-        if there or (missing and i == len(parts) - 1):
-            found.append(part)
-    return found
+        if exists or (missing and i == len(parts) - 1):
+            inside.append(part)
+    return inside

@@ -1,8 +1,16 @@
-"""Fields for which this server has no use: what of them means "not used", and what is said of the rest."""
+"""The base models of requests, and fields that must ask for nothing."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 
@@ -10,12 +18,12 @@ NO_TOOLS = "tools"  # the type of the validation error that says so
 
 
 class MustBeUnset:
-    """Marks a field that is taken only where it asks for nothing: at null, or at one of the values given.
+    """Mark a field that must be null, or a value that asks for nothing.
 
     Args:
-        accepted: values that mean the same as leaving the field out.
-        why: why everything else is refused, as a part of a sentence.
-        instead: what to do in its place, as "send stop".
+        accepted: the values that mean the same as leaving the field out.
+        why: the reason why other values are rejected, as a part of a sentence.
+        instead: the advice in the error, as "send stop".
         error: the type of the validation error.
     """
 
@@ -28,8 +36,8 @@ class MustBeUnset:
     ) -> None:
         self._accepted = (None, *accepted)
         self._error = error
-        taken = " or ".join(repr(value) for value in accepted)
-        leave = "leave it out" + (f", or send {taken}" if taken else "")
+        values = " or ".join(repr(value) for value in accepted)
+        leave = "leave it out" + (f", or send {values}" if values else "")
         self._message = f"{why}; " + (f"{instead}, or leave it out" if instead else leave)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -45,7 +53,7 @@ class MustBeUnset:
 
 
 class NoTools(MustBeUnset):
-    """Marks a field about tools."""
+    """Mark a field about tools."""
 
     def __init__(self, *accepted: Any, error: str = "unsupported") -> None:
         why = "this server does not run tools yet"
@@ -53,7 +61,7 @@ class NoTools(MustBeUnset):
 
 
 class Unknown(MustBeUnset):
-    """Marks the fields that a model does not know: null asks for nothing, and everything else is refused by name."""
+    """Mark the unknown fields of a model: they must be null."""
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"type": "null"}
@@ -65,14 +73,37 @@ class Unknown(MustBeUnset):
 
 
 class RequestModel(BaseModel):
-    """What requests are made of. Null is taken in any field: some clients send all the fields that they know."""
+    """A part of a request.
+
+    Unknown fields may be null: some clients send all the fields that they know.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, Annotated[Any, Unknown()]] = Field(init=False)
 
 
+class StrictModel(RequestModel):
+    """A part of a request in JSON, of exactly the documented types."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class RepeatedModel(StrictModel):
+    """A part of a request that its answer repeats, without unknown fields."""
+
+    @model_validator(mode="after")
+    def _forget_unknown(self) -> Self:
+        self.__pydantic_extra__.clear()
+        return self
+
+
+def or_default(model: type[BaseModel]) -> BeforeValidator:
+    """Read null as the field's default."""
+    return BeforeValidator(lambda value: model() if value is None else value, json_schema_input_type=model | None)
+
+
 def _is_same(value: Any, accepted: Any) -> bool:
-    """Whether JSON's values are equal: 1 and 1.0 are, 1 and true are not."""
+    """Return whether JSON's values are equal: 1 and 1.0 are, 1 and true are not."""
     numbers = (int, float)
     is_kind = type(value) is type(accepted) or (type(value) in numbers and type(accepted) in numbers)
     return is_kind and bool(value == accepted)

@@ -1,81 +1,95 @@
-"""What shape an answer must have, as OpenAI's clients ask for it."""
+"""The formats of an answer: text, a JSON object, or JSON of a schema.
+
+Chats and responses ask for them alike, but for where the schema stands.
+"""
 
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, Field, Tag
 
-from lookonce_server.http.schemas.messages import ChatModel, Text, kind_of
+from lookonce_server.http.schemas.messages import by_type
+from lookonce_server.http.schemas.must_be_unset import RepeatedModel
 
-ANY_OBJECT = '{"type":"object"}'
+_ANY_OBJECT = '{"type":"object"}'
 
 
-def _writable(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema that can be written as JSON; what it means, and costs, the engines look at."""
+def _schema_text(schema: dict[str, Any]) -> str:
+    return json.dumps(schema, separators=(",", ":"), allow_nan=False)
+
+
+def _check_depth(schema: dict[str, Any]) -> dict[str, Any]:
+    """Reject a schema that is too deep to write as JSON."""
     try:
-        schema_text(schema)
+        _schema_text(schema)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     return schema
 
 
-def schema_text(schema: dict[str, Any]) -> str:
-    """A schema as JSON, its keys in the order they came in."""
-    return json.dumps(schema, separators=(",", ":"), allow_nan=False)
+class _Format(RepeatedModel):
+    @property
+    def schema_text(self) -> str | None:
+        """Return the JSON Schema of the answer as JSON text; None for free text."""
+        return None
 
 
-Schema = Annotated[dict[str, Any], AfterValidator(_writable)]
-FormatName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-
-
-class TextFormat(ChatModel):
+class TextFormat(_Format):
     """Free text."""
 
     type: Literal["text"]
 
-    def json_schema_text(self) -> str | None:
-        """None: anything goes."""
-        return None
 
-
-class JsonObjectFormat(ChatModel):
-    """Some JSON object."""
+class JsonObjectFormat(_Format):
+    """A JSON object."""
 
     type: Literal["json_object"]
 
-    def json_schema_text(self) -> str | None:
-        """The JSON Schema of every object."""
-        return ANY_OBJECT
+    @property
+    def schema_text(self) -> str | None:
+        """See `_Format.schema_text`."""
+        return _ANY_OBJECT
 
 
-class JsonSchema(ChatModel):
-    """A JSON Schema; the answer follows it exactly, whatever `strict` says. Name and description are labels."""
+class JsonSchema(_Format):
+    """A JSON Schema, which the answer follows whatever `strict` says.
 
-    name: FormatName
-    description: Text | None = None
+    Name and description are labels.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
     # The trailing underscore: pydantic has a method of that name.
-    schema_: Annotated[Schema, Field(alias="schema")]
+    schema_: Annotated[dict[str, Any], AfterValidator(_check_depth), Field(alias="schema")]
+    description: str | None = None
     strict: bool | None = None
 
+    @property
+    def schema_text(self) -> str | None:
+        """See `_Format.schema_text`."""
+        return _schema_text(self.schema_)
 
-class JsonSchemaFormat(ChatModel):
-    """JSON that a schema accepts."""
 
+class _SchemaFormat(_Format):
     type: Literal["json_schema"]
+
+
+class ChatSchemaFormat(_SchemaFormat):
+    """JSON that a schema accepts, as chats ask for it."""
+
     json_schema: JsonSchema
 
-    def json_schema_text(self) -> str | None:
-        """The schema."""
-        return schema_text(self.json_schema.schema_)
+    @property
+    def schema_text(self) -> str | None:
+        """See `_Format.schema_text`."""
+        return self.json_schema.schema_text
 
 
-ResponseFormat = Annotated[
-    Annotated[TextFormat, Tag("type=text")]
-    | Annotated[JsonObjectFormat, Tag("type=json_object")]
-    | Annotated[JsonSchemaFormat, Tag("type=json_schema")],
-    Discriminator(
-        kind_of,
-        custom_error_type="format_type",
-        custom_error_message="a format's type must be 'text', 'json_object' or 'json_schema'",
-    ),
-]
+class ResponseSchemaFormat(JsonSchema, _SchemaFormat):
+    """JSON that a schema accepts, as responses ask for it."""
+
+
+_Text = Annotated[TextFormat, Tag("type=text")]
+_JsonObject = Annotated[JsonObjectFormat, Tag("type=json_object")]
+_BY_TYPE = by_type("a format's type must be 'text', 'json_object' or 'json_schema'")
+ChatTextFormat = Annotated[_Text | _JsonObject | Annotated[ChatSchemaFormat, Tag("type=json_schema")], _BY_TYPE]
+ResponseTextFormat = Annotated[_Text | _JsonObject | Annotated[ResponseSchemaFormat, Tag("type=json_schema")], _BY_TYPE]

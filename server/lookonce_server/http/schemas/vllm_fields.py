@@ -1,14 +1,13 @@
-"""vLLM's own fields of a chat request: a few are honoured, the others are refused in words that help.
+"""The chat fields of vLLM: a few are supported, the others are rejected.
 
-Each is taken at the value that asks for nothing, as clients send it that fill in all fields.
+Each may have the value that asks for nothing, for clients that send all fields.
 """
 
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from lookonce_server.http.schemas.messages import ChatModel, Text
-from lookonce_server.http.schemas.must_be_unset import MustBeUnset
+from lookonce_server.http.schemas.must_be_unset import MustBeUnset, StrictModel
 
 _FORMAT = "send response_format with a json_schema"
 _TEMPLATE = "contexts are made with the model's own chat template and processor, which a request cannot change"
@@ -16,20 +15,20 @@ _PLACEHOLDERS = "not supported by this server, since a context's tokens are not 
 _CACHE = "not for a request to set: it decides whose contexts are met"
 
 
-class VllmFields(ChatModel):
-    """What vLLM takes beside OpenAI's fields."""
+class VllmFields(StrictModel):
+    """The fields that vLLM adds to OpenAI's."""
 
-    # How the answer is made.
+    # Sampling.
     top_k: Annotated[int, Field(ge=-1, lt=2**31, description="-1 and 0: all tokens")] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
 
-    # Labels, and what changes nothing here.
+    # Labels, and fields that change nothing here.
     include_reasoning: bool | None = None  # there is none
     mm_payload: Annotated[Any, MustBeUnset("tensors", "none")] = None
     return_mm_kwargs: bool | None = None
-    session_id: Text | None = None
+    session_id: str | None = None
 
-    # What would change the answer.
+    # Fields that would change the answer.
     allowed_token_ids: Annotated[Any, MustBeUnset([], instead=_FORMAT)] = None
     bad_words: Annotated[Any, MustBeUnset([], instead="logit_bias keeps tokens away")] = None
     guided_choice: Annotated[Any, MustBeUnset([], instead=_FORMAT)] = None
@@ -58,7 +57,7 @@ class VllmFields(ChatModel):
     best_of: Annotated[Any, MustBeUnset(1, instead="send n for several answers")] = None
     watermarking: Annotated[Any, MustBeUnset(False)] = None
 
-    # What would change the prompt.
+    # Fields that would change the prompt.
     add_generation_prompt: Annotated[Any, MustBeUnset(True, why="an answer always begins a message of its own")] = None
     add_special_tokens: Annotated[Any, MustBeUnset(False, why=_TEMPLATE)] = None
     chat_template: Annotated[Any, MustBeUnset(why=_TEMPLATE)] = None
@@ -73,7 +72,7 @@ class VllmFields(ChatModel):
     truncate_prompt_tokens: Annotated[Any, MustBeUnset(why="this server never shortens a prompt")] = None
     truncation_side: Annotated[Any, MustBeUnset()] = None
 
-    # What would be told of it.
+    # The answer's shape.
     logprob_token_ids: Annotated[Any, MustBeUnset([], instead="send logprobs with top_logprobs")] = None
     prompt_logprobs: Annotated[Any, MustBeUnset(why=_PLACEHOLDERS)] = None
     request_id: Annotated[Any, MustBeUnset(instead="send the header x-request-id")] = None
@@ -84,7 +83,7 @@ class VllmFields(ChatModel):
     routed_experts_prompt_start: Annotated[Any, MustBeUnset(0)] = None
     stream_interval: Annotated[Any, MustBeUnset(1, why="each token is sent as it comes")] = None
 
-    # What belongs to the server.
+    # Fields that belong to the server.
     cache_salt: Annotated[Any, MustBeUnset(why=_CACHE)] = None
     ec_transfer_params: Annotated[Any, MustBeUnset(why=_CACHE)] = None
     kv_transfer_params: Annotated[Any, MustBeUnset(why=_CACHE)] = None

@@ -1,4 +1,4 @@
-"""From an image's bytes to the picture that a person would see; strangers' bytes are decoded in processes of their own.
+"""Decode images to RGB, in processes of their own.
 
 Light on purpose: those processes import nothing else of the server.
 """

@@ -1,4 +1,4 @@
-"""Decoding, whatever the bytes are: a picture within the limits, or one clear error."""
+"""Decode any bytes: to a picture within the limits, or to one clear error."""
 
 import io
 import warnings
@@ -8,16 +8,21 @@ from PIL import Image, UnidentifiedImageError
 from lookonce_server.errors import InvalidImageError
 from lookonce_server.images.decode.formats import FORMATS, format_of
 from lookonce_server.images.decode.limits import ImageLimits
-from lookonce_server.images.decode.picture import as_seen
+from lookonce_server.images.decode.picture import to_rgb
 
-_MOST_TOLD = 200  # characters of a decoder's own words
+_MAX_REASON = 200  # characters of a decoder's own message
 
 
 def decode_image(data: bytes, limits: ImageLimits, param: str) -> Image.Image:
-    """The picture as a person would see it, as RGB: see `as_seen`.
+    """Decode an image to RGB, as a person would see it: see `to_rgb`.
 
-    The bytes meet the decoder of the one format that their beginning names, and no other. Warnings are silenced for the
-    whole process meanwhile, so only one thread at a time may call this.
+    Only the decoder of the one format that the first bytes name is used. Warnings are silenced for the whole process
+    meanwhile, so only one thread at a time may call this.
+
+    Args:
+        data: the encoded image.
+        limits: the largest image accepted.
+        param: the request's field that it came in.
 
     Raises:
         InvalidImageError: not an image of FORMATS, damaged, or beyond the limits.
@@ -28,21 +33,21 @@ def decode_image(data: bytes, limits: ImageLimits, param: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd files
-            with _opened(data, name) as image:
+            with _open(data, name) as image:
                 _check(image.size, limits)
-                return as_seen(image)
+                return to_rgb(image)
     except InvalidImageError as error:
         raise InvalidImageError(str(error), param=param) from None
     except MemoryError:
         raise InvalidImageError("The image needs too much memory to decode.", param=param) from None
-    except UnidentifiedImageError:  # its text is no more than an address in memory
+    except UnidentifiedImageError:  # its text is only an address in memory
         raise InvalidImageError(f"The image is damaged: it begins as {name}, and is none.", param=param) from None
     except Exception as error:  # on damaged files decoders raise almost anything
-        told = str(error)[:_MOST_TOLD] or type(error).__name__
-        raise InvalidImageError(f"The image is damaged: {told}.", param=param) from None
+        reason = str(error)[:_MAX_REASON] or type(error).__name__
+        raise InvalidImageError(f"The image is damaged: {reason}.", param=param) from None
 
 
-def _opened(data: bytes, name: str) -> Image.Image:
+def _open(data: bytes, name: str) -> Image.Image:
     if name == "HEIF":
         import pillow_heif
 
@@ -51,10 +56,10 @@ def _opened(data: bytes, name: str) -> Image.Image:
 
 
 def _check(size: tuple[int, int], limits: ImageLimits) -> None:
-    shown = f"The image has {size[0]} x {size[1]} pixels"
+    actual = f"The image has {size[0]} x {size[1]} pixels"
     if size[0] * size[1] > limits.max_pixels:
-        raise InvalidImageError(f"{shown}; the limit is {limits.max_pixels} in all.")
+        raise InvalidImageError(f"{actual}; the limit is {limits.max_pixels} in all.")
     if max(size) > limits.max_side:
-        raise InvalidImageError(f"{shown}; the limit is {limits.max_side} a side.")
+        raise InvalidImageError(f"{actual}; the limit is {limits.max_side} a side.")
     if max(size) > limits.max_aspect * min(size):
-        raise InvalidImageError(f"{shown}; the longer side may be {limits.max_aspect} times the shorter one at most.")
+        raise InvalidImageError(f"{actual}; the longer side may be {limits.max_aspect} times the shorter one at most.")

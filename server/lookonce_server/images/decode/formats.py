@@ -1,4 +1,4 @@
-"""Which formats are read, and which one a file has: that is told by its first bytes alone."""
+"""The image formats that are read, known by a file's first bytes alone."""
 
 import importlib.util
 
@@ -21,11 +21,11 @@ _STARTS = {
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
 _BOX_HEADER = 8  # bytes: the length of an ISO box, and its type
-_MOST_BRANDS = 32
+_MAX_BRANDS = 32
 
 
 def format_of(data: bytes) -> str | None:
-    """The format that a file's first bytes name; None where it is none of FORMATS."""
+    """Return the format that a file's first bytes name; None if it is none of FORMATS."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     if data[4:8] == b"ftyp":
@@ -36,13 +36,13 @@ def format_of(data: bytes) -> str | None:
 
 
 def _format_of_brands(data: bytes) -> str | None:
-    """Of an ISO media file: its own brand counts, and of a general one (`mif1`) those it says it is compatible with."""
-    end = min(int.from_bytes(data[:4]), _BOX_HEADER + 4 * _MOST_BRANDS)
+    """Return the format of an ISO media file, by its major or other brands."""
+    end = min(int.from_bytes(data[:4]), _BOX_HEADER + 4 * _MAX_BRANDS)
     brands = {data[at : at + 4] for at in (_BOX_HEADER, *range(_BOX_HEADER + 8, end - 3, 4))}
     major = {data[_BOX_HEADER : _BOX_HEADER + 4]}
-    for known in (major, brands):
-        if known & _AVIF_BRANDS:
+    for names in (major, brands):
+        if names & _AVIF_BRANDS:
             return "AVIF"
-        if known & _HEIF_BRANDS:
+        if names & _HEIF_BRANDS:
             return "HEIF"
     return None

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-# Pillow itself refuses more, as a decompression bomb.
-MOST_PIXELS = 178_956_970
+# Pillow refuses more, as a decompression bomb.
+MAX_PIXELS = 178_956_970
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +12,7 @@ class ImageLimits:
 
     Attributes:
         max_bytes: encoded size, in bytes.
-        max_pixels: width times height, at most MOST_PIXELS.
+        max_pixels: width times height, at most MAX_PIXELS.
         max_side: width, and height.
         max_aspect: the longer side over the shorter one. Many models' processors scale the shorter side to a fixed
             length: of a line of 20000 x 1 pixels that would make gigabytes.
@@ -25,5 +25,5 @@ class ImageLimits:
 
     @property
     def memory(self) -> int:
-        """Address space, in bytes, that decoding the largest image may take; docs/images.md says what it does take."""
+        """Address space in bytes for decoding the largest image; see docs/research/images.md."""
         return 1024**3 + 4 * self.max_bytes + 32 * self.max_pixels

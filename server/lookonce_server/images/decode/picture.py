@@ -1,4 +1,4 @@
-"""What a person would see of an opened image."""
+"""Render an opened image as a person would see it."""
 
 import io
 
@@ -20,19 +20,19 @@ _NUMBERS = {"I", "F"}  # 32 bits a pixel, with no word on what is white
 _SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N"}
 _KEY_SCALES = {"1": 255, "L;2": 85, "L;4": 17}  # from a sample of that few bits to eight
 _MAX_PROFILE = 4 * 1024 * 1024  # bytes
-# The kind of pixels that a colour profile speaks of, by the profile's name for it.
-_PROFILED = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+# The mode of the pixels that a colour profile is for, by the profile's name for it.
+_PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
-def as_seen(image: Image.Image) -> Image.Image:
-    """The first frame, upright as its EXIF data say, in the colours of its profile, on white where it is transparent.
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Render an image as RGB: first frame, upright, colour-managed, on white.
 
     Args:
         image: opened, not loaded.
 
     Raises:
         InvalidImageError: its pixels are numbers, not colours.
-        Exception: whatever decoders raise on damaged files.
+        Exception: decoders raise almost anything on damaged files.
     """
     if image.mode in _NUMBERS:
         raise InvalidImageError("The image has 32 bits a channel; up to 16 are read.")
@@ -41,17 +41,17 @@ def as_seen(image: Image.Image) -> Image.Image:
     frame = _frame(image)
     _scale_key(image)
     image.load()
-    pixels = _eight_bits(image)
+    pixels = _to_eight_bits(image)
     alpha = _alpha(pixels, frame)
-    seen = _colours(pixels, image.info.get("icc_profile"))
+    picture = _to_srgb(pixels, image.info.get("icc_profile"))
     if alpha is not None:
-        seen = Image.composite(seen, Image.new("RGB", seen.size, "white"), alpha)
+        picture = Image.composite(picture, Image.new("RGB", picture.size, "white"), alpha)
     turn = _TURNS.get(_orientation(image))
-    return seen if turn is None else seen.transpose(turn)
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _frame(image: Image.Image) -> tuple[int, int, int, int] | None:
-    """Where on the canvas a GIF's first frame lies; None where it is all of it."""
+    """Return the box of a GIF's first frame; None if it fills the canvas."""
     if image.format != "GIF" or not image.tile:  # type: ignore[attr-defined]
         return None
     extents: tuple[int, int, int, int] = image.tile[0].extents  # type: ignore[attr-defined]
@@ -59,7 +59,7 @@ def _frame(image: Image.Image) -> tuple[int, int, int, int] | None:
 
 
 def _scale_key(image: Image.Image) -> None:
-    """Brings the one colour that a PNG calls transparent to the eight bits that its pixels are read with."""
+    """Scale the transparent colour of a PNG to eight bits, like its pixels."""
     key = image.info.get("transparency")
     if image.format != "PNG" or image.mode == "P" or key is None or not image.tile:  # type: ignore[attr-defined]
         return
@@ -70,7 +70,7 @@ def _scale_key(image: Image.Image) -> None:
         image.info["transparency"] = key * _KEY_SCALES.get(raw, 1)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _to_eight_bits(image: Image.Image) -> Image.Image:
     if image.mode not in _SIXTEEN_BITS:
         return image
     scaled = image.point(lambda value: value * (1 / 256)).convert("L")
@@ -80,7 +80,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _alpha(image: Image.Image, frame: tuple[int, int, int, int] | None) -> Image.Image | None:
-    """How opaque each pixel is, as L; None where all are. Outside its first frame a GIF's canvas is empty."""
+    """Return the opacity of each pixel, as L; None if all are opaque."""
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     if frame is None:
         return alpha
@@ -89,12 +89,12 @@ def _alpha(image: Image.Image, frame: tuple[int, int, int, int] | None) -> Image
     return inside if alpha is None else ImageChops.multiply(alpha, inside)
 
 
-def _colours(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """As sRGB, by the image's colour profile; as if there were none where it is broken, or speaks of other pixels."""
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert to sRGB by the colour profile, unless that is broken."""
     if profile and len(profile) <= _MAX_PROFILE:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            kind = _PROFILED.get(source.profile.xcolor_space.strip(), "")
+            kind = _PROFILE_MODES.get(source.profile.xcolor_space.strip(), "")
             if kind and (kind == "CMYK") == (image.mode == "CMYK"):
                 pixels = _plain(image, kind)
                 target = ImageCms.createProfile("sRGB")
@@ -105,14 +105,14 @@ def _colours(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _plain(image: Image.Image, mode: str) -> Image.Image:
-    """Without transparency. Premultiplied colours are divided first."""
+    """Convert to a mode without transparency. Premultiplied colours are divided first."""
     if image.mode in ("RGBa", "La"):
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
     return image if image.mode == mode else image.convert(mode)
 
 
 def _orientation(image: Image.Image) -> int:
-    """As the EXIF data say; 1, upright, where they are damaged."""
+    """Return the EXIF orientation; 1, upright, if the EXIF data are damaged."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow raises almost anything on odd EXIF data, and the picture is there

@@ -1,4 +1,4 @@
-"""Processes that decode images, from the side that asks them."""
+"""Decode images in processes of their own: the server's side."""
 
 import asyncio
 import contextlib
@@ -18,25 +18,25 @@ from lookonce_server.images.decode.limits import ImageLimits
 from lookonce_server.images.decode.protocol import REPLY, REQUEST
 
 _log = logging.getLogger(__name__)
-# All that a process needs of the environment, which has secrets too.
+# The part of the environment that a process needs; the rest has secrets.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 
-_MOST_TEXT = 4096  # bytes, of a refusal
+_MAX_TEXT = 4096  # bytes, of a refusal
 
 
 class DecodeTimeoutError(InvalidImageError):
-    """Decoding took too long, and was ended."""
+    """Decoding took too long, and its process was killed."""
 
 
 class DecodeCrashError(InvalidImageError):
-    """The process that decoded it ended."""
+    """The process that decoded the image has ended."""
 
 
 class DecodeProcesses:
-    """Decodes images in processes of its own. Each is started when it is first needed, and killed when it is slow.
+    """Decode images in processes, started when needed and killed when slow.
 
     Args:
-        count: how many images are decoded at a time; others wait.
+        count: number of images decoded at a time; others wait.
         timeout: seconds that decoding one may take, waiting not included.
     """
 
@@ -55,7 +55,7 @@ class DecodeProcesses:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data, limits, param)
 
     def close(self) -> None:
-        """End the processes once they have done what is under way."""
+        """End the processes after the images that are being decoded."""
         self._threads.shutdown(cancel_futures=True)
         while self._idle:
             self._idle.pop().end()
@@ -66,7 +66,7 @@ class DecodeProcesses:
             decoded = process.decode(data, limits, self._timeout, param)
         except (DecodeTimeoutError, DecodeCrashError) as error:
             process.end()
-            _log.warning("%s (%d bytes; exit code %s)", error, len(data), process.exit_code)
+            _log.warning("an image was not decoded: %s (%d bytes; exit code %s)", error, len(data), process.exit_code)
             raise
         self._idle.append(process)
         if isinstance(decoded, str):
@@ -100,14 +100,16 @@ class _Process:
         return self._popen.poll()
 
     def decode(self, data: bytes, limits: ImageLimits, timeout: float, param: str) -> Image.Image | str:
-        """The picture, or why it is refused. After any error the process is of no use."""
-        late = threading.Event()
-        watch = threading.Timer(timeout, self._kill, [late])
+        """Return the picture, or the reason of a refusal.
+
+        After any error the process cannot be used again."""
+        timed_out = threading.Event()
+        watch = threading.Timer(timeout, self._kill, [timed_out])
         watch.start()
         try:
             return self._exchange(data, limits)
         except (OSError, EOFError):
-            if late.is_set():
+            if timed_out.is_set():
                 raise DecodeTimeoutError(
                     f"The image takes longer than {timeout:g} seconds to decode.", param=param
                 ) from None
@@ -127,16 +129,16 @@ class _Process:
         if len(header) < REPLY.size:
             raise EOFError
         width, height, length = REPLY.unpack(header)
-        # The process has met strangers' bytes: what it says is checked.
-        if width * height > limits.max_pixels or length != (3 * width * height or min(length, _MOST_TEXT)):
+        # The process has met strangers' bytes, so its reply is checked.
+        if width * height > limits.max_pixels or length != (3 * width * height or min(length, _MAX_TEXT)):
             raise EOFError
         payload = replies.read(length)
         if len(payload) < length:
             raise EOFError
         return Image.frombytes("RGB", (width, height), payload) if width else payload.decode("utf-8", "replace")
 
-    def _kill(self, late: threading.Event) -> None:
-        late.set()
+    def _kill(self, timed_out: threading.Event) -> None:
+        timed_out.set()
         self._popen.kill()
 
 

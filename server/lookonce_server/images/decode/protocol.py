@@ -1,4 +1,4 @@
-"""What passes between the server and the processes that decode."""
+"""The messages between the server and the processes that decode."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""A process that decodes one image after another: `python -m lookonce_server.images.decode.worker`.
+"""Decode one image after another, in a process of its own.
 
 It reads requests on its standard input and replies on its standard output until that input ends. Strangers' bytes are
 decoded in here so that a decoder that hangs, takes all memory or is broken into costs this process alone: it can be
@@ -19,20 +19,20 @@ from lookonce_server.images.decode.protocol import REPLY, REQUEST
 
 
 def main() -> None:
-    """Decode what comes in, until nothing comes."""
+    """Decode one request after another, until the input ends."""
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    _restrain()
-    os.dup2(2, 1)  # what a library may print is no reply
+    _restrict_process()
+    os.dup2(2, 1)  # a library's prints must not be replies
     while header := requests.read(REQUEST.size):
         *limits, length = REQUEST.unpack(header)
         _reply(replies, requests.read(length), ImageLimits(*limits))
 
 
-def _restrain() -> None:
+def _restrict_process() -> None:
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # one for each core of a large machine would need much address space
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # pipes are no files
-    # From here on decoders would fill the server's log with what they think of strangers' files.
+    # Decoders would fill the server's log with remarks on strangers' files.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 

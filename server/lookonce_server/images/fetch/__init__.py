@@ -1,1 +1,1 @@
-"""Images by URL, from hosts that the operator allows."""
+"""Fetch images by URL, from hosts that the operator allows."""

@@ -1,4 +1,4 @@
-"""Fetching images from hosts that the operator allows, without becoming a way into the operator's network."""
+"""Fetch images from allowed hosts, without opening the operator's network."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from lookonce_server.errors import InvalidImageError, OverloadedError
 from lookonce_server.images.fetch.addresses import Address, may_connect
 from lookonce_server.images.fetch.remote import FetchPolicy, NotAllowedError, Target
 from lookonce_server.images.fetch.resolver import Resolve, SystemResolver
-from lookonce_server.images.sources import shown
+from lookonce_server.images.sources import abbreviate
 from lookonce_server.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -26,25 +26,30 @@ _HEADERS = {"accept": "image/*", "accept-encoding": "identity", "user-agent": "l
 
 
 class _FetchError(Exception):
-    """Why an image was not fetched: for the log. `told` is all of it that the client learns."""
+    """An image was not fetched.
 
-    def __init__(self, why: str, *, told: str = "") -> None:
-        super().__init__(why)
-        self.told = told
+    Args:
+        reason: for the log.
+        detail: the part of it that the client is sent.
+    """
+
+    def __init__(self, reason: str, *, detail: str = "") -> None:
+        super().__init__(reason)
+        self.detail = detail
 
 
 class Fetcher:
-    """Fetches images.
+    """Fetch images.
 
     Each request, redirects included, goes to a host that the policy allows. Its name is resolved once, each of its
     addresses is checked, and the connection is made to one of these very addresses: a name that leads elsewhere a
     moment later changes nothing. No cookies, credentials, proxies, or connections that are kept.
 
     Args:
-        policy: what may be fetched.
-        metrics: what is counted.
-        resolve: a name's addresses; the system's unless told.
-        tls: whom to trust; the usual authorities, or those of SSL_CERT_FILE, unless told.
+        policy: the URLs that are allowed.
+        metrics: counts fetches.
+        resolve: resolves host names; by default the system's resolver.
+        tls: the certificates trusted; by default the usual authorities, or those of SSL_CERT_FILE.
     """
 
     def __init__(
@@ -62,15 +67,15 @@ class Fetcher:
         self._slots = asyncio.Semaphore(policy.at_once)
 
     async def fetch(self, url: str, param: str) -> bytes:
-        """The bytes of an image.
+        """Fetch the bytes of an image.
 
         Args:
-            url: where it is.
-            param: the request's field that it stands in.
+            url: as the client sent it.
+            param: the request's field that it came in.
 
         Raises:
-            InvalidImageError: the URL is not allowed (code `image_url_not_allowed`), or there is no image to be had
-                (`image_fetch_failed`); what the network said is for the log only.
+            InvalidImageError: the URL is not allowed (code `image_url_not_allowed`), or the fetch failed
+                (`image_fetch_failed`); errors of the network are for the log only.
             OverloadedError: too many images are being fetched.
         """
         outcome = "failed"
@@ -83,8 +88,8 @@ class Fetcher:
             raise InvalidImageError(self._not_allowed(url, error), param=param, code="image_url_not_allowed") from None
         except _FetchError as error:
             _log.warning("an image of %s was not fetched: %s", target.authority, error)
-            told = f"The image could not be fetched from {target.authority!r}{error.told}."
-            raise InvalidImageError(told, param=param, code="image_fetch_failed") from None
+            message = f"The image could not be fetched from {target.authority!r}{error.detail}."
+            raise InvalidImageError(message, param=param, code="image_fetch_failed") from None
         except OverloadedError:
             outcome = "overloaded"
             raise
@@ -116,36 +121,36 @@ class Fetcher:
 
     async def _follow(self, target: Target) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
-            found = await self._ask(target)
-            if isinstance(found, bytes):
-                return found
+            reply = await self._request(target)
+            if isinstance(reply, bytes):
+                return reply
             try:
-                target = self._policy.redirected(target, found)
+                target = self._policy.redirect(target, reply)
             except NotAllowedError as error:
-                raise _FetchError(f"redirected to where nothing is fetched from: {error}") from None
+                raise _FetchError(f"its redirect is not allowed: {error}") from None
         raise _FetchError(f"more than {MAX_REDIRECTS} redirects")
 
-    async def _ask(self, target: Target) -> bytes | str:
-        """The image, or where a redirect leads."""
+    async def _request(self, target: Target) -> bytes | str:
+        """Return the image, or the location of a redirect."""
         addresses = await self._addresses(target)
         for address in addresses[:-1]:
             try:
-                return await self._ask_at(target, address)
+                return await self._request_at(target, address)
             except (httpx2.ConnectError, httpx2.ConnectTimeout):
                 continue
-        return await self._ask_at(target, addresses[-1])
+        return await self._request_at(target, addresses[-1])
 
     async def _addresses(self, target: Target) -> list[Address]:
-        """Where the host is. One address that is not allowed spoils them all: honest hosts have none."""
+        """Resolve the host; one address that is not allowed refuses them all."""
         addresses = [target.address] if target.address else await self._resolve(target.host)
         refused = [str(address) for address in addresses if not may_connect(address, self._policy.networks)]
         if refused:
-            raise _FetchError(f"{target.host} is at {', '.join(refused)}, where nothing is fetched from")
+            raise _FetchError(f"{target.host} is at {', '.join(refused)}, which is not allowed")
         if not addresses:
             raise _FetchError(f"{target.host} has no address")
         return addresses[:_MAX_ADDRESSES]
 
-    async def _ask_at(self, target: Target, address: Address) -> bytes | str:
+    async def _request_at(self, target: Target, address: Address) -> bytes | str:
         request = httpx2.Request(
             "GET",
             target.url(address),
@@ -153,7 +158,7 @@ class Fetcher:
             # The certificate is checked against the host's name.
             extensions={"sni_hostname": target.host, "timeout": {"connect": _CONNECT_SECONDS}},
         )
-        # A transport by itself is HTTP and nothing more, and one a request has no connection to mix up.
+        # A transport alone adds nothing to HTTP, and one per request shares no connection.
         async with httpx2.AsyncHTTPTransport(verify=self._tls, trust_env=False) as transport:
             response = await transport.handle_async_request(request)
             try:
@@ -166,16 +171,16 @@ class Fetcher:
         if response.status_code in _REDIRECTS and "location" in headers:
             return headers["location"]
         if response.status_code != 200:
-            raise _FetchError(f"status {response.status_code}", told=f": it answered {response.status_code}")
+            raise _FetchError(f"status {response.status_code}", detail=f": it answered {response.status_code}")
         if headers.get("content-encoding", "identity").lower() != "identity":
-            raise _FetchError("its content is encoded, unasked", told=": its content is compressed, unasked")
+            raise _FetchError("its content is encoded, unasked", detail=": its content is compressed, unasked")
         if not headers.get("content-type", "").lower().startswith(_TYPES):
-            raise _FetchError("it is no image by its content-type", told=": it is no image by its content-type")
+            raise _FetchError("it is no image by its content-type", detail=": it is no image by its content-type")
         return await self._body(response)
 
     async def _body(self, response: httpx2.Response) -> bytes:
         limit = self._policy.max_bytes
-        too_large = _FetchError("it is too large", told=f": it is larger than the limit of {limit} bytes")
+        too_large = _FetchError("it is too large", detail=f": it is larger than the limit of {limit} bytes")
         length = response.headers.get("content-length", "")
         if length.isdecimal() and int(length) > limit:
             raise too_large
@@ -185,13 +190,13 @@ class Fetcher:
             if len(data) > limit:
                 raise too_large
         if not data:
-            raise _FetchError("it is empty", told=": it is empty")
+            raise _FetchError("it is empty", detail=": it is empty")
         return bytes(data)
 
     def _not_allowed(self, url: str, error: NotAllowedError) -> str:
         schemes = "https: and http: URLs" if self._policy.plain_http else "https: URLs"
         return (
-            f"{shown(url)} cannot be fetched: {error}. Accepted: a base64 data: URL such as"
+            f"{abbreviate(url)} cannot be fetched: {error}. Accepted: a base64 data: URL such as"
             f" 'data:image/png;base64,...', 'lookonce:<context id>', and {schemes} of the hosts that this server's"
             " operator allows."
         )

@@ -1,4 +1,4 @@
-"""Which hosts images are fetched from: a list that the operator gives."""
+"""The hosts that images are fetched from: the operator's list."""
 
 import ipaddress
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import httpx2
 
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
-# What resolvers take for an IPv4 address, however odd: 2130706433, 0x7f.1, 127.1.
+# Spellings that resolvers take for an IPv4 address: 2130706433, 0x7f.1, 127.1.
 _NUMBER = re.compile(r"([0-9]+|0x[0-9a-f]*)")
 _ENTRY = re.compile(r"(?P<any>\*\.)?(?P<host>\[[^\]]*\]|[^:/@\[\]]+)(:(?P<port>[0-9]{1,5}))?")
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -15,12 +15,12 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class AllowedHost:
-    """A host, or all hosts below it, never the host itself then.
+    """An entry of the operator's list: a host, or all hosts below it.
 
     Attributes:
-        host: normalised: see `normal_host`.
-        below: whether it stands for the hosts below it.
-        port: the only port; None for the scheme's own.
+        host: normalised: see `normalize_host`.
+        below: whether the entry is for the hosts below it.
+        port: the only port; None for the scheme's default.
     """
 
     host: str
@@ -29,13 +29,13 @@ class AllowedHost:
 
     @classmethod
     def parse(cls, text: str) -> "AllowedHost":
-        """An entry of the list: 'example.com', '*.example.com', 'example.com:8443', '10.1.2.3', '[2001:db8::1]'.
+        """Parse an entry such as '*.example.com', 'example.com:8443' or '10.1.2.3'.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it has another form.
         """
         entry = _ENTRY.fullmatch(text)
-        host = normal_host(entry["host"]) if entry else None
+        host = normalize_host(entry["host"]) if entry else None
         port = int(entry["port"]) if entry and entry["port"] else None
         below = bool(entry and entry["any"])
         if host is None or port == 0 or (port or 0) > 65535 or (below and _is_address(host)):
@@ -46,16 +46,17 @@ class AllowedHost:
         return cls(host, below, port)
 
     def matches(self, scheme: str, host: str, port: int) -> bool:
-        """Whether a URL of that scheme, host and port is allowed; the host normalised."""
+        """Return whether the entry allows this scheme, normalised host and port."""
         if port != (self.port or DEFAULT_PORTS[scheme]):
             return False
         return host.endswith(f".{self.host}") if self.below else host == self.host
 
 
-def normal_host(text: str) -> str | None:
-    """A host in its one spelling: lower case, IDNA, no dot at the end, addresses as they are usually written.
+def normalize_host(text: str) -> str | None:
+    """Normalise a host: lower case, IDNA, no final dot, canonical addresses.
 
-    None for what is no host, and for addresses in odd spellings, which resolvers understand all the same.
+    Returns:
+        None if it is no host, or an address in a spelling that resolvers understand though it is not canonical.
     """
     try:
         host = httpx2.URL(scheme="https", host=text, path="/").raw_host.decode("ascii").lower()

@@ -1,4 +1,4 @@
-"""What may be fetched, and from where."""
+"""The policy of fetching: which URLs are allowed."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import httpx2
 
 from lookonce_server.images.fetch.addresses import Address, Network
-from lookonce_server.images.fetch.hosts import DEFAULT_PORTS, AllowedHost, normal_host
+from lookonce_server.images.fetch.hosts import DEFAULT_PORTS, AllowedHost, normalize_host
 
 
 class NotAllowedError(Exception):
-    """A URL that is not fetched; the text says why, in words that may follow 'cannot be fetched: '."""
+    """A URL is not allowed; the text is the reason, to follow 'cannot be fetched: '."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a request goes, and all of it that is used: no URL is parsed twice."""
+    """The destination of a request, parsed once from its URL."""
 
     scheme: str
     host: str  # normalised
@@ -24,35 +24,35 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """As the Host header has it."""
+        """Host and port as the Host header has them."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
     def address(self) -> Address | None:
-        """The host, where it is no name but an address."""
+        """The host, if it is an address and no name."""
         try:
             return ipaddress.ip_address(self.host)
         except ValueError:
             return None
 
     def url(self, address: Address | None = None) -> httpx2.URL:
-        """The URL, with an address in place of the host's name where one is given."""
+        """Build the URL, with an address in place of the host's name if set."""
         host = str(address or self.host)
         return httpx2.URL(scheme=self.scheme, host=host, port=self.port, raw_path=self.path.encode("ascii"))
 
 
 @dataclass(frozen=True, slots=True)
 class FetchPolicy:
-    """What may be fetched.
+    """The URLs that are allowed, and the limits of a fetch.
 
     Attributes:
-        hosts: where from.
-        networks: addresses that are no public ones, and allowed all the same.
+        hosts: allowed hosts.
+        networks: allowed addresses that are not public.
         plain_http: whether http: URLs are fetched too.
-        max_bytes: of an image.
-        timeout: seconds for all of it, redirects included.
-        at_once: how many are fetched at a time; others wait, as long as one may take.
+        max_bytes: the largest image.
+        timeout: seconds for a fetch, redirects included.
+        at_once: number of fetches at a time; others wait for up to `timeout`.
     """
 
     hosts: tuple[AllowedHost, ...]
@@ -63,26 +63,30 @@ class FetchPolicy:
     at_once: int = 16
 
     def target(self, text: str) -> Target:
-        """Where a URL leads.
+        """Parse and check a URL.
 
         Raises:
-            NotAllowedError: it is malformed, or leads where nothing is fetched from.
+            NotAllowedError: it is malformed, or not allowed.
         """
-        url = _parsed(text)
+        url = _parse(text)
         if url.scheme not in (("https", "http") if self.plain_http else ("https",)):
             raise NotAllowedError("its scheme is not accepted")
         if url.userinfo:
             raise NotAllowedError("it has a user name or password")
-        host = normal_host(url.raw_host.decode("ascii"))
+        host = normalize_host(url.raw_host.decode("ascii"))
         if host is None:
             raise NotAllowedError("it has no proper host")
         port = DEFAULT_PORTS[url.scheme] if url.port is None else url.port
-        if not any(one.matches(url.scheme, host, port) for one in self.hosts):
+        if not any(entry.matches(url.scheme, host, port) for entry in self.hosts):
             raise NotAllowedError("its host or port is not one of those that the operator allows")
         return Target(url.scheme, host, port, url.raw_path.decode("ascii"))
 
-    def redirected(self, target: Target, location: str) -> Target:
-        """Where a redirect leads: nowhere that a client's own URL may not, and not from https: to http:.
+    def redirect(self, target: Target, location: str) -> Target:
+        """Check a redirect as a URL of a client; it must not leave https:.
+
+        Args:
+            target: of the request that was answered.
+            location: header of the answer.
 
         Raises:
             NotAllowedError: as `target` does.
@@ -97,7 +101,7 @@ class FetchPolicy:
         return new
 
 
-def _parsed(text: str) -> httpx2.URL:
+def _parse(text: str) -> httpx2.URL:
     if "\\" in text or any(character.isspace() for character in text):
         raise NotAllowedError("it is malformed")
     try:

@@ -1,4 +1,4 @@
-"""From a host's name to its addresses."""
+"""Resolve host names to addresses."""
 
 import asyncio
 import ipaddress
@@ -12,27 +12,27 @@ Resolve = Callable[[str], Awaitable[list[Address]]]
 
 
 class SystemResolver:
-    """Asks the system, in threads of its own: a slow name server holds up nothing else.
+    """Resolve names with the system's resolver, in threads of its own.
 
     Args:
-        at_once: how many names are asked for at a time.
+        at_once: number of names resolved at a time.
     """
 
     def __init__(self, at_once: int) -> None:
         self._threads = ThreadPoolExecutor(at_once, "resolve")
 
     async def __call__(self, host: str) -> list[Address]:
-        """A name's addresses, best first.
+        """Return a name's addresses, best first.
 
         Raises:
-            OSError: it has none, or nobody knows.
+            OSError: it has none, or cannot be resolved.
         """
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host)
-        return [ipaddress.ip_address(one) for one in dict.fromkeys(found)]
+        addresses = await asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host)
+        return [ipaddress.ip_address(address) for address in dict.fromkeys(addresses)]
 
 
 def _look_up(host: str) -> list[str]:
     try:
-        return [str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+        return [str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
     except UnicodeError as error:  # a label that is too long
         raise OSError(str(error)) from None

@@ -10,9 +10,10 @@ from lookonce_evaluation.analysis.attention.examples import example
 from lookonce_evaluation.analysis.attention.measures import GROUPS, ROWS, bands_of, groups_of, shares
 from lookonce_evaluation.analysis.attention.observe import WORD_ROWS, observe, record
 from lookonce_evaluation.analysis.attention.summary import summarise
-from lookonce_evaluation.bench.checkpoints import TINY
 from lookonce_evaluation.cli import analyze
 from lookonce_evaluation.data.scenes import held_out
+
+from ....support.qwen2_vl import LAYERS
 
 SEED = 600_000_000
 PLOTS = ("shares", "maps", "words", "grounding")
@@ -118,7 +119,7 @@ def test_pictures_of_ones_own_have_all_but_grounding(pictures):
     assert found["grounding"] == {}
     for rows in ROWS:
         layers = found["shares"][rows]["by_layer"]
-        assert [sum(layer) for layer in layers] == pytest.approx([1] * TINY.layers, abs=1e-3)
+        assert [sum(layer) for layer in layers] == pytest.approx([1] * LAYERS, abs=1e-3)
     (shown,) = found["examples"]
     assert shown["name"] == HOSTILE
     patches = [one for word in shown["words"] for found in word["patches"].values() for one in found]

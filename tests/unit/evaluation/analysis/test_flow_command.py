@@ -17,7 +17,7 @@ from lookonce_evaluation.describe import describe
 from lookonce_evaluation.model import EvalModel, about_image
 from lookonce_evaluation.tasks.judge import RuleJudge
 
-from ..tasks.judge_endpoint import Endpoint, completion, listed, serving
+from ....support.judge_endpoint import Endpoint, completion, listed, serving
 
 SMALL = ["knockout", "--images", "2", "--asked", "2", "--step", "6"]
 FILES = {"f1.png", "flows.png", "records.jsonl", "result.json", "table.md"}

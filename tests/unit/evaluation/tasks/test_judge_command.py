@@ -9,7 +9,7 @@ from lookonce_evaluation.data.scenes import held_out
 from lookonce_evaluation.tasks.judge import RuleJudge, score, wording
 from lookonce_evaluation.tasks.judge.command import FULL, RETENTIONS, fixed_set, judge_image, table
 
-from .judge_endpoint import Endpoint, completion, listed, matched, replies, serving
+from ....support.judge_endpoint import Endpoint, completion, listed, matched, replies, serving
 
 KEY = "sk-very-secret-0123456789"
 

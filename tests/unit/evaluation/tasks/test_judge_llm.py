@@ -15,7 +15,7 @@ from lookonce_evaluation.tasks.judge import RuleJudge, score, wording
 from lookonce_evaluation.tasks.judge.command import fixed_set
 from lookonce_evaluation.tasks.judge.llm import SEED, LLMJudge
 
-from .judge_endpoint import Endpoint, listed, matched, replies, serving
+from ....support.judge_endpoint import Endpoint, listed, matched, replies, serving
 
 KEY = "sk-very-secret-0123456789"
 

@@ -3,11 +3,14 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
+import transformers.utils as hub
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -68,80 +71,114 @@ def test_the_fingerprint_is_of_the_checkpoint_and_of_the_arithmetic(loaded):
     assert fingerprint("a", torch.float32, loaded.processor) == prints[0]
 
 
-def test_whatever_a_loader_may_read_counts(tmp_path):
-    """A list of the kinds that are known would miss the next one: so the last ones here are of no known kind."""
+def test_what_a_loader_reads_counts(tmp_path):
     folder = tmp_path / "checkpoint"
     write(folder, "config.json")
+    write(folder, "model.safetensors.index.json", '{"weight_map": {"a": "a.safetensors", "b": "sub/b.safetensors"}}')
     seen = {file_digest(folder)}
-    for name in (
-        "model-00001-of-00002.safetensors",
-        "consolidated.safetensors",
-        "sub/model-00002-of-00002.safetensors",
-        "chat_template.jinja",
-        "additional_chat_templates/tool_use.jinja",
-        "processor/config.json",
-        "tokenizer.model",
-        "tokenizer.model.v3",
-        "qwen.tiktoken",
-        "vocab.bpe",
-        "merges.txt",
-        "modeling_new.py",
-        "of_a_kind.unheard",
-        "without_suffix",
-    ):
+    names = (
+        *("a.safetensors", "sub/b.safetensors", "chat_template.jinja", "additional_chat_templates/tool_use.jinja"),
+        *("processor/config.json", "preprocessor_config.json", "tokenizer.model", "tokenizer.model.v3"),
+        *("qwen.tiktoken", "vocab.bpe", "merges.txt", "added_tokens.json", "tekken.json"),
+    )
+    for name in names:
         for content in ("one", "other"):
             write(folder, name, content)
             seen.add(file_digest(folder))
-    assert len(seen) == 1 + 2 * 14
+    assert len(seen) == 1 + 2 * len(names)
     (folder / "merges.txt").rename(folder / "vocab.txt")
     assert file_digest(folder) not in seen
 
 
-def test_what_no_loader_reads_does_not_count(tmp_path):
-    write(tmp_path, "config.json")
+def test_every_file_that_a_tokenizer_of_transformers_names_counts(tmp_path):
+    """The names are patterns: this finds a kind of file that the next transformers reads, and they miss."""
+    tables = {
+        table
+        for source in Path(transformers.__file__).parent.glob("models/*/tokenization_*.py")
+        for table in re.findall(r"^VOCAB_FILES_NAMES = \{([^}]*)\}", source.read_text(), re.MULTILINE)
+    }
+    names = {name for table in tables for name in re.findall(r':\s*"([^"]+\.[^"]+)"', table)}
+    names |= {hub.CONFIG_NAME, hub.GENERATION_CONFIG_NAME, hub.PROCESSOR_NAME, hub.FEATURE_EXTRACTOR_NAME}
+    names |= {hub.IMAGE_PROCESSOR_NAME, hub.VIDEO_PROCESSOR_NAME, hub.CHAT_TEMPLATE_FILE}
+    names.add(hub.LEGACY_PROCESSOR_CHAT_TEMPLATE_FILE)
+    assert len(names) > 20
+    write(tmp_path, "x.txt")
     bare = file_digest(tmp_path)
-    for name in (
-        "README.md",
-        "LICENSE",
-        "License.txt",
-        "sub/NOTICE",
-        ".gitattributes",
-        ".git/config",
-        ".cache/huggingface/download/config.json.metadata",
-        "pytorch_model-00001-of-00002.bin",
-        "original/consolidated.00.pth",
-        "onnx/decoder.onnx_data",
-        "model-Q4_K_M.gguf",
-        "images/scene.png",
-    ):
+    assert [name for name in sorted(names) if not counts(tmp_path, name, bare)] == []
+
+
+def counts(folder: Path, name: str, bare: str) -> bool:
+    write(folder, name)
+    changed = file_digest(folder) != bare
+    (folder / name).unlink()
+    return changed
+
+
+def test_what_no_loader_reads_does_not_count(tmp_path):
+    for weights in ("model.safetensors", "model-00001-of-00001.safetensors"):
+        folder = tmp_path / weights
+        write(folder, "config.json")
+        write(folder, weights)
+        if weights != WEIGHTS:
+            write(folder, "model.safetensors.index.json", json.dumps({"weight_map": {"a": weights}}))
+        bare = file_digest(folder)
+        for name in (
+            *("README.md", "LICENSE", "USE_POLICY.txt", "notes.txt", "sub/NOTICE", "without_suffix", "of_a.kind"),
+            *(".gitattributes", ".git/config", ".cache/huggingface/download/config.json.metadata"),
+            *("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin"),
+            *("consolidated.safetensors", "consolidated.safetensors.index.json", "sub/model.safetensors"),
+            *("original/consolidated.00.pth", "onnx/decoder.onnx_data", "model-Q4_K_M.gguf", "images/scene.png"),
+            *("trainer_state.json", "all_results.json", "modeling_new.py"),
+        ):
+            write(folder, name)
+            assert file_digest(folder) == bare, name
+        os.mkfifo(folder / "pipe")
+        assert file_digest(folder) == bare
+
+
+def test_every_file_counts_for_a_checkpoint_with_code_of_its_own(tmp_path):
+    write(tmp_path, "config.json")
+    bare = file_digest(tmp_path, everything=True)
+    for name in ("modeling_new.py", "of_a.kind", "notes.txt"):
         write(tmp_path, name)
-    os.mkfifo(tmp_path / "pipe")
-    assert file_digest(tmp_path) == bare
+        assert file_digest(tmp_path, everything=True) != bare
+        (tmp_path / name).unlink()
+
+
+def test_weights_that_the_configuration_names_count(folder, other_weights):
+    (folder / WEIGHTS).rename(folder / "named.safetensors")
+    config = json.loads((folder / "config.json").read_text()) | {"transformers_weights": "named.safetensors"}
+    write(folder, "config.json", json.dumps(config))
+    first = load(folder)
+    other_weights.replace(folder / "named.safetensors")
+    second = load(folder)
+    assert not torch.equal(logits(second), logits(first))
+    assert second.fingerprint != first.fingerprint
 
 
 def test_no_file_name_feigns_another_file(tmp_path):
     """Names are part of what is hashed, and may have any character: a line's end, or a byte that is no text."""
-    for name in ("x", "y"):
+    for name in ("x.model", "y.model"):
         write(tmp_path / "two", name)
     content = hashlib.blake2b(b"{}", digest_size=32).hexdigest()
-    write(tmp_path / "one", f"x {content}\ny")
-    write(tmp_path / "escaped", f"x {content}\\ny")
-    write(tmp_path / "no-text", "\udcff")
+    write(tmp_path / "one", f"x.model {content}\ny.model")
+    write(tmp_path / "escaped", f"x.model {content}\\ny.model")
+    write(tmp_path / "no-text", "\udcff.model")
     assert len({file_digest(tmp_path / folder) for folder in ("two", "one", "escaped", "no-text")}) == 4
 
 
 def test_links_are_followed_as_loaders_do(tmp_path):
     """The hub's cache is made of links to blobs; a link upwards does not make it endless."""
     write(tmp_path / "plain", "config.json", "a")
-    write(tmp_path / "plain", "sub/model.safetensors", "b")
+    write(tmp_path / "plain", "sub/tokenizer.json", "b")
     write(tmp_path / "blobs", "1", "a")
-    write(tmp_path / "elsewhere", "model.safetensors", "b")
+    write(tmp_path / "elsewhere", "tokenizer.json", "b")
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "config.json").symlink_to(tmp_path / "blobs" / "1")
     (tmp_path / "linked" / "sub").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "linked" / "upwards").symlink_to(tmp_path)
     assert file_digest(tmp_path / "linked") == file_digest(tmp_path / "plain")
-    write(tmp_path / "elsewhere", "model.safetensors", "c")
+    write(tmp_path / "elsewhere", "tokenizer.json", "c")
     assert file_digest(tmp_path / "linked") != file_digest(tmp_path / "plain")
 
 
@@ -166,7 +203,7 @@ def test_shards_in_a_folder_below_count(folder, other_weights):
     assert second.fingerprint != first.fingerprint
 
 
-@pytest.mark.parametrize("shard", ["../elsewhere/model.safetensors", ".hidden/model.safetensors", "model.bin"])
+@pytest.mark.parametrize("shard", ["../elsewhere/model.safetensors", "model.bin"])
 def test_shards_that_would_not_count_are_refused(folder, shard):
     sharded(folder, shard)
     with pytest.raises(ModelRefusedError, match=r"index\.json names '.*'\. Accepted: safetensors files of the same"):
@@ -220,7 +257,7 @@ def meanwhile(monkeypatch):
 
 
 @pytest.mark.parametrize("part", [AutoModelForImageTextToText, AutoProcessor])
-@pytest.mark.parametrize("written", [WEIGHTS, "processor_config.json", "tokenizer.json", "sub/new.jinja"])
+@pytest.mark.parametrize("written", [WEIGHTS, "processor_config.json", "tokenizer.json", "new.jinja"])
 def test_a_checkpoint_that_changes_while_it_is_loaded_is_refused(folder, other_weights, meanwhile, part, written):
     def deploy() -> None:
         if written == WEIGHTS:

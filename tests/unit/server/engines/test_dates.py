@@ -180,7 +180,7 @@ async def test_a_date_behind_the_image_changes_the_identity_too(loaded, clock):
 async def test_a_template_that_never_prints_the_same_is_refused(loaded, clock, monkeypatch):
     """A check that the clock spoilt once is made again; nothing that changes at each look can be served."""
     prompts = dated_prompts(loaded.processor, loaded.model.config)
-    render, left = prompts._render, [1]
+    render, left = prompts._apply_template, [1]
 
     def striking(messages):
         if left[0]:
@@ -188,7 +188,7 @@ async def test_a_template_that_never_prints_the_same_is_refused(loaded, clock, m
             clock.strike()
         return render(messages)
 
-    monkeypatch.setattr(prompts, "_render", striking)
+    monkeypatch.setattr(prompts, "_apply_template", striking)
     left[0] = 2
     prompts.check_template(PROMPT)
     left[0] = 100

@@ -6,7 +6,7 @@ import torch
 from lookonce_server.engines.prompts import Prompt
 from lookonce_server.engines.transformers.model import ModelRunner, stacked
 
-from ...pruning.conftest import FAMILIES, Tiny, built
+from ....support.tiny_models import FAMILIES, Tiny, built
 
 TOKENS = 10
 

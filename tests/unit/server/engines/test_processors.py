@@ -1,26 +1,15 @@
 """Prompts are, token for token, those that each family's own processor makes in transformers."""
 
 import torch
-from PIL import Image
 
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import common_prefix
 
-from ....support.families import PROCESSORS, family_processor, renderer_of
+from ....support.families import PROCESSORS, family_processor, processed, renderer_of
 from ....support.samples import PROMPT, picture
 
 TURNS = (Turn("system", "Be brief."), Turn("user", "What is it?", has_image=True, before_image="Look:"))
 STYLES = [(kind, prints) for kind in ("byte level", "byte level with BOS", "llama 2") for prints in (False, True)]
-
-
-def processed(processor, turns: tuple[Turn, ...], image: Image.Image) -> dict[str, torch.Tensor]:
-    """What `apply_chat_template` of the processor makes of a conversation."""
-    messages = Conversation(turns).as_messages()
-    for message in messages:
-        for part in message["content"]:
-            part |= {"image": image} if part["type"] == "image" else {}
-    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
-    return processor.apply_chat_template(messages, **options)
 
 
 def test_a_full_pass_is_what_the_models_own_processor_makes():
@@ -56,7 +45,7 @@ def test_the_tokens_before_the_image_are_those_of_every_picture():
         for kind, prints in STYLES:
             renderer = renderer_of(family_processor(family, kind, prints=prints))
             turn = renderer.describe_turn(PROMPT)
-            prompts = [renderer.shown(turn, picture(1).resize(size)) for size in sizes]
+            prompts = [renderer.process_turn(turn, picture(1).resize(size)) for size in sizes]
             shared = {common_prefix(turn.prefix, prompt.ids) for prompt in prompts}
             assert len(shared) == 1, (name, kind)
             assert len(shared.pop()) >= len(turn.prefix) - 1 > 1, (name, kind)

@@ -1,6 +1,7 @@
 """What the model is shown, to the token."""
 
 import copy
+from itertools import product
 
 import pytest
 
@@ -8,6 +9,7 @@ from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.errors import InvalidRequestError, ModelRefusedError
 
+from ....support.families import TEMPLATES, TOKENIZERS, llava, renderer_of, tokenizer_of, wrapped
 from ....support.samples import PROMPT, about, picture
 
 LOOPS = "{%- for message in messages -%}{{ BODY }}{%- endfor -%}{{ '<|assistant|>' if add_generation_prompt }}"
@@ -133,11 +135,43 @@ def test_the_context_and_what_follows_it_are_the_whole_conversation(prompts):
     assert described + after == whole
 
 
+def test_the_seam_of_context_and_question_is_as_in_the_whole_text():
+    """Some tokenizers put a blank before any text, which is not there in the middle of a prompt."""
+    tried = 0
+    for kind, (name, template) in product(TOKENIZERS, TEMPLATES.items()):
+        tokenizer = tokenizer_of(kind)
+        if name == "looking" and "<tool_call>" not in tokenizer.get_vocab():
+            continue
+        renderer = renderer_of(llava(tokenizer, template))
+        renderer.check_template(PROMPT)
+        turn = renderer.describe_turn(PROMPT)
+        for question in ("What is it?", "1?", "\u6f22?", " x", "\nx", ""):
+            messages = Conversation((Turn("user", PROMPT, has_image=True),)).as_messages()
+            messages += [Turn("assistant", "@@@@").as_message(), *about(question).after_image()]
+            rest = renderer._processor.apply_chat_template(messages, add_generation_prompt=True).partition("@@@@")[2]
+            whole = tokenizer(turn.rendered.text + rest, add_special_tokens=turn.rendered.has_own)["input_ids"]
+            assert turn.ids + renderer.continuation(PROMPT, about(question))[0].tolist() == whole, (kind, name)
+            tried += 1
+    assert tried > 100
+
+
+def test_a_tokenizer_that_joins_the_seam_is_refused():
+    """A merge of the describe turn's last letter with what closes it: no keys of a context have that token."""
+    tokenizer = TOKENIZERS["byte level"]()
+    tokenizer.add_tokens([":;"])
+    template = "{% for message in messages %}{{ 'A:' if message['role'] == 'assistant' }}"
+    template += "{% for part in message['content'] %}{{ part['text'] or '<image>' }}{% endfor %};{% endfor %}"
+    template += "{{ 'A:' if add_generation_prompt }}"
+    with pytest.raises(ModelRefusedError, match="joins the end of the describe turn"):
+        renderer_of(llava(wrapped(tokenizer), template)).check_template(PROMPT)
+    renderer_of(llava(wrapped(tokenizer), template.replace("A:", "A!"))).check_template(PROMPT)
+
+
 @pytest.mark.parametrize("question", ["What color is it?", "漢字?", " spaces "])
-def test_full_tokens_counts_what_a_full_pass_would_run(prompts, question):
-    assert prompts.full_tokens(about(question), 196) == prompts.full(about(question), picture(1)).tokens
+def test_full_prompt_tokens_counts_what_a_full_pass_would_run(prompts, question):
+    assert prompts.full_prompt_tokens(about(question), 196) == prompts.full(about(question), picture(1)).tokens
     text = Conversation((Turn("user", question),))
-    assert prompts.full_tokens(text, 196) == prompts.full(text, None).tokens
+    assert prompts.full_prompt_tokens(text, 196) == prompts.full(text, None).tokens
 
 
 def test_the_bundled_template_is_accepted(prompts):

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from lookonce_cache import MemoryStore
-from lookonce_evaluation.bench.checkpoints import TINY, write_qwen2_vl
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.transformers import TransformersEngine
@@ -19,6 +18,7 @@ from lookonce_server.engines.transformers.loading import load_model
 from lookonce_server.engines.transformers.model import ModelRunner
 from lookonce_server.errors import InvalidImageError
 
+from ....support.qwen2_vl import write_qwen2_vl
 from ....support.samples import GREEDY, PLAN, PROMPT, TENANT, about, encoded, picture, read
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +32,7 @@ HELLO = Conversation((Turn("user", "Hello"),))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_qwen2_vl(tmp_path_factory.mktemp("qwen2-vl"), TINY)
+    return write_qwen2_vl(tmp_path_factory.mktemp("qwen2-vl"))
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +75,9 @@ async def test_the_self_check_accepts_it(folder, dtype):
 
 
 def test_its_grid_covers_the_whole_of_any_picture(engine):
-    assert engine.facts.framing is not None
+    assert engine.facts.image_crop is not None
     for size in SIZES:
-        assert engine.facts.framing.area(*size) == (0, 0, *size)
+        assert engine.facts.image_crop.area(*size) == (0, 0, *size)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -115,7 +115,7 @@ async def test_a_description_has_a_score_for_every_token_of_the_grid(engine, siz
     kept = -(-grid[0] * grid[1] // 4)
     assert description.kept.shape == (1, kept)
     assert description.keys.shape == description.values.shape
-    stored = description.prompt_tokens - description.shared_tokens - grid[0] * grid[1] + kept
+    stored = description.prompt_tokens - description.num_prefix_tokens - grid[0] * grid[1] + kept
     assert description.keys.shape[2] == stored
 
 

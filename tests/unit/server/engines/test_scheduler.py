@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +16,7 @@ pytestmark = pytest.mark.anyio
 PATIENCE = 30.0  # seconds; only a failure waits that long
 
 
-class AuthMiddleware:
+class Blocker:
     """A pass whose first step holds the worker's thread until `open` is set."""
 
     def __init__(self) -> None:
@@ -30,13 +32,13 @@ class AuthMiddleware:
 @contextlib.asynccontextmanager
 async def held(worker: PassScheduler):
     """While the block runs the worker's thread stands still, so that what is submitted queues up."""
-    gate = AuthMiddleware()
-    task = asyncio.create_task(everything(worker.run(gate.work())))
-    assert await asyncio.to_thread(gate.entered.wait, PATIENCE)
+    blocker = Blocker()
+    task = asyncio.create_task(everything(worker.run(blocker.work())))
+    assert await asyncio.to_thread(blocker.entered.wait, PATIENCE)
     try:
         yield
     finally:
-        gate.open.set()
+        blocker.open.set()
         await task
 
 
@@ -70,11 +72,11 @@ async def start(worker: PassScheduler, *works: Iterator, background: bool = Fals
     return tasks
 
 
-async def emptied(worker: PassScheduler) -> None:
-    """Return when nothing waits or runs any more."""
-    async with asyncio.timeout(PATIENCE):
-        while worker.depth:  # noqa: ASYNC110 - it tells no event
-            await asyncio.sleep(0.001)
+async def had_its_turn(worker: PassScheduler) -> None:
+    """Return when whatever was submitted before and still is in a queue has had a turn."""
+    await asyncio.gather(
+        *await start(worker, steps("", 1, []), background=True), *await start(worker, steps("", 1, []))
+    )
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ async def test_a_short_pass_ends_while_a_long_one_is_in_work(make_worker):
     assert await anext(long) == 0
     async with asyncio.timeout(PATIENCE):
         assert await everything(worker.run(steps("short", 3, []))) == [0, 1, 2]
-    assert worker.depth == 1
+    assert worker.admission.depth == 1
     await long.aclose()
 
 
@@ -126,7 +128,7 @@ async def test_a_background_pass_gets_every_fourth_turn_while_others_run(make_wo
         behind = await start(worker, steps("behind", 20, log), background=True)
         ahead = await start(worker, steps("a", 40, log), steps("b", 40, log))
     await asyncio.gather(*behind, *ahead)
-    for at in range(0, 64, 16):  # the gate's own last turn may shift it by one
+    for at in range(0, 64, 16):  # the blocker's own last turn may shift it by one
         assert 3 <= log[at : at + 16].count("behind") <= 5, log
 
 
@@ -164,15 +166,67 @@ async def test_a_background_pass_is_not_starved_by_a_stream_of_others(make_worke
 @pytest.mark.parametrize("background", [False, True])
 async def test_a_full_queue_refuses_and_takes_on_again(make_worker, background):
     worker, log = make_worker(max_queue=3), []
+    names = "abc" if background else "ab"  # beside the one that holds the thread
     async with held(worker):
-        tasks = await start(worker, steps("a", 1, log), steps("b", 1, log))
-        assert worker.depth == 3
-        with pytest.raises(OverloadedError, match="3 requests"):
+        tasks = await start(worker, *(steps(name, 1, log) for name in names), background=background)
+        assert worker.admission.depth == len(names) + 1
+        with pytest.raises(OverloadedError, match="3 describe passes" if background else "3 requests"):
             await anext(worker.run(steps("refused", 1, log), background=background))
+        tasks += await start(worker, steps("d", 1, log), background=not background)  # the other kind has its own places
     await asyncio.gather(*tasks)
-    await emptied(worker)
-    assert await everything(worker.run(steps("c", 1, log), background=background)) == [0]
-    assert sorted(log) == ["a", "b", "c"]
+    assert worker.admission.depth == 0
+    assert await everything(worker.run(steps("e", 1, log), background=background)) == [0]
+    assert sorted(log) == sorted(f"{names}de")
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_a_cancelled_pass_gives_its_place_back_at_once(make_worker, background):
+    """Whether it waits, or the thread is in the middle of a step of it."""
+    worker, blocker = make_worker(max_queue=2), Blocker()
+    running, *_ = await start(worker, blocker.work(), background=background)
+    assert await asyncio.to_thread(blocker.entered.wait, PATIENCE)
+    (waiting,) = await start(worker, steps("waits", 1, []), background=background)
+    with pytest.raises(OverloadedError):
+        await anext(worker.run(steps("refused", 1, []), background=background))
+    for task in (waiting, running):
+        task.cancel()
+        await asyncio.wait([task])
+    assert worker.admission.depth == 0
+    tasks = await start(worker, steps("a", 1, []), steps("b", 1, []), background=background)
+    blocker.open.set()
+    assert await asyncio.gather(*tasks) == [[0], [0]]
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_a_pass_cancelled_before_its_turn_lets_go_of_its_picture_at_once(make_worker, background):
+    class Picture:
+        pass
+
+    def look_at(picture: Picture) -> Iterator[Picture]:
+        yield picture
+
+    worker, picture = make_worker(max_running=1), Picture()
+    still_there = weakref.ref(picture)
+    async with held(worker):
+        (task,) = await start(worker, look_at(picture), background=background)
+        del picture
+        task.cancel()
+        await asyncio.wait([task])
+        del task
+        gc.collect()
+        assert still_there() is None
+
+
+async def test_a_cancelled_background_pass_that_has_begun_ends_while_others_run(make_worker):
+    """It holds a KV cache: it does not wait for its turn."""
+    worker, closed = make_worker(background_after=10**9), threading.Event()
+    behind = worker.run(endless(closed), background=True)
+    await anext(behind)
+    others = worker.run(endless())
+    await anext(others)
+    await behind.aclose()
+    assert await asyncio.to_thread(closed.wait, PATIENCE)
+    await others.aclose()
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -182,7 +236,7 @@ async def test_closing_the_events_closes_the_pass(make_worker, background):
     assert [await anext(events), await anext(events)] == [0, 1]
     await events.aclose()
     assert await asyncio.to_thread(closed.wait, PATIENCE)
-    await emptied(worker)
+    assert worker.admission.depth == 0
 
 
 async def test_cancelling_whoever_waits_closes_the_pass(make_worker):
@@ -203,7 +257,7 @@ async def test_a_pass_cancelled_before_its_turn_never_begins(make_worker, backgr
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    await emptied(worker)
+    await had_its_turn(worker)
     assert log == []
 
 

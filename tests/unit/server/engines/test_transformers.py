@@ -12,8 +12,9 @@ from lookonce_cache import MemoryStore
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.transformers import TransformersEngine
-from lookonce_server.errors import OverloadedError, PromptTooLongError
+from lookonce_server.errors import PromptTooLongError
 
+from ....support.engine_bounds import check_bounds
 from ....support.samples import EVERYTHING, GREEDY, PLAN, PROMPT, TENANT, about, picture, png, read
 
 pytestmark = pytest.mark.anyio
@@ -88,7 +89,7 @@ async def test_an_answer_counts_what_it_ran_and_what_a_full_pass_would_have(engi
     assert context.kept_tokens == 10  # 5% of 196
     assert context.tokens == context.full_tokens - 196 + 10
     assert found.started.prompt_tokens - found.started.computed_tokens == context.tokens
-    assert found.started.full_tokens == full.started.full_tokens == full.started.computed_tokens
+    assert found.started.full_prompt_tokens == full.started.full_prompt_tokens == full.started.computed_tokens
     assert found.started.computed_tokens < 20 < 196 < full.started.computed_tokens
 
 
@@ -131,11 +132,11 @@ async def test_passes_that_take_turns_give_what_each_gives_alone(engine, context
 
 async def test_a_context_is_the_same_after_it_was_answered_from(engine, context_of):
     context = await context_of(31)
-    before = context.keys.dense().clone(), context.values.dense().clone()
+    before = context.keys.dequantize().clone(), context.values.dequantize().clone()
     first, second = [await read(engine.answer(context, about(QUESTIONS[2]), GREEDY)) for _ in range(2)]
     assert first == second
-    assert torch.equal(context.keys.dense(), before[0])
-    assert torch.equal(context.values.dense(), before[1])
+    assert torch.equal(context.keys.dequantize(), before[0])
+    assert torch.equal(context.values.dequantize(), before[1])
 
 
 async def test_the_model_attends_as_before_once_it_described(engine, loaded):
@@ -247,20 +248,11 @@ async def test_an_answer_is_shortened_to_the_room_that_is_left(engine):
 
 async def test_a_full_queue_refuses_every_kind_of_pass(loaded, context_of):
     context = await context_of(31)
-    engine = TransformersEngine(loaded, max_running=1, max_queue=1)
+    engine = TransformersEngine(loaded, max_running=1)
     try:
-        first = engine.full(about(QUESTIONS[2]), picture(31), Sampling(200), TENANT)
-        await anext(first)
-        for work in (
-            read(engine.answer(context, about(QUESTIONS[0]), GREEDY)),
-            read(engine.full(about(QUESTIONS[0]), picture(31), GREEDY, TENANT)),
-            engine.describe(picture(31), PLAN, TENANT),
-        ):
-            with pytest.raises(OverloadedError):
-                await work
-        await first.aclose()
+        await check_bounds(engine, context, engine._scheduler.admission)
     finally:
-        await asyncio.to_thread(engine._worker.close)
+        await engine.close()
 
 
 async def test_facts_name_the_model(engine, loaded):

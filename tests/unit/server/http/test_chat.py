@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from lookonce_server.http.routes.chat import chat
 from lookonce_server.http.schemas.chat import ChatRequest
-from lookonce_server.sessions.answer_streams import Answers
+from lookonce_server.sessions.answer_streams import AnswerStreams
 
 from ....support.samples import ANSWER_TOKENS, TENANT, tasks_of
 
@@ -26,7 +26,7 @@ async def post(app, **fields) -> httpx2.Response:
 
 
 async def assert_stopped(engine, steps: list[int]) -> None:
-    assert not tasks_of(Answers)
+    assert not tasks_of(AnswerStreams)
     async with asyncio.timeout(30):
         while engine.queue_depth:  # noqa: ASYNC110 - it tells no event
             await asyncio.sleep(0.001)
@@ -91,7 +91,7 @@ async def test_a_client_gone_before_its_stream_begins_stops_every_answer(app, be
 
 
 async def test_too_many_answers_for_the_queue_are_refused_whole(app, bench, steps, monkeypatch):
-    monkeypatch.setattr(bench.engine._worker, "_max_queue", 2)
+    monkeypatch.setattr(bench.engine._scheduler.admission, "max_queue", 2)
     reply = await post(app)
     assert (reply.status_code, reply.json()["error"]["code"]) == (429, "overloaded")
     await assert_stopped(bench.engine, steps)

@@ -116,7 +116,7 @@ def test_a_system_message_may_come_last():
 def test_what_is_not_asked_for_has_openais_defaults():
     nothing = parsed()
     assert nothing.sampling.max_tokens == 100
-    assert (nothing.n, nothing.options) == (1, ContextOptions())
+    assert (nothing.n, nothing.options) == (1, ContextOptions(place="lookonce."))
     nulls = {name: None for name in ChatRequest.model_fields if name not in ("model", "messages")}
     assert parsed(**nulls) == nothing
 

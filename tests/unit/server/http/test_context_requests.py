@@ -189,6 +189,17 @@ async def test_boundaries_that_are_none_are_no_failure(client, boundary):
     assert reply.status_code == (200 if "klingon" in boundary else 400)
 
 
+@pytest.mark.parametrize("name", [b"describe_prompt", b"+2AA-"])
+async def test_half_a_character_is_refused_in_forms_too(client, name):
+    """UTF-7 can spell one, as JSON's escapes can."""
+    text = b"--edge\r\ncontent-disposition: form-data; name=%b\r\n\r\n+2AA-\r\n" % name
+    error = error_of(await post_form(client, FILE, text, boundary="; charset=utf-7; boundary=edge"))
+    assert (error["param"], "lone surrogate" in error["message"]) == (
+        None if name[:1] == b"+" else "describe_prompt",
+        True,
+    )
+
+
 # Starlette leaves the file of a part that never ends, which is in memory, to the garbage collector.
 @pytest.mark.filterwarnings("ignore:.*SpooledTemporaryFile:pytest.PytestUnraisableExceptionWarning")
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

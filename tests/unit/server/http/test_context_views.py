@@ -165,9 +165,9 @@ async def test_no_map_is_drawn_over_another_picture(client, context, image):
 
 async def test_no_map_is_drawn_where_the_processor_is_not_known(client, app, context, monkeypatch):
     engine = app.state.parts.engine
-    monkeypatch.setattr(engine, "facts", replace(engine.facts, framing=None))
+    monkeypatch.setattr(engine, "facts", replace(engine.facts, image_crop=None))
     reply = await client.post(path(context, "heatmap.png"), files={"image": ("a.png", png(110))})
-    assert (reply.status_code, "cannot be told" in reply.text) == (400, True)
+    assert (reply.status_code, "are unknown" in reply.text) == (400, True)
     assert (await client.get(path(context, "heatmap.png"))).status_code == 200
 
 

@@ -118,7 +118,7 @@ async def test_an_unknown_error_is_logged_and_tells_nothing(call, caplog):
         ({"audio": {}}, "audio", "leave it out (given: {})"),
         ({"store": 0}, "store", "given: 0"),
         ({"surprise": 0}, "surprise", "not supported by this server"),
-        ({"\ud800": 1}, None, "The body: the text has half of a character"),
+        ({"\ud800": 1}, None, "The body: the text has a lone surrogate"),
         ({"user": "\ud800"}, "user", "given: '\\ud800'"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content", "a lone surrogate"),
         ({"model": "\ud800"}, "model", "given: '\\ud800'"),

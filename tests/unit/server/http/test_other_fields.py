@@ -10,9 +10,9 @@ from lookonce_server.http.schemas.messages import AnswerExtras
 from lookonce_server.http.schemas.vllm_fields import VllmFields
 
 from ....support.app_requests import body, image, send, text, user
+from ....support.chat_fields import SCHEMA, TOOL, assert_refused, assert_taken, formatted
 from ....support.responses_requests import asked, refused
 from ....support.vllm_fields import ALL, HONOURED, LABELS, NEUTRAL, OLDER
-from .test_chat_fields import SCHEMA, TOOL, assert_refused, assert_taken, formatted
 
 pytestmark = pytest.mark.anyio
 

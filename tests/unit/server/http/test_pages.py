@@ -99,7 +99,7 @@ async def test_the_bundled_model_sees_the_whole_of_a_picture(client, size):
 
 
 async def test_where_the_tokens_lie_may_not_be_known(client, bench, monkeypatch):
-    monkeypatch.setattr(bench.engine, "facts", replace(bench.engine.facts, framing=None))
+    monkeypatch.setattr(bench.engine, "facts", replace(bench.engine.facts, image_crop=None))
     reply = await client.get("/playground/area.json", params={"width": 300, "height": 200})
     assert (reply.status_code, reply.json()) == (200, None)
 

@@ -33,4 +33,4 @@ async def test_a_store_that_is_dead_at_the_start_is_told_and_keeps_no_server_fro
     assert len(told) == 1
     assert "Redis at 127.0.0.1:" in told[0]
     assert "s3cret" not in caplog.text
-    assert caplog.text.count("is given up until") == 1
+    assert caplog.text.count("is not used until") == 1

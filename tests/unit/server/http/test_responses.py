@@ -10,7 +10,7 @@ from openai.types.responses import ResponseItem
 from pydantic import TypeAdapter
 
 from lookonce_cache import BlobKey, StoreUnavailableError
-from lookonce_server.sessions.answer_streams import Answers
+from lookonce_server.sessions.answer_streams import AnswerStreams
 
 from ....support.responses_requests import LONG, NEVER, about, asked, picture, refused, streamed, text_of, unmoving
 from ....support.samples import TENANT, png, tasks_of
@@ -331,7 +331,7 @@ async def test_an_image_that_was_asked_about_past_the_cache_must_come_again(clie
 
 
 async def assert_stopped(engine) -> None:
-    assert not tasks_of(Answers)
+    assert not tasks_of(AnswerStreams)
     async with asyncio.timeout(30):
         while engine.queue_depth:  # noqa: ASYNC110 - it tells no event
             await asyncio.sleep(0.001)

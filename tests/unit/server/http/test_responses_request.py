@@ -10,7 +10,6 @@ from openai.types.responses.response_create_params import (
     ResponseCreateParamsStreaming,
 )
 
-from lookonce_server.http.responses.chat_request import json_schema_of
 from lookonce_server.http.responses.request import ResponseRequest
 
 from ....support.responses_requests import RESPONSE, about, asked, post, refused, text_of
@@ -86,6 +85,7 @@ async def test_what_is_not_honoured_is_refused_by_name(client, name, value):
 WRONG = [
     ({"input_": []}, "input", "at least 1 item"),
     ({"input_": 3}, "input", "given: 3"),
+    ({"input_": {"str": 1}}, "input", "given: {'str': 1}"),
     ({"input_": [{"role": "user", "content": []}]}, "input[0].content", "at least 1 item"),
     ({"input_": [{"role": "tool", "content": "x"}]}, "input[0]", "'developer', 'user' or 'assistant'"),
     ({"input_": [{"type": "reasoning", "id": "r", "summary": []}]}, "input[0]", "must be a message"),
@@ -152,7 +152,7 @@ async def test_half_a_character_is_refused(client):
 )
 async def test_a_format_becomes_a_schema_for_the_engine_and_is_told(client, bench, monkeypatch, wanted, expected):
     request = ResponseRequest(model="m", input="x", text={"format": wanted})
-    schema = json_schema_of(request)
+    schema = request.text.format.schema_text
     assert (schema and json.loads(schema)) == expected
     samplings = []
     full = bench.engine.full
@@ -168,3 +168,13 @@ async def test_a_format_becomes_a_schema_for_the_engine_and_is_told(client, benc
         assert wanted.items() <= reply.json()["text"]["format"].items()
         assert (await client.get(f"/v1/responses/{reply.json()['id']}")).json() == reply.json()
     assert samplings[0].json_schema == schema
+
+
+async def test_a_top_p_of_0_is_the_likeliest_answer_as_in_a_chat(client):
+    asking = {"temperature": 2, "top_p": 0}
+    greedy = text_of(await asked(client))
+    response = await asked(client, **asking)
+    assert (text_of(response), response["top_p"]) == (greedy, 0.0)
+    question = {"model": "m", "messages": [{"role": "user", "content": "What is there?"}], "max_tokens": 12}
+    reply = await client.post("/v1/chat/completions", json=question | asking)
+    assert reply.json()["choices"][0]["message"]["content"] == greedy

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from lookonce_server.errors import OverloadedError, PromptTooLongError
-from lookonce_server.http.disconnect import COMMENT
+from lookonce_server.http.event_stream import COMMENT
 
 from ....support.app_requests import body, image, user
 

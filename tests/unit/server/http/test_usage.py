@@ -5,16 +5,17 @@ import time
 import pytest
 
 from lookonce_server.engines.base import Piece, Started
-from lookonce_server.http.usage import Accounts
+from lookonce_server.http.usage import Usage
 from lookonce_server.images.sources import ImageBytes
 from lookonce_server.metrics import Metrics
+from lookonce_server.sessions.context_options import ContextOptions
 from lookonce_server.sessions.fallback import Fallback
 from lookonce_server.sessions.sessions import Lookup
 
 from ....support.samples import GREEDY, TENANT, about, png
-from ..sessions.test_fallback import WANTED
 
 pytestmark = pytest.mark.anyio
+WANTED = ContextOptions(fallback=True)
 STARTED = Started(30, 10, 210)
 LOOKUP = Lookup("hit", "memory", "c" * 64, None)
 
@@ -22,11 +23,11 @@ LOOKUP = Lookup("hit", "memory", "c" * 64, None)
 def rates(*answers: list[tuple[float, int]]) -> tuple[float, float]:
     """How many speeds are counted and what they add up to, of answers given by when and how many tokens were made."""
     metrics = Metrics()
-    accounts = Accounts(LOOKUP, [STARTED] * len(answers), metrics, 0.0)
+    usage = Usage(LOOKUP, [STARTED] * len(answers), metrics, 0.0)
     for i, answer in enumerate(answers):
         for made_at, tokens in answer:
-            accounts.count(i, Piece("x", tokens, None, made_at=made_at))
-    accounts.done()
+            usage.count(i, Piece("x", tokens, None, made_at=made_at))
+    usage.finish()
     name = "lookonce_generation_tokens_per_second"
     return tuple(metrics.registry.get_sample_value(f"{name}_{part}") for part in ("count", "sum"))
 

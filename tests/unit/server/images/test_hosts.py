@@ -5,7 +5,7 @@ from ipaddress import ip_address
 import pytest
 
 from lookonce_server.images.fetch.addresses import may_connect, parse_network
-from lookonce_server.images.fetch.hosts import AllowedHost, normal_host
+from lookonce_server.images.fetch.hosts import AllowedHost, normalize_host
 from lookonce_server.images.fetch.remote import FetchPolicy, NotAllowedError
 
 
@@ -161,7 +161,7 @@ def test_http_is_an_option():
     ],
 )
 def test_redirects_lead_on(location, url):
-    assert LIST.redirected(LIST.target("https://example.com/a/a.png"), location).url() == url
+    assert LIST.redirect(LIST.target("https://example.com/a/a.png"), location).url() == url
 
 
 @pytest.mark.parametrize(
@@ -185,14 +185,14 @@ def test_redirects_lead_on(location, url):
 )
 def test_redirects_lead_nowhere_that_a_url_may_not(location):
     with pytest.raises(NotAllowedError):
-        LIST.redirected(LIST.target("https://example.com/a/a.png"), location)
+        LIST.redirect(LIST.target("https://example.com/a/a.png"), location)
 
 
 def test_a_redirect_never_leaves_https():
     allowed = policy("example.com", plain_http=True)
-    assert allowed.redirected(allowed.target("http://example.com/"), "https://example.com/").scheme == "https"
+    assert allowed.redirect(allowed.target("http://example.com/"), "https://example.com/").scheme == "https"
     with pytest.raises(NotAllowedError, match="leaves https"):
-        allowed.redirected(allowed.target("https://example.com/"), "http://example.com/")
+        allowed.redirect(allowed.target("https://example.com/"), "http://example.com/")
 
 
 @pytest.mark.parametrize(
@@ -209,9 +209,9 @@ def test_an_entry_that_is_no_host(text):
 
 
 def test_hosts_have_one_spelling():
-    assert normal_host("EXAMPLE.com.") == "example.com"
-    assert normal_host("b\u00dcCHER.example") == "xn--bcher-kva.example"
-    assert normal_host("[2001:DB8::0:1]") == normal_host("2001:db8::1") == "2001:db8::1"
+    assert normalize_host("EXAMPLE.com.") == "example.com"
+    assert normalize_host("b\u00dcCHER.example") == "xn--bcher-kva.example"
+    assert normalize_host("[2001:DB8::0:1]") == normalize_host("2001:db8::1") == "2001:db8::1"
     assert AllowedHost.parse("[2001:db8::1]:8443") == AllowedHost("2001:db8::1", False, 8443)
 
 

@@ -63,7 +63,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(side):
 @pytest.mark.parametrize("form", SAVED)
 def test_pixels_are_counted_before_they_are_decoded(form, monkeypatch):
     data = encoded(Image.new("RGB", (120, 120)), form)
-    monkeypatch.setattr("lookonce_server.images.decode.decoder.as_seen", lambda image: pytest.fail("decoded"))
+    monkeypatch.setattr("lookonce_server.images.decode.decoder.to_rgb", lambda image: pytest.fail("decoded"))
     refused(data, "120 x 120 pixels")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from lookonce_server.engines.base import Piece, Started
 from lookonce_server.errors import EngineError, OverloadedError
-from lookonce_server.sessions.answer_streams import Answers
+from lookonce_server.sessions.answer_streams import AnswerStreams
 
 from ....support.samples import tasks_of
 
@@ -41,15 +41,15 @@ class Scripted:
 @pytest.fixture(autouse=True)
 async def no_task_is_left():
     yield
-    assert not tasks_of(Answers)
+    assert not tasks_of(AnswerStreams)
 
 
 async def test_pieces_come_in_the_order_in_which_they_are_made():
     scripts = [Scripted(STARTED, Piece(f"{i}a", 1, None), Piece(f"{i}b", 1, "stop"), let=False) for i in range(2)]
-    async with Answers([script() for script in scripts]) as answers:
+    async with AnswerStreams([script() for script in scripts]) as answers:
         for i in (0, 0, 1):  # the first one's first piece is made before the second one begins
             scripts[i].let()
-        assert await answers.begin() == (STARTED, STARTED)
+        assert await answers.start() == (STARTED, STARTED)
         pieces = aiter(answers)
         assert (await anext(pieces))[1].text == "0a"
         for i, text in ((1, "1a"), (1, "1b"), (0, "0b")):
@@ -63,9 +63,9 @@ async def test_pieces_come_in_the_order_in_which_they_are_made():
 
 async def test_an_answer_that_cannot_begin_ends_them_all():
     scripts = [Scripted(STARTED, LAST), Scripted(OverloadedError("full")), Scripted(STARTED, let=False)]
-    async with Answers([script() for script in scripts]) as answers:
+    async with AnswerStreams([script() for script in scripts]) as answers:
         with pytest.raises(OverloadedError):
-            await answers.begin()
+            await answers.start()
     assert all(script.closed for script in scripts)
 
 
@@ -75,18 +75,18 @@ async def test_an_answer_that_fails_ends_them_all():
         Scripted(STARTED, EngineError("why"), let=False),
     ]
     texts = []
-    async with Answers([script() for script in scripts]) as answers:
+    async with AnswerStreams([script() for script in scripts]) as answers:
         for i in (0, 1, 0, 1):
             scripts[i].let()
-        await answers.begin()
+        await answers.start()
         with pytest.raises(EngineError, match="why"):
             texts += [piece.text async for _, piece in answers]
     assert all(script.closed for script in scripts)
 
 
 async def read_all(*scripts: Scripted) -> list[tuple[int, Piece]]:
-    async with asyncio.timeout(30), Answers([script() for script in scripts]) as answers:
-        await answers.begin()
+    async with asyncio.timeout(30), AnswerStreams([script() for script in scripts]) as answers:
+        await answers.start()
         return [piece async for piece in answers]
 
 
@@ -97,6 +97,6 @@ async def test_an_answer_that_ends_unfinished_is_an_error_and_no_hang():
 
 
 async def test_closing_before_the_first_step_and_closing_again():
-    answers = Answers([Scripted(STARTED, LAST)()])
+    answers = AnswerStreams([Scripted(STARTED, LAST)()])
     await answers.close()
     await answers.close()

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from lookonce_cache import ContextKey, MemoryStore, digest
+from lookonce_cache import BlobKey, ContextKey, MemoryStore, digest
 from lookonce_server.engines.base import Piece, Sampling, Started, TokenLogprob
 from lookonce_server.errors import ContextNotFoundError
 from lookonce_server.images.sources import ContextReference, ImageBytes
-from lookonce_server.sessions.answer_streams import Begun
+from lookonce_server.sessions.answer_streams import StartedAnswer
 from lookonce_server.sessions.context_options import ContextOptions
-from lookonce_server.sessions.fallback import Fallback, as_asked, least_margin, looked_into
+from lookonce_server.sessions.fallback import Fallback, least_margin, request_margin, strip_margin
+from lookonce_server.sessions.image_store import ImageStore, _blob_key
 
 from ....support.app_requests import OTHER_URL, URL, body, events_of, image, send, user
 from ....support.samples import GREEDY, TENANT, about, png, read
@@ -45,9 +46,9 @@ def test_an_empty_answer_is_the_least_sure_and_a_schema_that_leaves_no_choice_th
 
 
 def test_one_unsure_answer_of_several_is_enough():
-    sure, unsure = (Begun((STARTED, piece(-0.1, second)), None) for second in (-9.0, -1.0))
-    assert not Fallback(margin=2.0).is_unsure([sure, sure])
-    assert Fallback(margin=2.0).is_unsure([sure, unsure])
+    sure, unsure = (StartedAnswer((STARTED, piece(-0.1, second)), None) for second in (-9.0, -1.0))
+    assert not Fallback(margin=2.0).is_uncertain([sure, sure])
+    assert Fallback(margin=2.0).is_uncertain([sure, unsure])
 
 
 @pytest.mark.parametrize(
@@ -55,14 +56,14 @@ def test_one_unsure_answer_of_several_is_enough():
     [(False, None, False), (True, None, True), (False, True, True), (True, False, False)],
 )
 def test_a_request_decides_before_the_setting(by_default, asked, wanted):
-    assert Fallback(by_default).is_wanted(ContextOptions(fallback=asked)) is wanted
+    assert Fallback(by_default).is_enabled(ContextOptions(fallback=asked)) is wanted
 
 
 @pytest.mark.parametrize(("asked", "looked"), [(None, 2), (0, 2), (1, 2), (5, 5)])
 def test_log_probabilities_are_those_asked_for(asked, looked):
     sampling = replace(GREEDY, logprobs=asked)
-    assert looked_into(sampling).logprobs == looked
-    seen = as_asked(piece(*range(0, -looked, -1)), sampling).logprob
+    assert request_margin(sampling).logprobs == looked
+    seen = strip_margin(piece(*range(0, -looked, -1)), sampling).logprob
     assert (seen is None) if asked is None else len(seen.top) == asked
 
 
@@ -134,7 +135,7 @@ async def test_an_image_that_does_not_come_along_leaves_the_contexts_answer(benc
 async def test_a_prompt_that_fits_only_with_a_context_is_answered_from_it(bench_with, engine, monkeypatch):
     bench = bench_with(fallback=ALWAYS)
     await bench.create(png(1))
-    full_tokens = (await asked(bench, png(1), options=ContextOptions()))[0].started.full_tokens
+    full_tokens = (await asked(bench, png(1), options=ContextOptions()))[0].started.full_prompt_tokens
     for room, outcome in ((1, "full_pass"), (0, "no_room")):
         monkeypatch.setattr(engine, "facts", replace(engine.facts, max_tokens=full_tokens + room))
         (answer,) = await asked(bench, png(1))
@@ -151,10 +152,10 @@ async def test_the_first_tokens_are_looked_at_and_no_more(bench_with, endless, m
     bench = bench_with(fallback=Fallback(margin=0.0, tokens=3))
     await bench.create(png(1))
     seen = []
-    monkeypatch.setattr(Fallback, "is_unsure", lambda self, answers: seen.extend(answers) or False)
+    monkeypatch.setattr(Fallback, "is_uncertain", lambda self, answers: seen.extend(answers) or False)
     await asked(bench, png(1), sampling=replace(endless, max_tokens=6))
     (begun,) = seen
-    assert [type(event) for event in begun.events] == [Started, Piece, Piece, Piece]
+    assert [type(event) for event in begun.first] == [Started, Piece, Piece, Piece]
 
 
 async def test_one_who_leaves_while_it_is_asked_again_stops_all_work(bench_with, engine, endless, steps, monkeypatch):
@@ -198,20 +199,33 @@ async def test_an_image_goes_with_its_context(bench_with):
     bench = bench_with(store, fallback=ALWAYS, keep_images=True)
     context = await bench.create(png(1))
     other = await bench.create(png(2))
-    assert store.records.used_bytes > 0
+    assert store.images.used_bytes > 0
     await bench.contexts.delete(TENANT, context.id)
     assert await bench.contexts.kept_image(context.key) is None
     assert (await bench.contexts.kept_image(other.key)).data == png(2)
     await bench_with(store).contexts.delete(
         TENANT, other.id
     )  # where none are kept now, they are forgotten all the same
-    assert store.records.used_bytes == 0
+    assert store.images.used_bytes == 0
+
+
+async def test_images_push_no_response_out_of_memory(bench_with):
+    store = MemoryStore(image_bytes=40 * 1024**2)
+    response, images, context = BlobKey(TENANT, "0" * 64), ImageStore(store), await bench_with(store).create(png(1))
+    await store.records.write(response, b"a response")
+    for i in range(4):
+        other = replace(context, identity=replace(context.identity, model_fingerprint=f"{i}" * 64))
+        await store.put(other)
+        await images.put(other.key, bytes(17 * 1024**2), None)
+    assert await store.records.read(response) == b"a response"
+    assert store.images.used_bytes <= 40 * 1024**2
+    assert await images.get(other.key, None) is not None
 
 
 async def test_an_image_whose_context_was_deleted_meanwhile_is_not_kept(bench_with, monkeypatch):
     store = MemoryStore()
     bench = bench_with(store, keep_images=True)
-    write = store.records.write
+    write = store.images.write
 
     async def late(key, value, *, ttl=None):
         with pytest.raises(ContextNotFoundError):
@@ -219,9 +233,9 @@ async def test_an_image_whose_context_was_deleted_meanwhile_is_not_kept(bench_wi
         await bench.contexts.delete(TENANT, bench.context_id(png(1)))
         await write(key, value, ttl=ttl)
 
-    monkeypatch.setattr(store.records, "write", late)
+    monkeypatch.setattr(store.images, "write", late)
     await bench.create(png(1))
-    assert store.records.used_bytes == 0
+    assert store.images.used_bytes == 0
 
 
 async def test_an_image_is_kept_for_as_long_as_its_context(bench_with, monkeypatch):
@@ -229,13 +243,13 @@ async def test_an_image_is_kept_for_as_long_as_its_context(bench_with, monkeypat
     bench = bench_with(store, fallback=NEVER, keep_images=True)
     given = []
     for name in ("write", "read"):
-        call = getattr(store.records, name)
+        call = getattr(store.images, name)
 
         async def heard(*args, call=call, ttl=None):
             given.append(ttl)
             return await call(*args, ttl=ttl)
 
-        monkeypatch.setattr(store.records, name, heard)
+        monkeypatch.setattr(store.images, name, heard)
     context = await bench.contexts.create(TENANT, ImageBytes(png(1), "image"), ContextOptions(ttl=5))
     await asked(bench, context.id, options=replace(WANTED, ttl=7))
     await asked(bench, context.id)
@@ -254,7 +268,7 @@ async def test_another_tenants_image_is_never_used(bench_with):
 async def test_without_the_setting_no_image_is_kept(bench_with):
     store = MemoryStore()
     await bench_with(store).create(png(1))
-    assert store.records.used_bytes == 0
+    assert store.images.used_bytes == 0
 
 
 async def test_an_image_too_large_to_keep_leaves_its_context(bench_with, monkeypatch, caplog):
@@ -268,10 +282,8 @@ async def test_an_image_too_large_to_keep_leaves_its_context(bench_with, monkeyp
 
 def test_a_kept_image_is_no_response():
     """Their ids are digests of other things than a response's random bits, which one could be asked for by."""
-    from lookonce_server.sessions.image_store import _record
-
     key = ContextKey(TENANT, "a" * 64)
-    assert _record(key).id not in (key.id, digest(key.id.encode()))
+    assert _blob_key(key).id not in (key.id, digest(key.id.encode()))
 
 
 # --- the API ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from lookonce_server.engines.base import Sampling
 from lookonce_server.errors import ContextNotFoundError, ContextNotKeptError, EngineError, InvalidImageError
 from lookonce_server.images.decode import ImageLimits
 from lookonce_server.images.sources import ImageBytes
-from lookonce_server.sessions.context_builder import context_identity
+from lookonce_server.sessions.context_builder import context_identity, selection_method
 
 from ....support.samples import GREEDY, PLAN, TENANT, about, encoded, picture, png, read
 
@@ -39,14 +39,11 @@ async def test_a_question_without_an_image_looks_nothing_up(bench):
 
 
 @pytest.mark.parametrize("on_miss", ["compress", "full"])
-async def test_several_answers_stand_on_one_lookup(bench, monkeypatch, on_miss):
-    decoded = []
-    decode = bench.images.decode
-    monkeypatch.setattr(bench.images, "decode", lambda image: decoded.append(1) or decode(image))
+async def test_several_answers_stand_on_one_lookup(bench, on_miss):
     miss = await bench.ask_often(png(42), QUESTION, 3, on_miss)
     await bench.settle()
     hit = await bench.ask_often(png(42), QUESTION, 3, on_miss)
-    assert len(decoded) == (1 if on_miss == "compress" else 2)  # for the describe pass, and for the full passes
+    assert bench.counted("image_decodes_total", outcome="decoded") == 1  # for the describe pass and the full passes
     assert bench.counted("describes_total", result="done") == 1
     assert bench.counted("context_lookups_total", result="hit", tier="memory") == 1
     assert [answer.lookup.cache for answer in (*miss, *hit)] == ["miss"] * 3 + ["hit"] * 3
@@ -93,6 +90,26 @@ async def test_a_question_about_an_image_that_is_being_described_waits_and_is_a_
     assert bench.counted("describes_total", result="done") == 1
 
 
+@pytest.mark.parametrize("by_id", [False, True])
+async def test_a_lookup_that_waits_for_a_describe_pass_is_counted_once(bench, by_id, monkeypatch):
+    may_end, describe = asyncio.Event(), bench.engine.describe
+
+    async def late(*args):
+        await may_end.wait()
+        return await describe(*args)
+
+    monkeypatch.setattr(bench.engine, "describe", late)
+    await bench.ask(png(43), QUESTION)
+    waiting = asyncio.create_task(bench.ask(bench.context_id(png(43)) if by_id else png(43), QUESTION))
+    while not bench.counted("describe_waits_total", where="process"):  # noqa: ASYNC110 - it tells no event
+        await asyncio.sleep(0.001)
+    may_end.set()
+    assert (await waiting).lookup.cache == "hit"
+    counted = [bench.counted("context_lookups_total", result=result, tier="memory") for result in ("miss", "hit")]
+    stats = await bench.contexts.stats(TENANT)
+    assert (counted, stats.misses, stats.hits) == ([1, 1], 1, 1)
+
+
 async def test_contexts_made_ahead_and_questions_share_one_describe_pass(bench):
     contexts = await asyncio.gather(*(bench.create(png(3)) for _ in range(10)))
     await bench.ask(png(3), QUESTION)
@@ -102,7 +119,7 @@ async def test_contexts_made_ahead_and_questions_share_one_describe_pass(bench):
 
 async def test_one_who_leaves_does_not_take_the_describe_pass_along(bench):
     waiting = [asyncio.create_task(bench.ask(png(4), QUESTION, on_miss="compress")) for _ in range(2)]
-    while not bench.contexts.maker._making:  # noqa: ASYNC110 - it tells no event
+    while not bench.contexts.describe_queue._jobs:  # noqa: ASYNC110 - it tells no event
         await asyncio.sleep(0.001)
     waiting[0].cancel()
     assert (await waiting[1]).finish_reason
@@ -179,6 +196,13 @@ async def test_an_image_that_cannot_be_decoded_is_refused_by_its_field(bench):
         assert caught.value.param == "image"
 
 
+async def test_an_image_that_cannot_be_decoded_is_tried_once(bench):
+    with pytest.raises(InvalidImageError):
+        await bench.ask(b"no image", QUESTION)
+    await bench.settle()
+    assert bench.counted("image_decodes_total", outcome="refused") == 1
+
+
 async def test_an_image_over_the_limit_is_refused(bench_with):
     with pytest.raises(InvalidImageError, match="112 x 112 pixels"):
         await bench_with(limits=ImageLimits(max_pixels=112 * 112 - 1)).ask(png(1), QUESTION)
@@ -186,7 +210,7 @@ async def test_an_image_over_the_limit_is_refused(bench_with):
 
 async def test_close_abandons_what_runs_behind(bench):
     await bench.ask(png(7), QUESTION)
-    tasks = [making.task for making in bench.contexts.maker._making.values()]
+    tasks = [making.task for making in bench.contexts.describe_queue._jobs.values()]
     await bench.contexts.close()
     assert all(task.done() for task in tasks)
 
@@ -221,6 +245,13 @@ def test_the_id_changes_with_everything_that_the_context_depends_on(engine):
     assert all(len(i) == 64 for i in ids)
 
 
+def test_the_selection_is_packed_as_format_version_1_has_it(engine):
+    plan = replace(PLAN, selection="coverage:reach=0.3,strength=1")
+    identity = context_identity(TENANT, b"", engine.facts, plan, "0" * 64, "native")
+    assert identity.selection == "coverage:reach=0.3,strength=1/generated/48"
+    assert selection_method(identity) == plan.selection
+
+
 async def test_the_same_picture_in_other_bytes_is_another_image(bench):
     first = await bench.ask(png(8), QUESTION, on_miss="compress")
     again = await bench.ask(encoded(picture(8), "BMP"), QUESTION, on_miss="compress")
@@ -240,6 +271,17 @@ async def test_a_context_of_another_model_is_not_found(bench):
     with pytest.raises(ContextNotFoundError):
         await bench.ask(theirs.id, QUESTION)
     assert [info.key for info in (await bench.contexts.list(TENANT, 10)).infos] == [mine.key]
+
+
+async def test_pages_are_full_whatever_other_models_have_stored(bench):
+    for seed in (1, 2, 3):
+        context = await bench.create(png(seed))
+        for i in range(3):
+            await bench.store.put(replace(context, identity=replace(context.identity, model_fingerprint=f"{i}" * 64)))
+    first = await bench.contexts.list(TENANT, 2)
+    last = await bench.contexts.list(TENANT, 2, first.next)
+    assert (len(first.infos), len(last.infos), last.next) == (2, 1, None)
+    assert {info.key.id for info in first.infos + last.infos} == {bench.context_id(png(seed)) for seed in (1, 2, 3)}
 
 
 async def test_a_deleted_context_is_gone(bench):

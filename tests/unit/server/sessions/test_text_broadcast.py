@@ -1,4 +1,4 @@
-"""A description on its way: whoever follows it, from whenever on, gets the same text."""
+"""Every subscriber gets the whole text of a describe pass, whenever it subscribes."""
 
 import asyncio
 
@@ -9,48 +9,48 @@ from lookonce_server.sessions.text_broadcast import TextBroadcast
 pytestmark = pytest.mark.anyio
 
 
-async def followed(progress: TextBroadcast) -> list[str]:
-    return [text async for text in progress.follow()]
+async def read_all(broadcast: TextBroadcast) -> list[str]:
+    return [text async for text in broadcast.subscribe()]
 
 
-async def test_each_follower_gets_the_whole_text_whenever_it_comes():
-    progress = TextBroadcast()
-    early = asyncio.create_task(followed(progress))
+async def test_each_subscriber_gets_the_whole_text_whenever_it_comes():
+    broadcast = TextBroadcast()
+    early = asyncio.create_task(read_all(broadcast))
     await asyncio.sleep(0)
     for text in ("", " A", " small", " ", "\n"):
-        progress.hear(text)
+        broadcast.publish(text)
         await asyncio.sleep(0)
-    late = asyncio.create_task(followed(progress))
+    late = asyncio.create_task(read_all(broadcast))
     await asyncio.sleep(0)
-    progress.hear("square. ")
-    progress.end()
+    broadcast.publish("square. ")
+    broadcast.close()
     assert await early == ["", "A", " small", " \nsquare."]
     assert await late == ["A small", " \nsquare."]
-    assert await followed(progress) == ["A small \nsquare."]
+    assert await read_all(broadcast) == ["A small \nsquare."]
 
 
 async def test_what_never_begins_says_nothing():
-    progress = TextBroadcast()
-    waiting = asyncio.create_task(followed(progress))
+    broadcast = TextBroadcast()
+    waiting = asyncio.create_task(read_all(broadcast))
     await asyncio.sleep(0)
-    progress.end()
+    broadcast.close()
     assert await waiting == []
 
 
 async def test_what_begins_and_says_nothing_has_begun():
-    progress = TextBroadcast()
-    progress.hear("")
-    progress.end()
-    assert progress.begun
-    assert await followed(progress) == [""]
+    broadcast = TextBroadcast()
+    broadcast.publish("")
+    broadcast.close()
+    assert broadcast.has_started
+    assert await read_all(broadcast) == [""]
 
 
-async def test_one_who_leaves_disturbs_nobody():
-    progress = TextBroadcast()
-    leaving, staying = (asyncio.create_task(followed(progress)) for _ in range(2))
-    progress.hear("A")
+async def test_a_subscriber_that_leaves_disturbs_none():
+    broadcast = TextBroadcast()
+    leaving, staying = (asyncio.create_task(read_all(broadcast)) for _ in range(2))
+    broadcast.publish("A")
     await asyncio.sleep(0)
     leaving.cancel()
-    progress.hear(" star.")
-    progress.end()
+    broadcast.publish(" star.")
+    broadcast.close()
     assert "".join(await staying) == "A star."

@@ -1,1 +1,1 @@
-"""The part that runs inside vLLM's processes: a KV connector."""
+"""Run inside vLLM's processes: a KV connector."""

@@ -1,4 +1,4 @@
-"""The one connector between vLLM and contexts; see `scheduling`, `injecting` and `recording`."""
+"""Connect vLLM and contexts: see `scheduler`, `loader` and `recorder`."""
 
 import contextlib
 import logging
@@ -33,7 +33,9 @@ _BEFORE = RuntimeError("This request has failed before.")
 
 
 class ContextConnector(KVConnectorBase_V1):
-    """Loads contexts into vLLM's KV cache and captures describe passes. Made by vLLM, once in each of its processes.
+    """Load contexts into vLLM's KV cache, and capture describe passes.
+
+    vLLM makes one in each of its processes.
 
     Every method that vLLM calls is guarded, see `guard`. What a request whose context cannot be loaded must not do is
     go on: vLLM would compute its placeholders as if they were words, or read blocks that nobody wrote. vLLM ends a
@@ -48,10 +50,10 @@ class ContextConnector(KVConnectorBase_V1):
         if role is KVConnectorRole.SCHEDULER:
             # vLLM would log the schema and the answer of a grammar that fails, in this process.
             logging.getLogger("vllm.v1.structured_output.backend_guidance").setLevel(logging.ERROR)
-            self._scheduling = ConnectorScheduler(vllm_config.model_config.hf_config, self._block_size)
+            self._scheduler = ConnectorScheduler(vllm_config.model_config.hf_config, self._block_size)
         self._failed: set[str] = set()  # requests that must end with an error
         self._refused: set[int] = set()  # their blocks, until the workers are told
-        self._injector: ContextLoader | None = None
+        self._loader: ContextLoader | None = None
         self._recorder: KVRecorder | None = None
         self._cache_names: tuple[str, ...] = ()
         self._lost: set[int] = set()  # blocks that a load should have written
@@ -66,8 +68,8 @@ class ContextConnector(KVConnectorBase_V1):
 
     @guarded(_fail)
     def on_new_request(self, request: Request) -> None:
-        """See vLLM: the request has come in."""
-        self._scheduling.arrived(request)
+        """See vLLM; the request has come in."""
+        self._scheduler.on_arrival(request)
 
     def _fail_matched(self, error: Exception, request: Request, num_computed_tokens: int) -> tuple[int | None, bool]:
         if not Job.is_in(request.kv_transfer_params):
@@ -77,10 +79,10 @@ class ContextConnector(KVConnectorBase_V1):
 
     @guarded(_fail_matched)
     def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int | None, bool]:
-        """See vLLM: tokens that will be loaded within the step."""
+        """See vLLM; return the tokens that will be loaded within the step."""
         if request.request_id in self._failed:
             return self._fail_matched(_BEFORE, request, num_computed_tokens)
-        return self._scheduling.external_tokens(request, num_computed_tokens), False
+        return self._scheduler.external_tokens(request, num_computed_tokens), False
 
     def _refuse(self, error: Exception, request: Request, blocks: KVCacheBlocks, num_external_tokens: int) -> None:
         if Job.is_in(request.kv_transfer_params):
@@ -88,19 +90,19 @@ class ContextConnector(KVConnectorBase_V1):
 
     @guarded(_refuse)
     def update_state_after_alloc(self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int) -> None:
-        """See vLLM: the request is scheduled, and has blocks."""
+        """See vLLM; the request is scheduled, and has blocks."""
         if request.request_id in self._failed:
             self._refuse(_BEFORE, request, blocks, num_external_tokens)
         else:
-            self._scheduling.allocated(request, blocks, num_external_tokens)
+            self._scheduler.on_allocation(request, blocks, num_external_tokens)
 
     def _refuse_step(self, error: Exception, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
-        return self._with_refused(self._scheduling.drop())
+        return self._with_refused(self._scheduler.drop())
 
     @guarded(_refuse_step)
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
-        """See vLLM: what the workers need for this step."""
-        return self._with_refused(self._scheduling.plan(scheduler_output))
+        """See vLLM; return the workers' part of this step."""
+        return self._with_refused(self._scheduler.plan(scheduler_output))
 
     def _tell_nothing(
         self, error: Exception, request: Request, block_ids: list[int]
@@ -109,9 +111,9 @@ class ContextConnector(KVConnectorBase_V1):
 
     @guarded(_tell_nothing)
     def request_finished(self, request: Request, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
-        """See vLLM: blocks may be freed at once."""
+        """See vLLM; blocks may be freed at once."""
         self._failed.discard(request.request_id)
-        return False, self._scheduling.ended(request)
+        return False, self._scheduler.on_finish(request)
 
     def _with_refused(self, plan: StepPlan) -> StepPlan:
         plan.refused |= self._refused
@@ -121,7 +123,7 @@ class ContextConnector(KVConnectorBase_V1):
     # In each worker.
 
     def attach(self, model: Any) -> None:
-        """Be given the model, once its cache is there; called through `WorkerExtension`.
+        """Take the model, once its cache is there; see `WorkerExtension`.
 
         Raises:
             PruningError: contexts cannot be used with it.
@@ -135,7 +137,7 @@ class ContextConnector(KVConnectorBase_V1):
             uses_mrope=self._config.model_config.uses_mrope,
         )
         ranks = get_tensor_model_parallel_world_size()
-        self._injector = ContextLoader(
+        self._loader = ContextLoader(
             layers,
             heads=self._config.model_config.get_total_num_kv_heads(),
             rank=get_tensor_model_parallel_rank(),
@@ -152,7 +154,7 @@ class ContextConnector(KVConnectorBase_V1):
         )
 
     def problems(self) -> list[str]:
-        """Why contexts cannot be used with this model, as sentences; empty if they can."""
+        """List the reasons against contexts with this model, as sentences."""
         return attention_problems(self._config, self._kv_cache_config, self._layers())
 
     def take_step_times(self) -> list[StepTimes]:
@@ -160,11 +162,11 @@ class ContextConnector(KVConnectorBase_V1):
         return self._clock.take()
 
     def _keep_going(self, error: Exception, *args: Any, **kwargs: Any) -> None:
-        """Do without: what is missing is noticed by those who need it."""
+        """Do without: the missing part is noticed later."""
 
     @guarded(_keep_going)
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        """See vLLM: the cache was allocated; the layers' names are its keys."""
+        """See vLLM; the cache was allocated, and the layers' names are its keys."""
         self._cache_names = tuple(kv_caches)
 
     def _capture_nothing(self, error: Exception, connector_metadata: KVConnectorMetadata) -> None:
@@ -173,9 +175,12 @@ class ContextConnector(KVConnectorBase_V1):
 
     @guarded(_capture_nothing)
     def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
-        """See vLLM: before the forward pass, in any case; `start_load_kv` may come after it if nothing is loaded."""
-        self._clock.start_step()
+        """See vLLM; this comes before the forward pass in any case.
+
+        `start_load_kv` may come after it if nothing is loaded.
+        """
         super().bind_connector_metadata(connector_metadata)
+        self._clock.start_step()
         if self._recorder is not None:
             self._recorder.forget(self._plan().ended)
             self._recorder.begin(self._plan().captures)
@@ -187,28 +192,28 @@ class ContextConnector(KVConnectorBase_V1):
 
     @guarded(_lose_step)
     def start_load_kv(self, forward_context: ForwardContext, **kwargs: Any) -> None:
-        """See vLLM: before the forward pass, where something is loaded."""
+        """See vLLM; this comes before the forward pass if something is loaded."""
         self._lost |= self._plan().refused
         for step in self._plan().loads:
-            assert self._injector is not None
+            assert self._loader is not None
             try:
                 with self._clock.timing("load"):
-                    self._injector.load(step)
+                    self._loader.load(step)
             except Exception as error:
                 log_failure("loading a context", error)
                 self._lost.update(step.block_ids)
 
     @guarded(_keep_going)
     def wait_for_layer_load(self, layer_name: str) -> None:
-        """See vLLM: loads are over before the forward pass begins."""
+        """See vLLM; loads are over before the forward pass begins."""
 
     @guarded(_keep_going)
     def save_kv_layer(self, layer_name: str, kv_layer: torch.Tensor, attn_metadata: Any, **kwargs: Any) -> None:
-        """See vLLM: nothing is saved from the paged cache."""
+        """See vLLM; nothing is saved from the paged cache."""
 
     @guarded(_keep_going)
     def wait_for_save(self) -> None:
-        """See vLLM: after the forward pass."""
+        """See vLLM; the forward pass is over."""
         if self._recorder is not None:
             for step in self._recorder.end(self._plan().captures):
                 self._write(self._recorder, step)
@@ -219,7 +224,7 @@ class ContextConnector(KVConnectorBase_V1):
 
     @guarded(_report_lost)
     def get_block_ids_with_load_errors(self) -> set[int]:
-        """See vLLM: requests with these blocks are ended with an error."""
+        """See vLLM; requests with these blocks are ended with an error."""
         lost, self._lost = self._lost, set()
         return lost
 

@@ -1,4 +1,4 @@
-"""Tensors on their way between the server and vLLM's processes: files in a hand-over folder of the server's own.
+"""Hand tensors over between the server and vLLM's processes, in files.
 
 safetensors is read by mapping the file, so a worker copies only what it loads. The files live as long as the requests
 that need them: a request that vLLM preempts loads its context again. A folder that vanishes, or is full, costs the
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Folder:
-    """A folder, readable by its owner alone, and locked while its owner lives: see `sweep`."""
+    """A folder of its owner alone, locked while the owner lives: see `sweep`."""
 
     def __init__(self, base: Path) -> None:
         while True:
@@ -41,15 +41,15 @@ class _Folder:
                 return
 
     def remove(self) -> None:
-        """Remove it, whatever is left of it."""
+        """Remove the folder, with whatever is left of it."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
 
-class _Lent:
-    """A file while requests use it."""
+class _SharedFile:
+    """A file in use by requests."""
 
     def __init__(self, path: Path, tensors: dict[str, Tensor]) -> None:
         self.path = path
@@ -58,18 +58,20 @@ class _Lent:
 
     @property
     def is_usable(self) -> bool:
-        """Whether it is being written, or is there."""
+        """Tell whether the file is being written, or is there."""
         return not self.written.done() or self.path.exists()
 
     def remove(self, written: asyncio.Future[None]) -> None:
-        """Remove the file, once it is written, or has failed to be, which whoever waited was told."""
+        """Remove the file, once it is written or has failed to be."""
         written.exception()
         with contextlib.suppress(OSError):
             self.path.unlink()
 
 
 class SharedFiles:
-    """The files in the hand-over folder, which `close` removes. What a killed server has left beside it is swept.
+    """Keep the files of a hand-over folder, which `close` removes.
+
+    Folders that a killed server has left beside it are swept.
 
     Args:
         base: where the folder is made; None chooses, see `default_base`.
@@ -89,11 +91,11 @@ class SharedFiles:
             ) from error
         sweep(self._base)
         self._names = map(str, itertools.count())
-        self._lent: dict[str, _Lent] = {}
+        self._shared: dict[str, _SharedFile] = {}
 
     @property
     def folder(self) -> Path:
-        """The folder, made anew where it is gone.
+        """Return the folder, made anew if it is gone.
 
         Raises:
             OSError: it cannot be.
@@ -105,7 +107,7 @@ class SharedFiles:
         return self._folder.path
 
     def new_path(self) -> Path:
-        """A path that nothing has been written to.
+        """Return a path that nothing has been written to.
 
         Raises:
             OSError: there is no folder, and none can be made.
@@ -114,7 +116,7 @@ class SharedFiles:
 
     @asynccontextmanager
     async def share(self, content: str, tensors: dict[str, Tensor]) -> AsyncIterator[Path]:
-        """A file with contiguous tensors, shared by all who use the same content meanwhile.
+        """Write contiguous tensors to a file, shared by users of the same content.
 
         Args:
             content: names what the tensors hold.
@@ -123,25 +125,25 @@ class SharedFiles:
         Raises:
             ContextLostError: it cannot be written.
         """
-        lent = self._lent.get(content)
+        shared = self._shared.get(content)
         try:
-            if lent is None or not lent.is_usable:
-                lent = self._lent[content] = _Lent(self.new_path(), tensors)
+            if shared is None or not shared.is_usable:
+                shared = self._shared[content] = _SharedFile(self.new_path(), tensors)
         except OSError as error:
             raise _not_handed_over(error) from error
-        lent.users += 1
+        shared.users += 1
         try:
             try:
-                await asyncio.shield(lent.written)
+                await asyncio.shield(shared.written)
             except (OSError, SafetensorError) as error:  # no room, or no folder any more
                 raise _not_handed_over(error) from error
-            yield lent.path
+            yield shared.path
         finally:
-            lent.users -= 1
-            if not lent.users:
-                if self._lent.get(content) is lent:
-                    del self._lent[content]
-                lent.written.add_done_callback(lent.remove)
+            shared.users -= 1
+            if not shared.users:
+                if self._shared.get(content) is shared:
+                    del self._shared[content]
+                shared.written.add_done_callback(shared.remove)
 
     def close(self) -> None:
         """Remove the folder."""
@@ -149,7 +151,9 @@ class SharedFiles:
 
 
 def default_base() -> Path:
-    """Where hand-over folders are made unless a setting says: in memory where there is room, else on the disk.
+    """Choose a place for hand-over folders: in memory if there is room.
+
+    Else they are on the disk.
 
     It is none of the places that are cleaned by the age of files, where there is any other.
     """
@@ -166,7 +170,7 @@ def default_base() -> Path:
 
 
 def sweep(base: Path) -> None:
-    """Remove the hand-over folders of servers that were killed: of this user, and locked by nobody."""
+    """Remove the hand-over folders of this user that no process has locked."""
     for folder in base.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             if folder.lstat().st_uid != os.geteuid() or (lock := _locked(folder)) is None:
@@ -177,7 +181,9 @@ def sweep(base: Path) -> None:
 
 
 def _locked(folder: Path) -> int | None:
-    """An open descriptor that holds the folder's lock; None if another process has it, or there can be none.
+    """Lock a folder; None if another process has the lock, or there is none.
+
+    The descriptor that is returned holds it.
 
     Cleaners of temporary files such as systemd-tmpfiles leave a locked folder alone.
     """
@@ -195,7 +201,7 @@ def _not_handed_over(error: Exception) -> ContextLostError:
 
 
 def rank_path(path: str, rank: int) -> Path:
-    """Where a tensor-parallel rank writes its part of a result."""
+    """Return the path of a tensor-parallel rank's part of a result."""
     return Path(f"{path}.{rank}")
 
 
@@ -211,14 +217,14 @@ def write_result(path: str, rank: int, tensors: dict[str, Tensor]) -> None:
 
 
 def write_failure(path: str, rank: int, reason: str) -> None:
-    """Say why a rank has no result."""
+    """Write the reason for which a rank has no result."""
     Path(f"{path}.{rank}.failed").write_text(reason, encoding="utf-8")
 
 
 def take_result(path: Path, ranks: int) -> list[dict[str, Tensor]] | str:
-    """The parts of a result, removed from the spool, or why there is none."""
+    """Read the parts of a result, and remove them; or return the problem."""
     try:
-        failures = [found.read_text(encoding="utf-8") for found in path.parent.glob(f"{path.name}.*.failed")]
+        failures = [file.read_text(encoding="utf-8") for file in path.parent.glob(f"{path.name}.*.failed")]
         if failures:
             return next(filter(None, failures), f"nothing can be written to {path.parent}")
         return [load(rank_path(str(path), rank).read_bytes()) for rank in range(ranks)]

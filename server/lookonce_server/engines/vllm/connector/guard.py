@@ -1,4 +1,4 @@
-"""Keeping our errors from vLLM, which would end with every request in work and never come back.
+"""Keep errors from vLLM, which would end with every request in work.
 
 Whatever vLLM calls of ours is `guarded`: an error in it is logged, and a fallback's value is returned in place of the
 method's. A fallback must fail the requests concerned: none may be answered from blocks that were not written.
@@ -39,12 +39,12 @@ def guarded(fallback: Callable[..., R]) -> Callable[[Callable[P, R]], Callable[P
 
 
 def log_failure(name: str, error: Exception) -> None:
-    """Log an error that is kept from vLLM; with its traceback the first time."""
+    """Log an error that is kept from vLLM, the first time with its traceback."""
     kind = (name, type(error))
     _log.warning("%s failed: %s", name, reason(error), exc_info=None if kind in _logged else error)
     _logged.add(kind)
 
 
 def reason(error: Exception) -> str:
-    """Tell an error in a few words, whatever it is."""
+    """Describe any error in a few words."""
     return str(error) or type(error).__name__

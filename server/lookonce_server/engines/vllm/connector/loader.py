@@ -1,4 +1,4 @@
-"""Writing packed contexts into vLLM's KV cache, in each worker, before the step that reads them.
+"""Write packed contexts into vLLM's KV cache, in each worker.
 
 Keys and values go through each layer's own cache-update operation: the cache's layout and precision are the attention
 backend's affair.
@@ -19,7 +19,7 @@ class LoadError(Exception):
 
 
 class ContextLoader:
-    """Loads contexts.
+    """Load contexts into the KV cache.
 
     Args:
         layers: vLLM's attention layers, in the model's order.
@@ -49,7 +49,7 @@ class ContextLoader:
             layer.impl.do_kv_cache_update(layer, key, value, layer.kv_cache, slots)
 
     def _read(self, step: LoadStep, name: str) -> torch.Tensor:
-        """This rank's heads of the tokens to load, `[layers, tokens, kv_heads, head_dim]`, on the model's device."""
+        """Read this rank's heads, `[layers, tokens, kv_heads, head_dim]`."""
         cache = self._layers[0].kv_cache
         try:
             with safe_open(step.load.path, framework="pt") as file:

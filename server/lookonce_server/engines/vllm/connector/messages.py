@@ -1,8 +1,8 @@
-"""What the server, vLLM's scheduler and vLLM's workers tell each other about a request.
+"""Messages of the server, vLLM's scheduler and its workers.
 
 The server writes a `Job` into a request's `kv_transfer_params`. vLLM carries it to the scheduler's half of the
 connector, which turns it, step by step, into a `StepPlan` for the half in each worker. Tensors travel beside, in files
-of the spool.
+of the files.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -17,10 +17,12 @@ _KEY = "lookonce"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The prompt starts with a packed context, under placeholder tokens that are never computed.
+    """A packed context at a prompt's start, under placeholder tokens.
+
+    Those are never computed.
 
     Attributes:
-        path: of the spool's file with its keys and values.
+        path: of the shared file with its keys and values.
         tokens: how many.
     """
 
@@ -30,7 +32,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """What a captured describe pass is made into; the fields are those of `DescribePlan`."""
+    """The compression of a captured describe pass; see `DescribePlan`."""
 
     rows: ScoreQueries
     window: tuple[int, int]
@@ -40,40 +42,40 @@ class Compression:
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """The keys and values of the prompt are captured as they are computed, and written to the spool.
+    """The capture of a prompt's keys and values into a file.
 
     Attributes:
         path: of the result; each tensor-parallel rank appends its own suffix.
-        said: tokens at the end of the prompt that are the description: their rows are scored, and they are dropped.
+        num_description_tokens: at the end of the prompt: their rows are scored, and they are dropped.
         compression: None for keys and values as they are, of all the tokens that are computed.
     """
 
     path: str
-    said: int = 0
+    num_description_tokens: int = 0
     compression: Compression | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a request asks of the connector."""
+    """The work of the connector for a request."""
 
     load: Load | None = None
     capture: Capture | None = None
 
     def as_params(self) -> dict[str, Any]:
-        """As `kv_transfer_params`, of plain types."""
+        """Return the job as `kv_transfer_params`, of plain types."""
         return {_KEY: asdict(self)}
 
     @staticmethod
     def is_in(params: dict[str, Any] | None) -> bool:
-        """Whether `kv_transfer_params` hold a job; tells it of any that `of` reads, or fails at."""
+        """Tell whether `kv_transfer_params` hold a job, readable or not."""
         return bool(params and params.get(_KEY))
 
     @classmethod
     def of(cls, params: dict[str, Any] | None) -> "Job":
-        """Read `kv_transfer_params`."""
-        given = (params or {}).get(_KEY) or {}
-        load, capture = given.get("load"), given.get("capture")
+        """Read the job in `kv_transfer_params`."""
+        job = (params or {}).get(_KEY) or {}
+        load, capture = job.get("load"), job.get("capture")
         if capture is not None and capture["compression"] is not None:
             compression = dict(capture["compression"])
             compression["window"] = tuple(compression["window"])
@@ -83,7 +85,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class LoadStep:
-    """Before this step, load the context's tokens from `start` on into these blocks."""
+    """Before this step, load a context from token `start` on into blocks."""
 
     load: Load
     start: int
@@ -92,7 +94,7 @@ class LoadStep:
 
 @dataclass(frozen=True, slots=True)
 class CapturedPrompt:
-    """What a worker must know of a captured prompt.
+    """A captured prompt, as far as a worker must know it.
 
     Attributes:
         token_ids: the description's included.
@@ -123,7 +125,7 @@ class CaptureStep:
 
 @dataclass
 class StepPlan(KVConnectorMetadata):
-    """What the workers do around one step."""
+    """The work of the workers around one step."""
 
     loads: list[LoadStep] = field(default_factory=list)
     refused: set[int] = field(default_factory=set)  # blocks of requests that must not be answered

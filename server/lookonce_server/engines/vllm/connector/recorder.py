@@ -1,4 +1,4 @@
-"""Capturing keys, values and attention of a describe pass, in each worker, as vLLM computes them.
+"""Capture keys, values and attention of describe passes, in each worker.
 
 Each attention layer's `impl.forward` is wrapped: it is called with queries, keys and values after RoPE, whatever the
 backend. Rows of captured prompts are copied out; scores are computed once, from the copies, when the prompt is whole.
@@ -12,25 +12,18 @@ import torch
 from torch import Tensor
 from vllm.forward_context import get_forward_context
 
-from lookonce_pruning import (
-    ImageScores,
-    PackedContext,
-    attention_rows,
-    compress,
-    get_selection,
-    inv_freq_of_config,
-    kept_count,
-)
+from lookonce_pruning import ImageScores, attention_rows, inv_freq_of_config, query_rows
+from lookonce_server.engines.description import pack_prompt
 from lookonce_server.engines.vllm.connector.guard import guarded, reason
-from lookonce_server.engines.vllm.connector.messages import CapturedPrompt, CaptureStep, Compression
+from lookonce_server.engines.vllm.connector.messages import CapturedPrompt, CaptureStep
 
 
 class CaptureError(Exception):
-    """What was captured is not whole, or cannot be compressed."""
+    """The capture is not whole, or cannot be compressed."""
 
 
-class _Captured:
-    """What is captured of one prompt so far."""
+class _CaptureBuffers:
+    """The captured rows of one prompt."""
 
     def __init__(self, step: CaptureStep, layers: int) -> None:
         columns = step.prompt.image_positions
@@ -42,7 +35,7 @@ class _Captured:
         self.queries: list[list[Tensor]] = [[] for _ in range(layers)]  # each [rows, heads, head_dim]
 
     def whole(self, parts: list[list[Tensor]], layer: int, expected: int) -> Tensor:
-        """One layer's parts, `[heads, rows, head_dim]`."""
+        """Join one layer's parts, `[heads, rows, head_dim]`."""
         rows = sum(len(part) for part in parts[layer])
         if rows != expected:
             raise CaptureError(f"layer {layer} was seen at {rows} of {expected} tokens")
@@ -50,7 +43,7 @@ class _Captured:
 
 
 class _Attended(NamedTuple):
-    """A captured prompt, and this rank's attention to its image."""
+    """A captured prompt and this rank's attention to its image."""
 
     keys: Tensor  # [layers, kv_heads, rows, head_dim]
     values: Tensor  # like keys
@@ -58,7 +51,7 @@ class _Attended(NamedTuple):
 
 
 class KVRecorder:
-    """Captures prompts.
+    """Capture prompts as vLLM computes them.
 
     Args:
         layers: vLLM's attention layers, in the model's order; their forward methods are wrapped.
@@ -79,7 +72,7 @@ class KVRecorder:
         self._uses_mrope = uses_mrope
         self._all_reduce = all_reduce
         self._ranks = ranks
-        self._captured: dict[str, _Captured] = {}
+        self._captured: dict[str, _CaptureBuffers] = {}
         self._failures: dict[str, str] = {}  # why some of them cannot be captured any more
         self._steps: Sequence[CaptureStep] = ()
         self._rows: dict[str, int] = {}  # where each prompt's rows start in this step's batch
@@ -87,36 +80,37 @@ class KVRecorder:
             self._wrap(index, layer)
 
     def begin(self, steps: Sequence[CaptureStep]) -> None:
-        """Capture these in the forward pass that follows."""
+        """Capture these steps in the forward pass that follows."""
         self._steps = steps
         self._rows = {}
         for step in steps:
             captured = self._captured.get(step.request_id)
             if captured is None or step.start != captured.next:  # the first step, or the first after a preemption
-                self._captured[step.request_id] = _Captured(step, len(self._layers))
+                self._captured[step.request_id] = _CaptureBuffers(step, len(self._layers))
             self._captured[step.request_id].next = step.start + step.count
 
     def end(self, steps: Sequence[CaptureStep]) -> list[CaptureStep]:
-        """The forward pass of these is over; those that completed their prompt: the same on every rank."""
+        """End the pass; return the steps that completed a prompt, on every rank."""
         self._steps = ()
         return [step for step in steps if step.start + step.count >= len(step.prompt.token_ids)]
 
     def fail(self, steps: Sequence[CaptureStep], why: str) -> None:
-        """Have `result` fail for these, and see nothing more of this step."""
+        """Have `result` fail for these, and observe nothing more of this step."""
         self._steps = ()
         for step in steps:
             self._captured.pop(step.request_id, None)
             self._failures[step.request_id] = why
 
     def forget(self, request_ids: set[str]) -> None:
-        """Let go of what was captured for these."""
+        """Drop the captures of these requests."""
         for request_id in request_ids:
             self._captured.pop(request_id, None)
             self._failures.pop(request_id, None)
 
     def result(self, step: CaptureStep) -> dict[str, Tensor]:
-        """What was captured of a prompt, on the CPU: keys, values, and with a compression kept
-        indices, scores, grid, the number of tokens before the image, and by how much the keys were moved.
+        """Return the keys and values of a captured prompt, on the CPU.
+
+        With a compression they are the tensors of a `PackedPrompt`.
 
         Raises:
             CaptureError: rows or layers are missing.
@@ -124,83 +118,72 @@ class KVRecorder:
         """
         compression = step.capture.compression
         if compression is None:
-            keys, values = self._whole(step, self._taken(step))
-            return _on_cpu(keys=keys, values=values)
-        keys, values, attention = self._with_attention(step)
+            keys, values = self._join_rows(step, self._take(step))
+            return {"keys": keys.cpu().contiguous(), "values": values.cpu().contiguous()}
+        keys, values, attention = self._compute_attention(step)
         total = self._all_reduce(attention) / self._ranks  # each rank has as many query heads as any other
-        scores = ImageScores(total.cpu(), tuple(range(*compression.window)), step.prompt.grid, len(self._layers))
-        image = torch.tensor(step.prompt.image_positions)
-        kept = get_selection(compression.selection).select(scores, kept_count(compression.retention, len(image)))
-        packed = self._packed(step, keys, values, image, kept)
-        return _on_cpu(
-            keys=packed.keys,
-            values=packed.values,
-            kept=kept.to(torch.int32),
-            scores=scores.values.mean(dim=0),
-            grid=torch.tensor(scores.grid),
-            shared_tokens=image[:1],
-            moved_by=torch.tensor([packed.moved_by]),
-        )
+        prompt = step.prompt
+        return pack_prompt(
+            ImageScores(total.cpu(), tuple(range(*compression.window)), prompt.grid, len(self._layers)),
+            keys,
+            values,
+            selection=compression.selection,
+            retention=compression.retention,
+            prompt_length=prompt.length,
+            image_positions=torch.tensor(prompt.image_positions),
+            inv_freq=self._inv_freq,
+            next_position=prompt.length + self._position_delta(prompt),
+        ).as_tensors()
 
-    def _taken(self, step: CaptureStep) -> _Captured:
-        """What was captured of a prompt; it is forgotten here."""
+    def _take(self, step: CaptureStep) -> _CaptureBuffers:
+        """Take the captured rows of a prompt out of the recorder."""
         captured = self._captured.pop(step.request_id, None)
         if step.request_id in self._failures or captured is None:
             raise CaptureError(self._failures.pop(step.request_id, "it was not seen"))
         return captured
 
-    def _whole(self, step: CaptureStep, captured: _Captured) -> tuple[Tensor, Tensor]:
-        """Keys and values, each `[layers, kv_heads, rows, head_dim]`."""
+    def _join_rows(self, step: CaptureStep, captured: _CaptureBuffers) -> tuple[Tensor, Tensor]:
+        """Return keys and values, each `[layers, kv_heads, rows, head_dim]`."""
         rows = len(step.prompt.token_ids) - captured.first
         every = range(len(self._layers))
         keys = torch.stack([captured.whole(captured.keys, layer, rows) for layer in every])
         values = torch.stack([captured.whole(captured.values, layer, rows) for layer in every])
         return keys, values
 
-    def _with_attention(self, step: CaptureStep) -> _Attended:
-        """Keys, values and this rank's attention to the image, if every rank has them.
+    def _compute_attention(self, step: CaptureStep) -> _Attended:
+        """Return keys, values and this rank's attention, if every rank has them.
 
         Whatever a rank fails at, it tells the others: they would wait for it in the reduction for ever.
         """
-        found: _Attended | Exception
+        result: _Attended | Exception
         try:
-            captured = self._taken(step)
+            captured = self._take(step)
             if captured.first or captured.query_start is None:
                 raise CaptureError(f"the prompt was captured from token {captured.first} on, or has no image")
-            keys, values = self._whole(step, captured)
-            found = _Attended(keys, values, self._attention(step, captured, captured.query_start, keys))
+            keys, values = self._join_rows(step, captured)
+            result = _Attended(keys, values, self._attention(step, captured, captured.query_start, keys))
         except Exception as error:
-            found = error
-        able = self._all_reduce(torch.tensor([float(not isinstance(found, Exception))], device=self._device))
-        if isinstance(found, Exception):
-            raise found
+            result = error
+        able = self._all_reduce(torch.tensor([float(not isinstance(result, Exception))], device=self._device))
+        if isinstance(result, Exception):
+            raise result
         if int(able) < self._ranks:
             raise CaptureError("another rank could not capture it")
-        return found
+        return result
 
-    def _packed(self, step: CaptureStep, keys: Tensor, values: Tensor, image: Tensor, kept: Tensor) -> PackedContext:
-        length = step.prompt.length
-        return compress(
-            keys,
-            values,
-            prompt_length=length,
-            image_positions=image,
-            kept=kept,
-            inv_freq=self._inv_freq,
-            next_position=length + self._position_delta(step.prompt),
-        )
-
-    def _attention(self, step: CaptureStep, captured: _Captured, query_start: int, keys: Tensor) -> Tensor:
-        """Mean over this rank's heads and the scoring rows, `[layers of the window, image tokens]`."""
+    def _attention(self, step: CaptureStep, captured: _CaptureBuffers, query_start: int, keys: Tensor) -> Tensor:
+        """Return this rank's mean attention, `[layers of the window, image tokens]`."""
         assert step.capture.compression is not None
-        rows = _scored_rows(step.capture.compression, query_start, step)
-        image = torch.tensor(step.prompt.image_positions)
+        prompt, compression = step.prompt, step.capture.compression
+        total = len(prompt.token_ids)
+        rows = query_rows(compression.rows, query_start=query_start, prompt_length=prompt.length, total=total)
+        image = torch.tensor(prompt.image_positions)
         values = []
-        for layer in range(*step.capture.compression.window):
-            queries = captured.whole(captured.queries, layer, len(step.prompt.token_ids) - query_start)
-            wanted = queries[:, rows.start - query_start : rows.stop - query_start]
+        for layer in range(*compression.window):
+            queries = captured.whole(captured.queries, layer, total - query_start)
+            queries = queries[:, rows.start - query_start : rows.stop - query_start]
             attention = attention_rows(
-                wanted, keys[layer][:, : rows.stop], rows.start, image, float(self._layers[layer].impl.scale)
+                queries, keys[layer][:, : rows.stop], rows.start, image, float(self._layers[layer].impl.scale)
             )
             values.append(attention.mean(dim=0))
         return torch.stack(values)
@@ -220,7 +203,7 @@ class KVRecorder:
 
     @guarded(_miss)
     def _observe(self, index: int, name: str, query: Tensor, key: Tensor, value: Tensor) -> None:
-        """Copy the captured prompts' rows; the forward pass of everybody goes on, whatever comes of it."""
+        """Copy the captured prompts' rows; the forward pass goes on regardless."""
         self._see(index, name, query, key, value)
 
     def _see(self, index: int, name: str, query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -239,7 +222,7 @@ class KVRecorder:
             captured.values[index].append(value[rows].clone())
             self._see_queries(index, step, captured, query[rows])
 
-    def _see_queries(self, index: int, step: CaptureStep, captured: _Captured, query: Tensor) -> None:
+    def _see_queries(self, index: int, step: CaptureStep, captured: _CaptureBuffers, query: Tensor) -> None:
         compression = step.capture.compression
         if compression is None or captured.query_start is None or index not in range(*compression.window):
             return
@@ -248,34 +231,17 @@ class KVRecorder:
             captured.queries[index].append(scored.clone())
 
     def _row(self, step: CaptureStep, slots: Tensor) -> int | None:
-        """Where a prompt's rows start in the batch: looked for once a step, since it waits for the device."""
+        """Find a prompt's first row in the batch, once a step: it waits for the device."""
         if step.request_id not in self._rows:
-            found = torch.eq(slots, step.first_slot).nonzero()
-            if not len(found):
+            rows = torch.eq(slots, step.first_slot).nonzero()
+            if not len(rows):
                 return None
-            self._rows[step.request_id] = int(found[0])
+            self._rows[step.request_id] = int(rows[0])
         return self._rows[step.request_id]
 
     def _position_delta(self, prompt: CapturedPrompt) -> int:
-        """How far a text token's position after the image is from its index; the model knows."""
+        """Ask the model how far the next position is from the token count."""
         if not self._uses_mrope:
             return 0
         _, delta = self._model.get_mrope_input_positions(list(prompt.token_ids), list(prompt.image_features))
         return int(delta)
-
-
-def _scored_rows(compression: Compression, query_start: int, step: CaptureStep) -> range:
-    """The rows whose attention scores the image: see `AttentionRecorder.scores`."""
-    total = len(step.prompt.token_ids)
-    length = step.prompt.length
-    match compression.rows:
-        case "generated":
-            return range(length - 1, total)
-        case "query":
-            return range(query_start, length)
-        case "both":
-            return range(query_start, total)
-
-
-def _on_cpu(**tensors: Tensor) -> dict[str, Tensor]:
-    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""The scheduler's half of the connector: from requests to what the workers do at each step.
+"""Plan the workers' steps from requests, in vLLM's scheduler.
 
 Invariant: a context's placeholder tokens are never computed, and never found in the prefix cache under another
 context's name. vLLM is told that all of them are cached outside, and a request that finds only some of them in vLLM's
@@ -27,7 +27,7 @@ _POSITION_FIELDS = ("image_grid_thw",)  # what M-RoPE positions are made of; pix
 
 
 @dataclass
-class _Captured:
+class _CaptureState:
     """A captured request under way."""
 
     capture: Capture
@@ -36,7 +36,7 @@ class _Captured:
 
 
 class ConnectorScheduler:
-    """Decides, within vLLM's scheduler.
+    """Decide on loads and captures within vLLM's scheduler.
 
     Args:
         config: the model's configuration, of transformers.
@@ -48,12 +48,14 @@ class ConnectorScheduler:
         self._block_size = block_size
         self._loads: list[LoadStep] = []
         self._refused: set[int] = set()
-        self._captured: dict[str, _Captured] = {}
+        self._captured: dict[str, _CaptureState] = {}
         self._failed: set[str] = set()  # of these
         self._tiers: dict[str, str | None] = {}  # where each answer pass found its context
 
-    def arrived(self, request: Request) -> None:
-        """Have a context loaded even for a request that wants all its tokens computed, as for prompt_logprobs.
+    def on_arrival(self, request: Request) -> None:
+        """Have a context loaded even if all tokens should be computed.
+
+        A request with prompt_logprobs wants that.
 
         vLLM would compute the placeholders as if they were words, answer from them, and keep them in its prefix cache
         under the context's salt.
@@ -62,12 +64,12 @@ class ConnectorScheduler:
             request.skip_reading_prefix_cache = False
 
     def external_tokens(self, request: Request, computed: int) -> int:
-        """How many tokens after the `computed` ones need not be computed."""
+        """Count the tokens after the `computed` ones that need not be computed."""
         load = Job.of(request.kv_transfer_params).load
         return max(0, load.tokens - computed) if load else 0
 
-    def allocated(self, request: Request, blocks: KVCacheBlocks, external: int) -> None:
-        """Note a request that is scheduled, the first time or after a preemption, with `external` tokens to load."""
+    def on_allocation(self, request: Request, blocks: KVCacheBlocks, external: int) -> None:
+        """Note a request that is scheduled, maybe anew, with tokens to load."""
         job = Job.of(request.kv_transfer_params)
         block_ids = blocks.get_block_ids()[0]
         if job.load is not None:
@@ -79,11 +81,11 @@ class ConnectorScheduler:
             elif external:
                 self._loads.append(LoadStep(job.load, start, tuple(block_ids)))
         if job.capture is not None:
-            prompt = self._prompt(request, job.capture.said)
-            self._captured[request.request_id] = _Captured(job.capture, prompt, list(block_ids))
+            prompt = self._prompt(request, job.capture.num_description_tokens)
+            self._captured[request.request_id] = _CaptureState(job.capture, prompt, list(block_ids))
 
     def plan(self, scheduled: SchedulerOutput) -> StepPlan:
-        """What the workers do around the step that was just scheduled.
+        """Plan the workers' part of the step that was just scheduled.
 
         Raises:
             Exception: any; then no load is forgotten, and `drop` refuses them.
@@ -96,7 +98,7 @@ class ConnectorScheduler:
         return self._take(captures, ended)
 
     def drop(self) -> StepPlan:
-        """Do nothing of what was planned: requests that should have been loaded are refused, captures are forgotten."""
+        """Refuse the planned loads, and forget the captures."""
         ended = set(self._captured)
         self._captured = {}
         plan = self._take([], ended)
@@ -110,8 +112,8 @@ class ConnectorScheduler:
         self._loads, self._refused = [], set()
         return plan
 
-    def ended(self, request: Request) -> dict[str, Any] | None:
-        """What the server is told when a request ends.
+    def on_finish(self, request: Request) -> dict[str, Any] | None:
+        """Return the message to the server at a request's end.
 
         The tier is "gpu" if vLLM's own cache held every full block of the context.
         """
@@ -126,7 +128,7 @@ class ConnectorScheduler:
         ):
             computed[request_id] = count
             captured = self._captured.get(request_id)
-            # A resumed request's blocks were told by `allocated` already.
+            # A resumed request's blocks were told by `on_allocation` already.
             if captured is not None and new_blocks is not None and request_id not in going_on.resumed_req_ids:
                 captured.block_ids.extend(new_blocks[0])
         steps = []
@@ -150,9 +152,9 @@ class ConnectorScheduler:
             first_slot=captured.block_ids[block] * self._block_size + offset,
         )
 
-    def _prompt(self, request: Request, said: int) -> CapturedPrompt:
+    def _prompt(self, request: Request, num_description_tokens: int) -> CapturedPrompt:
         ids = tuple(request.prompt_token_ids or ())
-        length = len(ids) - said
+        length = len(ids) - num_description_tokens
         features = tuple(_without_pixels(feature) for feature in request.mm_features)
         grids = [feature.data["image_grid_thw"].data for feature in features if "image_grid_thw" in feature.data]
         image_id = getattr(self._config, "image_token_id", None)

@@ -1,4 +1,4 @@
-"""Timing of what vLLM's steps spend on contexts, in each worker; benchmarks read it."""
+"""Time the work of vLLM's steps on contexts, in each worker, for benchmarks."""
 
 import time
 from collections import deque
@@ -18,7 +18,7 @@ class StepTimes(NamedTuple):
     load_seconds: float  # reading the files, and writing to the paged cache
     captures: int
     compress_seconds: float  # scoring, choosing and packing what was captured
-    write_seconds: float  # the results, to the spool
+    write_seconds: float  # the results, to files
     step_seconds: float  # the whole step, the model's own work included
 
 

@@ -1,4 +1,7 @@
-"""What vLLM's workers do when the server calls them; vLLM mixes `WorkerExtension` into its worker class."""
+"""Serve the server's calls in vLLM's workers.
+
+vLLM mixes `WorkerExtension` into its worker class.
+"""
 
 from typing import Any
 
@@ -13,6 +16,10 @@ def _tell(worker: Any, error: Exception) -> list[str]:
     return [f"{reason(error)}."]
 
 
+def _tell_no_times(worker: Any, error: Exception) -> list[StepTimes]:
+    return []
+
+
 class WorkerExtension:
     """Methods for `collective_rpc`; arguments and results are of plain types."""
 
@@ -20,7 +27,7 @@ class WorkerExtension:
 
     @guarded(_tell)
     def lookonce_attach(self) -> list[str]:
-        """Give the connector the model; or tell why contexts cannot be used with it."""
+        """Give the connector the model; or return the problems with it."""
         connector = get_kv_transfer_group()
         assert isinstance(connector, ContextConnector)
         problems = connector.problems()
@@ -28,8 +35,9 @@ class WorkerExtension:
             connector.attach(self.model_runner.get_model())
         return problems
 
+    @guarded(_tell_no_times)
     def lookonce_step_times(self) -> list[StepTimes]:
-        """Return what the last steps spent on contexts; see `VllmEngine.take_step_times`."""
+        """Return the times of the last steps; see `VllmEngine.take_step_times`."""
         connector = get_kv_transfer_group()
         assert isinstance(connector, ContextConnector)
         return connector.take_step_times()

@@ -355,24 +355,24 @@ async def test_before_a_body_is_read_there_must_be_room(app):
         read += 1
         yield b"{}"
 
-    turnstile = next(m.kwargs["turnstile"] for m in app.user_middleware if "turnstile" in m.kwargs)
-    turnstile.enter("default")
-    turnstile.enter("default")
+    limiter = next(m.kwargs["limiter"] for m in app.user_middleware if "limiter" in m.kwargs)
+    limiter.acquire("default")
+    limiter.acquire("default")
     async with client_of(app) as client:
         reply = await client.post("/v1/chat/completions", content=body())
         assert (await client.get("/health")).status_code == 200
     assert (reply.status_code, reply.json()["error"]["code"], reply.headers["retry-after"]) == (429, "overloaded", "1")
     assert read == 0
-    turnstile.leave("default")
-    turnstile.leave("default")
+    limiter.release("default")
+    limiter.release("default")
     assert (await get(app)).status_code == 200
-    assert turnstile._inside == 0
+    assert limiter._active == 0
 
 
 async def test_at_the_end_nothing_new_is_taken_on(app):
-    app.state.parts.phase.ending = True
+    app.state.parts.lifecycle.ending = True
     reply, ready, health = [await get(app, path) for path in ("/v1/models", "/ready", "/health")]
-    app.state.parts.phase.ending = False
+    app.state.parts.lifecycle.ending = False
     assert (reply.status_code, reply.json()["error"]["code"], reply.headers["retry-after"]) == (
         503,
         "shutting_down",
@@ -383,9 +383,9 @@ async def test_at_the_end_nothing_new_is_taken_on(app):
 
 
 async def test_where_the_engine_has_ended_the_server_is_to_be_replaced(app):
-    app.state.parts.phase.failure = "The engine has ended."
+    app.state.parts.lifecycle.failure = "The engine has ended."
     reply, ready, health = [await get(app, path) for path in ("/v1/models", "/ready", "/health")]
-    app.state.parts.phase.failure = None
+    app.state.parts.lifecycle.failure = None
     assert (reply.status_code, reply.json()["error"]["message"]) == (503, "The engine has ended.")
     assert ready.status_code == 503
     assert (health.status_code, health.json()) == (503, {"status": "not ready", "engine": "The engine has ended."})
@@ -393,11 +393,11 @@ async def test_where_the_engine_has_ended_the_server_is_to_be_replaced(app):
 
 async def test_a_place_is_free_when_the_last_piece_goes_out(app):
     """A client that asks on at once, as soon as its answer is whole, is no second one."""
-    turnstile = next(m.kwargs["turnstile"] for m in app.user_middleware if "turnstile" in m.kwargs)
+    limiter = next(m.kwargs["limiter"] for m in app.user_middleware if "limiter" in m.kwargs)
     inside = []
 
     async def send(message) -> None:
-        inside.append((message["type"], message.get("more_body", False), turnstile._inside))
+        inside.append((message["type"], message.get("more_body", False), limiter._active))
 
     async def receive() -> dict:
         return {"type": "http.request"}

@@ -1,0 +1,119 @@
+"""Turn a recorded describe pass into a description, in every engine."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lookonce_pruning import ImageScores, compress, get_selection, kept_count
+from lookonce_server.engines.prompts import DescribeTurn, common_prefix
+
+
+class Description(NamedTuple):
+    """A description and the compressed image that it was made of."""
+
+    text: str
+    keys: Tensor  # of the tokens kept, without the prefix: [layers, kv_heads, tokens, head_dim], packed, on the CPU
+    values: Tensor  # like keys
+    num_prefix_tokens: int  # before the image
+    template_digest: str  # of the turn that the pass began with; see `Engine.template_digest`
+    position_shift: int  # positions by which the keys were rotated
+    kept: Tensor  # [1 or layers, kept], int32, ascending
+    scores: Tensor  # [image tokens], float32: mean attention over the window
+    grid: tuple[int, int]  # of the image tokens
+    prompt_tokens: int  # of the whole prompt before compression
+
+
+class PackedPrompt(NamedTuple):
+    """A describe prompt of which some image tokens are kept; all tensors on the CPU."""
+
+    keys: Tensor  # [layers, kv_heads, tokens, head_dim], at packed positions
+    values: Tensor  # like keys
+    position_shift: int  # positions by which the keys were rotated
+    kept: Tensor  # [1 or layers, kept], int32, ascending
+    scores: Tensor  # [image tokens], float32: mean attention over the window
+    grid: tuple[int, int]  # of the image tokens
+
+    def describe(self, text: str, turn: DescribeTurn, prompt_ids: Sequence[int]) -> Description:
+        """Build the description, without the tokens before the image.
+
+        The model keeps those itself.
+
+        Args:
+            text: generated.
+            turn: that the pass began with.
+            prompt_ids: of the describe prompt, a token for each of the image's.
+        """
+        prefix = len(common_prefix(turn.prefix, prompt_ids))
+        return Description(
+            text=text.strip(),
+            keys=self.keys[:, :, prefix:].contiguous(),
+            values=self.values[:, :, prefix:].contiguous(),
+            num_prefix_tokens=prefix,
+            template_digest=turn.digest,
+            position_shift=self.position_shift,
+            kept=self.kept,
+            scores=self.scores,
+            grid=self.grid,
+            prompt_tokens=len(prompt_ids),
+        )
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        """Return the fields as tensors, for a file."""
+        numbers = {"position_shift": torch.tensor(self.position_shift), "grid": torch.tensor(self.grid)}
+        return self._asdict() | numbers
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, Tensor]) -> "PackedPrompt":
+        """Build the prompt from the tensors of `as_tensors`."""
+        rows, columns = tensors["grid"].tolist()
+        return cls(**tensors | {"position_shift": int(tensors["position_shift"]), "grid": (rows, columns)})  # type: ignore[arg-type]
+
+
+def pack_prompt(
+    scores: ImageScores,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    selection: str,
+    retention: float,
+    prompt_length: int,
+    image_positions: Tensor,
+    inv_freq: Tensor,
+    next_position: int,
+) -> PackedPrompt:
+    """Select image tokens by their scores, and pack the prompt around them.
+
+    Args:
+        scores: of the image tokens.
+        keys: [layers, kv_heads, >= prompt_length, head_dim], after RoPE; what follows the prompt is dropped.
+        values: like keys.
+        selection: name of the method.
+        retention: share of the image tokens kept.
+        prompt_length: tokens of the describe prompt.
+        image_positions: [image tokens], int64, ascending: where they stand in the prompt.
+        inv_freq: [rotary_dim / 2], radians a position.
+        next_position: RoPE position of the token after the prompt.
+
+    Raises:
+        UnknownSelectionError: there is no such method.
+    """
+    kept = get_selection(selection).select(scores, kept_count(retention, scores.tokens))
+    packed = compress(
+        keys,
+        values,
+        prompt_length=prompt_length,
+        image_positions=image_positions,
+        kept=kept,
+        inv_freq=inv_freq,
+        next_position=next_position,
+    )
+    return PackedPrompt(
+        keys=packed.keys.cpu().contiguous(),
+        values=packed.values.cpu().contiguous(),
+        position_shift=packed.position_shift,
+        kept=kept.to(torch.int32).cpu().contiguous(),
+        scores=scores.values.mean(dim=0),
+        grid=scores.grid,
+    )
