@@ -7,7 +7,7 @@ import torch
 
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.engines.vllm import options
-from lookonce_server.engines.vllm.connector.heads import heads_of, joined
+from lookonce_server.engines.vllm.connector.heads import heads_of, join_heads
 from lookonce_server.errors import EngineError
 
 from ..support.samples import PLAN, TENANT, picture
@@ -59,4 +59,4 @@ def test_shares_of_all_ranks_are_all_heads_in_order(heads, ranks):
     whole = torch.arange(heads).view(1, heads, 1, 1)
     shards = [whole[:, heads_of(rank, ranks, heads)] for rank in range(ranks)]
     assert {shard.shape[1] for shard in shards} == {max(1, heads // ranks)}
-    assert torch.equal(joined(shards, heads), whole)
+    assert torch.equal(join_heads(shards, heads), whole)

@@ -1,4 +1,4 @@
-"""A client's connection: uvicorn's, with bounds on its waits and its memory."""
+"""Limit the time and the memory of a client's connection to uvicorn."""
 
 import asyncio
 import json
@@ -90,7 +90,7 @@ class ConnectionConfig(uvicorn.Config):
 
 
 class Connection(HttpToolsProtocol):
-    """Serve one client, and end in time whatever it leaves undone."""
+    """Serve one client, and end in time, whatever the client leaves undone."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class Connection(HttpToolsProtocol):
     # --- refusals ---
 
     def _refuse(self, error: ServerError) -> None:
-        """Answer with an error and end the connection, after answers under way.
+        """Answer with an error and end the connection, after pending answers.
 
         A connection that is closed on bytes that were not read is reset, and the answer may be lost with it. So what
         still comes is thrown away for a moment.
