@@ -10,9 +10,9 @@ that vLLM spawns are reached by `vllm_plugin`. Nothing heavy is imported here, a
 changed.
 """
 
-import runpy
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -88,7 +88,8 @@ def _torch_has_gpu() -> bool:
     return bool(torch.version.cuda or torch.version.hip)
 
 
-if __name__ == "__main__":  # python -m lookonce_server.engines.torch_extensions MODULE ...: run a module with it
+if __name__ in ("__main__", "__mp_main__"):  # `python -m` this MODULE runs its `main`, its children included
     install()
+if __name__ == "__main__":
     del sys.argv[0]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    import_module(sys.argv[0]).main()
