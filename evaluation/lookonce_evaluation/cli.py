@@ -56,11 +56,6 @@ def _dispatch(group: str, commands: Mapping[str, tuple[str, str]], arguments: li
 def run(name: str, module: str, arguments: list[str]) -> int:
     """Call a command's `main`; what goes wrong is one line.
 
-    Args:
-        name: as in "eval retention".
-        module: holds `main`.
-        arguments: the command line after the name.
-
     Returns:
         The exit code: 0, 1 when it failed, 130 when Ctrl-C ended it.
     """

@@ -153,15 +153,7 @@ class CaptionOnly:
 def methods(
     retentions: Sequence[float], selection: str, window: range, rows: ScoreQueries, layers: int
 ) -> list[Method]:
-    """List all methods, the full pass first.
-
-    Args:
-        retentions: shares of the image tokens, between 0 and 1.
-        selection: the default one.
-        window: the layers scored.
-        rows: whose attention is scored.
-        layers: of the model.
-    """
+    """List all methods, the full pass first."""
     scored = ((window.start, window.stop), rows)
     found: list[Method] = [FullPass(), Context("everything", 1.0, "attention", *scored)]
     for share in retentions:
@@ -194,11 +186,6 @@ def as_json(chosen: Sequence[Method]) -> list[Any]:
 
 def oracle(scene: Scene | None, grid: tuple[int, int], keep: int) -> Tensor:
     """Select the tokens nearest to the objects' centres, in turn: `[1, keep]`, ascending.
-
-    Args:
-        scene: what is in the picture.
-        grid: rows and columns of its tokens.
-        keep: how many.
 
     Raises:
         EvaluationError: nobody knows what is in the picture.

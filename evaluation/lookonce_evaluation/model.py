@@ -54,12 +54,7 @@ def about_image(text: str) -> Conversation:
 
 
 class EvalModel:
-    """One checkpoint under evaluation, which describes images as the server with the same settings does.
-
-    Args:
-        loaded: the model.
-        settings: for the describe prompt and the most tokens of a description.
-    """
+    """One checkpoint under evaluation, which describes images as the server with the same settings does."""
 
     def __init__(self, loaded: LoadedModel, settings: Settings) -> None:
         self.runner = ModelRunner(loaded.model)
@@ -93,8 +88,6 @@ class EvalModel:
         except ValueError as error:
             raise EvaluationError(f"--window: {error}") from None
 
-    # --- prompts ------------------------------------------------------------------------------------------------------
-
     def prefix(self, image: Image.Image) -> PreparedCache:
         """Run a prompt up to its image's end, which all questions about the image share."""
         prompt = self.prompts.full(about_image("?"), image)
@@ -121,8 +114,6 @@ class EvalModel:
             raise EvaluationError(f"the describe prompt has {prompt.tokens} tokens, which leaves the model no room")
         return room
 
-    # --- answers ------------------------------------------------------------------------------------------------------
-
     @property
     def end_id(self) -> int:
         """The end token that right answers are written with; see `with_one_end`."""
@@ -141,8 +132,6 @@ class EvalModel:
         """Decode generated tokens to the text that the server would send."""
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
         return text
-
-    # --- passes -------------------------------------------------------------------------------------------------------
 
     def prefill(self, prompt: Prompt) -> Step:
         """Run a whole prompt."""

@@ -12,37 +12,32 @@ _RESUMES = "folder of the results; the same command goes on where one was interr
 
 
 def parser(name: str, description: str | None, *, images: int) -> argparse.ArgumentParser:
-    """Make a command line with `--model`, `--device`, `--images` and `--out`.
-
-    Args:
-        name: the command's, as in "eval retention".
-        description: what it does; the module's docstring.
-        images: how many by default.
-    """
-    made = bare_parser(name, description)
-    made.add_argument("--model", default=BUNDLED, help="checkpoint folder, hub name, or 'bundled' [%(default)s]")
-    made.add_argument("--images", type=positive, default=images, help="how many images [%(default)s]")
-    return made
+    """Make a command line with `--model`, `--device`, `--images` and `--out`."""
+    command = bare_parser(name, description)
+    command.add_argument("--model", default=BUNDLED, help="checkpoint folder, hub name, or 'bundled' [%(default)s]")
+    command.add_argument("--images", type=positive, default=images, help="how many images [%(default)s]")
+    return command
 
 
 def bare_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """Make a command line with `--device` and `--out`."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog=f"lookonce {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--device", default="cpu", help="'cpu', 'cuda' or 'cuda:1' [%(default)s]")
-    made.add_argument("--out", type=Path, default=Path("runs") / name.replace(" ", "-"), help=_RESUMES)
-    return made
+    command.add_argument("--device", default="cpu", help="'cpu', 'cuda' or 'cuda:1' [%(default)s]")
+    command.add_argument("--out", type=Path, default=Path("runs") / name.replace(" ", "-"), help=_RESUMES)
+    return command
 
 
-def context_options(made: argparse.ArgumentParser, retentions: Sequence[float]) -> argparse.ArgumentParser:
+def context_options(command: argparse.ArgumentParser, retentions: Sequence[float]) -> argparse.ArgumentParser:
     """Add `--retentions`, and `--selection`, `--window` and `--rows`, for which `settings_of` has the defaults."""
     listed = ",".join(f"{share:g}" for share in retentions)
-    made.add_argument("--retentions", type=shares, default=retentions, help=f"shares of the image tokens [{listed}]")
-    made.add_argument("--selection", type=selection, help="how they are chosen [the server's setting]")
-    made.add_argument("--window", help="layers whose attention is scored [the server's setting]")
-    made.add_argument("--rows", choices=get_args(ScoreQueries), help="whose attention is scored [the server's setting]")
-    return made
+    add = command.add_argument
+    add("--retentions", type=shares, default=retentions, help=f"shares of the image tokens [{listed}]")
+    add("--selection", type=selection, help="how they are chosen [the server's setting]")
+    add("--window", help="layers whose attention is scored [the server's setting]")
+    add("--rows", choices=get_args(ScoreQueries), help="whose attention is scored [the server's setting]")
+    return command
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -84,12 +79,7 @@ def positive(text: str) -> int:
 
 
 def number(accepts: Callable[[float], bool], expected: str) -> Callable[[str], float]:
-    """Make a parser of numbers.
-
-    Args:
-        accepts: whether a number is within the bounds; of NaN it has to be False.
-        expected: what is accepted, for the message.
-    """
+    """Make a parser of numbers."""
 
     def parse(text: str) -> float:
         try:

@@ -73,11 +73,6 @@ STEPS = (
 def fill(page: str, steps: Mapping[str, Step], runs: Path) -> str:
     """A page with the results in their places.
 
-    Args:
-        page: its text.
-        steps: by run; marks of other runs stay as they are.
-        runs: where their folders are.
-
     Raises:
         EvaluationError: a page shows what no command wrote.
     """

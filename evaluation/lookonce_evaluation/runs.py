@@ -47,14 +47,7 @@ class Run:
     def over(
         self, items: Sequence[T], work: Callable[[T], JSON], *, name: Callable[[T], str], progress: bool = True
     ) -> list[JSON]:
-        """Compute each item's result, in their order, with a progress bar; what was done before is not done again.
-
-        Args:
-            items: the images, say.
-            work: an item's result.
-            name: of an item, by which its result is found again.
-            progress: whether the bar is shown.
-        """
+        """Compute each item's result, in their order, with a progress bar; what was done before is not done again."""
         bar = tqdm(items, desc=self.folder.name, disable=not progress)
         with self._path.open("a") as file:
             for item in bar:

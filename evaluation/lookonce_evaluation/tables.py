@@ -16,12 +16,7 @@ def header(*names: str) -> str:
 
 
 def accuracy(rows: Sequence[Row], more: Mapping[str, Callable[[Row], str]] | None = None) -> str:
-    """Write rows, the full pass first, with the 95% intervals of their differences to it, in points.
-
-    Args:
-        rows: the table's.
-        more: further columns, by name.
-    """
+    """Write rows, the full pass first, with the 95% intervals of their differences to it, in points."""
     full, more = rows[0].outcomes, more or {}
     names = [name for kind in full.kinds for name in (KINDS[kind], "to full pass (95%)")]
     lines = [header("kept", "way", "tokens", "KiB", names[0], "of full pass", *names[1:], *more)]

@@ -1,1 +1,1 @@
-"""The server: HTTP API, sessions, engines, metrics and the `lookonce serve` command."""
+"""The server: HTTP API, sessions, engines, metrics and `lookonce serve`."""

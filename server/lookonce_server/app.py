@@ -1,4 +1,4 @@
-"""The composition root: the app and its parts, built when it starts and closed when it ends."""
+"""The composition root: the app and its parts, built at start, closed at end."""
 
 import asyncio
 import logging
@@ -57,7 +57,7 @@ ROUTERS = (
 
 @asynccontextmanager
 async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
-    """Build the app with its parts at work: the store opened, the model loaded and checked.
+    """Build the app and its parts: open the store, load and check the model.
 
     Whatever fails in between, and when the app ends, the parts are closed, the last one first.
 
@@ -223,7 +223,7 @@ async def _load_vllm(settings: Settings) -> Engine:
 
 
 def _set_progress_bars(settings: Settings) -> bool:
-    """Turn progress bars off unless a person watches the log; return whether they are on."""
+    """Turn progress bars off unless a person watches; return whether they are on."""
     shown = sys.stderr.isatty() and settings.log_format == "text" and settings.log_level in ("debug", "info")
     if not shown:
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -98,7 +98,7 @@ def _settings(arguments: list[str]) -> "Settings":
 
 
 def _explained(error: object) -> str:
-    """One of pydantic's errors in a line, with its flag, and without what looks like a key."""
+    """Return one of pydantic's errors in a line, with its flag and no API key."""
     assert isinstance(error, dict)
     if not error["loc"]:  # settings that do not go together: the message names them
         return str(error["msg"].removeprefix("Value error, "))

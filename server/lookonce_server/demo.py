@@ -1,4 +1,4 @@
-"""Ask a server a dozen questions about a drawn scene, and show what each cost (`make demo`)."""
+"""Ask a dozen questions about a drawn scene, and show what each cost."""
 
 import argparse
 import io

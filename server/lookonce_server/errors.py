@@ -62,7 +62,7 @@ class InvalidImageError(InvalidRequestError):
 
 
 class UnsupportedMediaTypeError(InvalidRequestError):
-    """The request's body is in a form that is not read here; `param` is the header that says so."""
+    """The body's encoding or media type is not supported; `param` is its header."""
 
     code = "unsupported_media_type"
 
@@ -80,7 +80,7 @@ class PromptTooLongError(InvalidRequestError):
 
     @classmethod
     def beyond(cls, limit: int, length: str) -> Self:
-        """The error in OpenAI's words: clients look for them to shorten the prompt, or to ask a larger model.
+        """Make the error in OpenAI's words, by which clients shorten the prompt.
 
         Args:
             limit: tokens that the model takes, the answer's included.
@@ -140,11 +140,11 @@ class TooManyConnectionsError(ServerError):
 
 
 class AccessConfigError(ServerError):
-    """The API keys in the settings, or in the file they name, cannot be read or are wrong."""
+    """The API keys of the settings, or of their file, are wrong or unreadable."""
 
 
 class ProfileError(ServerError):
-    """The profile in the settings cannot be read, is wrong, or was calibrated for another checkpoint."""
+    """The profile is unreadable, wrong, or calibrated for another checkpoint."""
 
 
 class ContextNotFoundError(ServerError):
@@ -186,7 +186,7 @@ class ResponseNotFoundError(ServerError):
 
 
 class ContextNotKeptError(ServerError):
-    """A context was made, but the store did not keep it: it has no room, or lost it at once."""
+    """The store did not keep a context: it has no room, or lost it at once."""
 
 
 class OverloadedError(ServerError):
@@ -235,8 +235,8 @@ class EngineEndedError(EngineError):
 
 
 class ContextLostError(EngineError):
-    """The context that an answer was to stand on was gone when the engine came to it: asking again may work."""
+    """The context of an answer was gone when the engine needed it; retry."""
 
 
 class ContextOutdatedError(ContextLostError):
-    """The context was made of a describe turn that the template would not print now, as with another date."""
+    """The template now prints another describe turn, as with another date."""

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 def run(settings: Settings, signals: Signals) -> int:
-    """Run the server until a signal stops it, or its engine ends; the process ends with it.
+    """Run the server until a signal stops it or its engine ends.
 
     Args:
         settings: of the server.
@@ -105,7 +105,7 @@ async def _listen(app: FastAPI, settings: Settings, sockets: list[socket.socket]
 
 
 async def _watch(state: AppState, server: Server) -> None:
-    """End the server once its engine has ended: whoever runs it can start another one, which this one cannot."""
+    """End the server once its engine has ended, so that a supervisor starts another."""
     while True:
         try:
             await state.engine.ping()
@@ -119,6 +119,6 @@ async def _watch(state: AppState, server: Server) -> None:
 
 
 def _break_off(starting: asyncio.Task[int], loop: asyncio.AbstractEventLoop) -> None:
-    """Break the start off; called by a signal. What it waits for in threads it does not wait for any longer."""
+    """Cancel the start, at a signal, and wait no longer for its threads."""
     end_after(_UNDO_SECONDS, 0)
     loop.call_soon_threadsafe(starting.cancel)

@@ -1,4 +1,4 @@
-"""Read and write profiles: the describe options measured to be right for one checkpoint.
+"""Read and write profiles: describe options that were measured for a checkpoint.
 
 `lookonce calibrate` writes them as JSON, and the server reads them (`--profile`).
 """

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, from the server's first line to its last. Nothing heavy is imported here."""
+"""Handle SIGTERM and SIGINT, from the server's first line to its last."""
 
 import atexit
 import contextlib

@@ -139,7 +139,8 @@ async def test_who_leaves_frees_the_cache(qwen, qwen_reference):
     left = [qwen.answer(context, about(QUESTION), Sampling(max_tokens=300)) for _ in range(6)]
     await asyncio.gather(*(anext(answer) for answer in left[:1]))
     begun = [asyncio.ensure_future(anext(answer)) for answer in left[1:]]
-    await asyncio.sleep(0.05)
+    while qwen.queue_depth < len(left):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
     for task in begun:
         task.cancel()
     await asyncio.gather(*begun, return_exceptions=True)

@@ -171,23 +171,24 @@ def _windows(texts: Sequence[str] | None, num_layers: int) -> list[tuple[int, in
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = bare_parser("calibrate", __doc__)
+    command = bare_parser("calibrate", __doc__)
     retention = number(lambda share: 0 < share <= 1, "a share, above 0 and at most 1")
     tolerance = number(lambda share: 0 <= share < 1, "a share, at least 0 and below 1")
-    made.add_argument("model", help="checkpoint folder, hub name, or 'bundled'")
-    made.add_argument("--images", required=True, help="'scenes', or a folder of pictures")
-    made.add_argument("--count", type=_several, default=200, help="images, half of them to verify [%(default)s]")
-    made.add_argument("--questions", type=Path, help="file with a question a line, for a folder of pictures [built in]")
-    told = "share of the full pass that may be lost [%(default)s]"
-    made.add_argument("--tolerance", type=tolerance, default=0.01, help=told)
-    told = "shares of the image tokens [%(default)s]"
-    made.add_argument("--retentions", type=retention, nargs="+", default=RETENTIONS, help=told)
-    made.add_argument("--selections", type=_selection, nargs="+", default=SELECTIONS, help="[%(default)s]")
-    made.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="whose attention is scored [%(default)s]")
-    made.add_argument("--windows", nargs="+", metavar="WINDOW", help="layers, as in 'middle' or '2-6' [many by depth]")
-    made.add_argument("--describe-prompt", type=_prompt, help="the describe pass's instruction [the server's]")
-    made.add_argument("-o", "--output", type=Path, default=Path("profile.json"), help="the profile [%(default)s]")
-    return made
+    add = command.add_argument
+    add("model", help="checkpoint folder, hub name, or 'bundled'")
+    add("--images", required=True, help="'scenes', or a folder of pictures")
+    add("--count", type=_several, default=200, help="images, half of them to verify [%(default)s]")
+    add("--questions", type=Path, help="file with a question a line, for a folder of pictures [built in]")
+    text = "share of the full pass that may be lost [%(default)s]"
+    add("--tolerance", type=tolerance, default=0.01, help=text)
+    text = "shares of the image tokens [%(default)s]"
+    add("--retentions", type=retention, nargs="+", default=RETENTIONS, help=text)
+    add("--selections", type=_selection, nargs="+", default=SELECTIONS, help="[%(default)s]")
+    add("--rows", nargs="+", choices=ROWS, default=ROWS, help="whose attention is scored [%(default)s]")
+    add("--windows", nargs="+", metavar="WINDOW", help="layers, as in 'middle' or '2-6' [many by depth]")
+    add("--describe-prompt", type=_prompt, help="the describe pass's instruction [the server's]")
+    add("-o", "--output", type=Path, default=Path("profile.json"), help="the profile [%(default)s]")
+    return command
 
 
 def _several(text: str) -> int:

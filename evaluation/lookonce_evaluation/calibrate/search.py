@@ -10,9 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, get_args
 
-from lookonce_evaluation.calibrate.shares import Compared, Shares
+import torch
+from torch import Tensor
+
 from lookonce_evaluation.calibrate.tasks import key
+from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.methods import Context
+from lookonce_evaluation.metrics.bootstrap import draws
 from lookonce_evaluation.runs import JSON
 from lookonce_evaluation.tables import header, line
 from lookonce_pruning import ScoreQueries, middle_layers
@@ -23,9 +27,90 @@ SELECTIONS = ("coverage", "coverage:reach=0.3,strength=1", "attention", "uniform
 _WINDOWS = ((1, 2), (0, 4), (1, 3), (0, 1), (2, 3), (3, 4), (0, 2), (2, 4))
 _RUNGS = (0.1, 0.4, 1.0)  # of the images that choose, where a rung ends
 _SURVIVORS = 4  # one of so many goes on
+RESAMPLES = 4000
+_LEVEL = 0.05  # one-sided
 
 Measure = Callable[[str, Sequence[str], Sequence[Context]], Sequence[JSON]]
 """From a stage's name, images and methods to the images' records, in their order."""
+
+
+class Compared(NamedTuple):
+    """A method beside the full pass, on the same images."""
+
+    full: float  # share that the full pass has right
+    share: float  # that this method has
+    at_least: float  # of the full pass's share: lower bound, one-sided 95%
+    images: int
+
+    @property
+    def kept(self) -> float:
+        """What this method keeps of the full pass's share."""
+        return self.share / self.full
+
+    def is_shown(self, tolerance: float) -> bool:
+        """Tell whether at least `1 - tolerance` of the full pass is kept, surely enough."""
+        return self.at_least >= 1 - tolerance
+
+    def images_needed(self, tolerance: float) -> int | None:
+        """Estimate how many images would show it, if the difference is what it seems; None if it is too large."""
+        margin = self.kept - (1 - tolerance)
+        if margin <= 0:
+            return None
+        return math.ceil(self.images * ((self.kept - self.at_least) / margin) ** 2)
+
+
+class Shares:
+    """The right answers of several methods on the same images.
+
+    The share is a macro mean: over the kinds of question, and in each over its categories. Answers about one image hang
+    together, so intervals come of a paired bootstrap over images. Among those drawn is one image more, a mean one in
+    which one answer less is right: few images that all went well would else be no reason to doubt.
+    """
+
+    def __init__(self, records: Sequence[JSON]) -> None:
+        self._records = records
+        self._columns = sorted({column for record in records for column in record["columns"]})
+        kinds = [column.partition("/")[0] for column in self._columns]
+        self._weights = torch.tensor([1 / (kinds.count(kind) * len(set(kinds))) for kind in kinds]).double()
+        self._asked = self._counts(["1" * len(record["columns"]) for record in records])
+        self._full = self._counts([record["full"] for record in records])
+
+    def share(self, method: str) -> float:
+        """Compute the share of the answers that were right."""
+        return float(self._share(self._right(method).sum(0), self._asked.sum(0)))
+
+    def distance(self, method: str) -> float:
+        """Compute the mean KL divergence from the full pass."""
+        return float(sum(record["ways"][method][1] for record in self._records) / len(self._records))
+
+    def compared(self, method: str) -> Compared:
+        """Compare a method with the full pass; EvaluationError where that has nothing right."""
+        right = self._right(method)
+        full = float(self._share(self._full.sum(0), self._asked.sum(0)))
+        if not full:
+            raise EvaluationError("the full pass has no answer right on these images: there is nothing to keep")
+        mean = self._asked.mean(0)
+        asked, wholly = (torch.cat((counts, counts.mean(0)[None])) for counts in (self._asked, self._full))
+        ours = torch.cat((right, (right.mean(0) - mean / mean.sum())[None]))
+        times = draws(len(asked), RESAMPLES).double()
+        kept = self._share(times @ ours, times @ asked) / self._share(times @ wholly, times @ asked)
+        return Compared(full, self.share(method), float(kept.nan_to_num(0.0).quantile(_LEVEL)), len(right))
+
+    def _right(self, method: str) -> Tensor:
+        return self._counts([record["ways"][method][0] for record in self._records])
+
+    def _counts(self, bits: list[str]) -> Tensor:
+        """Sums of zeros and ones by column, `[images, columns]`."""
+        counts = torch.zeros(len(bits), len(self._columns))
+        for row, record, text in zip(counts, self._records, bits, strict=True):
+            columns = torch.tensor([self._columns.index(column) for column in record["columns"]])
+            row.index_add_(0, columns, torch.tensor([float(bit) for bit in text]))
+        return counts.double()
+
+    def _share(self, right: Tensor, asked: Tensor) -> Tensor:
+        """Macro mean of `[..., columns]` over those that were asked."""
+        weights = self._weights * (asked > 0)
+        return (weights * right / asked.clamp_min(1e-9)).sum(-1) / weights.sum(-1)
 
 
 def windows(num_layers: int) -> list[tuple[int, int]]:
@@ -43,12 +128,6 @@ def candidates(
     among: Sequence[tuple[int, int]] | None = None,
 ) -> list[Context]:
     """List every selection with all rows and windows that it can use, the server's defaults first.
-
-    Args:
-        num_layers: of the model.
-        selections: to choose from.
-        rows: to choose from.
-        among: the windows to choose from; those by depth unless given.
 
     Returns:
         They keep everything: `at` makes them keep less.
@@ -113,12 +192,6 @@ def search(tried: Sequence[Context], retentions: Sequence[float], names: Sequenc
 
     The first candidate, which is the default, and those that need no scores go on whatever they reach, as what the
     winner has to beat.
-
-    Args:
-        tried: candidates to choose from.
-        retentions: at each of which one wins.
-        names: of the images that choose.
-        measure: measures them.
     """
     left = {share: [replace(candidate, retention=share) for candidate in tried] for share in retentions}
     records: list[JSON] = []
@@ -139,14 +212,7 @@ def _survivors(ranked: Sequence[Context], default: str) -> list[Context]:
 
 
 def verify(methods: Sequence[Context], names: Sequence[str], tolerance: float, measure: Measure) -> list[Verified]:
-    """Measure the winners on images that did not choose them.
-
-    Args:
-        methods: the largest retention first.
-        names: of these images.
-        tolerance: share of the full pass that may be lost.
-        measure: measures them.
-    """
+    """Measure the winners on images that did not choose them."""
     records = measure("verify", names, methods)
     shares, shown = Shares(records), True
     verified = []
@@ -185,5 +251,5 @@ def not_shown(winner: Verified, tolerance: float) -> str:
         return f"{key(winner.method)} keeps {least}: less than {1 - tolerance:.2%}"
     if compared.is_shown(tolerance):
         return f"{key(winner.method)} keeps {least}, but a larger retention was not shown to be within {tolerance:g}"
-    told = f"to show that it is {1 - tolerance:.2%}, about --count {2 * needed} is needed"
-    return f"{key(winner.method)} keeps {least}: {told}"
+    remedy = f"to show that it is {1 - tolerance:.2%}, about --count {2 * needed} is needed"
+    return f"{key(winner.method)} keeps {least}: {remedy}"

@@ -55,12 +55,7 @@ class Task(Protocol):
 
 
 class Labelled:
-    """Questions whose answers are known: scenes, and any data set's cases.
-
-    Args:
-        cases: the images with their questions.
-        identity: which data set it is, JSON.
-    """
+    """Questions whose answers are known: scenes, and any data set's cases."""
 
     measure = "mean of ACC and exact answers to open questions, over categories"
 
@@ -82,11 +77,6 @@ class Labelled:
 
 class Agreement:
     """Pictures of which nothing is known: what the full pass answers, token for token, counts as right.
-
-    Args:
-        folder: of pictures.
-        count: most of them; drawn, always the same ones.
-        questions: asked about each.
 
     Raises:
         EvaluationError: there are no pictures.

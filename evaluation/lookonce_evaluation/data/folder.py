@@ -48,11 +48,6 @@ def in_folder(folder: Path, count: int) -> list[Case]:
 def read_lines(option: str, path: Path, wanted: str) -> list[tuple[str, str]]:
     """Read the lines of a file that are not empty, each with where it stands.
 
-    Args:
-        option: of the command line, that names the file.
-        path: the file.
-        wanted: what a line holds, for the message.
-
     Raises:
         EvaluationError: it cannot be read, or has no such line.
     """

@@ -35,8 +35,8 @@ class Mention(NamedTuple):
     def is_of(self, scene: Scene) -> int | None:
         """Find the object of a scene of which all that is told here is so."""
         for index, o in enumerate(scene.objects):
-            true = (o.size, o.color, o.kind, REGIONS[o.region])
-            if all(told in ("", attribute) for told, attribute in zip(self[:4], true, strict=True)):
+            facts = (o.size, o.color, o.kind, REGIONS[o.region])
+            if all(named in ("", fact) for named, fact in zip(self[:4], facts, strict=True)):
                 return index
         return None
 
@@ -46,25 +46,26 @@ def mentions(text: str) -> Iterator[Mention]:
 
     A digit that is not called one, and has no size or colour, is a count ("2") and no object.
     """
-    told: dict[str, str] = {}
+    attributes: dict[str, str] = {}
     spans: dict[str, tuple[int, int]] = {}
     is_digit = False  # whether one is announced
     for token in _TOKEN.finditer(text):
         word = token[0].lower()
         kind = word if word in KINDS else word.removesuffix("s")
-        if kind in SHAPES or (kind in DIGITS and (told or is_digit)):
+        if kind in SHAPES or (kind in DIGITS and (attributes or is_digit)):
             spans["kind"] = token.span()
-            if place := _PLACE.match(text, token.end()):
-                told["place"], spans["place"] = place[1].lower(), place.span(1)
-            yield Mention(told.get("size", ""), told.get("color", ""), kind, told.get("place", ""), spans)
+            if at := _PLACE.match(text, token.end()):
+                attributes["place"], spans["place"] = at[1].lower(), at.span(1)
+            size, color, place = (attributes.get(name, "") for name in ("size", "color", "place"))
+            yield Mention(size, color, kind, place, spans)
         elif word in COLORS or word in SIZES:
             attribute = "color" if word in COLORS else "size"
-            told[attribute], spans[attribute] = word, token.span()
+            attributes[attribute], spans[attribute] = word, token.span()
             continue
         elif word in _DIGIT:
             is_digit = True
             continue
-        told, spans, is_digit = {}, {}, False
+        attributes, spans, is_digit = {}, {}, False
 
 
 class Word(NamedTuple):

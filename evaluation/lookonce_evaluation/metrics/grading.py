@@ -36,9 +36,9 @@ def grade(model: EvalModel, cache: PreparedCache, answers: Sequence[list[int]]) 
     logits = model.extend_padded(cache, [prompt + answer[:-1] for prompt, answer in rows])
     right, first = [], []
     for row, (prompt, answer) in zip(logits, rows, strict=True):
-        told = row[len(prompt) - 1 : len(prompt) - 1 + len(answer)]
-        right.append(model.with_one_end(told.argmax(-1)).tolist() == answer)
-        first.append(told[0])
+        logits_of_answer = row[len(prompt) - 1 : len(prompt) - 1 + len(answer)]
+        right.append(model.with_one_end(logits_of_answer.argmax(-1)).tolist() == answer)
+        first.append(logits_of_answer[0])
     return Graded(right, torch.stack(first))
 
 

@@ -29,11 +29,7 @@ class Asked(Protocol):
 
 
 class Outcomes:
-    """What was right, image by image. The measure is the mean over categories of the share that was right.
-
-    Args:
-        categories: those that are asked about.
-    """
+    """What was right, image by image. The measure is the mean over categories of the share that was right."""
 
     def __init__(self, categories: Sequence[str] = CATEGORIES) -> None:
         self.categories = tuple(categories)
@@ -133,14 +129,7 @@ def record(model: EvalModel, case: Case, methods: Sequence[Method], grade: Grade
 def rows_of(
     cases: Sequence[Asked], methods: Sequence[Method], records: Sequence[Any], categories: Sequence[str]
 ) -> list[Row]:
-    """Put the images together that are asked about one of the categories, in the order of the methods.
-
-    Args:
-        cases: the images.
-        methods: as they were asked.
-        records: of each image.
-        categories: the only ones that count, and the only ones that these images may be asked about.
-    """
+    """Put the images together that are asked about one of the categories, in the order of the methods."""
     images = [pair for pair in zip(cases, records, strict=True) if {*pair[0].pairs, *pair[0].open} & {*categories}]
     by_name: dict[tuple[str, float | None], list[int]] = {}
     for place, method in enumerate(methods):

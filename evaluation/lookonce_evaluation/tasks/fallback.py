@@ -3,6 +3,9 @@
 Questions about scenes are answered from contexts and by the full pass. For each signal of how sure the answer from the
 context is: how well it tells the wrong ones, and what asking those again by the full pass brings and costs. Thresholds
 are chosen on other scenes than those that results are reported on.
+
+Of every signal more means surer. Those of the first token need one forward pass and are there before anything is said;
+those of the whole answer are there at its end; attention needs the model's insides, which no log-probability tells.
 """
 
 from collections.abc import Sequence
@@ -13,9 +16,8 @@ import torch
 from torch import Tensor
 
 from lookonce_evaluation.data.scenes import HELD_OUT_SEED, SEARCH_SEED, Case, held_out
-from lookonce_evaluation.describe import describe, kept_tokens
+from lookonce_evaluation.describe import DescribePass, describe, kept_tokens
 from lookonce_evaluation.metrics.bootstrap import auc_with_interval
-from lookonce_evaluation.metrics.confidence import SIGNALS, answer_questions
 from lookonce_evaluation.metrics.grading import full_pass
 from lookonce_evaluation.metrics.mme import KINDS, Outcomes
 from lookonce_evaluation.model import EvalModel
@@ -23,8 +25,16 @@ from lookonce_evaluation.options import context_options, parser, positive, setti
 from lookonce_evaluation.plots import save
 from lookonce_evaluation.runs import JSON, Run
 from lookonce_evaluation.tables import header, line
+from lookonce_pruning import ImageScores
+from lookonce_pruning.attention import observed
+from lookonce_pruning.capture import attention_rows
+from lookonce_scenes.questions import Question
 from lookonce_server.settings import Settings
 
+FIRST_TOKEN = ("margin", "probability", "entropy")
+WHOLE_ANSWER = ("least margin", "least probability")
+ATTENTION = ("attention, early", "attention, middle", "attention, late")
+SIGNALS = (*FIRST_TOKEN, *WHOLE_ANSWER, *ATTENTION, "scores kept")
 SIGNAL = "least margin"
 """What thresholds are tabulated of: the server's own signal, in nats. (It looks at the first few tokens, which are all
 of an answer here.)"""
@@ -32,6 +42,68 @@ SHARES = (0.02, 0.05, 0.1, 0.2, 0.3)
 """Of the questions, asked again: for each a threshold is chosen on the search scenes."""
 MARGINS = (1.0, 2.0, 3.0, 4.0, 6.0)
 """Thresholds tried as they are."""
+
+
+class Answers(NamedTuple):
+    """What a model said to some questions about one image, decoded greedily."""
+
+    right: list[bool]  # whether each answer was exactly the right one
+    signals: dict[str, list[float]]  # by name, one number a question
+    prompt_tokens: list[int]  # run for each question, its answer left out
+
+
+class ImageAttention:
+    """An `AttentionHook`: how much attention a prompt's last token pays the image's tokens."""
+
+    def __init__(self, columns: Tensor) -> None:
+        self._columns = columns
+        self.shares: list[float] = []  # by layer
+
+    def observe(
+        self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
+    ) -> Tensor | None:
+        """See `AttentionHook`."""
+        columns = self._columns[layer if len(self._columns) > 1 else 0]
+        scale = query.shape[3] ** -0.5 if scaling is None else scaling
+        self.shares.append(float(attention_rows(query[0, :, -1:], key[0], key.shape[2] - 1, columns, scale).sum()))
+        return attention_mask
+
+
+def answer_questions(
+    model: EvalModel, questions: list[Question], described: DescribePass, kept: Tensor, scores: ImageScores
+) -> Answers:
+    """Answer questions from the context that keeps these image tokens, and tell how surely."""
+    context = described.context(kept)
+    answers = [model.answer_ids(question.answer) for question in questions]
+    longest = max(map(len, answers))
+    # Of each image token kept: how many tokens of text stand before it, and how many kept ones.
+    columns = described.prompt.image_positions[kept] - kept + torch.arange(kept.shape[1])
+    drawn = scores.values.mean(0)
+    share = float(drawn[kept[0]].sum() / drawn.sum())
+    result = Answers([], {}, [])
+    for question, answer in zip(questions, answers, strict=True):
+        prompt, attention = model.after_context(question.text), ImageAttention(columns)
+        with observed(model.runner.model.config.get_text_config(), attention):
+            step = model.ask(context, prompt)
+        logits: list[Tensor] = []
+        (tokens,) = model.decode(step, longest, watch=logits.append)
+        result.right.append([*tokens, model.end_id] == answer)
+        result.prompt_tokens.append(len(prompt))
+        signals = _signals(torch.cat(logits).float().cpu().log_softmax(-1))
+        thirds = zip(ATTENTION, torch.tensor(attention.shares).tensor_split(3), strict=True)  # of the layers
+        signals |= {name: float(third.mean()) for name, third in thirds if len(third)} | {"scores kept": share}
+        for name, value in signals.items():
+            result.signals.setdefault(name, []).append(value)
+    return result
+
+
+def _signals(logprobs: Tensor) -> dict[str, float]:
+    """Of an answer's tokens `[tokens, vocabulary]`: of the first one, and the least of all."""
+    first, second = logprobs.topk(2).values.unbind(-1)
+    margins, probabilities = first - second, first.exp()
+    negative_entropy = (logprobs[0].exp() * logprobs[0]).sum()  # more of it means surer
+    values = (margins[0], probabilities[0], negative_entropy, margins.min(), probabilities.min())
+    return dict(zip((*FIRST_TOKEN, *WHOLE_ANSWER), map(float, values), strict=True))
 
 
 class Pool(NamedTuple):
@@ -118,13 +190,7 @@ def curve(pool: Pool, name: str, steps: int = 200) -> list[tuple[float, float]]:
 
 
 def summary(records: dict[str, list[JSON]], cases: Sequence[Case], retentions: Sequence[float]) -> JSON:
-    """Make `result.json`: everything in the tables and the plot.
-
-    Args:
-        records: "search" and "held out".
-        cases: those that are held out.
-        retentions: of the contexts.
-    """
+    """Make `result.json`: everything in the tables and the plot."""
     ways = {}
     for retention in (f"{share:g}" for share in retentions):
         search, pool = pooled(records["search"], retention), pooled(records["held out"], retention)
@@ -196,8 +262,8 @@ def plot(path: Path, result: JSON) -> None:
 def main(arguments: list[str]) -> None:
     """Run the command."""
     command = context_options(parser("eval fallback", __doc__, images=300), (0.05, 0.02))
-    told = "scenes by which thresholds are chosen [%(default)s]"
-    command.add_argument("--search", type=positive, default=300, metavar="N", help=told)
+    text = "scenes by which thresholds are chosen [%(default)s]"
+    command.add_argument("--search", type=positive, default=300, metavar="N", help=text)
     options = command.parse_args(arguments)
     settings = settings_of(options)
     model = EvalModel.load(options.model, settings, options.device)
@@ -215,9 +281,9 @@ def main(arguments: list[str]) -> None:
     cases = {"search": held_out(options.search, SEARCH_SEED), "held out": held_out(options.images, HELD_OUT_SEED)}
     records = {
         name: run.over(
-            some, lambda case: record(model, case, settings, options.retentions), name=lambda case: case.name
+            scenes, lambda case: record(model, case, settings, options.retentions), name=lambda case: case.name
         )
-        for name, some in cases.items()
+        for name, scenes in cases.items()
     }
     result = summary(records, cases["held out"], options.retentions)
     run.write_json("result.json", result)

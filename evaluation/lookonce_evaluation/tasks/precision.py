@@ -19,7 +19,7 @@ from lookonce_cache.format.quantization import QuantizedTensor, Role, quantize
 from lookonce_evaluation.data.scenes import Case, held_out
 from lookonce_evaluation.describe import describe, kept_tokens
 from lookonce_evaluation.metrics.bootstrap import Estimate
-from lookonce_evaluation.metrics.grading import Graded, grade_exactly
+from lookonce_evaluation.metrics.grading import grade_exactly
 from lookonce_evaluation.metrics.mme import Outcomes
 from lookonce_evaluation.model import EvalModel, PreparedCache
 from lookonce_evaluation.options import positive
@@ -47,66 +47,58 @@ class Row(NamedTuple):
     open_change: Estimate
 
 
-class Measured:
-    """Gathers what comes of one retention and precision."""
+class Answered(NamedTuple):
+    """One image's answers from one context in one precision."""
 
-    def __init__(self, retention: float, precision: str) -> None:
-        self.retention, self.precision = retention, precision
-        self.outcomes = Outcomes()
-        self._sizes: list[tuple[int, int, int]] = []
-        self._errors: list[tuple[float, float]] = []
-
-    def add(self, case: Case, kept: tuple[QuantizedTensor, ...], graded: Graded, native: Tensor, side: int) -> None:
-        """Take one image's answers.
-
-        Args:
-            case: the image and its questions.
-            kept: the context's keys and values.
-            graded: the answers.
-            native: the logits `[questions, vocabulary]` that native keys and values gave.
-            side: bytes of the context that are neither.
-        """
-        size = sum(part.nbytes for part in kept)
-        self._sizes.append((kept[0].shape[2], size, size + side))
-        difference = (graded.first - native).abs()
-        self._errors.append((difference.mean().item(), difference.max().item()))
-        self.outcomes.add(case, graded.right)
-
-    def row(self, native: Outcomes) -> Row:
-        """Write the table's row."""
-        tokens, size, total = (sum(each) / len(each) for each in zip(*self._sizes, strict=True))
-        means, largest = zip(*self._errors, strict=True)
-        percent, change = self.outcomes.percent, self.outcomes.change
-        return Row(
-            self.retention,
-            self.precision,
-            round(tokens, 1),
-            round(size),
-            round(total),
-            sum(means) / len(means),
-            max(largest),
-            *(percent("acc"), percent("acc+"), percent("open")),
-            *(change(native, "acc"), change(native, "open")),
-        )
+    size: tuple[int, int, int]  # tokens, bytes of keys and values, all bytes
+    errors: tuple[float, float]  # |difference to native| of the logits of answers' first tokens: mean, and largest
+    right: list[bool]
 
 
 def evaluate(model: EvalModel, cases: list[Case], settings: Settings, progress: bool = True) -> list[Row]:
     """Measure the table's rows, native first in each retention."""
-    measured = {share: [Measured(share, name) for name in PRECISIONS] for share in RETENTIONS}
+    answered: dict[tuple[float, str], list[Answered]] = {(s, name): [] for s in RETENTIONS for name in PRECISIONS}
     window = model.window(settings.window)
     for case in tqdm(cases, disable=not progress):
         described = describe(model, case, window)
         prompts = [model.after_context(question.text) for question in case.questions]
-        shared = int(described.prompt.image_positions[0])
-        for share, of_share in measured.items():
+        columns = described.prompt.image_positions
+        for share in RETENTIONS:
             kept = kept_tokens(described, share, settings)
             context = described.context(kept)._replace(prompts=prompts)
             native = grade_exactly(model, context, case.questions).first
-            for each in of_share:
-                tensors, cache = _through(context, each.precision, shared)
+            for name in PRECISIONS:
+                tensors, cache = _through(context, name, int(columns[0]))
                 graded = grade_exactly(model, cache, case.questions)
-                each.add(case, tensors, graded, native, 4 * (kept.numel() + len(described.prompt.image_positions)))
-    return [each.row(of_share[0].outcomes) for of_share in measured.values() for each in of_share]
+                size = sum(tensor.nbytes for tensor in tensors)
+                sizes = (tensors[0].shape[2], size, size + 4 * (kept.numel() + len(columns)))
+                difference = (graded.first - native).abs()
+                errors = (difference.mean().item(), difference.max().item())
+                answered[share, name].append(Answered(sizes, errors, graded.right))
+    outcomes = {key: _outcomes(cases, answers) for key, answers in answered.items()}
+    return [_row(*key, answers, outcomes[key], outcomes[key[0], "native"]) for key, answers in answered.items()]
+
+
+def _outcomes(cases: list[Case], answers: list[Answered]) -> Outcomes:
+    outcomes = Outcomes()
+    for case, answer in zip(cases, answers, strict=True):
+        outcomes.add(case, answer.right)
+    return outcomes
+
+
+def _row(retention: float, precision: str, answers: list[Answered], outcomes: Outcomes, native: Outcomes) -> Row:
+    tokens, size, total = (sum(each) / len(each) for each in zip(*(answer.size for answer in answers), strict=True))
+    return Row(
+        retention,
+        precision,
+        round(tokens, 1),
+        round(size),
+        round(total),
+        sum(answer.errors[0] for answer in answers) / len(answers),
+        max(answer.errors[1] for answer in answers),
+        *(outcomes.percent("acc"), outcomes.percent("acc+"), outcomes.percent("open")),
+        *(outcomes.change(native, "acc"), outcomes.change(native, "open")),
+    )
 
 
 def _through(context: PreparedCache, precision: str, shared: int) -> tuple[tuple[QuantizedTensor, ...], PreparedCache]:

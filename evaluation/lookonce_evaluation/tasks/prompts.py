@@ -39,15 +39,7 @@ BlobStore = Sequence[Mapping[str, Any]]
 
 
 def measure(model: EvalModel, settings: Settings, judge: Judge, prompts: Sequence[str], case: Case) -> dict[str, Any]:
-    """Make an image's record: by prompt, the verdicts on its descriptions and the grades of its contexts.
-
-    Args:
-        model: the checkpoint.
-        settings: how contexts are made.
-        judge: of descriptions.
-        prompts: the default one first; its description is the original.
-        case: the image.
-    """
+    """Make an image's record: by prompt, the verdicts on its descriptions and the grades of its contexts."""
     window = model.window(settings.window)
     passes = {prompt: describe(model, case, window, prompt) for prompt in prompts}
     original = judge.objects(passes[prompts[0]].text)

@@ -8,7 +8,6 @@ one, so the checkpoint has to know scenes; `lookonce eval mme` is for others.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 
@@ -24,46 +23,31 @@ from lookonce_scenes.questions import CATEGORIES
 RETENTIONS = (0.5, 0.2, 0.1, 0.05, 0.02)
 
 
-class Published(NamedTuple):
-    """A row of the paper's table."""
-
-    name: str
-    accuracy: float  # ACC, percent
-    accuracy_plus: float
-    tokens: int  # in context
-    method: str | None  # what it is called here; None: the default selection
-    retention: float | None
-
-
-PUBLISHED = (
-    Published("naive", 84.83, 70.60, 1695, "full pass", None),
-    Published("query + K = 5%", 81.46, 64.52, 201, None, 0.05),
-    Published("query + K = 2%", 77.16, 55.94, 151, None, 0.02),
-    Published("query only", 61.03, 28.45, 60, "query only", 0.0),
-    Published("K = 2%, image only", 62.40, 31.84, 91, "image only", 0.02),
-    Published("caption given to an LLM", 73.21, 56.14, 172, "caption only", None),
+# Name, ACC, ACC+, tokens in context; and what it is called here, None for the default selection, and its retention.
+PUBLISHED: tuple[tuple[str, float, float, int, str | None, float | None], ...] = (
+    ("naive", 84.83, 70.60, 1695, "full pass", None),
+    ("query + K = 5%", 81.46, 64.52, 201, None, 0.05),
+    ("query + K = 2%", 77.16, 55.94, 151, None, 0.02),
+    ("query only", 61.03, 28.45, 60, "query only", 0.0),
+    ("K = 2%, image only", 62.40, 31.84, 91, "image only", 0.02),
+    ("caption given to an LLM", 73.21, 56.14, 172, "caption only", None),
 )
 """Kaduri et al., arXiv 2411.17491: InternVL2-76B on MME's ten perception categories."""
 
 
 def beside_the_papers(rows: Sequence[Row], default: str) -> str:
-    """Write the paper's table with this run's rows beside its own: other pictures, other questions, another model.
-
-    Args:
-        rows: this run's, the full pass first.
-        default: the name of the rows with the default selection.
-    """
+    """Write the paper's table with this run's rows beside its own: other pictures, other questions, another model."""
     by_name = {(row.name, row.retention): row for row in rows}
     columns = ("ACC", "of full pass", "ACC+", "tokens")
     head = tables.header("", *(f"paper: {name}" for name in columns), "here", *(f"here: {name}" for name in columns))
     lines = [head]
-    for paper in PUBLISHED:
-        row = by_name.get((paper.method or default, paper.retention))
+    for name, accuracy, accuracy_plus, tokens, method, retention in PUBLISHED:
+        row = by_name.get((method or default, retention))
         if row:
             ours, full = row.outcomes.percent, rows[0].outcomes.percent("acc")
-            theirs = _cells(paper.accuracy, PUBLISHED[0].accuracy, paper.accuracy_plus, paper.tokens)
-            name = f"{row.name}, {tables.kept(row)}" if row.retention else row.name
-            lines.append(tables.line([paper.name, *theirs, name, *_cells(ours("acc"), full, ours("acc+"), row.tokens)]))
+            paper = _cells(accuracy, PUBLISHED[0][1], accuracy_plus, tokens)
+            here = f"{row.name}, {tables.kept(row)}" if row.retention else row.name
+            lines.append(tables.line([name, *paper, here, *_cells(ours("acc"), full, ours("acc+"), row.tokens)]))
     return "\n".join(lines)
 
 

@@ -130,8 +130,8 @@ class PromptRenderer:
     ) -> Tensor:
         """Return the ids of the turn's end and the conversation, `[1, tokens]`.
 
-        They are those that follow the describe turn's in the whole text: alone, many tokenizers would give them a blank
-        of its own, as SentencePiece's do.
+        They follow the describe turn's ids in the whole text: encoded alone, many tokenizers put a blank before them,
+        as SentencePiece's do.
 
         Args:
             describe_prompt: of the context.
@@ -173,6 +173,7 @@ class PromptRenderer:
         self._control_tokens.prepare()
         turn, mark = _describe_messages(describe_prompt), _mark(describe_prompt)
         question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
+        joined = None
         for _ in range(_TRIES):
             try:
                 rendered = self._apply_template([*turn, _assistant_message(mark), question])
@@ -182,7 +183,14 @@ class PromptRenderer:
                 raise ModelRefusedError(str(error)) from error
             if mark_found and before.rstrip() == alone.rstrip():
                 self._check_end(alone)
-                return self._check_seam(describe_prompt)
+                joined = self._find_joined(describe_prompt)
+                if joined is None:
+                    return
+        if joined is not None:
+            raise ModelRefusedError(
+                f"The tokenizer joins the end of the describe turn with what follows it, here {joined!r}, so that no"
+                " question can follow a context."
+            )
         raise ModelRefusedError(
             "The chat template renders the describe turn differently when another turn follows it, or each time, so"
             " that what follows a context cannot be told."
@@ -194,16 +202,14 @@ class PromptRenderer:
         if begun[len(begun) - len(alone) :] != alone:
             raise ModelRefusedError("The tokenizer ends each prompt with a token of its own: no answer can follow.")
 
-    def _check_seam(self, describe_prompt: str) -> None:
-        """Raise ModelRefusedError if a token spans the describe turn's end."""
+    def _find_joined(self, describe_prompt: str) -> str | None:
+        """Return a question whose tokens span the describe turn's end, None if there is none."""
         for text in _SEAM_TEXTS:
             try:
                 self.continuation(describe_prompt, Conversation((Turn("user", text, has_image=True),)))
-            except ContextOutdatedError as error:
-                raise ModelRefusedError(
-                    f"The tokenizer joins the end of the describe turn with what follows it, here {text!r}, so that no"
-                    " question can follow a context."
-                ) from error
+            except ContextOutdatedError:
+                return text
+        return None
 
     def _encode_conversation(self, conversation: Conversation) -> Rendered:
         messages = conversation.as_messages()

@@ -1,4 +1,4 @@
-"""Make torchvision, torchaudio and torchcodec importable beside a torch without CUDA.
+"""Make torchvision and torchaudio importable beside a torch without CUDA.
 
 vLLM depends on them, and beside a torch for CPUs pip may find their CUDA builds alone, whose compiled parts cannot be
 loaded. torchvision's import then fails with "operator torchvision::nms does not exist", since it registers fakes of two
@@ -19,7 +19,7 @@ from types import ModuleType
 
 
 def _define_operators() -> None:
-    """Define the operators that torchvision registers fakes of, without an implementation."""
+    """Define the operators that torchvision fakes, without an implementation."""
     from torch import library
 
     for operator in ("nms", "qnms"):
@@ -32,7 +32,7 @@ def _hide_extension() -> None:
 
 
 def _refuse() -> None:
-    """Let those who can do without torchcodec do without: they are ready for it not to be there."""
+    """Let importers that allow for it do without torchcodec."""
     raise ImportError("torchcodec's build does not fit this torch")
 
 
@@ -74,7 +74,7 @@ def install() -> None:
 
 
 def vllm_plugin() -> None:
-    """Install it in a process of vLLM, as one of its platform plugins; it is no platform.
+    """Install it in a process of vLLM, as a platform plugin that is no platform.
 
     vLLM calls these in all of its processes when its first module asks for the platform, which is before any imports
     torchvision; its general plugins are called too late. Unless VLLM_TARGET_DEVICE is "cpu", which skips them.

@@ -1,4 +1,4 @@
-"""The server's settings: flags, environment (`LOOKONCE_...`) and a TOML file. Nothing here imports torch."""
+"""The server's settings: flags, environment and a TOML file; without torch."""
 
 from lookonce_server.settings.load import SettingsFileError, load_settings
 from lookonce_server.settings.model import BUNDLED

@@ -11,7 +11,7 @@ from lookonce_server.settings.comma_list import CommaList
 
 
 class ImageSettings(BaseModel):
-    """Choose the largest image, how images are decoded, and the hosts they are fetched from."""
+    """Choose the largest image, how it is decoded, and where it is fetched from."""
 
     max_image_bytes: Annotated[int, Field(gt=0, description="largest image accepted, encoded, in bytes")] = (
         20 * 1024 * 1024
@@ -38,7 +38,7 @@ class ImageSettings(BaseModel):
 
     @property
     def max_body_bytes(self) -> int:
-        """The largest request body accepted: the largest image in base64, and room for the rest."""
+        """The largest request body: the largest image in base64, and 1 MiB."""
         return self.max_image_bytes * 4 // 3 + 1024 * 1024
 
     @field_validator("image_hosts")

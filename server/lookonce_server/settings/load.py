@@ -1,4 +1,4 @@
-"""Loading the settings: flags before the environment before the TOML file before the profile."""
+"""Load the settings: flags, environment, TOML file, profile; the first wins."""
 
 import tomllib
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -22,7 +22,7 @@ class SettingsFileError(ValueError):
 
 
 def load_settings(arguments: list[str]) -> Settings:
-    """Load settings from flags, the environment, the file of `--config`, the profile and the defaults.
+    """Load settings from flags, environment, `--config`'s file and profile.
 
     Args:
         arguments: the command line after `lookonce serve`.
@@ -65,7 +65,7 @@ def load_settings(arguments: list[str]) -> Settings:
 
 
 def split_vllm_flags(arguments: list[str]) -> tuple[list[str], dict[str, str | bool]]:
-    """Split off the flags that begin with `--vllm-`, by vLLM's names, their values as given.
+    """Split off the flags that begin with `--vllm-`, by vLLM's names.
 
     A flag's value is what follows "=", else the next argument unless that is a flag too, else True.
     """
@@ -87,7 +87,7 @@ def split_vllm_flags(arguments: list[str]) -> tuple[list[str], dict[str, str | b
 
 
 def _check_file(config: str) -> None:
-    """Refuse a file that cannot be read: pydantic-settings takes a missing one for an empty one."""
+    """Refuse an unreadable file: pydantic-settings takes a missing one for empty."""
     try:
         tomllib.loads(Path(config).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -47,7 +47,7 @@ class ModelSettings(BaseModel):
 
     @property
     def api_model(self) -> str:
-        """The model's name in the API: `served_name`, else the last part of its path or hub name."""
+        """The model's name in the API: `served_name`, else the last part of its path."""
         if self.served_name:
             return self.served_name
         if self.model == BUNDLED:

@@ -56,7 +56,7 @@ class Settings(
 
     @property
     def applied_profile(self) -> Profile | None:
-        """The profile whose options stand in place of defaults, where `with_profile` put it."""
+        """The profile whose options replace defaults, if `with_profile` put one."""
         return self._profile
 
     @property
@@ -65,7 +65,7 @@ class Settings(
         return "the bundled model's profile" if self.profile is None else f"--profile {self.profile}"
 
     def with_profile(self) -> Self:
-        """Return these settings with the options of their profile, for those that were not given.
+        """Return these settings, with their profile's options in place of defaults.
 
         Raises:
             ProfileError: it cannot be read, or is no profile.

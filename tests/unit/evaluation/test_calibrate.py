@@ -7,8 +7,7 @@ import pytest
 
 from lookonce_evaluation import cli
 from lookonce_evaluation.calibrate import command
-from lookonce_evaluation.calibrate.search import candidates, search, verify, windows
-from lookonce_evaluation.calibrate.shares import Shares
+from lookonce_evaluation.calibrate.search import Shares, candidates, search, verify, windows
 from lookonce_evaluation.calibrate.tasks import Agreement, Labelled, key, measure
 from lookonce_evaluation.data.scenes import held_out
 from lookonce_evaluation.describe import describe, kept_tokens

@@ -6,14 +6,16 @@ table.md, result.json, shares.png, maps.png, words.png, grounding.png and attent
 """
 
 import argparse
+import base64
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from lookonce_evaluation.analysis.attention.examples import example
+from lookonce_evaluation.analysis.attention.examples import Overlay, example
 from lookonce_evaluation.analysis.attention.figures import (
     grounding_figure,
     maps_figure,
@@ -23,14 +25,48 @@ from lookonce_evaluation.analysis.attention.figures import (
 )
 from lookonce_evaluation.analysis.attention.measures import bands_of
 from lookonce_evaluation.analysis.attention.observe import observe, record
-from lookonce_evaluation.analysis.attention.page import Chart, Report
-from lookonce_evaluation.analysis.attention.summary import as_json, in_short, summarise, tables_of
+from lookonce_evaluation.analysis.attention.summary import (
+    as_json,
+    in_short,
+    percent,
+    summarise,
+    tables_of,
+)
 from lookonce_evaluation.data.folder import in_folder
 from lookonce_evaluation.data.scenes import held_out
 from lookonce_evaluation.model import EvalModel
 from lookonce_evaluation.options import parser, positive, settings_for
 from lookonce_evaluation.runs import Run
 from lookonce_server.settings import BUNDLED
+
+_TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+
+def html(**report: Any) -> str:
+    """Write the page, one file that holds all it shows, and asks for nothing.
+
+    Every text in it is escaped: descriptions and file names are other people's.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"data_url": data_url, "percent": percent}
+    environment.globals["alt"] = alt
+    page: str = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(r=report)
+    return page
+
+
+def data_url(png: bytes) -> str:
+    """Write a PNG as a URL of itself."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def alt(overlay: Overlay, word: str = "") -> str:
+    """Say what a map shows, in words."""
+    what = f"Where “{word}” looks" if word else "Where the description looks"
+    if not overlay.top:
+        return f"{what}, {overlay.layers}"
+    places = ", ".join(f"row {p.row + 1} column {p.column + 1} ({p.share:.0%})" for p in overlay.top)
+    on = "" if overlay.on_object is None else f"; {overlay.on_object} of {len(overlay.top)} on its object"
+    return f"{what}, {overlay.layers}: {places}{on}"
 
 
 def main(arguments: list[str]) -> None:
@@ -60,7 +96,7 @@ def main(arguments: list[str]) -> None:
     run.write_json("result.json", {"facts": facts} | as_json(summary, bands) | shown)
     _write_png(run, "maps", png(lambda: maps_figure(examples)))
     _write_png(run, "words", png(lambda: words_figure(examples[0], bands[:-1])))
-    report = Report(
+    page = html(
         facts=facts,
         command=shlex.join(["lookonce", "analyze", "attention", *arguments]),
         short=in_short(summary, bands),
@@ -72,13 +108,14 @@ def main(arguments: list[str]) -> None:
         examples=examples,
         top=top,
     )
-    run.write("attention.html", report.html())
+    run.write("attention.html", page)
 
 
-def _chart(run: Run, name: str, draw: Callable[[], Figure]) -> Chart:
+def _chart(run: Run, name: str, draw: Callable[[], Figure]) -> dict[str, bytes]:
+    """A plot, on light and on dark ground."""
     light = png(draw)
     _write_png(run, name, light)
-    return Chart(light, png(draw, dark=True))
+    return {"light": light, "dark": png(draw, dark=True)}
 
 
 def _write_png(run: Run, name: str, content: bytes) -> None:
@@ -116,8 +153,8 @@ def _facts(model: EvalModel, name: str, records: Sequence[dict[str, Any]], image
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     command = parser("analyze attention", __doc__, images=200)
-    told = "describe the pictures of this folder instead of drawn scenes; grounding needs scenes, and is left out"
-    command.add_argument("--images-folder", type=Path, help=told)
+    text = "describe the pictures of this folder instead of drawn scenes; grounding needs scenes, and is left out"
+    command.add_argument("--images-folder", type=Path, help=text)
     command.add_argument("--examples", type=positive, default=3, help="images that are shown [%(default)s]")
     command.add_argument("--top-k", type=positive, default=3, help="patches named of each word's map [%(default)s]")
     return command.parse_args(arguments)

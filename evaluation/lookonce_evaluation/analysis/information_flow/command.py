@@ -11,11 +11,11 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from lookonce_evaluation.analysis.information_flow.layers import default_step, default_window
 from lookonce_evaluation.analysis.information_flow.measure import Plan, ask_record, describe_record
 from lookonce_evaluation.analysis.information_flow.questions import ImageQuestion, about_objects, read_questions
 from lookonce_evaluation.analysis.information_flow.report import markdown, plot_f1, plot_flows
 from lookonce_evaluation.analysis.information_flow.results import TAU, results
+from lookonce_evaluation.analysis.information_flow.trials import default_step, default_window
 from lookonce_evaluation.data.folder import in_folder
 from lookonce_evaluation.data.scenes import Case, held_out
 from lookonce_evaluation.errors import EvaluationError
@@ -61,8 +61,8 @@ def main(arguments: list[str]) -> None:
     )
     found = results(plan, described, answered, options.tau)
     run.write("table.md", markdown(found, width, options.tau))
-    told = {"window": width, "step": step, "tau": options.tau, **judge.identity, "judge_refused": judge.refused}
-    run.write_json("result.json", told | found.as_json())
+    about = {"window": width, "step": step, "tau": options.tau, **judge.identity, "judge_refused": judge.refused}
+    run.write_json("result.json", about | found.as_json())
     if found.f1:
         plot_f1(found, run.folder / "f1.png")
     if found.flows["all"].changes:
@@ -70,19 +70,20 @@ def main(arguments: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = parser("analyze knockout", __doc__, images=100)
-    made.add_argument("--asked", type=positive, default=ASKED, help="how many scenes are asked about [%(default)s]")
-    made.add_argument("--images-folder", type=Path, help="describe the pictures of a folder, at most --images of them")
-    told = 'ask a file\'s, JSON lines: {"image": "a.png", "question": "...", "answer": "..."}'
-    made.add_argument("--questions", type=Path, help=told)
-    told = "layers of the sliding window [9 from 18 layers on, else in proportion, odd]"
-    made.add_argument("--window", type=positive, help=told)
-    made.add_argument("--step", type=positive, help="layers from one place to the next [a sixteenth of them, or 1]")
+    command = parser("analyze knockout", __doc__, images=100)
+    add = command.add_argument
+    add("--asked", type=positive, default=ASKED, help="how many scenes are asked about [%(default)s]")
+    add("--images-folder", type=Path, help="describe the pictures of a folder, at most --images of them")
+    text = 'ask a file\'s, JSON lines: {"image": "a.png", "question": "...", "answer": "..."}'
+    add("--questions", type=Path, help=text)
+    text = "layers of the sliding window [9 from 18 layers on, else in proportion, odd]"
+    add("--window", type=positive, help=text)
+    add("--step", type=positive, help="layers from one place to the next [a sixteenth of them, or 1]")
     percent = number(lambda value: 0 < value <= 100, "a number above 0, at most 100")
-    made.add_argument("--tau", type=percent, default=TAU, help="percent that a stage costs at least [%(default)g]")
-    add_judge_options(made)
-    made.add_argument("--rows", type=positive, default=64, help="most trials in one forward pass [%(default)s]")
-    return made
+    add("--tau", type=percent, default=TAU, help="percent that a stage costs at least [%(default)g]")
+    add_judge_options(command)
+    add("--rows", type=positive, default=64, help="most trials in one forward pass [%(default)s]")
+    return command
 
 
 def _cases(options: argparse.Namespace) -> list[Case]:

@@ -6,16 +6,17 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from lookonce_evaluation.analysis.information_flow.groups import (
+from lookonce_evaluation.analysis.information_flow.questions import ImageQuestion
+from lookonce_evaluation.analysis.information_flow.trials import (
     FLOWS,
     KINDS,
     Trial,
     describe_groups,
+    layer_sets,
     question_groups,
     trials,
+    windows,
 )
-from lookonce_evaluation.analysis.information_flow.layers import layer_sets, windows
-from lookonce_evaluation.analysis.information_flow.questions import ImageQuestion
 from lookonce_evaluation.data.scenes import Case
 from lookonce_evaluation.model import EvalModel, PreparedCache, about_image
 from lookonce_evaluation.tasks.judge import Judge, verdict
@@ -55,12 +56,6 @@ def descriptions(model: EvalModel, image: Image.Image, plan: Sequence[Trial], *,
 
     The prompt up to the image's end is run once: nothing is knocked out before it. From there on each trial is a row
     of a batch.
-
-    Args:
-        model: the checkpoint.
-        image: the picture.
-        plan: what is knocked out; flows of `KINDS`.
-        rows: most rows of a batch.
     """
     prompt = model.prompts.describe(model.describe_prompt, image)
     groups, prefix, room = describe_groups(prompt), model.prefix(image), model.describe_room(prompt)
@@ -80,13 +75,6 @@ def answers(
     """Answer a question asked directly, and in each trial; None where a trial has no tokens.
 
     The right answer is fed in: decoding gives it exactly when each of its tokens is the most likely next one.
-
-    Args:
-        model: the checkpoint.
-        prefix: of the question's image.
-        question: what is asked.
-        plan: what is knocked out.
-        rows: most rows of a batch.
     """
     prompt = model.prompts.full(about_image(question.text), question.image)
     groups = question_groups(model, prompt, question.text, question.shown)

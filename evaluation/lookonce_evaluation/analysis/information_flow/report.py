@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from lookonce_evaluation.analysis.information_flow.groups import FLOWS, KINDS
-from lookonce_evaluation.analysis.information_flow.layers import LayerSet
 from lookonce_evaluation.analysis.information_flow.results import ByTrial, Results, Stage
+from lookonce_evaluation.analysis.information_flow.trials import FLOWS, KINDS, LayerSet
 from lookonce_evaluation.metrics.bootstrap import Estimate
 from lookonce_evaluation.plots import curve, save
 from lookonce_evaluation.tables import header, line

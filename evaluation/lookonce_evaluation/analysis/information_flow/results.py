@@ -8,9 +8,8 @@ Here each has a rule. So has a fourth, of which they find little: the last posit
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lookonce_evaluation.analysis.information_flow.groups import FLOWS, Trial
-from lookonce_evaluation.analysis.information_flow.layers import LayerSet
 from lookonce_evaluation.analysis.information_flow.measure import Answer, Plan, Record
+from lookonce_evaluation.analysis.information_flow.trials import FLOWS, LayerSet, Trial
 from lookonce_evaluation.metrics.bootstrap import Estimate, means
 from lookonce_evaluation.metrics.captions import Score
 
@@ -79,14 +78,7 @@ def _listed(by_trial: ByTrial) -> list[dict[str, Any]]:
 
 
 def results(plan: Plan, described: Sequence[Record], asked: Sequence[Record], tau: float) -> Results:
-    """Average the records, with a bootstrap over images.
-
-    Args:
-        plan: what was knocked out.
-        described: of `measure.describe_record`, an image each.
-        asked: of `measure.ask_record`, an image each.
-        tau: see `find_stages`.
-    """
+    """Average the records, with a bootstrap over images."""
     judged = [None, *plan.kinds]
     by_image = [[[Answer(*a) if a else None for a in q["answers"]] for q in record] for record in asked]
     right = means([[[100.0 * a.right for a in q[: len(judged)] if a] for q in image] for image in by_image])

@@ -5,8 +5,16 @@ its attention knocked out, say) is held to it. Who lists and matches is a `Judge
 bundled model's scenes, rules.
 """
 
-from lookonce_evaluation.tasks.judge.choice import add_judge_options, judge_of
-from lookonce_evaluation.tasks.judge.rules import RuleJudge
-from lookonce_evaluation.tasks.judge.verdicts import Judge, Match, Summary, compare, score, verdict
+from lookonce_evaluation.tasks.judge.judges import (
+    Judge,
+    Match,
+    RuleJudge,
+    Summary,
+    add_judge_options,
+    compare,
+    judge_of,
+    score,
+    verdict,
+)
 
 __all__ = ["Judge", "Match", "RuleJudge", "Summary", "add_judge_options", "compare", "judge_of", "score", "verdict"]

@@ -29,7 +29,7 @@ from lookonce_evaluation.options import parser, settings_for
 from lookonce_evaluation.runs import Run
 from lookonce_evaluation.tables import header, line
 from lookonce_evaluation.tasks.judge import Judge, RuleJudge, Summary, add_judge_options, judge_of, score, verdict
-from lookonce_evaluation.tasks.judge.verdicts import COLUMNS
+from lookonce_evaluation.tasks.judge.judges import COLUMNS
 from lookonce_server.settings import Settings
 
 RETENTIONS = (0.2, 0.05, 0.02, 0.0)

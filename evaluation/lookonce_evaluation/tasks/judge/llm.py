@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.tasks.judge import wording
-from lookonce_evaluation.tasks.judge.verdicts import Match, one_to_one
+from lookonce_evaluation.tasks.judge.judges import Match, one_to_one
 
 SEED = 0
 TIMEOUT = 120.0

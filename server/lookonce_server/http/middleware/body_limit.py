@@ -60,7 +60,7 @@ class BodyLimit:
         if size + more > self._max_bytes:
             return BodyTooLargeError(f"The request is larger than the limit of {self._max_bytes} bytes.")
         if self._held + more > self._max_held_bytes:
-            return OverloadedError("The server holds as many bytes of requests as it takes on.")
+            return OverloadedError("The server holds as many bytes of requests as it accepts. Ask again in a moment.")
         return None
 
     def hold(self, more: int) -> None:

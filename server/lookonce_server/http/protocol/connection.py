@@ -1,4 +1,4 @@
-"""A client's connection: uvicorn's, with a bound on all that a client can make it wait for or hold."""
+"""Limit the time and the memory of a client's connection to uvicorn."""
 
 import asyncio
 import json
@@ -90,7 +90,7 @@ class ConnectionConfig(uvicorn.Config):
 
 
 class Connection(HttpToolsProtocol):
-    """Serve one client. Whatever the client leaves undone, it ends in time, and frees what it held."""
+    """Serve one client, and end in time, whatever the client leaves undone."""
 
     def __init__(
         self,
@@ -143,13 +143,13 @@ class Connection(HttpToolsProtocol):
         self._arrived()
 
     def on_message_complete(self) -> None:
-        """See httptools; a request that was answered before it was complete leaves the connection idle."""
+        """See httptools; a request answered early leaves the connection idle."""
         super().on_message_complete()
         if not self._is_answering:
             self._wait(self.timeout_keep_alive)
 
     def on_response_complete(self) -> None:
-        """See uvicorn, which waits for another request then; here also for the rest of one that was answered early."""
+        """See uvicorn; waits here also for the rest of a request answered early."""
         super().on_response_complete()
         if self._is_answering or self.transport.is_closing():
             return
@@ -213,7 +213,7 @@ class Connection(HttpToolsProtocol):
     # --- refusals ---
 
     def _refuse(self, error: ServerError) -> None:
-        """Answer with an error and end the connection, after the answers that are under way.
+        """Answer with an error and end the connection, after pending answers.
 
         A connection that is closed on bytes that were not read is reset, and the answer may be lost with it. So what
         still comes is thrown away for a moment.

@@ -1,4 +1,4 @@
-"""Listening sockets that leave the process descriptors to work with, however many clients come."""
+"""Listen on sockets, and keep file descriptors for the rest of the process."""
 
 import errno
 import json
@@ -61,7 +61,7 @@ class Listener(socket.socket):
         self._close_spare()
 
     def _refuse_with_spare(self) -> None:
-        """Refuse a waiting connection though no descriptor is left: the loop would be told of it for ever."""
+        """Refuse a waiting connection, which would wake the event loop for ever."""
         self._close_spare()
         try:
             connection, _ = super().accept()
@@ -88,7 +88,7 @@ class Listener(socket.socket):
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Take a port on each address of a host, and do not listen yet: whoever connects is refused.
+    """Bind a port on each address of a host, without listening yet.
 
     Args:
         host: a name or an address.
@@ -136,7 +136,7 @@ def listen(
 
 
 def _socket(family: int, address: Sequence[Any]) -> socket.socket | None:
-    """Bind a socket to an address; None where this machine has no such one, as `::1` without IPv6.
+    """Bind a socket to an address; None if this machine has no such address.
 
     At first it is taken without SO_REUSEADDR: or a second server could take it too while neither listens.
     """
@@ -175,7 +175,7 @@ def _bind_error(host: str, port: int, error: OSError) -> str:
 
 
 def _descriptors_for(max_connections: int) -> int:
-    """Raise the limit on open files as far as allowed; return how many of them connections may have."""
+    """Raise the limit on open files; return the share of connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = max_connections + _RESERVED
     if soft != resource.RLIM_INFINITY and soft < needed:

@@ -1,4 +1,4 @@
-"""httptools' parser for uvicorn's connections, with bounds, and without upgrades and trailers."""
+"""Parse requests with httptools, within bounds, without upgrades and trailers."""
 
 from collections.abc import Callable
 
@@ -119,7 +119,7 @@ class RequestParser:
         self._events.on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header has arrived, or a trailer, which is dropped: what stands behind a body is no header."""
+        """Add a header; a trailer, which follows a body, is dropped."""
         self._count(len(name) + len(value) + _FIELD_OVERHEAD)
         if not self.in_body:
             self._events.on_header(name, value)
@@ -151,7 +151,7 @@ class RequestParser:
         self._events.on_message_complete()
 
     def _check_head(self) -> None:
-        """Refuse what httptools lets through, and two readers of a request may understand differently."""
+        """Refuse heads that another parser may read otherwise than httptools."""
         hosts = [value for name, value in self._events.headers if name == b"host"]
         _, absolute, rest = self._events.url.partition(b"://")
         other_host = absolute and [rest.partition(b"/")[0]] != hosts

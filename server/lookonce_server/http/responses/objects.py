@@ -130,11 +130,44 @@ class Deleted(ResponseModel):
     deleted: Literal[True] = True
 
 
+class ListedText(ResponseModel):
+    """A text of a listed message."""
+
+    type: Literal["input_text"] = "input_text"
+    text: str
+
+
+class ListedAnswer(ResponseModel):
+    """An answer of a listed message."""
+
+    type: Literal["output_text"] = "output_text"
+    text: str
+    annotations: list[JsonValue] = []
+
+
+class ListedImage(ResponseModel):
+    """The image of a listed message, as `lookonce:` and its context's id."""
+
+    type: Literal["input_image"] = "input_image"
+    detail: Literal["auto"] = "auto"
+    image_url: str | None
+
+
+class ListedItem(ResponseModel):
+    """A listed message."""
+
+    id: str
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    status: Literal["completed"] = "completed"
+    content: list[ListedText | ListedAnswer | ListedImage]
+
+
 class ItemList(ResponseModel):
     """A page of the messages that a response answered."""
 
     object: Literal["list"] = "list"
-    data: list[dict[str, JsonValue]]
+    data: list[ListedItem]
     first_id: str | None
     last_id: str | None
     has_more: bool

@@ -8,13 +8,13 @@ import logging
 import re
 import secrets
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lookonce_cache import BlobKey, BlobStore, CacheError
 from lookonce_server.errors import InvalidRequestError, ResponseNotFoundError
-from lookonce_server.http.responses.objects import ResponseObject
+from lookonce_server.http.responses import objects
 from lookonce_server.http.responses.request import Item, parts_of
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class KeptResponse(_Kept):
     Instructions hold for one response alone.
     """
 
-    response: ResponseObject
+    response: objects.ResponseObject
     items: list[KeptItem]
     image: KeptImage | None
 
@@ -71,16 +71,10 @@ class KeptResponse(_Kept):
         answer = KeptPart(type="output_text", text=self.response.answer)
         return [*self.items, KeptItem(id=message, role="assistant", parts=[answer])]
 
-    def shown_items(self) -> list[dict[str, Any]]:
-        """Return the messages as OpenAI lists them; the image is a `lookonce:` URL."""
+    def listed_items(self) -> list[objects.ListedItem]:
+        """Return the messages as OpenAI lists them."""
         return [
-            {
-                "id": item.id,
-                "type": "message",
-                "role": item.role,
-                "status": "completed",
-                "content": [self._shown(part) for part in item.parts],
-            }
+            objects.ListedItem(id=item.id, role=item.role, content=[self._listed(part) for part in item.parts])
             for item in self.items
         ]
 
@@ -88,11 +82,11 @@ class KeptResponse(_Kept):
         """Return the record's bytes."""
         return self.model_dump_json(by_alias=True).encode()
 
-    def _shown(self, part: KeptPart) -> dict[str, Any]:
+    def _listed(self, part: KeptPart) -> objects.ListedText | objects.ListedAnswer | objects.ListedImage:
         if part.type == "input_image":
             context_id = self.image.context_id if self.image else None
-            return {"type": part.type, "detail": "auto", "image_url": context_id and f"lookonce:{context_id}"}
-        return {"type": part.type, "text": part.text} | ({"annotations": []} if part.type == "output_text" else {})
+            return objects.ListedImage(image_url=context_id and f"lookonce:{context_id}")
+        return (objects.ListedText if part.type == "input_text" else objects.ListedAnswer)(text=part.text)
 
 
 def response_id() -> str:
@@ -164,7 +158,7 @@ class ResponseStore:
         return BlobKey(self._tenant, match[1]) if match else None
 
 
-def check_size(draft: ResponseObject, items: Sequence[KeptItem]) -> None:
+def check_size(draft: objects.ResponseObject, items: Sequence[KeptItem]) -> None:
     """Reject a conversation that is too large to keep."""
     size = len(KeptResponse(response=draft, items=list(items), image=None).encoded())
     if size > _MAX_BYTES:

@@ -53,15 +53,15 @@ async def input_items(
     query: Annotated[ItemsQuery, Query()],
 ) -> ItemList:
     """List the messages of the conversation that a response answered. Counts as use."""
-    items = (await _store(request, tenant).find(response_id)).shown_items()
+    items = (await _store(request, tenant).find(response_id)).listed_items()
     if query.order == "desc":
         items.reverse()
-    ids = [item["id"] for item in items]
+    ids = [item.id for item in items]
     if query.after is not None and query.after not in ids:
         raise InvalidRequestError(f"after: {query.after[:80]!r} is no item of this response.", param="after")
     rest = items[ids.index(query.after) + 1 :] if query.after is not None else items
     page = rest[: query.limit]
-    first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
+    first, last = (page[0].id, page[-1].id) if page else (None, None)
     return ItemList(data=page, first_id=first, last_id=last, has_more=len(page) < len(rest))
 
 

@@ -74,7 +74,7 @@ def kind_of(value: Any) -> str:
 
 
 def by_type(message: str) -> Discriminator:
-    """Return the discriminator of a union by its members' tags, with the error for other types."""
+    """Return the discriminator of a union by tags, with its error message."""
     return Discriminator(kind_of, custom_error_type="part_type", custom_error_message=message)
 
 

@@ -6,12 +6,11 @@ import shutil
 import pytest
 from PIL import Image
 
-from lookonce_evaluation.analysis.information_flow.groups import FLOWS, KINDS, Trial
-from lookonce_evaluation.analysis.information_flow.layers import LayerSet
 from lookonce_evaluation.analysis.information_flow.measure import Answer, Plan, answers, describe_record, descriptions
 from lookonce_evaluation.analysis.information_flow.questions import about_objects, read_questions
 from lookonce_evaluation.analysis.information_flow.report import markdown
 from lookonce_evaluation.analysis.information_flow.results import Stage, results
+from lookonce_evaluation.analysis.information_flow.trials import FLOWS, KINDS, LayerSet, Trial
 from lookonce_evaluation.cli import analyze
 from lookonce_evaluation.data.scenes import held_out
 from lookonce_evaluation.describe import describe

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookonce_evaluation.analysis.information_flow.layers import default_step, default_window, layer_sets, windows
 from lookonce_evaluation.analysis.information_flow.report import layers_text
 from lookonce_evaluation.analysis.information_flow.results import Stage, Stages, find_stages
+from lookonce_evaluation.analysis.information_flow.trials import default_step, default_window, layer_sets, windows
 
 
 def layers(how: str, num_layers: int = 8, width: int = 3, step: int = 1) -> dict[int, tuple[int, ...]]:

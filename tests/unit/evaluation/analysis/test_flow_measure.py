@@ -7,18 +7,20 @@ from functools import partial
 import pytest
 import torch
 
-from lookonce_evaluation.analysis.information_flow.groups import (
+from lookonce_evaluation.analysis.information_flow.measure import answers, descriptions
+from lookonce_evaluation.analysis.information_flow.questions import about_objects
+from lookonce_evaluation.analysis.information_flow.trials import (
     FLOWS,
     KINDS,
+    LayerSet,
     Trial,
     asked_tokens,
     describe_groups,
+    layer_sets,
     question_groups,
     trials,
+    windows,
 )
-from lookonce_evaluation.analysis.information_flow.layers import LayerSet, layer_sets, windows
-from lookonce_evaluation.analysis.information_flow.measure import answers, descriptions
-from lookonce_evaluation.analysis.information_flow.questions import about_objects
 from lookonce_evaluation.data.scenes import held_out
 from lookonce_evaluation.describe import describe
 from lookonce_evaluation.metrics.grading import full_pass

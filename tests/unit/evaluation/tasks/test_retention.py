@@ -105,7 +105,7 @@ def test_another_family_with_another_grid(tmp_path, qwen2_vl):
 def test_the_bundled_model_sees(model):
     """Not a measurement: a checkpoint that was not trained to its end fails it."""
     outcomes = Outcomes()
-    for one in held_out(30):
+    for one in held_out(15):
         outcomes.add(one, full_pass(model, one)[0].right)
     accuracy = outcomes.by_category("acc")
     seen = {category: accuracy[category] for category in ("existence", "color", "shape", "size")}

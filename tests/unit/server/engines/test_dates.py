@@ -194,3 +194,20 @@ async def test_a_template_that_never_prints_the_same_is_refused(loaded, clock, m
     left[0] = 100
     with pytest.raises(ModelRefusedError, match="each time"):
         prompts.check_template(PROMPT)
+
+
+async def test_a_day_that_begins_anywhere_in_the_check_of_a_template_does_not_refuse_it(loaded, clock, monkeypatch):
+    prompts = dated_prompts(loaded.processor, loaded.model.config)
+    render, looks = prompts._apply_template, [0, 0]
+
+    def strikes_at(messages):
+        looks[0] += 1
+        if looks[0] == looks[1]:
+            clock.strike()
+        return render(messages)
+
+    monkeypatch.setattr(prompts, "_apply_template", strikes_at)
+    for at in range(1, 20):
+        looks[:] = [0, at]
+        prompts.check_template(PROMPT)
+        assert looks[0] >= at

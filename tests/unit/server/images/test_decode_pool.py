@@ -113,8 +113,10 @@ async def test_a_decoder_that_dies_costs_one_image(processes):
     before = set(children())
     await processes.decode(PICTURE, LIMITS, "image")
     (started,) = set(children()) - before
+    idle = started.cpu_times().user
     dying = asyncio.ensure_future(processes.decode(ENDLESS, LIMITS, "there"))
-    await asyncio.sleep(0.1)
+    while started.cpu_times().user <= idle:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
     started.send_signal(signal.SIGSEGV)
     with pytest.raises(DecodeCrashError, match="its decoder failed") as caught:
         await dying

@@ -360,9 +360,12 @@ async def test_a_slow_drip_is_ended_by_the_time_for_all_of_it(web, begin):
 
 async def test_only_so_many_at_once(web):
     going_on = asyncio.Event()
+    at_once: list[int] = [0]  # after each request's beginning and end
 
     async def later(writer: asyncio.StreamWriter) -> None:
+        at_once.append(at_once[-1] + 1)
         await going_on.wait()
+        at_once.append(at_once[-1] - 1)
         writer.write(response(PICTURE))
 
     web.answers["/a.png"] = later
@@ -370,10 +373,9 @@ async def test_only_so_many_at_once(web):
     running = [asyncio.ensure_future(fetching.fetch(url(web), PARAM)) for _ in range(5)]
     while web.connections < 2:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-    await asyncio.sleep(0.2)
-    assert web.connections == 2
     going_on.set()
     assert await asyncio.gather(*running) == [PICTURE] * 5
+    assert max(at_once) == 2
 
 
 async def test_who_waits_too_long_for_a_place_is_told_to_come_again(web):

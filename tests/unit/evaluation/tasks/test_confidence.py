@@ -8,8 +8,8 @@ import torch
 
 from lookonce_evaluation.data.scenes import held_out
 from lookonce_evaluation.describe import kept_tokens
-from lookonce_evaluation.metrics.confidence import SIGNALS, answer_questions
 from lookonce_evaluation.metrics.grading import grade_exactly
+from lookonce_evaluation.tasks.fallback import SIGNALS, answer_questions
 from lookonce_pruning import AttentionRecorder
 
 CASES = held_out(2, 600_000_000)
