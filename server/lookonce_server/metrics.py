@@ -67,25 +67,25 @@ class StoreMetrics(StoreObserver):
         )
         self._damaged = Counter(
             "lookonce_context_damaged",
-            "Stored values that are no context, or not the one asked for.",
+            "Stored values that are no context, or another one.",
             ["store", "reason"],
             registry=registry,
         )
         self._breaker = Gauge(
             "lookonce_store_breaker_open",
-            "1 while a node of the store is given up, 0 while it is used.",
+            "1 while a node of the store is not used since it does not answer, else 0.",
             ["store", "node"],
             registry=registry,
         )
         self._refused = Counter(
             "lookonce_store_writes_refused",
-            "Writes that a store refused though it answers, by the reason.",
+            "Writes that a store refused though it answers, by reason.",
             ["store", "reason"],
             registry=registry,
         )
         self._read_only = Gauge(
             "lookonce_store_read_only",
-            "1 while a store answers and takes no writes, as the last one told.",
+            "1 while a store answers and refuses writes, by its last write.",
             ["store"],
             registry=registry,
         )
@@ -160,7 +160,7 @@ class Metrics:
         )
         self.refused = Counter(
             "lookonce_requests_refused",
-            "Requests that were not let in, or not taken on, by the error's code.",
+            "Refused requests, by the error's code.",
             ["reason"],
             registry=r,
         )
@@ -188,11 +188,11 @@ class Metrics:
             "lookonce_context_answers", "Answers from a context, by the tier it came from.", ["tier"], registry=r
         )
         self.lost = Counter(
-            "lookonce_context_lost", "Contexts found that were gone before an answer could begin.", registry=r
+            "lookonce_context_lost", "Contexts found that were gone before an answer could start.", registry=r
         )
         self.fallbacks = Counter(
             "lookonce_fallbacks",
-            "Answers from contexts that were looked at, by outcome.",
+            "Answers from contexts that were checked for fallback, by outcome.",
             ["outcome"],
             registry=r,
         )

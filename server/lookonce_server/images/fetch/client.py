@@ -173,7 +173,7 @@ class Fetcher:
         if response.status_code != 200:
             raise _FetchError(f"status {response.status_code}", detail=f": it answered {response.status_code}")
         if headers.get("content-encoding", "identity").lower() != "identity":
-            raise _FetchError("its content is encoded, unasked", detail=": its content is compressed, unasked")
+            raise _FetchError("its content is compressed", detail=": its content is compressed")
         if not headers.get("content-type", "").lower().startswith(_TYPES):
             raise _FetchError("it is no image by its content-type", detail=": it is no image by its content-type")
         return await self._body(response)

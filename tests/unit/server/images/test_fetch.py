@@ -284,8 +284,8 @@ async def test_redirects_out_of_the_list(web, location):
         (response(b""), "it is empty"),
         (response(bytes(LIMIT + 1)), f"it is larger than the limit of {LIMIT} bytes"),
         (response(b"x", "content-length: 99999999999999999999"), "it is larger than the limit"),
-        (response(gzip.compress(bytes(100)), "content-encoding: gzip"), "its content is compressed, unasked"),
-        (response(PICTURE, "content-encoding: br"), "its content is compressed, unasked"),
+        (response(gzip.compress(bytes(100)), "content-encoding: gzip"), "its content is compressed"),
+        (response(PICTURE, "content-encoding: br"), "its content is compressed"),
     ],
 )
 async def test_answers_that_are_no_image(web, answer, told):
@@ -318,7 +318,7 @@ async def test_bytes_behind_the_stated_length_are_not_read(web):
 
 async def test_a_gzip_bomb_is_never_unpacked(web):
     web.answers["/a.png"] = response(gzip.compress(bytes(50_000_000))[:LIMIT], "content-encoding: GZIP")
-    assert "compressed, unasked" in await failure(fetcher(web), url(web))
+    assert "is compressed" in await failure(fetcher(web), url(web))
 
 
 @pytest.mark.parametrize("header", ["", "transfer-encoding: chunked", "content-length: 9000"])

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from lookonce_cache import BlobKey, ContextKey, MemoryStore, digest
+from lookonce_cache import BlobKey, ContextKey, MemoryStore, StoreConfigError, digest, open_store
+from lookonce_server.app import running_app
 from lookonce_server.engines.base import Piece, Sampling, Started, TokenLogprob
 from lookonce_server.errors import ContextNotFoundError
 from lookonce_server.images.sources import ContextReference, ImageBytes
@@ -15,6 +16,7 @@ from lookonce_server.sessions.answer_streams import StartedAnswer
 from lookonce_server.sessions.context_options import ContextOptions
 from lookonce_server.sessions.fallback import Fallback, least_margin, request_margin, strip_margin
 from lookonce_server.sessions.image_store import ImageStore, _blob_key
+from lookonce_server.settings import Settings
 
 from ....support.app_requests import OTHER_URL, URL, body, events_of, image, send, user
 from ....support.samples import GREEDY, TENANT, about, png, read
@@ -220,6 +222,24 @@ async def test_images_push_no_response_out_of_memory(bench_with):
     assert await store.records.read(response) == b"a response"
     assert store.images.used_bytes <= 40 * 1024**2
     assert await images.get(other.key, None) is not None
+
+
+async def test_the_settings_budgets_reach_the_store(monkeypatch):
+    stores = []
+
+    def open_and_stop(*args, **options):
+        stores.append(open_store(*args, **options))
+        raise StoreConfigError("before a model is loaded")
+
+    monkeypatch.setattr("lookonce_server.app.open_store", open_and_stop)
+    with pytest.raises(StoreConfigError, match="before a model"):
+        async with running_app(Settings(store_responses_bytes=1000, keep_images_bytes=2000)):
+            pass
+    (store,) = stores
+    for blobs, limit in ((store.records, 1000), (store.images, 2000)):
+        for name in "abcd":
+            await blobs.write(BlobKey(TENANT, name * 64), b"x" * 400)
+        assert limit - 912 < blobs.used_bytes <= limit
 
 
 async def test_an_image_whose_context_was_deleted_meanwhile_is_not_kept(bench_with, monkeypatch):
