@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import NamedTuple, Self
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from typing import Any, NamedTuple, Self
 
 from lookonce_server.engines.base import Answer, Piece, Started
 from lookonce_server.errors import EngineError
@@ -16,13 +16,31 @@ class StartedAnswer(NamedTuple):
     first: tuple[Started | Piece, ...]
     rest: Answer
 
-    async def events(self, change: Callable[[Started | Piece], Started | Piece] = lambda event: event) -> Answer:
+    def events(self, change: Callable[[Started | Piece], Started | Piece] = lambda event: event) -> Answer:
         """Yield all events of the answer, each as `change` makes it."""
-        async with contextlib.aclosing(self.rest):
-            for event in self.first:
-                yield change(event)
-            async for event in self.rest:
-                yield change(event)
+        return _Events(self, change)
+
+
+class _Events(AsyncGenerator[Started | Piece]):
+    """All events of a started answer.
+
+    Closing it closes the answer, whether anything was read or not; a generator function that has not begun would not.
+    """
+
+    def __init__(self, answer: StartedAnswer, change: Callable[[Started | Piece], Started | Piece]) -> None:
+        self._first = deque(answer.first)
+        self._rest = answer.rest
+        self._change = change
+
+    async def asend(self, value: None) -> Started | Piece:
+        """Return the next event."""
+        return self._change(self._first.popleft() if self._first else await anext(self._rest))
+
+    async def athrow(self, *error: Any) -> Started | Piece:
+        """Close the answer, and raise the error."""
+        self._first.clear()
+        await self._rest.aclose()
+        raise error[0]
 
 
 async def start_answers(answers: Sequence[Answer], events: int = 1) -> tuple[StartedAnswer, ...]:
@@ -65,6 +83,7 @@ class AnswerStreams:
     def __init__(self, answers: Sequence[Answer]) -> None:
         self._events: asyncio.Queue[tuple[int, Started | Piece | Exception]] = asyncio.Queue()
         self._early: deque[tuple[int, Piece]] = deque()  # pieces that came before every answer had started
+        self._answers = answers
         self._readers = [asyncio.create_task(self._read(i, answer)) for i, answer in enumerate(answers)]
 
     async def __aenter__(self) -> Self:
@@ -98,6 +117,7 @@ class AnswerStreams:
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
+        await asyncio.gather(*(answer.aclose() for answer in self._answers))  # a reader may not have begun
 
     async def _next(self) -> tuple[int, Started | Piece]:
         index, event = await self._events.get()

@@ -23,8 +23,8 @@ class Script:
 # Returns the token at the key of a lease, 32 hex digits; '' if there is none, or a foreign value.
 _HOLDER_OF = """
 local function holder_of(key)
-    local found = redis.pcall('GET', key)
-    return type(found) == 'string' and #found == 32 and not string.find(found, '[^0-9a-f]') and found or ''
+    local token = redis.pcall('GET', key)
+    return type(token) == 'string' and #token == 32 and not string.find(token, '[^0-9a-f]') and token or ''
 end
 """
 
@@ -79,8 +79,8 @@ RELEASE_LEASE = Script(_HOLDER_OF + "return holder_of(KEYS[1]) == ARGV[1] and re
 
 # Removes a key of another type under an index's name. KEYS: the index.
 UNLINK_FOREIGN_INDEX = Script("""
-local found = redis.pcall('ZSCORE', KEYS[1], '')
-return type(found) == 'table' and string.find(found.err, 'WRONGTYPE') and redis.call('UNLINK', KEYS[1]) or 0
+local reply = redis.pcall('ZSCORE', KEYS[1], '')
+return type(reply) == 'table' and string.find(reply.err, 'WRONGTYPE') and redis.call('UNLINK', KEYS[1]) or 0
 """)
 
 # Removes members of a sorted set whose score is still the given one. ARGV: score, member, score, member, ...

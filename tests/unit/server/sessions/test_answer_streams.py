@@ -6,7 +6,7 @@ import pytest
 
 from lookonce_server.engines.base import Piece, Started
 from lookonce_server.errors import EngineError, OverloadedError
-from lookonce_server.sessions.answer_streams import AnswerStreams
+from lookonce_server.sessions.answer_streams import AnswerStreams, start_answers
 
 from ....support.samples import tasks_of
 
@@ -100,3 +100,12 @@ async def test_closing_before_the_first_step_and_closing_again():
     answers = AnswerStreams([Scripted(STARTED, LAST)()])
     await answers.close()
     await answers.close()
+
+
+async def test_started_answers_are_closed_even_if_nobody_has_read_them():
+    """As when the client leaves in the tick in which they start. They are held here, so no collector closes them."""
+    scripts = [Scripted(STARTED, LAST) for _ in range(2)]
+    passes = [script() for script in scripts]
+    answers = AnswerStreams([answer.events() for answer in await start_answers(passes)])
+    await answers.close()
+    assert [script.closed for script in scripts] == [True, True]
