@@ -1,4 +1,4 @@
-"""What is measured: accuracy by retention and selection, and speed. Tables go to docs/research/."""
+"""Evaluation of accuracy and speed; its tables go to docs/research/."""
 
 from lookonce_server.engines.torch_extensions import install
 

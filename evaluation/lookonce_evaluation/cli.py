@@ -1,4 +1,4 @@
-"""`lookonce eval`, `lookonce analyze` and `lookonce calibrate`: what a checkpoint keeps, and what to keep of it.
+"""The commands `lookonce eval`, `lookonce analyze` and `lookonce calibrate`.
 
 Each command is a module with `main(arguments)`, imported when it is called.
 """
@@ -47,14 +47,14 @@ def _dispatch(group: str, commands: Mapping[str, tuple[str, str]], arguments: li
     name = arguments[0] if arguments else ""
     if name not in commands:
         lines = [f"  {known:12} {what}" for known, (_, what) in commands.items()]
-        asked = name in ("-h", "--help")
-        print(f"usage: lookonce {group} COMMAND ...\n", *lines, sep="\n", file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+        is_help = name in ("-h", "--help")
+        print(f"usage: lookonce {group} COMMAND ...\n", *lines, sep="\n", file=sys.stdout if is_help else sys.stderr)
+        return 0 if is_help else 2
     return run(f"{group} {name}", commands[name][0], arguments[1:])
 
 
 def run(name: str, module: str, arguments: list[str]) -> int:
-    """Call a command's `main`; what goes wrong is one line.
+    """Call a command's `main`, and print an error as one line.
 
     Returns:
         The exit code: 0, 1 when it failed, 130 when Ctrl-C ended it.

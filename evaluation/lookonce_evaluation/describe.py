@@ -1,4 +1,4 @@
-"""Describe passes kept whole, so that one pass serves every retention and selection; and descriptions from contexts."""
+"""Describe passes for every retention and selection, and descriptions."""
 
 from typing import NamedTuple
 
@@ -61,7 +61,7 @@ class DescribePass(NamedTuple):
 
 
 def describe(model: EvalModel, case: Case, window: range, prompt: str | None = None) -> DescribePass:
-    """Describe an image as the server would, by another prompt where one is given, with recorded attention.
+    """Describe an image as the server would, with recorded attention.
 
     Raises:
         EvaluationError: the image and the prompt leave the model no room, or the model does not take the image.
@@ -89,7 +89,7 @@ def describe(model: EvalModel, case: Case, window: range, prompt: str | None = N
 
 
 def kept_tokens(described: DescribePass, share: float, settings: Settings) -> Tensor:
-    """Select what the server would keep at a retention, `[1 or layers, kept]`; at 0, no image token."""
+    """Select the tokens kept at a retention, 0 too: `[1 or layers, kept]`."""
     if not share:
         return torch.empty(1, 0, dtype=torch.int64)
     scores = described.scores(settings.rows)
@@ -97,7 +97,7 @@ def kept_tokens(described: DescribePass, share: float, settings: Settings) -> Te
 
 
 def retell(model: EvalModel, described: DescribePass, kept: Tensor) -> str:
-    """Decode the description once more, while its tokens look at a context in the image's place.
+    """Decode the description once more, with a context in the image's place.
 
     That is the describe pass with attention from the generated tokens to the image tokens that are not kept knocked out
     in every layer. The prompt's tokens saw the image, the last one too: so the first token is that of the description.
@@ -116,7 +116,7 @@ def describe_again(model: EvalModel, described: DescribePass, kept: Tensor, prom
 
 
 def blind(model: EvalModel, described: DescribePass) -> DescribePass:
-    """Repeat the pass up to its first token, with attention from the prompt's tokens to the image knocked out.
+    """Repeat the pass to its first token, with the image hidden from the prompt.
 
     Everywhere: in every layer, from all tokens after the image. The scores are those of the describe pass itself.
     """

@@ -2,4 +2,4 @@
 
 
 class EvaluationError(Exception):
-    """What was asked for cannot be done; the message names the argument, its value and what is accepted."""
+    """A wrong argument; the message names it, its value and what is accepted."""

@@ -1,4 +1,4 @@
-"""Methods to answer the questions about an image: from all of it, or from what is kept of one describe pass.
+"""Methods to answer the questions about an image, registered in `methods`.
 
 One describe pass, recorded in every layer, serves all methods, whatever layers and rows they score by.
 """
@@ -54,7 +54,7 @@ class ImageRun:
 
 
 class Method(Protocol):
-    """One method to answer. Methods of one name and retention differ in their seed, and are reported together."""
+    """A method to answer; those of one name and retention differ in their seed."""
 
     @property
     def name(self) -> str:
@@ -117,7 +117,7 @@ class Context:
 
 @dataclass(frozen=True)
 class ImageOnly(Context):
-    """A compressed context without any of the prompt's text: the kept image tokens alone."""
+    """The kept image tokens alone, without any of the prompt's text."""
 
     def prepare(self, run: ImageRun) -> PreparedCache:
         """See `Method.prepare`."""
@@ -131,7 +131,7 @@ class ImageOnly(Context):
 
 @dataclass(frozen=True)
 class CaptionOnly:
-    """The description as text, as what the same model said in an earlier turn; no image at all."""
+    """The description as text in an earlier turn; no image at all."""
 
     name: str = "caption only"
     retention: None = None
@@ -155,18 +155,18 @@ def methods(
 ) -> list[Method]:
     """List all methods, the full pass first."""
     scored = ((window.start, window.stop), rows)
-    found: list[Method] = [FullPass(), Context("everything", 1.0, "attention", *scored)]
+    registry: list[Method] = [FullPass(), Context("everything", 1.0, "attention", *scored)]
     for share in retentions:
-        found += [Context(name, share, name, *scored) for name in dict.fromkeys((selection, "attention"))]
-        found.append(Context("attention-per-layer", share, "attention-per-layer", (0, layers), rows))
-        found += _variants(share, *scored, layers) if share in SMALL else []
-        found.append(Context("uniform", share, "uniform", *scored))
+        registry += [Context(name, share, name, *scored) for name in dict.fromkeys((selection, "attention"))]
+        registry.append(Context("attention-per-layer", share, "attention-per-layer", (0, layers), rows))
+        registry += _variants(share, *scored, layers) if share in SMALL else []
+        registry.append(Context("uniform", share, "uniform", *scored))
         seeds = SEEDS if share in SMALL else SEEDS[:1]
-        found += [Context("random", share, "random", *scored, seed=seed) for seed in seeds]
-        found.append(Context("oracle", share, "oracle", *scored))
-    found.append(Context("query only", 0.0, "attention", *scored))
-    found += [ImageOnly("image only", share, selection, *scored) for share in retentions if share in SMALL]
-    return [*found, CaptionOnly()]
+        registry += [Context("random", share, "random", *scored, seed=seed) for seed in seeds]
+        registry.append(Context("oracle", share, "oracle", *scored))
+    registry.append(Context("query only", 0.0, "attention", *scored))
+    registry += [ImageOnly("image only", share, selection, *scored) for share in retentions if share in SMALL]
+    return [*registry, CaptionOnly()]
 
 
 def _variants(share: float, window: tuple[int, int], rows: ScoreQueries, layers: int) -> Iterator[Context]:
@@ -185,7 +185,7 @@ def as_json(chosen: Sequence[Method]) -> list[Any]:
 
 
 def oracle(scene: Scene | None, grid: tuple[int, int], keep: int) -> Tensor:
-    """Select the tokens nearest to the objects' centres, in turn: `[1, keep]`, ascending.
+    """Select the tokens nearest to the objects' centres, in turn: `[1, keep]`.
 
     Raises:
         EvaluationError: nobody knows what is in the picture.

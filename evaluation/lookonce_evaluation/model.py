@@ -1,4 +1,4 @@
-"""The model under evaluation: one checkpoint, its prompts, and the one greedy decoder of this package."""
+"""The model under evaluation, its prompts, and its one greedy decoder."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -30,7 +30,7 @@ class Step(NamedTuple):
 
 
 class PreparedCache(NamedTuple):
-    """What a model has in its cache when the questions come, and the questions as they follow it."""
+    """A model's cache before the questions, and the questions as they follow it."""
 
     keys: Tensor  # [layers, kv_heads, tokens, head_dim], after RoPE
     values: Tensor  # like keys
@@ -54,7 +54,7 @@ def about_image(text: str) -> Conversation:
 
 
 class EvalModel:
-    """One checkpoint under evaluation, which describes images as the server with the same settings does."""
+    """A checkpoint under evaluation, run as the server would with these settings."""
 
     def __init__(self, loaded: LoadedModel, settings: Settings) -> None:
         self.runner = ModelRunner(loaded.model)
@@ -89,7 +89,7 @@ class EvalModel:
             raise EvaluationError(f"--window: {error}") from None
 
     def prefix(self, image: Image.Image) -> PreparedCache:
-        """Run a prompt up to its image's end, which all questions about the image share."""
+        """Run a prompt up to its image's end, shared by all questions."""
         prompt = self.prompts.full(about_image("?"), image)
         after = len(self.after_image("?"))
         state = self.runner.prefill(prompt)
@@ -102,13 +102,13 @@ class EvalModel:
         return ids[ids.index(self.prompts.image_id) + 1 :]
 
     def after_context(self, question: str, describe_prompt: str | None = None) -> list[int]:
-        """Encode a question as it follows a context, made by another describe prompt where one is given."""
+        """Encode a question as it follows a context of a describe prompt."""
         prompt = self.describe_prompt if describe_prompt is None else describe_prompt  # an empty one is one
         ids: list[int] = self.prompts.continuation(prompt, about_image(question))[0].tolist()
         return ids
 
     def describe_room(self, prompt: Prompt) -> int:
-        """Tell how many tokens a description may have; EvaluationError where the model has no room for one."""
+        """Compute the token limit of a description; EvaluationError if it is 0."""
         room = min(self.describe_tokens, self.runner.max_tokens - prompt.tokens)
         if room < 1:
             raise EvaluationError(f"the describe prompt has {prompt.tokens} tokens, which leaves the model no room")
@@ -139,7 +139,7 @@ class EvalModel:
         return Step(state.cache, state.next_position, state.logits[None, None])
 
     def expand(self, cache: PreparedCache, batch: int) -> DynamicCache:
-        """Make a cache in which every row of the batch starts with the same keys and values."""
+        """Make a cache with the same keys and values in every row."""
         rows = DynamicCache()
         for layer in range(self.num_layers):
             keys, values = (each[layer].expand(batch, -1, -1, -1) for each in (cache.keys, cache.values))
@@ -148,7 +148,7 @@ class EvalModel:
 
     @torch.inference_mode()
     def extend(self, cache: DynamicCache, next_position: int, ids: Tensor) -> Step:
-        """Run `ids` `[batch, tokens]` after what the cache holds; padding belongs at the end, where nobody looks."""
+        """Run `ids` `[batch, tokens]` after the cache, with padding at the end."""
         output = self.runner.model(
             input_ids=ids.to(self.runner.model.device),
             position_ids=self.runner.positions(next_position, ids.shape[1]),
@@ -158,7 +158,7 @@ class EvalModel:
         return Step(cache, next_position + ids.shape[1], output.logits)
 
     def extend_padded(self, cache: PreparedCache, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Run rows of different length after the same cache: logits `[rows, longest, vocabulary]`."""
+        """Run rows of any length after a cache: `[rows, longest, vocabulary]`."""
         ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
@@ -177,7 +177,7 @@ class EvalModel:
         is_enough: Callable[[list[int]], bool] = lambda _: False,
         watch: Callable[[Tensor], object] = lambda _: None,
     ) -> list[list[int]]:
-        """Decode greedily until one of the model's end tokens, or so many tokens, as the server's engine does.
+        """Decode greedily until an end token or `max_tokens`, as the server's engine.
 
         The last token of a row that reaches `max_tokens` is not run, and a row that has ended leaves the batch.
 

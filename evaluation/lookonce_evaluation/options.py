@@ -1,10 +1,12 @@
-"""Command-line options that the commands have in common."""
+"""Command-line options that several commands share."""
 
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from lookonce_evaluation.data.folder import in_folder
+from lookonce_evaluation.data.scenes import Case, held_out
 from lookonce_pruning import ScoreQueries, UnknownSelectionError, get_selection
 from lookonce_server.settings import BUNDLED, Settings
 
@@ -12,7 +14,7 @@ _RESUMES = "folder of the results; the same command goes on where one was interr
 
 
 def parser(name: str, description: str | None, *, images: int) -> argparse.ArgumentParser:
-    """Make a command line with `--model`, `--device`, `--images` and `--out`."""
+    """Make a parser with `--model`, `--device`, `--images` and `--out`."""
     command = bare_parser(name, description)
     command.add_argument("--model", default=BUNDLED, help="checkpoint folder, hub name, or 'bundled' [%(default)s]")
     command.add_argument("--images", type=positive, default=images, help="how many images [%(default)s]")
@@ -20,7 +22,7 @@ def parser(name: str, description: str | None, *, images: int) -> argparse.Argum
 
 
 def bare_parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """Make a command line with `--device` and `--out`."""
+    """Make a parser with `--device` and `--out`."""
     command = argparse.ArgumentParser(
         prog=f"lookonce {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -30,7 +32,7 @@ def bare_parser(name: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def context_options(command: argparse.ArgumentParser, retentions: Sequence[float]) -> argparse.ArgumentParser:
-    """Add `--retentions`, and `--selection`, `--window` and `--rows`, for which `settings_of` has the defaults."""
+    """Add `--retentions`, `--selection`, `--window` and `--rows`."""
     listed = ",".join(f"{share:g}" for share in retentions)
     add = command.add_argument
     add("--retentions", type=shares, default=retentions, help=f"shares of the image tokens [{listed}]")
@@ -41,14 +43,20 @@ def context_options(command: argparse.ArgumentParser, retentions: Sequence[float
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """Make `settings_for` the command line's model, with what `context_options` take in their place."""
+    """Make the settings of a command line with `context_options`."""
     values = {name: getattr(options, name) for name in ("selection", "window", "rows")}
     return settings_for(options.model, **{name: value for name, value in values.items() if value is not None})
 
 
 def settings_for(model: str, **values: Any) -> Settings:
-    """Make the settings that the server would have for a model, its profile's among them, but for those passed."""
+    """Make the server's settings for a model, its profile included."""
     return Settings(model=model, **values).with_profile()
+
+
+def cases_of(options: argparse.Namespace) -> list[Case]:
+    """Read `--images` pictures of `--images-folder`, or draw as many scenes."""
+    folder, count = options.images_folder, options.images
+    return in_folder(folder, count) if folder else held_out(count)
 
 
 def selection(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Plots: accuracy by retention, and how any figure is kept."""
+"""Plots: accuracy by retention, and the parts that all figures share."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+def panels(rows: int, columns: int, size: tuple[float, float], *, sharey: bool = True) -> tuple[Figure, list[Axes]]:
+    """Make a figure, and its panels row by row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, list(figure.subplots(rows, columns, sharey=sharey, squeeze=False).flat)
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure, and tell where."""
+    """Write a figure, and print its path."""
     figure.savefig(path, dpi=130)
     print(f"wrote {path}")
 
@@ -29,19 +37,17 @@ def curve(axis: Axes, at: Sequence[float], values: Sequence[Estimate], label: st
 
 
 def by_retention(path: Path, rows: Sequence[Row]) -> None:
-    """Plot ACC and ACC+ of each selection over the share of the image tokens kept, with the full pass's.
+    """Plot ACC and ACC+ of each selection over retention.
 
     Bands are 95% intervals of the differences to the full pass, the first row, laid about its accuracy.
     """
-    from matplotlib.figure import Figure
-
     full = rows[0].outcomes
     lines: dict[str, list[Row]] = {}
     for row in rows:
         if row.retention and row.retention < 1 and ", " not in row.name:
             lines.setdefault(row.name, []).append(row)
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    for axis, kind in zip(figure.subplots(1, 2), ("acc", "acc+"), strict=True):
+    figure, axes = panels(1, 2, (11, 4.2), sharey=False)
+    for axis, kind in zip(axes, ("acc", "acc+"), strict=True):
         base = full.percent(kind)
         axis.axhline(base, color="gray", linewidth=1, label="full pass")
         for name, points in lines.items():
@@ -53,5 +59,5 @@ def by_retention(path: Path, rows: Sequence[Row]) -> None:
         ticks = sorted({row.retention for points in lines.values() for row in points if row.retention})
         axis.set_xticks(ticks, [f"{100 * share:g}%" for share in ticks])
         axis.minorticks_off()
-    figure.axes[1].legend(fontsize=8)
+    axes[1].legend(fontsize=8)
     save(figure, path)

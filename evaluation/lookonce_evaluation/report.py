@@ -42,11 +42,7 @@ class Step(NamedTuple):
         return f"lookonce {self.name} {self.arguments}".rstrip()
 
     def perform(self, runs: Path) -> None:
-        """Run it.
-
-        Raises:
-            EvaluationError: it failed.
-        """
+        """Run it; EvaluationError if it fails."""
         command, *rest = self.name.split()
         print(f"\n{self.shown}", flush=True)
         code = _COMMANDS[command]([*rest, *shlex.split(self.arguments), "--out", str(runs / self.run)])
@@ -92,12 +88,11 @@ def fill(page: str, steps: Mapping[str, Step], runs: Path) -> str:
 
 def publish(step: Step, runs: Path, docs: Path) -> None:
     """Copy a run's plots and figures to where the pages refer to them."""
-    for file in sorted((runs / step.run).rglob("*")):
-        part = "-".join(file.relative_to(runs).parent.parts)  # "eval-search-confirm" where a run has parts
+    for file in (runs / step.run).glob("*"):
         if file.suffix == ".png":
-            shutil.copy(file, docs / "images" / f"{part}-{file.name}")
+            shutil.copy(file, docs / "images" / f"{step.run}-{file.name}")
         elif file.name == "result.json":
-            shutil.copy(file, docs / "results" / f"{part}.json")
+            shutil.copy(file, docs / "results" / f"{step.run}.json")
 
 
 def main(arguments: list[str]) -> None:

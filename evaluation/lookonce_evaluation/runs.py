@@ -1,9 +1,10 @@
-"""Long evaluations that may be interrupted: each item's result is kept as it comes, and the same command goes on."""
+"""Runs: results by item, kept as they come, so that a command can resume."""
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,21 +17,20 @@ from lookonce_evaluation.errors import EvaluationError
 from lookonce_server import engines
 
 T = TypeVar("T")
+_NAME = attrgetter("name")
 _PACKAGES = (lookonce_evaluation, lookonce_pruning, lookonce_scenes, engines)
 JSON = Any
 """What `json` writes and reads back equal: no NaN, no tuples, keys that are strings."""
 
 
 class Run:
-    """One evaluation's results, by item, in a file of JSON lines whose first line says what was asked.
+    """Keep an evaluation's results by item, in a file of JSON lines.
 
-    Invariant: a result is in the file whole or not at all, and every result in it answers what was asked; so tables are
-    made from what `over` returns, whether it was computed now or before.
+    The first line holds `asked`. Invariant: a result is in the file whole or not at all, and every result answers it.
 
     Args:
-        folder: where the run's files go; made where it is not.
-        asked: what the results depend on, but for the items: the command, the checkpoint's fingerprint, the methods.
-            The code they are made by is added to it.
+        folder: of the run's files; created if it is missing.
+        asked: what the results depend on beside the items and the code: the command, the checkpoint, the methods.
 
     Raises:
         EvaluationError: the folder holds the results of another question.
@@ -45,9 +45,9 @@ class Run:
         self._write()
 
     def over(
-        self, items: Sequence[T], work: Callable[[T], JSON], *, name: Callable[[T], str], progress: bool = True
+        self, items: Sequence[T], work: Callable[[T], JSON], *, name: Callable[[T], str] = _NAME, progress: bool = True
     ) -> list[JSON]:
-        """Compute each item's result, in their order, with a progress bar; what was done before is not done again."""
+        """Compute the results that are missing, and return all, in order."""
         bar = tqdm(items, desc=self.folder.name, disable=not progress)
         with self._path.open("a") as file:
             for item in bar:
@@ -60,7 +60,7 @@ class Run:
         return [self._done[name(item)] for item in items]
 
     def write(self, name: str, text: str) -> None:
-        """Write one of the run's other files, its table say, and tell where."""
+        """Write one of the run's other files, and print its path."""
         path = self.folder / name
         path.write_text(text.rstrip() + "\n")
         print(f"wrote {path}")
@@ -70,7 +70,7 @@ class Run:
         self.write(name, json.dumps(value, indent=1, allow_nan=False))
 
     def _read(self) -> dict[str, JSON]:
-        """The results in the file; the last line may be torn, where a run was killed while it wrote."""
+        """Read the results; a run that was killed may leave a torn last line."""
         first, *lines = self._path.read_text().split("\n")
         asked = _parsed(first)
         if asked != self._asked:
@@ -82,7 +82,7 @@ class Run:
         return {_parsed(key): _parsed(result) for key, _, result in pairs}
 
     def _write(self) -> None:
-        """The file as it should be, put in place at once."""
+        """Replace the file by a whole one."""
         lines = [json.dumps(self._asked), *(f"{json.dumps(k)}\t{json.dumps(v)}" for k, v in self._done.items())]
         new = self._path.with_suffix(".new")
         new.write_text("\n".join(lines) + "\n")
@@ -91,7 +91,7 @@ class Run:
 
 @cache
 def _code() -> str:
-    """A digest of the code that results depend on: those of other code are those of another run."""
+    """Compute a digest of the code that results depend on."""
     total = hashlib.blake2b(digest_size=8)
     for package in _PACKAGES:
         for name in package.__path__:

@@ -1,4 +1,4 @@
-"""Tables as Markdown has them: of any cells, and of what methods reached."""
+"""Markdown tables: of any cells, and of accuracy by method."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -11,35 +11,42 @@ def line(cells: Iterable[object]) -> str:
 
 
 def header(*names: str) -> str:
-    """Write the lines that a table begins with."""
+    """Write the first two lines of a table."""
     return f"{line(names)}\n|{'---|' * len(names)}"
 
 
+def table(names: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Write a whole table."""
+    return "\n".join([header(*names), *map(line, rows)])
+
+
 def accuracy(rows: Sequence[Row], more: Mapping[str, Callable[[Row], str]] | None = None) -> str:
-    """Write rows, the full pass first, with the 95% intervals of their differences to it, in points."""
+    """Write accuracies, and 95% intervals of the differences to the first row."""
     full, more = rows[0].outcomes, more or {}
     names = [name for kind in full.kinds for name in (KINDS[kind], "to full pass (95%)")]
-    lines = [header("kept", "way", "tokens", "KiB", names[0], "of full pass", *names[1:], *more)]
-    for row in rows:
-        cells = [kept(row), row.name, f"{row.tokens:.0f}", f"{row.bytes / 1024:.0f}"]
+
+    def cells(row: Row) -> list[str]:
+        values = [kept(row), row.name, f"{row.tokens:.0f}", f"{row.bytes / 1024:.0f}"]
         for kind in full.kinds:
-            cells += [_percent(row, kind), "-" if row is rows[0] else str(row.outcomes.change(full, kind))]
+            values += [_percent(row, kind), "-" if row is rows[0] else str(row.outcomes.change(full, kind))]
             if kind == "acc":
-                cells.insert(-1, of_full(row.outcomes.percent(kind), full.percent(kind)))
-        lines.append(line([*cells, *(cell(row) for cell in more.values())]))
-    return "\n".join(lines)
+                values.insert(-1, of_full(row.outcomes.percent(kind), full.percent(kind)))
+        return values + [cell(row) for cell in more.values()]
+
+    return table(["kept", "way", "tokens", "KiB", names[0], "of full pass", *names[1:], *more], map(cells, rows))
 
 
 def by_category(rows: Sequence[Row]) -> str:
     """Write the rows' accuracies in each category."""
     first = rows[0].outcomes
     categories = [category for category in first.categories if category in first.by_category("acc")]
-    lines = [header("kept", "way", *categories)]
-    for row in rows:
+
+    def cells(row: Row) -> list[str]:
         shares = [row.outcomes.by_category(kind) for kind in row.outcomes.kinds]
-        cells = [" / ".join(f"{by[c]:.1f}" if c in by else "-" for by in shares) for c in categories]
-        lines.append(line([kept(row), row.name, *cells]))
-    return "\n".join(lines)
+        values = [" / ".join(f"{by[c]:.1f}" if c in by else "-" for by in shares) for c in categories]
+        return [kept(row), row.name, *values]
+
+    return table(["kept", "way", *categories], map(cells, rows))
 
 
 def kept(row: Row) -> str:
@@ -53,6 +60,6 @@ def of_full(percent: float, full: float) -> str:
 
 
 def _percent(row: Row, kind: str) -> str:
-    """An accuracy, and the seeds' lowest and highest where there are several."""
+    """Write an accuracy, with the range over seeds where there are several."""
     mean, seeds = f"{row.outcomes.percent(kind):.1f}", [outcomes.percent(kind) for outcomes in row.seeds]
     return mean if len(seeds) == 1 else f"{mean} ({min(seeds):.1f} to {max(seeds):.1f})"

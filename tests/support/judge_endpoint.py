@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from lookonce_evaluation.tasks.judge import wording
+from lookonce_evaluation.tasks.judge import llm
 from lookonce_evaluation.tasks.judge.command import fixed_set
 
 # By what is altered: the objects of the original, those of the altered description, and the pairs that match. Words
@@ -89,11 +89,11 @@ def replies(*, tidy: bool = False) -> dict[str, list[str]]:
                 else _sloppy(next(number), listed(objects), listed([*objects, *map(str.upper, objects)]))
             )
             if text.strip():
-                found.setdefault(wording.description(text), said)
+                found.setdefault(llm.list_question(text), said)
         if original and altered:
             doubled = [*reversed(pairs), *pairs]
             said = [matched(pairs)] if tidy else _sloppy(next(number), matched(pairs), matched(doubled))
-            found[wording.lists(original, altered)] = said
+            found[llm.match_question(original, altered)] = said
     return found
 
 

@@ -1,1 +1,1 @@
-"""`lookonce calibrate`: how images are best described for one checkpoint, found and verified."""
+"""`lookonce calibrate`: find and verify a checkpoint's profile."""

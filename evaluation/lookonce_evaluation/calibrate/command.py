@@ -1,4 +1,4 @@
-"""Find how to describe images for a checkpoint: `lookonce calibrate MODEL --images scenes|DIR -o profile.json`.
+"""Find a checkpoint's profile: `lookonce calibrate MODEL --images scenes|DIR`.
 
 Candidates are scoring windows, whose attention is recorded, and selections, at several retentions. On `scenes` answers
 are held to the truth; on a folder of pictures, of which nothing is known, to the full pass's own. One half of the
@@ -17,9 +17,11 @@ from lookonce_evaluation.calibrate.search import (
     ROWS,
     SELECTIONS,
     Verified,
+    best,
     candidates,
     not_shown,
     search,
+    searched_table,
     verified_table,
     verify,
 )
@@ -67,7 +69,7 @@ def main(arguments: list[str]) -> None:
 
 
 def calibrate(model: EvalModel, task: Task, tried: Sequence[Context], options: argparse.Namespace) -> list[Verified]:
-    """Find the winners of all retentions, measured on the other half of the images, the largest retention first."""
+    """Find the winners of all retentions, the largest retention first."""
     retentions = sorted(set(options.retentions))
     asked = {
         "command": "calibrate",
@@ -81,22 +83,23 @@ def calibrate(model: EvalModel, task: Task, tried: Sequence[Context], options: a
     run = Run(options.out, asked)
 
     def measured(stage: str, names: Sequence[str], methods: Sequence[Context]) -> list[JSON]:
-        def work(name: str) -> JSON:
-            return measure(model, task.ask(model, name), methods)
-
-        return run.over(names, work, name=lambda name: f"{stage}: {name}")
+        return run.over(
+            names,
+            lambda name: measure(model, task.ask(model, name), methods),
+            name=lambda name: f"{stage}: {name}",
+        )
 
     middle = len(task.names) // 2
-    searched = search(tried, retentions, task.names[:middle], measured)
-    verified = verify(searched.best(), task.names[middle:], options.tolerance, measured)
-    text = f"{searched.table()}\n\n{verified_table(verified, options.tolerance)}"
+    shares, finalists = search(tried, retentions, task.names[:middle], measured)
+    verified = verify(best(finalists), task.names[middle:], options.tolerance, measured)
+    text = f"{searched_table(shares, finalists)}\n\n{verified_table(verified, options.tolerance)}"
     print(text)
     run.write("table.md", text)
     return verified
 
 
 def smallest(verified: Sequence[Verified], tolerance: float) -> Verified:
-    """Take the winner with the fewest bytes of those within the tolerance; and tell of the next smaller one.
+    """Take the smallest winner within the tolerance, and print the next smaller.
 
     Raises:
         EvaluationError: none is.
@@ -135,7 +138,7 @@ def _name(model: str) -> str:
 
 
 def _shown_command(options: argparse.Namespace) -> str:
-    """The command, without the folders of whoever ran it: the server shows it to everybody."""
+    """Write the command without its folders: the server shows it to everybody."""
     words = ["lookonce calibrate", _name(options.model), "--images", Path(options.images).absolute().name]
     for name in ("count", "tolerance", "retentions", "selections", "rows", "windows"):
         value = getattr(options, name)

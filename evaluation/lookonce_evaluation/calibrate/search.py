@@ -1,4 +1,4 @@
-"""The search: candidates by successive halving on one half of the images, then the winners, once, on the other half.
+"""The search: successive halving on one half of the images, verified on the other.
 
 The best of many on few images looks better than it is, so nothing is promised of the images that chose: at each
 retention the winner is measured again on images that no choice has seen. These few are tried from the largest
@@ -18,7 +18,7 @@ from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.methods import Context
 from lookonce_evaluation.metrics.bootstrap import draws
 from lookonce_evaluation.runs import JSON
-from lookonce_evaluation.tables import header, line
+from lookonce_evaluation.tables import table
 from lookonce_pruning import ScoreQueries, middle_layers
 
 ROWS: tuple[ScoreQueries, ...] = get_args(ScoreQueries)
@@ -44,7 +44,7 @@ class Compared(NamedTuple):
 
     @property
     def kept(self) -> float:
-        """What this method keeps of the full pass's share."""
+        """The share of the full pass's share."""
         return self.share / self.full
 
     def is_shown(self, tolerance: float) -> bool:
@@ -52,7 +52,7 @@ class Compared(NamedTuple):
         return self.at_least >= 1 - tolerance
 
     def images_needed(self, tolerance: float) -> int | None:
-        """Estimate how many images would show it, if the difference is what it seems; None if it is too large."""
+        """Estimate the images needed to show it; None if less is kept."""
         margin = self.kept - (1 - tolerance)
         if margin <= 0:
             return None
@@ -84,7 +84,7 @@ class Shares:
         return float(sum(record["ways"][method][1] for record in self._records) / len(self._records))
 
     def compared(self, method: str) -> Compared:
-        """Compare a method with the full pass; EvaluationError where that has nothing right."""
+        """Compare a method with the full pass; EvaluationError if that has 0."""
         right = self._right(method)
         full = float(self._share(self._full.sum(0), self._asked.sum(0)))
         if not full:
@@ -100,7 +100,7 @@ class Shares:
         return self._counts([record["ways"][method][0] for record in self._records])
 
     def _counts(self, bits: list[str]) -> Tensor:
-        """Sums of zeros and ones by column, `[images, columns]`."""
+        """Sum zeros and ones by column, `[images, columns]`."""
         counts = torch.zeros(len(bits), len(self._columns))
         for row, record, text in zip(counts, self._records, bits, strict=True):
             columns = torch.tensor([self._columns.index(column) for column in record["columns"]])
@@ -108,17 +108,16 @@ class Shares:
         return counts.double()
 
     def _share(self, right: Tensor, asked: Tensor) -> Tensor:
-        """Macro mean of `[..., columns]` over those that were asked."""
+        """Average `[..., columns]` over those that were asked."""
         weights = self._weights * (asked > 0)
         return (weights * right / asked.clamp_min(1e-9)).sum(-1) / weights.sum(-1)
 
 
 def windows(num_layers: int) -> list[tuple[int, int]]:
-    """List the second quarter of the layers first, then all of them, and the other quarters and halves, each once."""
+    """List the middle quarter, all layers, and the other quarters and halves."""
     middle = middle_layers(num_layers)
-    found = [(middle.start, middle.stop)]
-    found += [(first * num_layers // 4, end * num_layers // 4) for first, end in _WINDOWS]
-    return [window for window in dict.fromkeys(found) if window[0] < window[1]]
+    rest = [(first * num_layers // 4, end * num_layers // 4) for first, end in _WINDOWS]
+    return [window for window in dict.fromkeys([(middle.start, middle.stop), *rest]) if window[0] < window[1]]
 
 
 def candidates(
@@ -127,19 +126,17 @@ def candidates(
     rows: Sequence[ScoreQueries] = ROWS,
     among: Sequence[tuple[int, int]] | None = None,
 ) -> list[Context]:
-    """List every selection with all rows and windows that it can use, the server's defaults first.
-
-    Returns:
-        They keep everything: `at` makes them keep less.
-    """
-    found = []
+    """List every selection with all rows and windows, the server's default first."""
+    contexts = []
     for selection in selections:
         first = 1 if needs_no_scores(selection) else None
         per_layer = selection.partition(":")[0] == "attention-per-layer"
         for source in rows[:first]:
             for window in [(0, num_layers)] if per_layer else (among or windows(num_layers))[:first]:
-                found.append(Context(f"{window[0]}-{window[1]}/{source}/{selection}", 1.0, selection, window, source))
-    return found
+                contexts.append(
+                    Context(f"{window[0]}-{window[1]}/{source}/{selection}", 1.0, selection, window, source)
+                )
+    return contexts
 
 
 def needs_no_scores(selection: str) -> bool:
@@ -148,7 +145,7 @@ def needs_no_scores(selection: str) -> bool:
 
 
 class Size(NamedTuple):
-    """What a question stands on; means."""
+    """Means over images, in context before a question."""
 
     tokens: float
     bytes: int  # of keys and values
@@ -164,31 +161,29 @@ class Verified(NamedTuple):
     shown: bool  # within the tolerance, as are all larger retentions
 
 
-class Searched(NamedTuple):
-    """What came out on the images that chose."""
-
-    shares: Shares  # of the methods that came to the end
-    methods: list[Context]  # these, the best first in each retention
-
-    def best(self) -> list[Context]:
-        """List the best of each retention, the largest retention first."""
-        found: dict[float, Context] = {}
-        for method in self.methods:
-            found.setdefault(method.retention, method)
-        return [found[retention] for retention in sorted(found, reverse=True)]
-
-    def table(self) -> str:
-        """Write the candidates that came to the end, the best first in each retention."""
-        lines = [header("kept", "window", "rows", "selection", "right", "KL of first tokens")]
-        for method in self.methods:
-            share, distance = self.shares.share(key(method)), self.shares.distance(key(method))
-            cells = [f"{method.retention:.3g}", "{}-{}".format(*method.window), method.rows, f"`{method.selection}`"]
-            lines.append(line([*cells, f"{share:.2%}", f"{distance:.4f}"]))
-        return "\n".join(lines)
+def best(methods: Sequence[Context]) -> list[Context]:
+    """List the first method of each retention, the largest retention first."""
+    firsts = {method.retention: method for method in reversed(methods)}
+    return [firsts[retention] for retention in sorted(firsts, reverse=True)]
 
 
-def search(tried: Sequence[Context], retentions: Sequence[float], names: Sequence[str], measure: Measure) -> Searched:
-    """Halve successively: many candidates on a few images, then the better quarter on more of them.
+def searched_table(shares: Shares, methods: Sequence[Context]) -> str:
+    """Write the candidates that came to the end."""
+    rows = []
+    for method in methods:
+        share, distance = shares.share(key(method)), shares.distance(key(method))
+        cells = [f"{method.retention:.3g}", "{}-{}".format(*method.window), method.rows, f"`{method.selection}`"]
+        rows.append([*cells, f"{share:.2%}", f"{distance:.4f}"])
+    return table(("kept", "window", "rows", "selection", "right", "KL of first tokens"), rows)
+
+
+def search(
+    tried: Sequence[Context], retentions: Sequence[float], names: Sequence[str], measure: Measure
+) -> tuple[Shares, list[Context]]:
+    """Halve successively: many candidates on a few images, fewer on more.
+
+    Returns:
+        The shares of the candidates that came to the end, and these, the best first in each retention.
 
     The first candidate, which is the default, and those that need no scores go on whatever they reach, as what the
     winner has to beat.
@@ -203,12 +198,12 @@ def search(tried: Sequence[Context], retentions: Sequence[float], names: Sequenc
             # By share, then by how near the first tokens are to the full pass's, then as they were given.
             ranked = sorted(of_share, key=lambda method: (-shares.share(key(method)), shares.distance(key(method))))
             left[retention] = ranked if end == len(names) else _survivors(ranked, tried[0].name)
-    return Searched(shares, [method for of_share in left.values() for method in of_share])
+    return shares, [method for of_share in left.values() for method in of_share]
 
 
 def _survivors(ranked: Sequence[Context], default: str) -> list[Context]:
-    best = ranked[: math.ceil(len(ranked) / _SURVIVORS)]
-    return [m for m in ranked if m in best or m.name == default or needs_no_scores(m.selection)]
+    better = ranked[: math.ceil(len(ranked) / _SURVIVORS)]
+    return [m for m in ranked if m in better or m.name == default or needs_no_scores(m.selection)]
 
 
 def verify(methods: Sequence[Context], names: Sequence[str], tolerance: float, measure: Measure) -> list[Verified]:
@@ -232,14 +227,14 @@ def _size(records: Sequence[JSON], name: str) -> Size:
 def verified_table(verified: Sequence[Verified], tolerance: float) -> str:
     """Write the winners on the other images."""
     columns = ("kept", "winner", "tokens", "KiB", "right", "of the full pass", "at least", f"within {tolerance:g}")
-    lines = [header(*columns)]
+    rows = []
     for winner in verified:
         compared, size = winner.compared, winner.size
         cells = [f"{winner.method.retention:.3g}", f"`{winner.method.name}`"]
         cells += [f"{size.tokens:.0f}", f"{size.bytes / 1024:.0f}"]
         cells += [f"{compared.share:.2%}", f"{compared.kept:.2%}", f"{compared.at_least:.2%}"]
-        lines.append(line([*cells, "yes" if winner.shown else "not shown"]))
-    return "\n".join(lines)
+        rows.append([*cells, "yes" if winner.shown else "not shown"])
+    return table(columns, rows)
 
 
 def not_shown(winner: Verified, tolerance: float) -> str:

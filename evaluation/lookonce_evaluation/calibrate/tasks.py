@@ -1,10 +1,10 @@
-"""What each image is asked, and which answers count: known ones, or those that the full pass gives."""
+"""The calibration's questions, with known answers or the full pass's own."""
 
 import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,29 +43,21 @@ class Asked(NamedTuple):
     full: PreparedCache  # what the full pass stands on
 
 
-class Task(Protocol):
-    """Images and what they are asked."""
-
-    measure: str  # what the shares are of, for people
-    identity: Any  # JSON: what the answers depend on, beside the checkpoint
-    names: Sequence[str]  # of the images
-
-    def ask(self, model: EvalModel, name: str) -> Asked:
-        """Answer the questions about one of them by the full pass."""
-
-
 class Labelled:
-    """Questions whose answers are known: scenes, and any data set's cases."""
+    """Questions with known answers: scenes, and any data set's cases.
+
+    `measure` says for people what the shares are of, and `identity`, JSON, what the answers depend on.
+    """
 
     measure = "mean of ACC and exact answers to open questions, over categories"
 
     def __init__(self, cases: Sequence[Case], identity: Any) -> None:
         self._cases = {case.name: case for case in cases}
-        self.names: Sequence[str] = list(self._cases)
-        self.identity: Any = identity
+        self.names = list(self._cases)
+        self.identity = identity
 
     def ask(self, model: EvalModel, name: str) -> Asked:
-        """See `Task.ask`."""
+        """Answer the questions about an image by the full pass."""
         case = self._cases[name]
         graded, cache = full_pass(model, case)
         columns = [f"acc/{category}" for category in case.pairs for _ in range(2)]
@@ -76,7 +68,7 @@ class Labelled:
 
 
 class Agreement:
-    """Pictures of which nothing is known: what the full pass answers, token for token, counts as right.
+    """Pictures without known answers: the full pass's own count as right.
 
     Raises:
         EvaluationError: there are no pictures.
@@ -88,14 +80,14 @@ class Agreement:
         paths = pictures(folder)
         drawn = random.Random(0).sample(paths, min(count, len(paths)))
         self._paths = {path.name: path for path in drawn}
-        self.names: Sequence[str] = list(self._paths)
+        self.names = list(self._paths)
         self._questions = tuple(questions)
         digests = b"".join(hashlib.blake2b(path.read_bytes()).digest() for path in drawn)
         content = hashlib.blake2b(digests, digest_size=16).hexdigest()
-        self.identity: Any = {"pictures": content, "questions": list(questions), "answer_tokens": ANSWER_TOKENS}
+        self.identity = {"pictures": content, "questions": list(questions), "answer_tokens": ANSWER_TOKENS}
 
     def ask(self, model: EvalModel, name: str) -> Asked:
-        """See `Task.ask`."""
+        """Answer the questions about a picture by the full pass."""
         case = Case(name, read_picture(self._paths[name]), {}, {})
         cache = model.prefix(case.image)
         prompts, answers, first = [], [], []
@@ -109,8 +101,11 @@ class Agreement:
         return Asked(case, prompts, answers, columns, [True] * len(prompts), torch.stack(first), cache)
 
 
+Task = Labelled | Agreement
+
+
 def measure(model: EvalModel, asked: Asked, methods: Sequence[Context]) -> JSON:
-    """Measure what every method of keeping image tokens makes of one image's answers.
+    """Measure one image's answers by every method.
 
     Returns:
         `columns` of the questions; `full`, which of them the full pass has right, as a text of 0 and 1; `ways`, by

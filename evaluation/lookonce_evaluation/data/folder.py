@@ -24,7 +24,7 @@ def pictures(folder: Path) -> list[Path]:
 
 
 def decode(name: str, data: bytes, limits: ImageLimits) -> Image.Image:
-    """Decode a picture as the server would; EvaluationError, which names it, where it cannot be."""
+    """Decode a picture as the server would; EvaluationError names it."""
     try:
         return decode_image(data, limits, name)
     except InvalidImageError as error:
@@ -45,7 +45,7 @@ def in_folder(folder: Path, count: int) -> list[Case]:
     return [Case(path.name, read_picture(path), {}, {}) for path in pictures(folder)[:count]]
 
 
-def read_lines(option: str, path: Path, wanted: str) -> list[tuple[str, str]]:
+def read_lines(option: str, path: Path, expected: str) -> list[tuple[str, str]]:
     """Read the lines of a file that are not empty, each with where it stands.
 
     Raises:
@@ -55,7 +55,7 @@ def read_lines(option: str, path: Path, wanted: str) -> list[tuple[str, str]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise EvaluationError(f"{option} {path}: it cannot be read: {error}") from error
-    found = [(f"{option} {path}, line {number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    if not found:
-        raise EvaluationError(f"{option} {path}: expected {wanted} a line, and it holds none")
-    return found
+    items = [(f"{option} {path}, line {number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not items:
+        raise EvaluationError(f"{option} {path}: expected {expected} a line, and it holds none")
+    return items

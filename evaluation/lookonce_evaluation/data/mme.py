@@ -1,4 +1,4 @@
-"""MME's files (Fu et al., arXiv 2306.13394), in both forms that they are given out in.
+"""MME's files (Fu et al., arXiv 2306.13394), in both of their forms.
 
 Folders, one a category: `color/0001.jpg` beside `color/0001.txt`, or the pictures in `images/` and the texts in
 `questions_answers_YN/`; a text has two lines of a question, a tab, and Yes or No. Or Parquet files with the columns
@@ -51,7 +51,7 @@ def read_mme(root: Path) -> list[Entry]:
 
 
 def spread(entries: Sequence[Entry], count: int) -> list[Entry]:
-    """Take at most `count` entries, as many of each category as of another, in the order they came in."""
+    """Take at most `count` entries, evenly by category, in their order."""
     seen: Counter[str] = Counter()
     turns = []
     for place, entry in enumerate(entries):

@@ -1,4 +1,4 @@
-"""Held-out questions: for each scene, MME's two yes/no questions a category, and one open question a category."""
+"""Held-out scenes, with a yes/no pair and an open question a category."""
 
 import random
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Case(NamedTuple):
 
     @property
     def objects(self) -> list[str] | None:
-        """The objects that are in it, in words, where that is known."""
+        """The objects in it, in words, if known."""
         return [o.phrase for o in self.scene.objects] if self.scene else None
 
 

@@ -1,1 +1,1 @@
-"""What answers and descriptions are worth, and how sure that is."""
+"""Accuracy and F1, with their intervals."""

@@ -1,4 +1,4 @@
-"""Means, differences and areas over images, each with its 95% interval by a bootstrap over images."""
+"""Means, differences and areas, with 95% intervals by a bootstrap over images."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -29,7 +29,7 @@ class Estimate(NamedTuple):
 
 @lru_cache(maxsize=2)
 def draws(images: int, resamples: int = RESAMPLES) -> Tensor:
-    """Draw images with replacement: how often each is in each of the draws, `[draws, images]`."""
+    """Draw images with replacement: counts `[draws, images]`."""
     drawn = torch.randint(images, (resamples, images), generator=torch.Generator().manual_seed(0))
     return torch.zeros(resamples, images).scatter_add_(1, drawn, torch.ones(resamples, images))
 
@@ -41,7 +41,7 @@ def interval(resampled: Tensor) -> tuple[float, float]:
 
 
 def mean_change(ours: Sequence[float], base: Sequence[float]) -> Estimate:
-    """Compare two means over the same images, of values from 0 to 1: the difference in percentage points, paired."""
+    """Compare two means of shares over the same images, in percentage points."""
     differences = 100 * (torch.tensor(ours, dtype=torch.float64) - torch.tensor(base, dtype=torch.float64))
     resampled = draws(len(differences)).double() @ differences / len(differences)
     return Estimate(float(differences.mean()), *interval(resampled))
@@ -65,7 +65,7 @@ def means(values: Sequence[Sequence[Sequence[float]]]) -> list[Estimate]:
 
 
 def auc(signal: Tensor, positive: Tensor, times: Tensor) -> Tensor:
-    """Compute areas under ROC curves, `[draws]`: the chance that a positive has less of the signal than a negative.
+    """Compute areas under ROC curves, `[draws]`; a positive has less of the signal.
 
     Args:
         signal: `[questions]`; ties count half.
@@ -82,7 +82,7 @@ def auc(signal: Tensor, positive: Tensor, times: Tensor) -> Tensor:
 
 
 def auc_with_interval(signal: Tensor, positive: Tensor, images: Sequence[int]) -> Estimate | None:
-    """Compute an area and its interval; None where there are no positives, or nothing else.
+    """Compute an area and its interval; None if all questions are alike.
 
     Args:
         signal: `[questions]`.

@@ -1,4 +1,4 @@
-"""Descriptions of drawn scenes: which objects a text names, which tokens its words are made of, and F1 of its objects.
+"""Descriptions of scenes: the objects that they name, their words, and F1.
 
 An object is a kind (circle, 7) with the size and the colour that stand before it, and the place that is told behind it.
 """
@@ -20,7 +20,7 @@ _PART = "\N{REPLACEMENT CHARACTER}"  # stands for a part of a character
 
 
 class Mention(NamedTuple):
-    """An object that a text names; what it does not tell is empty."""
+    """An object that a text names; a detail left out is empty."""
 
     size: str
     color: str
@@ -42,7 +42,7 @@ class Mention(NamedTuple):
 
 
 def mentions(text: str) -> Iterator[Mention]:
-    """Read the objects that a text names; any other word, and any sign, parts an adjective from what follows.
+    """Read the objects that a text names; any other word or sign ends a phrase.
 
     A digit that is not called one, and has no size or colour, is a count ("2") and no object.
     """
@@ -89,22 +89,15 @@ class Grounded(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a description says of a scene."""
+    """The objects of a description of a scene."""
 
     words: list[Grounded]  # of the mentions that are right, in the text's order
     mentions: int  # of an object with its colour
     right: int  # of them: such an object is there, and all that is said of it is so
 
 
-class Spelling(NamedTuple):
-    """A text and its words."""
-
-    text: str
-    words: list[Word]
-
-
-def spell(model: EvalModel, tokens: list[int]) -> Spelling:
-    """Find the words that tokens spell; a token that spells parts of two words belongs to both."""
+def spell(model: EvalModel, tokens: list[int]) -> tuple[str, list[Word]]:
+    """Find the words that tokens spell; a token may belong to two."""
     texts = [model.text(tokens[:count]) for count in range(len(tokens) + 1)]
     # A token may end within a character: it spells that character too, as does the next one.
     spans = [(len(before.rstrip(_PART)), len(after)) for before, after in pairwise(texts)]
@@ -112,23 +105,23 @@ def spell(model: EvalModel, tokens: list[int]) -> Spelling:
     for match in _WORD.finditer(texts[-1]):
         spelling = [i for i, (start, end) in enumerate(spans) if start < match.end() and end > match.start()]
         words.append(Word(match.group(), match.start(), range(spelling[0], spelling[-1] + 1)))
-    return Spelling(texts[-1], words)
+    return texts[-1], words
 
 
-def ground(spelling: Spelling, scene: Scene) -> Reading:
+def ground(text: str, spelled: list[Word], scene: Scene) -> Reading:
     """Find a scene's objects in its description.
 
     An object is named by its colour and kind, which no other of the scene has both of. Where anything said of it is
     wrong, none of the mention's words is taken: where a word should look that is not true is not known.
     """
-    named = [mention for mention in mentions(spelling.text) if mention.color]
+    named = [mention for mention in mentions(text) if mention.color]
     indices = [mention.is_of(scene) for mention in named]
     words = [
         Grounded(word, attribute, index)
         for mention, index in zip(named, indices, strict=True)
         if index is not None
         for attribute, (start, end) in mention.spans.items()
-        for word in spelling.words
+        for word in spelled
         if start <= word.at < end
     ]
     right = sum(index is not None for index in indices)
@@ -144,15 +137,15 @@ class Score(NamedTuple):
 
     @property
     def precision(self) -> float:
-        """Share of the altered description's objects that the original names; 0 where it names none."""
+        """Return the share of the altered objects that the original names."""
         return self.tp / max(self.tp + self.fp, 1)
 
     @property
     def recall(self) -> float:
-        """Share of the original's objects that the altered description names; 0 where there are none."""
+        """Return the share of the original objects that are kept."""
         return self.tp / max(self.tp + self.fn, 1)
 
     @property
     def f1(self) -> float:
-        """Their harmonic mean; 0 where neither description names an object, for then nothing was seen to survive."""
+        """Return the harmonic mean; 0 if neither description names an object."""
         return 2 * self.tp / max(2 * self.tp + self.fp + self.fn, 1)

@@ -1,4 +1,4 @@
-"""Grading answers: exactly, many questions about one image in one forward pass, or by the first word, as MME does.
+"""Grading answers: exactly, in one forward pass, or by the first word, as MME.
 
 An answer is exactly right when greedy decoding gives it, its end included. Greedy decoding gives an answer exactly
 when, with that answer fed in, every one of its tokens is the most likely next one: so one pass over question and answer
@@ -23,14 +23,14 @@ _FIRST_WORD = re.compile(r"[\W_]*([^\W_]+)")
 
 
 class Graded(NamedTuple):
-    """What a model made of some questions."""
+    """The grades of some questions."""
 
     right: list[bool]  # whether each was answered exactly
     first: Tensor  # [questions, vocabulary], the logits of each answer's first token
 
 
 def grade(model: EvalModel, cache: PreparedCache, answers: Sequence[list[int]]) -> Graded:
-    """Grade each of the cache's prompts by its right answer, token ids with what ends them."""
+    """Grade each of the cache's prompts by its right answer, token ids with the end."""
     rows = list(zip(cache.prompts, answers, strict=True))
     # An answer's last token is expected, and never looked from.
     logits = model.extend_padded(cache, [prompt + answer[:-1] for prompt, answer in rows])
@@ -54,7 +54,7 @@ def full_pass(model: EvalModel, case: Case) -> tuple[Graded, PreparedCache]:
 
 
 def verdict(text: str) -> str | None:
-    """Read an answer's first word: "Yes" or "No", in any case and behind any punctuation, or None."""
+    """Read an answer's first word: "Yes", "No" or None."""
     word = _FIRST_WORD.match(text)
     answer = word[1].capitalize() if word else ""
     return answer if answer in ("Yes", "No") else None

@@ -1,11 +1,12 @@
-"""ACC, ACC+ and exact answers, as MME (Fu et al., arXiv 2306.13394) counts them, and their differences, paired."""
+"""ACC, ACC+ and exact answers, as MME (Fu et al., arXiv 2306.13394), paired."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from lookonce_evaluation.data.mme import Entry
 from lookonce_evaluation.data.scenes import Case
 from lookonce_evaluation.methods import ImageRun, Method
 from lookonce_evaluation.metrics.bootstrap import Estimate, draws, interval
@@ -13,23 +14,12 @@ from lookonce_evaluation.model import EvalModel, PreparedCache
 from lookonce_scenes.questions import CATEGORIES, Question
 
 KINDS = {"acc": "ACC", "acc+": "ACC+", "open": "open"}
+Asked = Case | Entry
 Grade = Callable[[PreparedCache, list[Question]], Sequence[bool]]
 
 
-class Asked(Protocol):
-    """What is asked about one image, as a `Case` tells it."""
-
-    @property
-    def pairs(self) -> Mapping[str, Any]:
-        """Two yes/no questions a category."""
-
-    @property
-    def open(self) -> Mapping[str, Any]:
-        """One open question a category."""
-
-
 class Outcomes:
-    """What was right, image by image. The measure is the mean over categories of the share that was right."""
+    """Count right answers by image; measures are means over the categories."""
 
     def __init__(self, categories: Sequence[str] = CATEGORIES) -> None:
         self.categories = tuple(categories)
@@ -37,12 +27,20 @@ class Outcomes:
 
     @classmethod
     def pooled(cls, several: "Sequence[Outcomes]") -> Self:
-        """Add those of several methods up, a seeded one's say, as if each had been asked of all."""
+        """Add several methods up, those of one name by seed."""
         pool = cls(several[0].categories)
         for kind, counts in pool._counts.items():
             images = zip(*(outcomes._counts[kind] for outcomes in several), strict=True)
             counts += [torch.stack(image).sum(0) for image in images]
         return pool
+
+    @classmethod
+    def of(cls, cases: Sequence[Asked], right: Iterable[Iterable[bool]]) -> Self:
+        """Count the grades of images with the scenes' categories."""
+        outcomes = cls()
+        for case, grades in zip(cases, right, strict=True):
+            outcomes.add(case, grades)
+        return outcomes
 
     def add(self, case: Asked, right: Iterable[bool]) -> None:
         """Take the grades of one image, in the order of `Case.questions`."""
@@ -93,7 +91,7 @@ def _macro(counts: Tensor, times: Tensor) -> Tensor:
 
 
 class Row(NamedTuple):
-    """What the methods of one name and retention reached: one method, or a seeded one by each seed."""
+    """The outcomes of the methods of one name and retention, by seed."""
 
     name: str
     retention: float | None
@@ -117,7 +115,7 @@ class Row(NamedTuple):
 
 
 def record(model: EvalModel, case: Case, methods: Sequence[Method], grade: Grade) -> list[Any]:
-    """Ask one image by each method: its tokens and bytes in context, and which questions it answered right."""
+    """Record an image by method: tokens and bytes in context, and the grades."""
     run, records = ImageRun(model, case), []
     for method in methods:
         cache = method.prepare(run)
@@ -129,7 +127,7 @@ def record(model: EvalModel, case: Case, methods: Sequence[Method], grade: Grade
 def rows_of(
     cases: Sequence[Asked], methods: Sequence[Method], records: Sequence[Any], categories: Sequence[str]
 ) -> list[Row]:
-    """Put the images together that are asked about one of the categories, in the order of the methods."""
+    """Put the images of the categories together, by method."""
     images = [pair for pair in zip(cases, records, strict=True) if {*pair[0].pairs, *pair[0].open} & {*categories}]
     by_name: dict[tuple[str, float | None], list[int]] = {}
     for place, method in enumerate(methods):

@@ -1,1 +1,1 @@
-"""Evaluations: what is asked of a model, and what it comes to."""
+"""Evaluations: the tasks, and their tables."""

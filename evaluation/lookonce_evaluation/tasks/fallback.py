@@ -22,9 +22,9 @@ from lookonce_evaluation.metrics.grading import full_pass
 from lookonce_evaluation.metrics.mme import KINDS, Outcomes
 from lookonce_evaluation.model import EvalModel
 from lookonce_evaluation.options import context_options, parser, positive, settings_of
-from lookonce_evaluation.plots import save
+from lookonce_evaluation.plots import panels, save
 from lookonce_evaluation.runs import JSON, Run
-from lookonce_evaluation.tables import header, line
+from lookonce_evaluation.tables import table
 from lookonce_pruning import ImageScores
 from lookonce_pruning.attention import observed
 from lookonce_pruning.capture import attention_rows
@@ -45,7 +45,7 @@ MARGINS = (1.0, 2.0, 3.0, 4.0, 6.0)
 
 
 class Answers(NamedTuple):
-    """What a model said to some questions about one image, decoded greedily."""
+    """The answers to some questions about one image, decoded greedily."""
 
     right: list[bool]  # whether each answer was exactly the right one
     signals: dict[str, list[float]]  # by name, one number a question
@@ -53,7 +53,7 @@ class Answers(NamedTuple):
 
 
 class ImageAttention:
-    """An `AttentionHook`: how much attention a prompt's last token pays the image's tokens."""
+    """Record the attention from a prompt's last token to the image's tokens."""
 
     def __init__(self, columns: Tensor) -> None:
         self._columns = columns
@@ -72,7 +72,7 @@ class ImageAttention:
 def answer_questions(
     model: EvalModel, questions: list[Question], described: DescribePass, kept: Tensor, scores: ImageScores
 ) -> Answers:
-    """Answer questions from the context that keeps these image tokens, and tell how surely."""
+    """Answer questions from a context, with signals of confidence."""
     context = described.context(kept)
     answers = [model.answer_ids(question.answer) for question in questions]
     longest = max(map(len, answers))
@@ -98,7 +98,7 @@ def answer_questions(
 
 
 def _signals(logprobs: Tensor) -> dict[str, float]:
-    """Of an answer's tokens `[tokens, vocabulary]`: of the first one, and the least of all."""
+    """Compute signals of an answer, of log-probabilities `[tokens, vocabulary]`."""
     first, second = logprobs.topk(2).values.unbind(-1)
     margins, probabilities = first - second, first.exp()
     negative_entropy = (logprobs[0].exp() * logprobs[0]).sum()  # more of it means surer
@@ -153,11 +153,9 @@ def pooled(records: Sequence[JSON], retention: str) -> Pool:
 
 
 def point(pool: Pool, cases: Sequence[Case], again: Tensor) -> dict[str, float]:
-    """Weigh asking these questions again, `[questions]` bool: shares from 0 to 1, ACC in percent, tokens."""
+    """Weigh asking these questions again, `[questions]` bool."""
     right = torch.where(again, pool.full, pool.right)
-    outcomes, grades = Outcomes(), iter(right.tolist())
-    for case in cases:
-        outcomes.add(case, [next(grades) for _ in case.questions])
+    outcomes = Outcomes.of(cases, map(Tensor.tolist, right.split([len(case.questions) for case in cases])))
     recovered = float((again & pool.recoverable).sum())
     computed = pool.hit_tokens + again * pool.full_tokens
     return {
@@ -171,7 +169,7 @@ def point(pool: Pool, cases: Sequence[Case], again: Tensor) -> dict[str, float]:
 
 
 def points(search: Pool, pool: Pool, cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """Make a row for each threshold; those that are a share of the questions are chosen on the first pool."""
+    """Make a row for each threshold, chosen on the first pool or given."""
     thresholds = [(f"{share:.0%} of the search", float(search.signals[SIGNAL].quantile(share))) for share in SHARES]
     never, always = torch.zeros_like(pool.right), torch.ones_like(pool.right)
     rows: list[dict[str, Any]] = [{"chosen": "never", "threshold": None} | point(pool, cases, never)]
@@ -182,7 +180,7 @@ def points(search: Pool, pool: Pool, cases: Sequence[Case]) -> list[dict[str, An
 
 
 def curve(pool: Pool, name: str, steps: int = 200) -> list[tuple[float, float]]:
-    """Trace recall of the recoverable over the share of questions asked again, least sure first."""
+    """Trace recall of the recoverable over the share asked again."""
     order = pool.signals[name].argsort(stable=True)
     recall = pool.recoverable[order].float().cumsum(0) / max(1, int(pool.recoverable.sum()))
     at = torch.linspace(0, len(order), steps + 1).long()
@@ -212,47 +210,43 @@ def summary(records: dict[str, list[JSON]], cases: Sequence[Case], retentions: S
     return {"ways": ways}
 
 
-def table(result: JSON) -> str:
+def markdown(result: JSON) -> str:
     """Write `result.json` as Markdown."""
     parts = []
-    for retention, found in result["ways"].items():
-        share, counts = f"{float(retention):.0%}", found["counts"]
+    for retention, values in result["ways"].items():
+        share, counts = f"{float(retention):.0%}", values["counts"]
         parts.append(
             f"At {share}: {counts['questions']} questions, of which {counts['wrong']} are wrong from the context, and"
             f" {counts['recoverable']} of these right by the full pass; {counts['harmed']} are right from the context"
             " alone."
         )
-        lines = [header(f"AUC at {share}", "recoverable (95%)", "wrong (95%)")]
-        for name in found["areas"]["wrong"]:
-            areas = (found["areas"][target][name] for target in ("recoverable", "wrong"))
-            lines.append(line([name, *("-" if a is None else "{:.3f} ({:.3f} to {:.3f})".format(*a) for a in areas)]))
-        parts.append("\n".join(lines))
+        areas = [[values["areas"][target][name] for target in ("recoverable", "wrong")] for name in values["curves"]]
+        cells = [["-" if a is None else "{:.3f} ({:.3f} to {:.3f})".format(*a) for a in row] for row in areas]
+        rows = [[name, *row] for name, row in zip(values["curves"], cells, strict=True)]
+        parts.append(table((f"AUC at {share}", "recoverable (95%)", "wrong (95%)"), rows))
         names = ("asked again", "precision", "recall", "ACC", "ACC+", "open", "tokens", "of full")
-        rows = [_point_line(row) for row in found["points"]]
-        parts.append("\n".join([header(f"{SIGNAL} below, at {share}", *names), *rows]))
+        parts.append(table((f"{SIGNAL} below, at {share}", *names), map(_point_cells, values["points"])))
     return "\n\n".join(parts)
 
 
-def _point_line(row: JSON) -> str:
+def _point_cells(row: JSON) -> list[str]:
     threshold = row["chosen"] if row["threshold"] is None else f"{row['threshold']:.3f} ({row['chosen']})"
     shares = [f"{row[name]:.1%}" for name in ("again", "precision", "recall")]
     accuracy = [f"{row[kind]:.1f}" for kind in KINDS]
-    return line([threshold, *shares, *accuracy, f"{row['tokens']:.0f}", f"{row['of_full']:.0%}"])
+    return [threshold, *shares, *accuracy, f"{row['tokens']:.0f}", f"{row['of_full']:.0%}"]
 
 
 def plot(path: Path, result: JSON) -> None:
     """Plot recall of the recoverable answers over the share of questions asked again."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(result["ways"]), 3.8), layout="constrained")
-    axes = figure.subplots(1, len(result["ways"]), squeeze=False)[0]
-    for axis, (retention, found) in zip(axes, result["ways"].items(), strict=True):
-        for name, curve_points in found["curves"].items():
+    ways = result["ways"]
+    figure, axes = panels(1, len(ways), (4.2 * len(ways), 3.8), sharey=False)
+    for axis, (retention, values) in zip(axes, ways.items(), strict=True):
+        for name, curve_points in values["curves"].items():
             dashed = name.startswith("attention") or name == "scores kept"
             axis.plot(*zip(*curve_points, strict=True), label=name, linestyle="--" if dashed else "-", linewidth=1.2)
         axis.plot((0, 1), (0, 1), color="gray", linewidth=0.8, label="at random")
-        title = f"{float(retention):.0%} kept"
-        axis.set(title=title, xlabel="share of questions asked again", xlim=(0, 1), ylim=(0, 1.02))
+        axis.set(title=f"{float(retention):.0%} kept", xlabel="share of questions asked again")
+        axis.set(xlim=(0, 1), ylim=(0, 1.02))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("recoverable answers among them")
     axes[-1].legend(fontsize=7, loc="lower right")
@@ -279,13 +273,12 @@ def main(arguments: list[str]) -> None:
     }
     run = Run(options.out, asked)
     cases = {"search": held_out(options.search, SEARCH_SEED), "held out": held_out(options.images, HELD_OUT_SEED)}
-    records = {
-        name: run.over(
-            scenes, lambda case: record(model, case, settings, options.retentions), name=lambda case: case.name
-        )
-        for name, scenes in cases.items()
-    }
+
+    def work(case: Case) -> JSON:
+        return record(model, case, settings, options.retentions)
+
+    records = {name: run.over(scenes, work) for name, scenes in cases.items()}
     result = summary(records, cases["held out"], options.retentions)
     run.write_json("result.json", result)
-    run.write("table.md", table(result))
+    run.write("table.md", markdown(result))
     plot(options.out / "recall.png", result)

@@ -25,15 +25,15 @@ RETENTIONS = (0.05, 0.02)
 
 
 def groups(entries: Sequence[Entry]) -> dict[str, list[str]]:
-    """Sort the categories of the pictures into MME's two groups, and what is in neither."""
-    found = dict.fromkeys(category for entry in entries for category in entry.pairs)
-    of = {"perception": PERCEPTION, "cognition": COGNITION, "other": [*{*found} - {*PERCEPTION, *COGNITION}]}
-    present = {name: [category for category in found if category in group] for name, group in of.items()}
+    """Sort the pictures' categories into MME's two groups, and the others."""
+    names = dict.fromkeys(category for entry in entries for category in entry.pairs)
+    of = {"perception": PERCEPTION, "cognition": COGNITION, "other": [*{*names} - {*PERCEPTION, *COGNITION}]}
+    present = {name: [category for category in names if category in group] for name, group in of.items()}
     return {name: categories for name, categories in present.items() if categories}
 
 
 def score(row: Row) -> float:
-    """Compute MME's score: ACC and ACC+ added up over the categories, 200 each at most."""
+    """Compute MME's score: ACC and ACC+ summed over the categories."""
     return sum(sum(row.outcomes.by_category(kind).values()) for kind in ("acc", "acc+"))
 
 
@@ -77,5 +77,5 @@ def main(arguments: list[str]) -> None:
 
 
 def _name(entry: Entry) -> str:
-    """What a result is found again by: the picture and what is asked about it."""
+    """Name a result by the picture and its questions."""
     return f"{entry.name} {blake2b(repr(entry.pairs).encode(), digest_size=8).hexdigest()}"

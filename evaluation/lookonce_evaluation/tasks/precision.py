@@ -1,4 +1,4 @@
-"""What storing contexts in fewer bytes costs: `python -m lookonce_evaluation.tasks.precision`.
+"""Accuracy by storage precision: `python -m lookonce_evaluation.tasks.precision`.
 
 The same questions about the same held-out scenes are answered on the same contexts, their keys and values stored in
 each precision and widened again. So every difference to the native rows is the storage's. As in the server, the tokens
@@ -23,7 +23,7 @@ from lookonce_evaluation.metrics.grading import grade_exactly
 from lookonce_evaluation.metrics.mme import Outcomes
 from lookonce_evaluation.model import EvalModel, PreparedCache
 from lookonce_evaluation.options import positive
-from lookonce_evaluation.tables import header, line
+from lookonce_evaluation.tables import table
 from lookonce_server.settings import BUNDLED, Settings
 
 RETENTIONS = (1.0, 0.2, 0.05)
@@ -31,7 +31,7 @@ FIRST_SEED = 500_000_000  # of the scenes of the published table
 
 
 class Row(NamedTuple):
-    """What contexts of one retention came to in one precision. Accuracies in percent, differences in points."""
+    """The results of one retention and precision; accuracies in percent."""
 
     retention: float
     precision: str
@@ -48,16 +48,19 @@ class Row(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """One image's answers from one context in one precision."""
+    """One image's answers from one context in one precision; fields as in `Row`."""
 
-    size: tuple[int, int, int]  # tokens, bytes of keys and values, all bytes
-    errors: tuple[float, float]  # |difference to native| of the logits of answers' first tokens: mean, and largest
+    tokens: int
+    bytes: int
+    total: int
+    logit_mean: float
+    logit_max: float
     right: list[bool]
 
 
 def evaluate(model: EvalModel, cases: list[Case], settings: Settings, progress: bool = True) -> list[Row]:
     """Measure the table's rows, native first in each retention."""
-    answered: dict[tuple[float, str], list[Answered]] = {(s, name): [] for s in RETENTIONS for name in PRECISIONS}
+    answered: dict[tuple[float, str], list[Answered]] = {(s, p): [] for s in RETENTIONS for p in PRECISIONS}
     window = model.window(settings.window)
     for case in tqdm(cases, disable=not progress):
         described = describe(model, case, window)
@@ -71,38 +74,29 @@ def evaluate(model: EvalModel, cases: list[Case], settings: Settings, progress: 
                 tensors, cache = _through(context, name, int(columns[0]))
                 graded = grade_exactly(model, cache, case.questions)
                 size = sum(tensor.nbytes for tensor in tensors)
-                sizes = (tensors[0].shape[2], size, size + 4 * (kept.numel() + len(columns)))
-                difference = (graded.first - native).abs()
-                errors = (difference.mean().item(), difference.max().item())
-                answered[share, name].append(Answered(sizes, errors, graded.right))
-    outcomes = {key: _outcomes(cases, answers) for key, answers in answered.items()}
+                error = (graded.first - native).abs()
+                total = size + 4 * (kept.numel() + len(columns))
+                stored = Answered(
+                    tensors[0].shape[2], size, total, error.mean().item(), error.max().item(), graded.right
+                )
+                answered[share, name].append(stored)
+    outcomes = {key: Outcomes.of(cases, [each.right for each in answers]) for key, answers in answered.items()}
     return [_row(*key, answers, outcomes[key], outcomes[key[0], "native"]) for key, answers in answered.items()]
 
 
-def _outcomes(cases: list[Case], answers: list[Answered]) -> Outcomes:
-    outcomes = Outcomes()
-    for case, answer in zip(cases, answers, strict=True):
-        outcomes.add(case, answer.right)
-    return outcomes
-
-
 def _row(retention: float, precision: str, answers: list[Answered], outcomes: Outcomes, native: Outcomes) -> Row:
-    tokens, size, total = (sum(each) / len(each) for each in zip(*(answer.size for answer in answers), strict=True))
+    numbers = list(zip(*(each[:4] for each in answers), strict=True))
+    tokens, size, total, logit_mean = (sum(column) / len(answers) for column in numbers)
     return Row(
-        retention,
-        precision,
-        round(tokens, 1),
-        round(size),
-        round(total),
-        sum(answer.errors[0] for answer in answers) / len(answers),
-        max(answer.errors[1] for answer in answers),
+        *(retention, precision, round(tokens, 1), round(size), round(total)),
+        *(logit_mean, max(each.logit_max for each in answers)),
         *(outcomes.percent("acc"), outcomes.percent("acc+"), outcomes.percent("open")),
         *(outcomes.change(native, "acc"), outcomes.change(native, "open")),
     )
 
 
 def _through(context: PreparedCache, precision: str, shared: int) -> tuple[tuple[QuantizedTensor, ...], PreparedCache]:
-    """A context as it is stored, and whole again after the tokens that all contexts share."""
+    """Store a context, and read it back behind the tokens that all share."""
 
     def kept(tensor: Tensor, role: Role) -> QuantizedTensor:
         return quantize(tensor[:, :, shared:].contiguous(), role, precision)
@@ -116,14 +110,14 @@ def _through(context: PreparedCache, precision: str, shared: int) -> tuple[tuple
 def markdown(rows: list[Row]) -> str:
     """Write the table."""
     sizes = ("kept", "precision", "tokens", "K and V, bytes", "of native", "all, bytes", "logit error", "largest")
-    lines = [header(*sizes, "ACC", "to native (95%)", "ACC+", "open", "to native (95%)")]
+    lines: list[list[object]] = []
     native = {row.retention: row.bytes for row in rows if row.precision == "native"}
     for row in rows:
-        cells = [f"{row.retention:.0%}", row.precision, f"{row.tokens:.0f}", f"{row.bytes:,}"]
+        cells: list[object] = [f"{row.retention:.0%}", row.precision, f"{row.tokens:.0f}", f"{row.bytes:,}"]
         cells += [f"{row.bytes / native[row.retention]:.3f}", f"{row.total:,}"]
         cells += [f"{row.logit_mean:.4f}", f"{row.logit_max:.2f}", f"{row.accuracy:.2f}", str(row.accuracy_change)]
-        lines.append(line([*cells, f"{row.accuracy_plus:.2f}", f"{row.open:.2f}", row.open_change]))
-    return "\n".join(lines)
+        lines.append([*cells, f"{row.accuracy_plus:.2f}", f"{row.open:.2f}", row.open_change])
+    return table((*sizes, "ACC", "to native (95%)", "ACC+", "open", "to native (95%)"), lines)
 
 
 def main() -> None:

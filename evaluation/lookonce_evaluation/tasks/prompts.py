@@ -1,4 +1,4 @@
-"""What the tokens of a describe prompt hold of an image, by prompt: `lookonce analyze prompts`.
+"""Compare describe prompts: `lookonce analyze prompts`.
 
 For the default prompt, a shorter one, none, an unrelated one, specific questions and other wordings:
 
@@ -16,18 +16,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lookonce_evaluation.data.folder import in_folder
-from lookonce_evaluation.data.scenes import Case, held_out
+from lookonce_evaluation.data.scenes import Case
 from lookonce_evaluation.describe import DescribePass, blind, describe, kept_tokens, retell
 from lookonce_evaluation.metrics.bootstrap import mean_change
 from lookonce_evaluation.metrics.captions import Score
 from lookonce_evaluation.metrics.grading import grade_exactly
 from lookonce_evaluation.metrics.mme import KINDS, Outcomes
 from lookonce_evaluation.model import EvalModel
-from lookonce_evaluation.options import parser, settings_for
+from lookonce_evaluation.options import cases_of, parser, settings_for
 from lookonce_evaluation.runs import Run
-from lookonce_evaluation.tables import header, line
-from lookonce_evaluation.tasks.judge import Judge, add_judge_options, judge_of, verdict
+from lookonce_evaluation.tables import table
+from lookonce_evaluation.tasks.judge.judges import Judge, add_judge_options, judge_of, verdict
 from lookonce_scenes.questions import DESCRIBE_PROMPTS
 from lookonce_server.errors import ModelRefusedError
 from lookonce_server.settings import Settings
@@ -35,11 +34,11 @@ from lookonce_server.settings import Settings
 OTHERS = ("Describe.", "", "Thanks.", "How many objects are there?", "What color is the object?", *DESCRIBE_PROMPTS)
 BLIND = "blind"
 RETENTIONS = (0.0, 0.02, 0.05)
-BlobStore = Sequence[Mapping[str, Any]]
+Records = Sequence[Mapping[str, Any]]
 
 
 def measure(model: EvalModel, settings: Settings, judge: Judge, prompts: Sequence[str], case: Case) -> dict[str, Any]:
-    """Make an image's record: by prompt, the verdicts on its descriptions and the grades of its contexts."""
+    """Record an image's verdicts and grades, by prompt."""
     window = model.window(settings.window)
     passes = {prompt: describe(model, case, window, prompt) for prompt in prompts}
     original = judge.objects(passes[prompts[0]].text)
@@ -59,16 +58,14 @@ def measure(model: EvalModel, settings: Settings, judge: Judge, prompts: Sequenc
     return {"prompts": records, BLIND: record(blind(model, passes[prompts[0]]), prompts[0], shares[:1])}
 
 
-def outcomes(cases: Sequence[Case], records: BlobStore, prompt: str, share: float) -> Outcomes:
-    """Count the answers from the contexts of one prompt, or of BLIND, at one retention."""
-    found = Outcomes()
-    for case, record in zip(cases, records, strict=True):
-        found.add(case, _of(record, prompt)["grades"][RETENTIONS.index(share)])
-    return found
+def outcomes(cases: Sequence[Case], records: Records, prompt: str, share: float) -> Outcomes:
+    """Count the answers from the contexts of one prompt, or of BLIND."""
+    place = RETENTIONS.index(share)
+    return Outcomes.of(cases, [_of(record, prompt)["grades"][place] for record in records])
 
 
-def f1(records: BlobStore, prompt: str, what: str) -> list[float]:
-    """List, by image, F1 of the description that was `seeing` the image, or that saw the prompt's tokens `alone`."""
+def f1(records: Records, prompt: str, what: str) -> list[float]:
+    """List F1 by image of the descriptions `seeing` it, or by tokens `alone`."""
     return [Score(*_of(record, prompt)[what]["counts"]).f1 for record in records]
 
 
@@ -77,11 +74,11 @@ def _of(record: Mapping[str, Any], prompt: str) -> Mapping[str, Any]:
     return of_prompt
 
 
-def held_table(cases: Sequence[Case], records: BlobStore, prompts: Sequence[str]) -> str:
+def held_table(cases: Sequence[Case], records: Records, prompts: Sequence[str]) -> str:
     """Write the table of what the prompt's own tokens hold."""
     base = outcomes(cases, records, prompts[0], 0.0) if cases[0].questions else None
     answers = (*KINDS.values(), "ACC, change") if base else ()
-    lines = [header("prompt", "F1 seeing the image", "F1 by its tokens alone", "change", *answers)]
+    rows = []
     for prompt in (*prompts, BLIND):
         is_base, alone = prompt == prompts[0], f1(records, prompt, "alone")
         cells = [_named(prompt, prompts), "-" if prompt == BLIND else _mean(f1(records, prompt, "seeing"))]
@@ -90,13 +87,13 @@ def held_table(cases: Sequence[Case], records: BlobStore, prompts: Sequence[str]
             ours = outcomes(cases, records, prompt, 0.0)
             cells += [f"{ours.percent(kind):.1f}" for kind in KINDS]
             cells.append("" if is_base else str(ours.change(base, "acc")))
-        lines.append(line(cells))
-    return "\n".join(lines)
+        rows.append(cells)
+    return table(("prompt", "F1 seeing the image", "F1 by its tokens alone", "change", *answers), rows)
 
 
-def contexts_table(cases: Sequence[Case], records: BlobStore, prompts: Sequence[str]) -> str:
+def contexts_table(cases: Sequence[Case], records: Records, prompts: Sequence[str]) -> str:
     """Write the table of what is answered from the contexts that each prompt makes."""
-    lines = [header("prompt", "kept", *(cell for kind in KINDS.values() for cell in (kind, "change")))]
+    rows = []
     for share in sorted(RETENTIONS[1:], reverse=True):
         base = outcomes(cases, records, prompts[0], share)
         for prompt in prompts:
@@ -104,8 +101,8 @@ def contexts_table(cases: Sequence[Case], records: BlobStore, prompts: Sequence[
             cells = [_named(prompt, prompts), f"{share:.0%}"]
             for kind in KINDS:
                 cells += [f"{ours.percent(kind):.1f}", "" if prompt == prompts[0] else str(ours.change(base, kind))]
-            lines.append(line(cells))
-    return "\n".join(lines)
+            rows.append(cells)
+    return table(("prompt", "kept", *(cell for kind in KINDS.values() for cell in (kind, "change"))), rows)
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -117,10 +114,10 @@ def _named(prompt: str, prompts: Sequence[str]) -> str:
 
 
 def usable(model: EvalModel, prompts: Sequence[str]) -> list[str]:
-    """List the prompts that the checkpoint's chat template renders, with text after the image, and tell of others.
+    """List the prompts that the chat template takes, and print the others.
 
     Raises:
-        ModelRefusedError: not even the first, the default.
+        ModelRefusedError: it does not take the first, the default.
     """
     model.prompts.check_template(prompts[0])
     return [prompt for prompt in prompts if _is_usable(model, prompt)]
@@ -142,13 +139,11 @@ def main(arguments: list[str]) -> None:
     """Run the command."""
     command = parser("analyze prompts", __doc__, images=100)
     command.add_argument("--images-folder", type=Path, metavar="DIR", help="look at these pictures [scenes]")
-    command.add_argument(
-        "--prompt", action="append", default=[], metavar="TEXT", help="another prompt; may be repeated"
-    )
+    text = "another prompt; may be repeated"
+    command.add_argument("--prompt", action="append", default=[], metavar="TEXT", help=text)
     add_judge_options(command)
     options = command.parse_args(arguments)
-    judge = judge_of(options, scenes=not options.images_folder)
-    cases = in_folder(options.images_folder, options.images) if options.images_folder else held_out(options.images)
+    judge, cases = judge_of(options), cases_of(options)
     settings = settings_for(options.model)
     model = EvalModel.load(options.model, settings, options.device)
     prompts = usable(model, list(dict.fromkeys((settings.describe_prompt, *OTHERS, *options.prompt))))
@@ -161,7 +156,7 @@ def main(arguments: list[str]) -> None:
         **settings.model_dump(include={"window", "rows", "selection"}),
     }
     run = Run(options.out, asked | judge.identity)
-    records = run.over(cases, lambda case: measure(model, settings, judge, prompts, case), name=lambda case: case.name)
+    records = run.over(cases, lambda case: measure(model, settings, judge, prompts, case))
     tables = {"table.md": held_table(cases, records, prompts)}
     if cases[0].questions:
         tables["contexts.md"] = contexts_table(cases, records, prompts)
@@ -171,18 +166,15 @@ def main(arguments: list[str]) -> None:
     run.write_json("result.json", result(cases, records, prompts) | judge.identity | {"judge_refused": judge.refused})
 
 
-def result(cases: Sequence[Case], records: BlobStore, prompts: Sequence[str]) -> dict[str, Any]:
+def result(cases: Sequence[Case], records: Records, prompts: Sequence[str]) -> dict[str, Any]:
     """Write the same figures as JSON, in percent."""
-
-    def percent(values: Sequence[float]) -> float:
-        return round(100 * sum(values) / len(values), 2)
-
     ways: dict[str, Any] = {}
     for prompt in (*prompts, BLIND):
         contexts = {
             f"{share:g}": {kind: round(outcomes(cases, records, prompt, share).percent(kind), 2) for kind in KINDS}
             for share in RETENTIONS[: len(_of(records[0], prompt)["grades"])]
         }
-        seeing = None if prompt == BLIND else percent(f1(records, prompt, "seeing"))
-        ways[prompt] = {"f1_seeing": seeing, "f1_alone": percent(f1(records, prompt, "alone")), "contexts": contexts}
+        f1s = [round(100 * sum(f1(records, prompt, what)) / len(records), 2) for what in ("seeing", "alone")]
+        seeing = None if prompt == BLIND else f1s[0]
+        ways[prompt] = {"f1_seeing": seeing, "f1_alone": f1s[1], "contexts": contexts}
     return {"images": len(records), "ways": ways}

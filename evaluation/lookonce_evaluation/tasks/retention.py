@@ -36,19 +36,19 @@ PUBLISHED: tuple[tuple[str, float, float, int, str | None, float | None], ...] =
 
 
 def beside_the_papers(rows: Sequence[Row], default: str) -> str:
-    """Write the paper's table with this run's rows beside its own: other pictures, other questions, another model."""
+    """Write the paper's table, with this run's rows beside its own."""
     by_name = {(row.name, row.retention): row for row in rows}
     columns = ("ACC", "of full pass", "ACC+", "tokens")
-    head = tables.header("", *(f"paper: {name}" for name in columns), "here", *(f"here: {name}" for name in columns))
-    lines = [head]
+    head = ("", *(f"paper: {name}" for name in columns), "here", *(f"here: {name}" for name in columns))
+    lines = []
     for name, accuracy, accuracy_plus, tokens, method, retention in PUBLISHED:
         row = by_name.get((method or default, retention))
         if row:
             ours, full = row.outcomes.percent, rows[0].outcomes.percent("acc")
             paper = _cells(accuracy, PUBLISHED[0][1], accuracy_plus, tokens)
             here = f"{row.name}, {tables.kept(row)}" if row.retention else row.name
-            lines.append(tables.line([name, *paper, here, *_cells(ours("acc"), full, ours("acc+"), row.tokens)]))
-    return "\n".join(lines)
+            lines.append([name, *paper, here, *_cells(ours("acc"), full, ours("acc+"), row.tokens)])
+    return tables.table(head, lines)
 
 
 def _cells(accuracy: float, full: float, plus: float, tokens: float) -> list[str]:
@@ -77,9 +77,7 @@ def main(arguments: list[str]) -> None:
     cases = held_out(options.images)
     with torch.inference_mode():
         records = run.over(
-            cases,
-            lambda case: record(model, case, compared, lambda *asked: grade_exactly(model, *asked).right),
-            name=lambda case: case.name,
+            cases, lambda c: record(model, c, compared, lambda *asked: grade_exactly(model, *asked).right)
         )
     rows = rows_of(cases, compared, records, CATEGORIES)
     report(run, rows, settings.selection)

@@ -7,7 +7,7 @@ import pytest
 
 from lookonce_evaluation import cli
 from lookonce_evaluation.calibrate import command
-from lookonce_evaluation.calibrate.search import Shares, candidates, search, verify, windows
+from lookonce_evaluation.calibrate.search import Shares, best, candidates, search, verify, windows
 from lookonce_evaluation.calibrate.tasks import Agreement, Labelled, key, measure
 from lookonce_evaluation.data.scenes import held_out
 from lookonce_evaluation.describe import describe, kept_tokens
@@ -156,8 +156,8 @@ def chance(each: Context) -> float:
 def test_halving_finds_the_best_and_asks_fewer_and_fewer():
     world = World(chance)
     choosing, verifying = NAMES[:200], NAMES[200:]
-    searched = search(candidates(8), (0.02, 0.05, 0.2), choosing, world)
-    assert searched.best() == [best_at(0.2), best_at(0.05), best_at(0.02)]
+    _, finalists = search(candidates(8), (0.02, 0.05, 0.2), choosing, world)
+    assert best(finalists) == [best_at(0.2), best_at(0.05), best_at(0.02)]
     assert [len(names) for _, names, _ in world.asked] == [20, 60, 120]
     assert [name for _, names, _ in world.asked for name in names] == choosing
     counts = [len(methods) for _, _, methods in world.asked]
@@ -168,7 +168,7 @@ def test_halving_finds_the_best_and_asks_fewer_and_fewer():
         candidates(8)[-1].name,
     } <= last  # the default and uniform are always there to be beaten
 
-    verified = verify(searched.best(), verifying, 0.02, world)
+    verified = verify(best(finalists), verifying, 0.02, world)
     assert set(world.asked[-1][1]).isdisjoint(choosing)
     assert [(winner.method.retention, winner.shown) for winner in verified] == [
         (0.2, True),

@@ -7,7 +7,7 @@ import torch
 from lookonce_evaluation.data.scenes import held_out
 from lookonce_evaluation.describe import blind, describe, describe_again, kept_tokens, retell
 from lookonce_evaluation.model import EvalModel
-from lookonce_evaluation.tasks.judge import RuleJudge
+from lookonce_evaluation.tasks.judge.judges import RuleJudge
 from lookonce_evaluation.tasks.prompts import measure, usable
 from lookonce_pruning import Blocked, Knockout
 

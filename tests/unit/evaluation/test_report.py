@@ -30,8 +30,6 @@ def runs(tmp_path):
     (folder / "table.md").write_text("| new |\n")
     (folder / "curve.png").write_bytes(b"png")
     (folder / "result.json").write_text("{}")
-    (folder / "part").mkdir()
-    (folder / "part" / "result.json").write_text("[]")
     return tmp_path / "runs"
 
 
@@ -55,7 +53,6 @@ def test_plots_and_figures_are_copied(runs, tmp_path):
     publish(STEP, runs, tmp_path)
     assert (tmp_path / "images" / "eval-retention-curve.png").read_bytes() == b"png"
     assert (tmp_path / "results" / "eval-retention.json").read_text() == "{}"
-    assert (tmp_path / "results" / "eval-retention-part.json").read_text() == "[]"
 
 
 def test_each_step_is_a_command():

@@ -1,4 +1,4 @@
-"""Where a checkpoint looks while it describes: `lookonce analyze attention`.
+"""Analyze a checkpoint's attention: `lookonce analyze attention`.
 
 How each layer divides its attention among the kinds of token, a map of each layer, and where each word looks. On drawn
 scenes, of which is known what is where, also how often a word looks at its own object. The folder of the results gets
@@ -8,34 +8,25 @@ table.md, result.json, shares.png, maps.png, words.png, grounding.png and attent
 import argparse
 import base64
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from matplotlib.figure import Figure
 
-from lookonce_evaluation.analysis.attention.examples import Overlay, example
 from lookonce_evaluation.analysis.attention.figures import (
+    Overlay,
+    example,
     grounding_figure,
     maps_figure,
-    png,
     shares_figure,
     words_figure,
 )
-from lookonce_evaluation.analysis.attention.measures import bands_of
-from lookonce_evaluation.analysis.attention.observe import observe, record
-from lookonce_evaluation.analysis.attention.summary import (
-    as_json,
-    in_short,
-    percent,
-    summarise,
-    tables_of,
-)
-from lookonce_evaluation.data.folder import in_folder
-from lookonce_evaluation.data.scenes import held_out
+from lookonce_evaluation.analysis.attention.observe import bands_of, observe, record
+from lookonce_evaluation.analysis.attention.summary import as_json, summarise, tables_of
 from lookonce_evaluation.model import EvalModel
-from lookonce_evaluation.options import parser, positive, settings_for
+from lookonce_evaluation.options import cases_of, parser, positive, settings_for
+from lookonce_evaluation.plots import save
 from lookonce_evaluation.runs import Run
 from lookonce_server.settings import BUNDLED
 
@@ -43,37 +34,30 @@ _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 def html(**report: Any) -> str:
-    """Write the page, one file that holds all it shows, and asks for nothing.
+    """Write the page, one file that holds all it shows, and loads nothing.
 
     Every text in it is escaped: descriptions and file names are other people's.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"data_url": data_url, "percent": percent}
+    environment.filters["data_url"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
     environment.globals["alt"] = alt
     page: str = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(r=report)
     return page
 
 
-def data_url(png: bytes) -> str:
-    """Write a PNG as a URL of itself."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
 def alt(overlay: Overlay, word: str = "") -> str:
     """Say what a map shows, in words."""
     what = f"Where “{word}” looks" if word else "Where the description looks"
-    if not overlay.top:
-        return f"{what}, {overlay.layers}"
     places = ", ".join(f"row {p.row + 1} column {p.column + 1} ({p.share:.0%})" for p in overlay.top)
     on = "" if overlay.on_object is None else f"; {overlay.on_object} of {len(overlay.top)} on its object"
-    return f"{what}, {overlay.layers}: {places}{on}"
+    return f"{what}, {overlay.layers}" + (f": {places}{on}" if places else "")
 
 
 def main(arguments: list[str]) -> None:
     """Run the command."""
     options = _options(arguments)
     settings, folder, top = settings_for(options.model), options.images_folder, options.top_k
-    cases = in_folder(folder, options.images) if folder else held_out(options.images)
+    cases = cases_of(options)
     model = EvalModel.load(options.model, settings, options.device)
     bands = bands_of(model.num_layers, model.window(settings.window))
     asked = {
@@ -85,24 +69,30 @@ def main(arguments: list[str]) -> None:
         "top_k": top,
     }
     run = Run(options.out, asked)
-    records = run.over(cases, lambda case: record(observe(model, case), bands, top), name=lambda case: case.name)
+    records = run.over(cases, lambda case: record(observe(model, case), bands, top))
     examples = [example(observe(model, case), bands[:-1], top) for case in cases[: options.examples]]
-    images = f"pictures of {folder}" if folder else "drawn scenes"
-    facts = _facts(model, options.model, records, images)
+    facts = _facts(model, options.model, records, f"pictures of {folder}" if folder else "drawn scenes")
     summary = summarise(records)
     tables = tables_of(summary, bands, top)
     run.write("table.md", "\n\n".join(table.markdown() for table in tables))
     shown = {"examples": [each.as_json() for each in examples]}
     run.write_json("result.json", {"facts": facts} | as_json(summary, bands) | shown)
-    _write_png(run, "maps", png(lambda: maps_figure(examples)))
-    _write_png(run, "words", png(lambda: words_figure(examples[0], bands[:-1])))
+    figures = {
+        "maps": maps_figure(examples),
+        "words": words_figure(examples[0], bands[:-1]),
+        "shares": shares_figure(summary),
+        **({"grounding": grounding_figure(summary)} if summary.classes else {}),
+    }
+    charts = {}
+    for name, figure in figures.items():
+        path = run.folder / f"{name}.png"
+        save(figure, path)
+        charts[name] = path.read_bytes()
     page = html(
         facts=facts,
         command=shlex.join(["lookonce", "analyze", "attention", *arguments]),
-        short=in_short(summary, bands),
         summary=summary,
-        shares=_chart(run, "shares", lambda: shares_figure(summary)),
-        grounding=_chart(run, "grounding", lambda: grounding_figure(summary)) if summary.classes else None,
+        charts=charts,
         ungrounded=_why_not(folder, records),
         tables=tables,
         examples=examples,
@@ -111,21 +101,8 @@ def main(arguments: list[str]) -> None:
     run.write("attention.html", page)
 
 
-def _chart(run: Run, name: str, draw: Callable[[], Figure]) -> dict[str, bytes]:
-    """A plot, on light and on dark ground."""
-    light = png(draw)
-    _write_png(run, name, light)
-    return {"light": light, "dark": png(draw, dark=True)}
-
-
-def _write_png(run: Run, name: str, content: bytes) -> None:
-    path = run.folder / f"{name}.png"
-    path.write_bytes(content)
-    print(f"wrote {path}")
-
-
 def _why_not(folder: Path | None, records: Sequence[dict[str, Any]]) -> str:
-    """Why nothing is grounded; nothing where something is."""
+    """Say why nothing is grounded, if that is so."""
     if folder:
         return "these are pictures of your own. Run without --images-folder, on drawn scenes."
     if not records[0]["grounding"]:
@@ -136,7 +113,7 @@ def _why_not(folder: Path | None, records: Sequence[dict[str, Any]]) -> str:
 
 
 def _facts(model: EvalModel, name: str, records: Sequence[dict[str, Any]], images: str) -> dict[str, str]:
-    """Of the model and the run, for people."""
+    """List facts of the model and the run, for people."""
     text = model.runner.model.config.get_text_config()
     grids = {tuple(each["grid"]) for each in records}
     return {

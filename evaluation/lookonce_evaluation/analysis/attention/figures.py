@@ -1,42 +1,134 @@
-"""The plots, on light and on dark ground."""
+"""Figures of attention: the maps of layers and words, and the plots."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import ceil
+from typing import Any, NamedTuple
 
-from matplotlib import style
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from lookonce_evaluation.analysis.attention.examples import Example
-from lookonce_evaluation.analysis.attention.measures import GROUPS, MEASURES, ROWS, Band
-from lookonce_evaluation.analysis.attention.observe import WORD_ROWS
+from lookonce_evaluation.analysis.attention.observe import (
+    GROUPS,
+    MEASURES,
+    ROWS,
+    WORD_ROWS,
+    Band,
+    Observation,
+    with_bands,
+)
 from lookonce_evaluation.analysis.attention.summary import ALL, Summary
+from lookonce_evaluation.metrics.captions import Word
+from lookonce_evaluation.plots import panels
+from lookonce_server.sessions.heatmap import TokenMap, draw_grid, draw_over
 
-# Okabe and Ito's, which everybody can tell apart, as far as they stand out from white and from black.
+MOST_WORDS = 12
+_WIDTH = 224  # pixels
+_COLOURS = 256  # a PNG of so many is a third of the size
+# Okabe and Ito's, which everybody can tell apart, as far as they stand out from white.
 _GROUP_COLOURS = dict(zip(GROUPS, ("#8c8c8c", "#cc79a7", "#3d8fd1", "#e69f00", "#009e73"), strict=True))
 _CLASS_COLOURS = {"size": "#cc79a7", "color": "#d55e00", "kind": "#3d8fd1", "place": "#009e73"}
-# The page's cards.
-_DARK = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "#1b2027")
 _CELL, _TITLE = 232, 60  # pixels of a sheet: a picture with its margin, and the room above it
 _MAPS_A_ROW = 9  # the picture and eight layers
 
 
-def png(draw: Callable[[], Figure], *, dark: bool = False) -> bytes:
-    """Draw a figure, as a PNG."""
+class Patch(NamedTuple):
+    """An image token and the share of the word's attention to the image that it draws."""
+
+    row: int
+    column: int
+    share: float
+
+
+class Overlay(NamedTuple):
+    """A map over the picture."""
+
+    layers: str
+    png: bytes
+    top: list[Patch]  # the highest first
+    on_object: int | None  # how many of them are on the word's object, where it has one
+
+
+class WordShown(NamedTuple):
+    """A word, and where it looks in each band of layers."""
+
+    text: str
+    about: str  # its class and its object, as in "color of the large red circle"; empty where not known
+    overlays: list[Overlay]
+
+
+class Example(NamedTuple):
+    """An image."""
+
+    name: str
+    description: str
+    picture: bytes  # PNG
+    layers: list[Overlay]  # means over the rows that generate the description
+    words: list[WordShown]
+
+    def as_json(self) -> dict[str, Any]:
+        """Write the words with the patches that they look at."""
+        words = [
+            {"word": w.text, "about": w.about, "patches": {o.layers: [p._asdict() for p in o.top] for o in w.overlays}}
+            for w in self.words
+        ]
+        return {"name": self.name, "description": self.description, "words": words}
+
+
+def example(seen: Observation, bands: list[Band], top: int) -> Example:
+    """Draw one image, its words' maps with their `top` patches framed."""
+    image, described = seen.case.image, seen.described
+    size = (_WIDTH, max(1, round(_WIDTH * image.height / image.width)))
+    layers = [_overlay(seen, scores, f"layer {i}", 0, None) for i, scores in enumerate(described.scores().values)]
+    picture = _png(image.resize(size, Image.Resampling.BICUBIC))
+    return Example(seen.case.name, described.text, picture, layers, _words(seen, bands, top))
+
+
+def _words(seen: Observation, bands: list[Band], top: int) -> list[WordShown]:
+    """Take words about objects, else those that look most at the image."""
+
+    def shown(word: Word, about: str, patches: Tensor | None) -> WordShown:
+        means = with_bands(seen.maps(word, "generating"), bands)[-len(bands) :]
+        maps = zip(bands, means, strict=True)
+        return WordShown(word.text, about, [_overlay(seen, each, band.label, top, patches) for band, each in maps])
+
+    if seen.reading and seen.reading.words and seen.area and seen.case.scene:
+        phrases = [o.phrase for o in seen.case.scene.objects]
+        return [
+            shown(each.word, f"{each.kind} of the {phrases[each.object]}", seen.patches[each.object])
+            for each in seen.reading.words[:MOST_WORDS]
+        ]
+    paid = {word: float(seen.maps(word, "generating").sum(-1).mean()) for word in seen.words}
+    most = sorted(paid, key=lambda word: -paid[word])[:MOST_WORDS]
+    return [shown(word, "", None) for word in sorted(most, key=lambda word: word.at)]
+
+
+def _overlay(seen: Observation, scores: Tensor, layers: str, top: int, patches: Tensor | None) -> Overlay:
+    """Draw one map `[image tokens]`, its `top` patches framed."""
+    grid = seen.described.prompt.grid
+    highest: list[int] = scores.topk(min(top, len(scores))).indices.tolist()
+    tokens = TokenMap(scores.view(grid).numpy(), highest)
+    drawn = draw_over(seen.case.image, tokens, seen.area, _WIDTH) if seen.area else draw_grid(tokens, _WIDTH)
+    picture = Image.open(io.BytesIO(drawn)).quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    shares = scores / scores.sum().clamp(min=1e-30)
+    framed = [Patch(i // grid[1], i % grid[1], round(float(shares[i]), 4)) for i in highest]
+    hits = None if patches is None else int(patches[torch.tensor(highest)].sum())
+    return Overlay(layers, _png(picture), framed, hits)
+
+
+def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    with style.context(["dark_background", _DARK] if dark else "default"):
-        draw().savefig(file, format="png", dpi=130)
+    image.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
 def shares_figure(summary: Summary) -> Figure:
-    """Plot how each layer divides its attention, and how it would were it divided evenly."""
+    """Plot how each layer divides its attention, and an even division."""
     layers = len(summary.shares[ROWS[0]])
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
+    figure, axes = panels(1, 2, (9, 3.4))
     for axis, rows in zip(axes, ROWS, strict=True):
         base = [0.0] * (layers + 1)
         for i, group in enumerate(GROUPS):
@@ -45,8 +137,7 @@ def shares_figure(summary: Summary) -> Figure:
             base = [low + high for low, high in zip(base, heights, strict=True)]
         axis.set_title(f"{rows} rows", fontsize=10)
         axis.set_xlabel("layer")
-        _layer_ticks(axis, layers)
-        axis.set_xticks([*axis.get_xticks(), layers + 0.6], [*axis.get_xticklabels(), "even"])
+        _layer_ticks(axis, layers, even=True)
     axes[0].set(ylabel="share of the attention, %", ylim=(0, 100))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9, title="paid to")
     return figure
@@ -54,8 +145,7 @@ def shares_figure(summary: Summary) -> Figure:
 
 def grounding_figure(summary: Summary) -> Figure:
     """Plot peaks in the word's object by layer."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
+    figure, axes = panels(1, 2, (9, 3.4))
     peak, everything = MEASURES.index("peak"), summary.classes[ALL]
     for axis, rows in zip(axes, WORD_ROWS, strict=True):
         layers = len(everything.image[rows])
@@ -82,13 +172,13 @@ def _line(axis: Axes, mean: Tensor, error: Tensor, label: str, colour: str) -> N
     axis.fill_between(layers, low.tolist(), high.tolist(), color=colour, alpha=0.18, linewidth=0)
 
 
-def _layer_ticks(axis: Axes, layers: int) -> None:
+def _layer_ticks(axis: Axes, layers: int, *, even: bool = False) -> None:
     ticks = range(0, layers, ceil(layers / 10))
-    axis.set_xticks(list(ticks), [str(tick) for tick in ticks])
+    axis.set_xticks([*ticks, *([layers + 0.6] if even else [])], [*map(str, ticks), *(["even"] if even else [])])
 
 
 def maps_figure(examples: Sequence[Example]) -> Figure:
-    """Show each example's picture, and the attention of each layer, over the rows that generate the description."""
+    """Show each example's picture, and the attention of each layer."""
     cells = [[("picture", each.picture), *((o.layers, o.png) for o in each.layers)] for each in examples]
     return _pictures([row[i : i + _MAPS_A_ROW] for row in cells for i in range(0, len(row), _MAPS_A_ROW)])
 
@@ -100,7 +190,7 @@ def words_figure(example: Example, bands: Sequence[Band]) -> Figure:
 
 
 def _pictures(rows: Sequence[Sequence[tuple[str, bytes]]]) -> Figure:
-    """Pictures in rows, each with its title above it; there may be none."""
+    """Draw rows of pictures, each with its title above it; there may be none."""
     columns = max(1, *map(len, rows))
     sheet = Image.new("RGB", (columns * _CELL, len(rows) * (_CELL + _TITLE)), "white")
     figure = Figure(figsize=(1.15 * columns, 1.15 * sheet.height / sheet.width * columns))

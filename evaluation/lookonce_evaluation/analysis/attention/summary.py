@@ -1,4 +1,4 @@
-"""What the images say together, as numbers, tables, JSON and sentences: a pure function of their records."""
+"""The images' records together, as numbers, tables and JSON."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lookonce_evaluation.analysis.attention.measures import GROUPS, MEASURES, ROWS, Band
-from lookonce_evaluation.analysis.attention.observe import WORD_ROWS
+from lookonce_evaluation.analysis.attention.observe import GROUPS, MEASURES, ROWS, WORD_ROWS, Band
 from lookonce_evaluation.metrics.captions import ATTRIBUTES
-from lookonce_evaluation.tables import header, line
+from lookonce_evaluation.tables import table
 
 ALL = "all"
 
@@ -46,7 +45,7 @@ class Table(NamedTuple):
 
     def markdown(self) -> str:
         """Write the caption, and the table below it."""
-        return "\n".join([f"{self.caption}\n", header(*self.head), *map(line, self.rows)])
+        return f"{self.caption}\n\n{table(self.head, self.rows)}"
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> Summary:
@@ -65,7 +64,7 @@ def summarise(records: Sequence[dict[str, Any]]) -> Summary:
 
 
 def _joined(sums: list[Any]) -> Any:
-    """The sums of an image's classes as those of one."""
+    """Add the sums of an image's classes."""
     if isinstance(sums[0], dict):
         return {key: _joined([each[key] for each in sums]) for key in sums[0]}
     return torch.tensor(sums, dtype=torch.float64).sum(0).tolist()
@@ -92,11 +91,11 @@ def _means(sums: list[dict[str, Any]]) -> Means:
 
 
 def _half_width(sums: Tensor, words: Tensor) -> Tensor:
-    """Half of the 95% interval of a mean over words, of which those of one image are alike: the ratio estimator's.
+    """Compute half of the 95% interval of a mean over words, clustered by image.
 
     Args:
-        sums: [images, ...], over the words of each.
-        words: [images], how many they are.
+        sums: `[images, ...]`, over the words of each.
+        words: `[images]`, their number; the ratio estimator divides by it.
     """
     images = len(words)
     if images < 2:
@@ -182,40 +181,17 @@ def as_json(summary: Summary, bands: Sequence[Band]) -> dict[str, Any]:
 
 def _means_as_json(means: Means) -> dict[str, Any]:
     chance = dict(zip(MEASURES, _numbers(means.chance), strict=True))
-    found: dict[str, Any] = {"words": means.words, "compared": means.compared, "chance": chance}
     values = {"own": means.own, "error": means.error, "other": means.other}
-    for rows in WORD_ROWS:
-        found[rows] = {
-            measure: {name: _numbers(by_rows[rows][i]) for name, by_rows in values.items()}
-            for i, measure in enumerate(MEASURES)
-        } | {"image_share": _numbers(means.image[rows])}
-    return found
+    by_rows = {
+        rows: {m: {name: _numbers(each[rows][i]) for name, each in values.items()} for i, m in enumerate(MEASURES)}
+        | {"image_share": _numbers(means.image[rows])}
+        for rows in WORD_ROWS
+    }
+    return {"words": means.words, "compared": means.compared, "chance": chance, **by_rows}
 
 
 def _numbers(values: Tensor) -> Any:
-    """As lists, None for what is no number."""
+    """Round to lists, with None for NaN."""
     if values.dim() > 1:
         return [_numbers(each) for each in values]
     return [round(value, 5) if value == value else None for value in values.tolist()]
-
-
-def in_short(summary: Summary, bands: Sequence[Band]) -> list[str]:
-    """Say what there is to see, in sentences."""
-    image = GROUPS.index("image")
-    paid = summary.shares["generated"][:, image]
-    low, high = int(paid.argmin()), int(paid.argmax())
-    sentences = [
-        f"The rows that write the description pay the image between {percent(paid[low])}% (layer {low}) and"
-        f" {percent(paid[high])}% (layer {high}) of their attention; divided evenly, it would be"
-        f" {percent(summary.even['generated'][image])}%."
-    ]
-    if summary.classes:
-        words, peak = summary.classes[ALL], MEASURES.index("peak")
-        own, other = (by_rows["generating"][peak, -len(bands) :] for by_rows in (words.own, words.other))
-        best = int(own[:-1].argmax())
-        sentences.append(
-            f"When a word about an object is written, the {bands[best].label} layers look most at that very object in"
-            f" {percent(own[best])}% of the cases. With a word about another object of the image it would be"
-            f" {percent(other[best])}%, and by chance {percent(words.chance[peak])}%."
-        )
-    return sentences

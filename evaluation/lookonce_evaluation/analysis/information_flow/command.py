@@ -11,18 +11,21 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from lookonce_evaluation.analysis.information_flow.measure import Plan, ask_record, describe_record
 from lookonce_evaluation.analysis.information_flow.questions import ImageQuestion, about_objects, read_questions
-from lookonce_evaluation.analysis.information_flow.report import markdown, plot_f1, plot_flows
-from lookonce_evaluation.analysis.information_flow.results import TAU, results
-from lookonce_evaluation.analysis.information_flow.trials import default_step, default_window
-from lookonce_evaluation.data.folder import in_folder
-from lookonce_evaluation.data.scenes import Case, held_out
+from lookonce_evaluation.analysis.information_flow.results import TAU, markdown, plot_f1, plot_flows, results_of
+from lookonce_evaluation.analysis.information_flow.trials import (
+    Plan,
+    ask_record,
+    default_step,
+    default_window,
+    describe_record,
+)
+from lookonce_evaluation.data.scenes import held_out
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.model import EvalModel
-from lookonce_evaluation.options import number, parser, positive, settings_for
+from lookonce_evaluation.options import cases_of, number, parser, positive, settings_for
 from lookonce_evaluation.runs import Run
-from lookonce_evaluation.tasks.judge import add_judge_options, judge_of
+from lookonce_evaluation.tasks.judge.judges import add_judge_options, judge_of
 
 ASKED = 100
 """Scenes that are asked about."""
@@ -31,8 +34,8 @@ ASKED = 100
 def main(arguments: list[str]) -> None:
     """Run the command."""
     options = _parser().parse_args(arguments)
-    judge = judge_of(options, scenes=not options.images_folder)
-    cases, questions = _cases(options), _questions(options)
+    judge, questions = judge_of(options), _questions(options)
+    cases = cases_of(options) if options.images_folder or not options.questions else []
     model = EvalModel.load(options.model, settings_for(options.model), options.device)
     width = options.window or default_window(model.num_layers)
     step = options.step or default_step(model.num_layers)
@@ -51,22 +54,22 @@ def main(arguments: list[str]) -> None:
     run = Run(options.out, asked | judge.identity)
     described = run.over(
         cases,
-        lambda case: describe_record(model, judge, case, plan, rows=options.rows),
+        lambda case: describe_record(model, judge, case, plan),
         name=lambda case: f"describe {case.name}",
     )
     answered = run.over(
         questions,
-        lambda named: ask_record(model, named[1], plan, rows=options.rows),
+        lambda named: ask_record(model, named[1], plan),
         name=lambda named: f"ask {named[0]}",
     )
-    found = results(plan, described, answered, options.tau)
-    run.write("table.md", markdown(found, width, options.tau))
+    results = results_of(plan, described, answered, options.tau)
+    run.write("table.md", markdown(results, width, options.tau))
     about = {"window": width, "step": step, "tau": options.tau, **judge.identity, "judge_refused": judge.refused}
-    run.write_json("result.json", about | found.as_json())
-    if found.f1:
-        plot_f1(found, run.folder / "f1.png")
-    if found.flows["all"].changes:
-        plot_flows(found, run.folder / "flows.png")
+    run.write_json("result.json", about | results.as_json())
+    if results.f1:
+        plot_f1(results, run.folder / "f1.png")
+    if results.flows["all"].changes:
+        plot_flows(results, run.folder / "flows.png")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,19 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     percent = number(lambda value: 0 < value <= 100, "a number above 0, at most 100")
     add("--tau", type=percent, default=TAU, help="percent that a stage costs at least [%(default)g]")
     add_judge_options(command)
-    add("--rows", type=positive, default=64, help="most trials in one forward pass [%(default)s]")
     return command
 
 
-def _cases(options: argparse.Namespace) -> list[Case]:
-    """What is described."""
-    if options.images_folder:
-        return in_folder(options.images_folder, options.images)
-    return [] if options.questions else held_out(options.images)
-
-
 def _questions(options: argparse.Namespace) -> list[tuple[str, list[ImageQuestion]]]:
-    """What is asked, by image."""
+    """List the questions by image."""
     if options.questions:
         return read_questions(options.questions)
     return [] if options.images_folder else [(case.name, about_objects(case)) for case in held_out(options.asked)]

@@ -28,7 +28,7 @@ class ImageQuestion(NamedTuple):
 
 
 def about_objects(case: Case) -> list[ImageQuestion]:
-    """Ask a question a category that the scene allows, each about one object, in the words that training used.
+    """Ask about one object in each category that the scene allows.
 
     The object is drawn by the scene's seed from those that the question names without a doubt.
     """

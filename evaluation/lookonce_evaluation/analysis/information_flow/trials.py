@@ -1,16 +1,20 @@
-"""What is knocked out: a flow from one group of a prompt's tokens to another, in a set of layers."""
+"""Trials, each a flow knocked out in a set of layers, and their records."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from lookonce_evaluation.analysis.information_flow.questions import ImageQuestion
+from lookonce_evaluation.data.scenes import Case
 from lookonce_evaluation.errors import EvaluationError
-from lookonce_evaluation.model import EvalModel
-from lookonce_pruning import Blocked
+from lookonce_evaluation.model import EvalModel, PreparedCache, Step, about_image
+from lookonce_evaluation.tasks.judge.judges import Judge, verdict
+from lookonce_pruning import Blocked, Knockout
 from lookonce_pruning.window import middle_layers
 from lookonce_scenes.world import IMAGE_SIZE, Scene, masks
 from lookonce_server.engines.prompts import Prompt
@@ -18,6 +22,10 @@ from lookonce_server.engines.prompts import Prompt
 PUBLISHED_WINDOW = 9
 """Layers of Zhang et al.'s sliding window, of models that have 32 or 40."""
 _PUBLISHED_LAYERS = 32
+ROWS = 64
+"""Most trials in one forward pass."""
+Record = Any
+"""Of JSON."""
 
 
 class LayerSet(NamedTuple):
@@ -32,19 +40,19 @@ class LayerSet(NamedTuple):
 
 
 def default_window(num_layers: int) -> int:
-    """The published 9 layers from 18 layers on, else the odd number nearest to the same share of the depth."""
+    """Return 9, as published, from 18 layers on, else an odd share of the depth."""
     if num_layers >= 2 * PUBLISHED_WINDOW:
         return PUBLISHED_WINDOW
     return max(1, 2 * round((num_layers * PUBLISHED_WINDOW / _PUBLISHED_LAYERS - 1) / 2) + 1)
 
 
 def default_step(num_layers: int) -> int:
-    """Every layer of models of up to 31, and at most about thirty places of deeper ones."""
+    """Return 1 for up to 31 layers, and about a thirtieth of deeper models."""
     return max(1, num_layers // 16)
 
 
 def windows(num_layers: int, width: int, step: int = 1) -> list[LayerSet]:
-    """A window that slides over the layers, by its centre; cut off at both ends, as Zhang et al. publish it.
+    """List a sliding window by its centre, cut off at both ends, as Zhang et al.
 
     Args:
         num_layers: of the model.
@@ -59,22 +67,23 @@ def windows(num_layers: int, width: int, step: int = 1) -> list[LayerSet]:
 
 
 def layer_sets(num_layers: int, width: int, step: int = 1) -> list[LayerSet]:
-    """All layers; from each on; up to each; all but each quarter of the depth; the sliding windows."""
-    everything = tuple(range(num_layers))
-    open_width = len(middle_layers(num_layers))
-    sets = [LayerSet("all", 0, everything)]
-    sets += [LayerSet("from", at, everything[at:]) for at in range(step, num_layers, step)]
-    sets += [LayerSet("up to", at, everything[: at + 1]) for at in range(0, num_layers - 1, step)]
-    sets += [
-        LayerSet("all but", at, everything[:at] + everything[at + open_width :])
-        for at in range(0, num_layers - open_width + 1, step)
+    """List all layers; from each; up to each; all but each quarter; windows."""
+    layers, quarter = tuple(range(num_layers)), len(middle_layers(num_layers))
+    return [
+        LayerSet("all", 0, layers),
+        *(LayerSet("from", at, layers[at:]) for at in layers[step::step]),
+        *(LayerSet("up to", at, layers[: at + 1]) for at in layers[:-1:step]),
+        *(
+            LayerSet("all but", at, layers[:at] + layers[at + quarter :])
+            for at in range(0, num_layers - quarter + 1, step)
+        ),
+        *windows(num_layers, width, step),
     ]
-    return sets + windows(num_layers, width, step)
 
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Where a prompt's tokens stand; all are absolute positions.
+    """A prompt's groups of tokens, as absolute positions.
 
     image: [image tokens], int64
     query: all after the image, the chat template's own tokens among them
@@ -134,7 +143,7 @@ def _span(decode: Callable[[list[int]], str], ids: list[int], text: str) -> rang
 
 
 def asked_tokens(scene: Scene, index: int, grid: tuple[int, int]) -> Tensor | None:
-    """Find the image tokens that show some of an object, `[tokens]`, ascending; None where they cannot be told.
+    """Find the image tokens of an object, `[tokens]`, if they can be told.
 
     They can where the tokens are a square, as scenes are: then each stands for an equal square of the picture.
     """
@@ -180,3 +189,99 @@ class Trial(NamedTuple):
 def trials(flows: Iterable[str], sets: Sequence[LayerSet]) -> list[Trial]:
     """List each flow in each set of layers."""
     return [Trial(flow, where) for flow in flows for where in sets]
+
+
+class Plan(NamedTuple):
+    """The trials of one model."""
+
+    kinds: list[Trial]  # of descriptions and answers
+    flows: list[Trial]  # of answers alone
+
+    @classmethod
+    def of(cls, num_layers: int, width: int, step: int = 1) -> "Plan":
+        """Plan the kinds in all sets of layers, the flows in the sliding window."""
+        return cls(trials(KINDS, layer_sets(num_layers, width, step)), trials(FLOWS, windows(num_layers, width, step)))
+
+    @property
+    def asking(self) -> list[Trial]:
+        """All of it."""
+        return self.kinds + self.flows
+
+
+class Answer(NamedTuple):
+    """An answer to a question."""
+
+    probability: float  # of the token that begins the answer where nothing is knocked out
+    first: bool  # whether greedy decoding begins as the right answer does
+    right: bool  # whether it gives the right answer exactly, end token included
+
+
+def _passes(
+    model: EvalModel, prefix: PreparedCache, ids: Tensor, cases: Sequence[list[Blocked]], rows: int
+) -> Iterator[tuple[Step, Sequence[list[Blocked]]]]:
+    """Run a prompt's rest once a case, so many in a batch.
+
+    The prompt up to the image's end is run once, in `prefix`: nothing is knocked out before it.
+    """
+    for part in (cases[first : first + rows] for first in range(0, len(cases), rows)):
+        with Knockout(model.runner.model, part):
+            step = model.extend(model.expand(prefix, len(part)), prefix.next_position, ids.expand(len(part), -1))
+        yield step, part
+
+
+def descriptions(model: EvalModel, image: Image.Image, plan: Sequence[Trial], *, rows: int = ROWS) -> list[str]:
+    """Describe an image as ordinary, and in each trial."""
+    prompt = model.prompts.describe(model.describe_prompt, image)
+    groups, prefix, room = describe_groups(prompt), model.prefix(image), model.describe_room(prompt)
+    ids = prompt.inputs["input_ids"][0, groups.query.start :]
+    cases = [[], *(trial.blocked(groups) or [] for trial in plan)]
+    batches = (model.decode(step, room, knockouts=part) for step, part in _passes(model, prefix, ids, cases, rows))
+    return [model.text(tokens).strip() for batch in batches for tokens in batch]
+
+
+def answers(
+    model: EvalModel, prefix: PreparedCache, question: ImageQuestion, plan: Sequence[Trial], *, rows: int = ROWS
+) -> list[Answer | None]:
+    """Answer a question directly, and in each trial; None for no tokens.
+
+    The right answer is fed in: decoding gives it exactly when each of its tokens is the most likely next one.
+    """
+    prompt = model.prompts.full(about_image(question.text), question.image)
+    groups = question_groups(model, prompt, question.text, question.shown)
+    answer = model.answer_ids(question.answer)
+    ids = torch.cat([prompt.inputs["input_ids"][0, groups.query.start :], torch.tensor(answer)])
+    blocked = [trial.blocked(groups) for trial in plan]
+    cases = [[], *(case for case in blocked if case is not None)]
+    steps = (step for step, _ in _passes(model, prefix, ids, cases, rows))
+    logits = torch.cat(
+        [step.logits[:, -len(answer) - 1 : -1].cpu() for step in steps]
+    )  # [cases, tokens of the answer, vocabulary]
+    likeliest = logits.argmax(-1)
+    probabilities = logits[:, 0].float().softmax(-1)[:, likeliest[0, 0]]
+    right = model.with_one_end(likeliest) == torch.tensor(answer)
+    results = iter(map(Answer, probabilities.tolist(), right[:, 0].tolist(), right.all(1).tolist()))
+    return [next(results), *(None if case is None else next(results) for case in blocked)]
+
+
+def describe_record(model: EvalModel, judge: Judge, case: Case, plan: Plan) -> Record:
+    """Record the descriptions, the ordinary one first, and the verdicts."""
+    texts = descriptions(model, case.image, plan.kinds)
+    original = judge.objects(texts[0])
+    verdicts = {text: verdict(judge, text, original, case.objects) for text in dict.fromkeys(texts)}  # many are alike
+    return {"texts": texts, "verdicts": verdicts}
+
+
+def ask_record(model: EvalModel, questions: Sequence[ImageQuestion], plan: Plan) -> Record:
+    """Record each question's answers, the ordinary one first."""
+    if not questions:
+        return []
+    prefix = model.prefix(questions[0].image)
+    return [
+        {
+            "category": question.category,
+            "question": question.text,
+            "answer": question.answer,
+            "answers": answers(model, prefix, question, plan.asking),
+        }
+        for question in questions
+    ]

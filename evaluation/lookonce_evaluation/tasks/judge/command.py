@@ -19,23 +19,31 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lookonce_evaluation.data.folder import in_folder, read_lines
-from lookonce_evaluation.data.scenes import Case, held_out
+from lookonce_evaluation.data.folder import read_lines
+from lookonce_evaluation.data.scenes import Case
 from lookonce_evaluation.describe import describe, describe_again, kept_tokens, retell
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.metrics.captions import Score
 from lookonce_evaluation.model import EvalModel
-from lookonce_evaluation.options import parser, settings_for
+from lookonce_evaluation.options import cases_of, parser, settings_for
 from lookonce_evaluation.runs import Run
-from lookonce_evaluation.tables import header, line
-from lookonce_evaluation.tasks.judge import Judge, RuleJudge, Summary, add_judge_options, judge_of, score, verdict
-from lookonce_evaluation.tasks.judge.judges import COLUMNS
+from lookonce_evaluation.tables import table
+from lookonce_evaluation.tasks.judge.judges import (
+    COLUMNS,
+    Judge,
+    RuleJudge,
+    Summary,
+    add_judge_options,
+    judge_of,
+    score,
+    verdict,
+)
 from lookonce_server.settings import Settings
 
 RETENTIONS = (0.2, 0.05, 0.02, 0.0)
 FULL = "full pass"
 COUNTED = ("by hand", "rules", "this judge")
-BlobStore = Sequence[Mapping[str, Any]]
+Records = Sequence[Mapping[str, Any]]
 
 
 class Pair(BaseModel):
@@ -74,14 +82,14 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def fixed_set() -> list[Known]:
-    """Read thirty pairs in the scenes' words, with the counts that a person made of them."""
+    """Read thirty pairs in the scenes' words, with counts made by hand."""
     text = (files("lookonce_evaluation.tasks.judge") / "fixed_set.jsonl").read_text(encoding="utf-8")
     pairs = map(json.loads, text.splitlines())
     return [Known(p["what"], p["original"], p["altered"], Score(p["tp"], p["fp"], p["fn"])) for p in pairs]
 
 
 def judge_image(model: EvalModel, settings: Settings, judge: Judge, case: Case) -> dict[str, Any]:
-    """Make an image's record: what is said of it by the full pass and from each context, and the verdicts."""
+    """Record the verdicts on an image's descriptions, by way."""
     described = describe(model, case, model.window(settings.window))
     texts = {FULL: described.text}
     for share in RETENTIONS:
@@ -93,54 +101,55 @@ def judge_image(model: EvalModel, settings: Settings, judge: Judge, case: Case) 
 
 
 def judge_pair(judge: Judge, pair: Pair) -> dict[str, Any]:
-    """Make a pair's record, as of an image with one way."""
+    """Record the verdict on a pair, as of an image with one way."""
     return {pair.way: verdict(judge, pair.altered, judge.objects(pair.original), None)}
 
 
 def judge_known(judge: Judge, known: Known) -> dict[str, Any]:
-    """Make the record of a pair of the fixed set: its counts by each of COUNTED."""
-    found = verdict(judge, known.altered, judge.objects(known.original), None)
-    counts = (known.counts, score(RuleJudge(), known.original, known.altered), found["counts"])
-    return {"what": known.what, "objects": found["objects"], "counts": dict(zip(COUNTED, counts, strict=True))}
+    """Record the counts of a pair of the fixed set, by each of COUNTED."""
+    ours = verdict(judge, known.altered, judge.objects(known.original), None)
+    counts = (known.counts, score(RuleJudge(), known.original, known.altered), ours["counts"])
+    return {"what": known.what, "objects": ours["objects"], "counts": dict(zip(COUNTED, counts, strict=True))}
 
 
-def summaries(records: BlobStore, key: str) -> dict[str, Summary]:
-    """Summarise, by way, the scores that the verdicts hold: "counts", or "against_scene" where there are any."""
+def summaries(records: Records, key: str) -> dict[str, Summary]:
+    """Summarise the verdicts' "counts", or "against_scene", by way."""
     scores: dict[str, list[Score]] = {}
     for record in records:
-        for way, found in record.items():
-            if found[key] is not None:
-                scores.setdefault(way, []).append(Score(*found[key]))
+        for way, verdicts in record.items():
+            if verdicts[key] is not None:
+                scores.setdefault(way, []).append(Score(*verdicts[key]))
     return {way: Summary.of(each) for way, each in scores.items()}
 
 
-def table(records: BlobStore) -> str:
-    """Write a line a way, and F1 against what the scenes hold, where they are known."""
+def ways_table(records: Records) -> str:
+    """Write a line a way; F1 against the scene where that is known."""
     counted, seen = summaries(records, "counts"), summaries(records, "against_scene")
-    lines = [header("description", "images", *COLUMNS, *(("F1 against the scene",) if seen else ()))]
-    for way, summary in counted.items():
-        lines.append(line([way, summary.images, *summary.cells, *([seen[way].cells[-1]] if seen else [])]))
-    return "\n".join(lines)
+    return table(
+        ["description", "images", *COLUMNS, *(("F1 against the scene",) if seen else ())],
+        [[way, s.images, *s.cells, *([seen[way].cells[-1]] if seen else [])] for way, s in counted.items()],
+    )
 
 
-def agreement(records: BlobStore, way: str) -> int:
+def agreement(records: Records, way: str) -> int:
     """Count the pairs to which this judge gives the same counts as `way`."""
     return sum(record["counts"][way] == record["counts"][COUNTED[-1]] for record in records)
 
 
-def check_table(records: BlobStore) -> str:
-    """Write the counts by each way, and the pairs on which the judge differs from the counts made by hand."""
-    lines = [header("counted", "pairs", *COLUMNS, "pairs counted as this judge does")]
+def check_table(records: Records) -> str:
+    """Write the counts by each of COUNTED, and the pairs that differ."""
+    rows = []
     for way in COUNTED:
         summary = Summary.of([Score(*record["counts"][way]) for record in records])
-        lines.append(line([way, len(records), *summary.cells, agreement(records, way)]))
-    other = [record for record in records if record["counts"][COUNTED[0]] != record["counts"][COUNTED[-1]]]
-    if other:
-        lines += ["", header("counted otherwise", *COUNTED, "objects found in the altered description")]
-        for record in other:
+        rows.append([way, len(records), *summary.cells, agreement(records, way)])
+    text = table(["counted", "pairs", *COLUMNS, "pairs counted as this judge does"], rows)
+    other = []
+    for record in records:
+        if record["counts"][COUNTED[0]] != record["counts"][COUNTED[-1]]:
             counts = ["TP {}, FP {}, FN {}".format(*record["counts"][way]) for way in COUNTED]
-            lines.append(line([record["what"], *counts, ", ".join(record["objects"]) or "-"]))
-    return "\n".join(lines)
+            other.append([record["what"], *counts, ", ".join(record["objects"]) or "-"])
+    names = ("counted otherwise", *COUNTED, "objects found in the altered description")
+    return f"{text}\n\n{table(names, other)}" if other else text
 
 
 def check(judge: Judge, folder: Path) -> None:
@@ -166,7 +175,7 @@ def main(arguments: list[str]) -> None:
     what.add_argument("--check", action="store_true", help="judge the fixed set, whose counts are known")
     add_judge_options(command)
     options = command.parse_args(arguments)
-    folder, judge = options.images_folder, judge_of(options, scenes=not options.images_folder)
+    judge = judge_of(options)
     if options.check:
         check(judge, options.out / "check")
         return
@@ -176,21 +185,20 @@ def main(arguments: list[str]) -> None:
         run = Run(options.out, {"command": "eval judge", "pairs": digest} | judge.identity)
         records = run.over(pairs, lambda pair: judge_pair(judge, pair[1]), name=lambda pair: str(pair[0]))
     else:
-        cases = in_folder(folder, options.images) if folder else held_out(options.images)
-        settings = settings_for(options.model)
+        cases, settings = cases_of(options), settings_for(options.model)
         model = EvalModel.load(options.model, settings, options.device)
         asked = {
             "command": "eval judge",
             "fingerprint": model.fingerprint,
-            "images": str(folder or "scenes"),
+            "images": str(options.images_folder or "scenes"),
             "retentions": RETENTIONS,
             **settings.model_dump(include={"describe_prompt", "window", "rows", "selection"}),
         }
         run = Run(options.out, asked | judge.identity)
-        records = run.over(cases, lambda case: judge_image(model, settings, judge, case), name=lambda case: case.name)
+        records = run.over(cases, lambda case: judge_image(model, settings, judge, case))
     keys = ("counts", "against_scene")
-    found = {key: {way: summary.as_json() for way, summary in summaries(records, key).items()} for key in keys}
-    _write(run, table(records), judge, found)
+    result = {key: {way: summary.as_json() for way, summary in summaries(records, key).items()} for key in keys}
+    _write(run, ways_table(records), judge, result)
 
 
 def _write(run: Run, text: str, judge: Judge, result: dict[str, Any]) -> None:

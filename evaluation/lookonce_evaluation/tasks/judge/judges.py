@@ -1,4 +1,8 @@
-"""What a judge does, verdicts and what they come to, the judge that needs no language model, and who judges."""
+"""The judges of descriptions, and their verdicts.
+
+After Kaduri et al., arXiv 2411.17491: the original description is the truth, and an altered one is held to it. Objects
+are listed from both and matched, by a language model or, for scenes, by rules; F1 is counted.
+"""
 
 import argparse
 import os
@@ -27,13 +31,13 @@ class Match(NamedTuple):
 
 
 class Judge(Protocol):
-    """Lists the objects that a description names, and tells which of two lists are the same ones."""
+    """List the objects of descriptions, and match two lists."""
 
     identity: dict[str, Any]  # JSON: what its verdicts depend on; no key is in it
     refused: list[str]  # options that its endpoint did not take
 
     def objects(self, description: str) -> list[str]:
-        """List the objects named, each once, in words; none for a description that names none."""
+        """List the objects named, each once, in words."""
         ...
 
     def match(self, original: Sequence[str], altered: Sequence[str]) -> list[Match]:
@@ -64,12 +68,13 @@ def score(judge: Judge, original: str, altered: str) -> Score:
 def verdict(judge: Judge, text: str, original: Sequence[str], there: Sequence[str] | None) -> dict[str, Any]:
     """Judge an altered description, as a record."""
     objects = judge.objects(text)
-    seen = None if there is None else compare(judge, there, objects)
-    return {"text": text, "objects": objects, "counts": compare(judge, original, objects), "against_scene": seen}
+    against_scene = None if there is None else compare(judge, there, objects)
+    counts = compare(judge, original, objects)
+    return {"text": text, "objects": objects, "counts": counts, "against_scene": against_scene}
 
 
 class Summary(NamedTuple):
-    """What became of the descriptions of many images; means over the images, in percent."""
+    """The scores of many images: means in percent, and sums."""
 
     images: int
     counts: Score  # summed
@@ -80,8 +85,7 @@ class Summary(NamedTuple):
     @classmethod
     def of(cls, scores: Sequence[Score]) -> "Summary":
         """Put the scores of one image or more together."""
-        counts = Score(*(sum(column) for column in zip(*scores, strict=True)))
-        images = len(scores)
+        images, counts = len(scores), Score(*(sum(column) for column in zip(*scores, strict=True)))
         precision = 100 * sum(s.precision for s in scores) / images
         recall = 100 * sum(s.recall for s in scores) / images
         return cls(images, counts, precision, recall, mean_change([s.f1 for s in scores], [0.0] * images))
@@ -100,7 +104,7 @@ class Summary(NamedTuple):
 
 
 class RuleJudge:
-    """Reads the scenes' words, and no others, see `captions.mentions`. The same words again are the same object.
+    """Judge by the scenes' words, see `captions.mentions`.
 
     Two mentions match when the kinds are equal and the colours do not differ: no two objects of a scene have the same
     kind and colour. A colour that is left out fits any. Sizes and places are details, and do not count.
@@ -116,7 +120,7 @@ class RuleJudge:
         return list(dict.fromkeys(map(str, mentions(description))))
 
     def match(self, original: Sequence[str], altered: Sequence[str]) -> list[Match]:
-        """Make as many pairs as there can be: with both colours told first, with none told last."""
+        """Make as many pairs as possible, those with both colours first."""
         pairs = [
             (bool(a.color) + bool(b.color), Match(i, j))
             for i, ours in enumerate(original)
@@ -129,35 +133,37 @@ class RuleJudge:
 
 
 def add_judge_options(parser: argparse.ArgumentParser) -> None:
-    """Let a command line say who judges."""
-    parser.add_argument("--judge", default=RULES, metavar="rules|URL", help=_JUDGE)
-    parser.add_argument("--judge-model", metavar="NAME", help="the model's name at that endpoint")
-    text = f"environment variable that holds the endpoint's key [{KEY}]"
-    parser.add_argument("--api-key-env", metavar="VARIABLE", help=text)
+    """Add `--judge` and its options."""
+    add = parser.add_argument
+    add("--judge", default=RULES, metavar="rules|URL", help=_JUDGE)
+    add("--judge-model", metavar="NAME", help="the model's name at that endpoint")
+    add("--api-key-env", metavar="VARIABLE", help=f"environment variable that holds the endpoint's key [{KEY}]")
     text = "things of different colours may be the same object, as in the paper"
-    parser.add_argument("--ignore-colors", action="store_true", help=text)
+    add("--ignore-colors", action="store_true", help=text)
 
 
-def judge_of(options: argparse.Namespace, *, scenes: bool) -> Judge:
-    """Make the judge that a command line names.
+def judge_of(options: argparse.Namespace) -> Judge:
+    """Make the judge of a command line.
 
     Raises:
         EvaluationError: it names none, one that cannot judge this, or the key is missing.
     """
-    if options.judge == RULES and not scenes:
-        raise EvaluationError("--judge rules: they read the scenes' words only; a folder's pictures need --judge URL")
     if options.judge == RULES:
+        if options.images_folder:
+            raise EvaluationError(
+                "--judge rules: they read the scenes' words only; a folder's pictures need --judge URL"
+            )
         return RuleJudge(ignore_colors=options.ignore_colors)
     url = _base_url(options.judge)
     if not options.judge_model:
         raise EvaluationError(f"--judge-model: expected the name of a model that {url} serves")
-    from lookonce_evaluation.tasks.judge.llm import LLMJudge  # openai is imported when it is asked
+    from lookonce_evaluation.tasks.judge.llm import LLMJudge  # imports openai
 
     return LLMJudge(url, options.judge_model, _key(options.api_key_env), ignore_colors=options.ignore_colors)
 
 
 def _base_url(text: str) -> str:
-    """A base URL, which may be recorded and shown."""
+    """Check a base URL, and that it may be recorded and shown."""
     try:
         parts = urlsplit(text)
         is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

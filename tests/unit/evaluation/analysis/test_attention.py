@@ -6,9 +6,17 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from lookonce_evaluation.analysis.attention.examples import example
-from lookonce_evaluation.analysis.attention.measures import GROUPS, ROWS, bands_of, groups_of, shares
-from lookonce_evaluation.analysis.attention.observe import WORD_ROWS, observe, record
+from lookonce_evaluation.analysis.attention.figures import example
+from lookonce_evaluation.analysis.attention.observe import (
+    GROUPS,
+    ROWS,
+    WORD_ROWS,
+    bands_of,
+    groups_of,
+    observe,
+    record,
+    shares,
+)
 from lookonce_evaluation.analysis.attention.summary import summarise
 from lookonce_evaluation.cli import analyze
 from lookonce_evaluation.data.scenes import held_out

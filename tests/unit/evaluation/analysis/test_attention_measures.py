@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookonce_evaluation.analysis.attention.measures import bands_of, chance, measured, patches_of, with_bands
+from lookonce_evaluation.analysis.attention.observe import bands_of, chance, measured, patches_of, with_bands
 from lookonce_server.engines.geometry import Area
 
 

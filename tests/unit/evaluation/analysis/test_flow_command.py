@@ -6,16 +6,24 @@ import shutil
 import pytest
 from PIL import Image
 
-from lookonce_evaluation.analysis.information_flow.measure import Answer, Plan, answers, describe_record, descriptions
 from lookonce_evaluation.analysis.information_flow.questions import about_objects, read_questions
-from lookonce_evaluation.analysis.information_flow.report import markdown
-from lookonce_evaluation.analysis.information_flow.results import Stage, results
-from lookonce_evaluation.analysis.information_flow.trials import FLOWS, KINDS, LayerSet, Trial
+from lookonce_evaluation.analysis.information_flow.results import Stage, markdown, results_of
+from lookonce_evaluation.analysis.information_flow.trials import (
+    FLOWS,
+    KINDS,
+    Answer,
+    LayerSet,
+    Plan,
+    Trial,
+    answers,
+    describe_record,
+    descriptions,
+)
 from lookonce_evaluation.cli import analyze
 from lookonce_evaluation.data.scenes import held_out
 from lookonce_evaluation.describe import describe
 from lookonce_evaluation.model import EvalModel, about_image
-from lookonce_evaluation.tasks.judge import RuleJudge
+from lookonce_evaluation.tasks.judge.judges import RuleJudge
 
 from ....support.judge_endpoint import Endpoint, completion, listed, serving
 
@@ -180,9 +188,9 @@ def test_a_picture_of_which_nothing_is_known_is_judged_by_its_description_alone(
     (case,) = held_out(1, 600_000_100)
     plan = Plan.of(8, 3)._replace(flows=[])
     plan = plan._replace(kinds=[trial for trial in plan.kinds if trial.where.how == "all"])
-    described = describe_record(model, RuleJudge(), case._replace(scene=None), plan, rows=8)
+    described = describe_record(model, RuleJudge(), case._replace(scene=None), plan)
     assert described["texts"][0] == describe(model, case, range(1)).text
-    found = results(plan, [described], [], tau=10)
+    found = results_of(plan, [described], [], tau=10)
     assert found.f1[None].value == 100
     assert found.truth == found.accuracy == {}
     assert "against what is in the scenes" not in markdown(found, 3, 10)
@@ -191,7 +199,7 @@ def test_a_picture_of_which_nothing_is_known_is_judged_by_its_description_alone(
 def test_only_answers_that_were_right_count_for_the_flows():
     plan = Plan.of(4, 1)
     asked = [record(plan, True, {"question→last": 0.5}), record(plan, False, {"image→last": 1})]
-    found = results(plan, [], asked, tau=10)
+    found = results_of(plan, [], asked, tau=10)
     assert found.accuracy[None].value == 50
     assert found.flows.keys() == {"all", "color"}
     curves = found.flows["all"]

@@ -3,8 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookonce_evaluation.analysis.information_flow.report import layers_text
-from lookonce_evaluation.analysis.information_flow.results import Stage, Stages, find_stages
+from lookonce_evaluation.analysis.information_flow.results import Stage, Stages, find_stages, layers_text
 from lookonce_evaluation.analysis.information_flow.trials import default_step, default_window, layer_sets, windows
 
 

@@ -7,15 +7,16 @@ from functools import partial
 import pytest
 import torch
 
-from lookonce_evaluation.analysis.information_flow.measure import answers, descriptions
 from lookonce_evaluation.analysis.information_flow.questions import about_objects
 from lookonce_evaluation.analysis.information_flow.trials import (
     FLOWS,
     KINDS,
     LayerSet,
     Trial,
+    answers,
     asked_tokens,
     describe_groups,
+    descriptions,
     layer_sets,
     question_groups,
     trials,

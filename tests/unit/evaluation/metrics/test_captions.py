@@ -14,7 +14,7 @@ SCENE = Scene((STAR, SEVEN, SQUARE), 1)
 @pytest.fixture
 def reading(model):
     def read(text):
-        return ground(spell(model, model.tokenizer.encode(text, add_special_tokens=False)), SCENE)
+        return ground(*spell(model, model.tokenizer.encode(text, add_special_tokens=False)), SCENE)
 
     return read
 
@@ -57,7 +57,7 @@ TEXTS = (
 def test_a_words_tokens_spell_it(model):
     for text in TEXTS:
         ids = model.tokenizer.encode(text, add_special_tokens=False)
-        words = spell(model, ids).words
+        _, words = spell(model, ids)
         assert [word.text for word in words] == [part.strip(".,?") for part in text.split() if part.strip(".,?🎈")]
         for word in words:
             assert model.tokenizer.decode(ids[word.tokens.start : word.tokens.stop]).strip(" .,?") == word.text

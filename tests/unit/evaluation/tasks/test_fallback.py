@@ -7,7 +7,7 @@ import torch
 
 from lookonce_evaluation.data.scenes import Case, held_out
 from lookonce_evaluation.tasks import fallback
-from lookonce_evaluation.tasks.fallback import Pool, curve, point, record, summary, table
+from lookonce_evaluation.tasks.fallback import Pool, curve, markdown, point, record, summary
 from lookonce_scenes.questions import Question
 
 CASES = held_out(2, 600_000_000)
@@ -50,7 +50,7 @@ def test_a_small_evaluation_from_end_to_end(model, settings, tmp_path):
     rows = result["ways"]["0.05"]["points"]
     assert [rows[0]["again"], rows[-1]["again"]] == [0.0, 1.0]
     assert rows[-1]["recall"] == (1.0 if result["ways"]["0.05"]["counts"]["recoverable"] else 0.0)
-    for block in table(result).split("\n\n"):
+    for block in markdown(result).split("\n\n"):
         if block.startswith("|"):
             assert len({line.count("|") for line in block.splitlines()}) == 1
     fallback.plot(tmp_path / "recall.png", result)

@@ -6,8 +6,9 @@ import pytest
 
 from lookonce_evaluation.cli import evaluate
 from lookonce_evaluation.data.scenes import held_out
-from lookonce_evaluation.tasks.judge import RuleJudge, score, wording
-from lookonce_evaluation.tasks.judge.command import FULL, RETENTIONS, fixed_set, judge_image, table
+from lookonce_evaluation.tasks.judge import llm
+from lookonce_evaluation.tasks.judge.command import FULL, RETENTIONS, fixed_set, judge_image, ways_table
+from lookonce_evaluation.tasks.judge.judges import RuleJudge, score
 
 from ....support.judge_endpoint import Endpoint, completion, listed, matched, replies, serving
 
@@ -40,9 +41,9 @@ def test_pairs_are_counted_by_way(pairs, tmp_path, capsys):
 def test_an_interrupted_run_asks_only_what_it_lacks_and_keeps_no_key(pairs, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JUDGE_KEY", KEY)
     texts = {"A red star, a blue circle.": ["red star", "blue circle"], "A red star.": ["red star"]}
-    endpoint = Endpoint({wording.description(text): [listed(objects)] for text, objects in texts.items()})
-    endpoint.replies[wording.lists(["red star", "blue circle"], ["red star"])] = [matched([(1, 1)])]
-    endpoint.replies[wording.lists(["red star"], ["red star"])] = [matched([(1, 1)])]
+    endpoint = Endpoint({llm.list_question(text): [listed(objects)] for text, objects in texts.items()})
+    endpoint.replies[llm.match_question(["red star", "blue circle"], ["red star"])] = [matched([(1, 1)])]
+    endpoint.replies[llm.match_question(["red star"], ["red star"])] = [matched([(1, 1)])]
     run = tmp_path / "run"
     with serving(endpoint) as url:
         command = ["judge", "--pairs", str(pairs), "--out", str(run), "--judge", url, "--judge-model", "m"]
@@ -50,10 +51,10 @@ def test_an_interrupted_run_asks_only_what_it_lacks_and_keeps_no_key(pairs, tmp_
         assert evaluate(command) == 1  # "A green 7." is not among the replies
         assert f"lookonce eval judge: --judge {url}" in capsys.readouterr().err
         asked = len(endpoint.requests)
-        endpoint.replies[wording.description("A green 7.")] = [listed([])]
+        endpoint.replies[llm.list_question("A green 7.")] = [listed([])]
         assert evaluate(command) == 0
     again = [request["messages"][1]["content"] for request in endpoint.requests[asked:]]
-    assert wording.lists(["red star", "blue circle"], ["red star"]) not in again
+    assert llm.match_question(["red star", "blue circle"], ["red star"]) not in again
     assert "| 5% | 2 | 2 | 1 | 0 |" in (run / "table.md").read_text()
     assert endpoint.keys == {f"Bearer {KEY}"}
     assert all(KEY not in path.read_text() for path in run.iterdir())
@@ -62,8 +63,8 @@ def test_an_interrupted_run_asks_only_what_it_lacks_and_keeps_no_key(pairs, tmp_
 def test_the_check_counts_agreement_with_people_and_rules(tmp_path):
     answers = replies(tidy=True)
     wrong = next(known for known in fixed_set() if known.what == "a plural")
-    answers[wording.description(wrong.altered)] = [listed(["blue star"])]
-    answers[wording.lists(["small red circle", "small blue star"], ["blue star"])] = [matched([(2, 1)])]
+    answers[llm.list_question(wrong.altered)] = [listed(["blue star"])]
+    answers[llm.match_question(["small red circle", "small blue star"], ["blue star"])] = [matched([(2, 1)])]
     with serving(Endpoint(answers)) as url:
         assert evaluate(["judge", "--check", "--judge", url, "--judge-model", "m", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "check" / "table.md").read_text()
@@ -91,7 +92,7 @@ def test_scenes_are_judged_against_their_description_and_their_truth(model, sett
         for one in record.values():
             assert one["counts"] == score(RuleJudge(), said, one["text"])
             assert one["against_scene"] == score(RuleJudge(), case.scene.caption, one["text"])
-    lines = table(records).splitlines()
+    lines = ways_table(records).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {way}" for way in ways]
     assert lines[2].split(" | ")[7].startswith("100.0 (")
 
@@ -104,7 +105,7 @@ def test_a_folders_pictures_are_described_and_judged_by_the_endpoint(tmp_path):
     with serving(endpoint) as url:
         command = ["judge", "--images-folder", str(tmp_path), "--judge", url, "--judge-model", "m"]
         assert evaluate([*command, "--out", str(tmp_path / "run")]) == 0
-    assert endpoint.requests[0]["messages"][1]["content"] == wording.description(case.scene.caption)
+    assert endpoint.requests[0]["messages"][1]["content"] == llm.list_question(case.scene.caption)
     lines = (tmp_path / "run" / "table.md").read_text().splitlines()
     assert lines[0].endswith("| F1 |")
     assert lines[2] == "| full pass | 1 | 0 | 0 | 0 | 0.0 | 0.0 | 0.0 (0.0 to 0.0) |"

@@ -11,8 +11,9 @@ import pytest
 
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.metrics.captions import Score
-from lookonce_evaluation.tasks.judge import RuleJudge, score, wording
+from lookonce_evaluation.tasks.judge import llm
 from lookonce_evaluation.tasks.judge.command import fixed_set
+from lookonce_evaluation.tasks.judge.judges import RuleJudge, score
 from lookonce_evaluation.tasks.judge.llm import SEED, LLMJudge
 
 from ....support.judge_endpoint import Endpoint, listed, matched, replies, serving
@@ -44,7 +45,7 @@ def test_questions_are_asked_as_they_should_be_and_once():
         assert (request["model"], request["temperature"], request["seed"]) == ("judge-1", 0, SEED)
         system, question = request["messages"]
         lists = question["content"].startswith("Original:")
-        assert system["content"] == (wording.MATCH.format(criterion=wording.COLORS_COUNT) if lists else wording.LIST)
+        assert system["content"] == (llm.MATCH.format(criterion=llm.CRITERIA[False]) if lists else llm.LIST)
         schema = request["response_format"]["json_schema"]["schema"]
         jsonschema.validate(json.loads(matched([(1, 2)]) if lists else listed(["a"])), schema)
         with pytest.raises(jsonschema.ValidationError):
@@ -62,7 +63,7 @@ def test_what_an_endpoint_does_not_take_is_left_out_and_told(refused):
 
 
 def test_colours_may_be_ignored():
-    pair = wording.lists(["red circle"], ["blue circle"])
+    pair = llm.match_question(["red circle"], ["blue circle"])
     endpoint = Endpoint({pair: [matched([(1, 1)])]})
     with serving(endpoint) as url:
         assert LLMJudge(url, "m", None, ignore_colors=True).match(["red circle"], ["blue circle"]) == [(0, 0)]
@@ -75,7 +76,7 @@ def test_colours_may_be_ignored():
     ["", "three objects", '{"objects": "star"}', '{"objects": [1]}', '{"things": []}', '["star"]', '{"objects": [}'],
 )
 def test_an_answer_that_cannot_be_read_twice_is_an_error(said):
-    endpoint = Endpoint({wording.description("a star"): [said]})
+    endpoint = Endpoint({llm.list_question("a star"): [said]})
     with serving(endpoint) as url, pytest.raises(EvaluationError, match="twice, m gave no answer that can be read"):
         LLMJudge(url, "m", None).objects("a star")
     assert len(endpoint.requests) == 2
@@ -87,7 +88,7 @@ def test_an_answer_that_cannot_be_read_twice_is_an_error(said):
 
 @pytest.mark.parametrize("pairs", [[(0, 1)], [(1, 3)], [(2, 1)], [(1, -1)]])
 def test_numbers_that_are_not_in_the_lists_are_no_answer(pairs):
-    endpoint = Endpoint({wording.lists(["a"], ["b", "c"]): [matched(pairs), matched([(1, 2)])]})
+    endpoint = Endpoint({llm.match_question(["a"], ["b", "c"]): [matched(pairs), matched([(1, 2)])]})
     with serving(endpoint) as url:
         assert LLMJudge(url, "m", None).match(["a"], ["b", "c"]) == [(0, 1)]
     assert "there is no" in endpoint.requests[1]["messages"][3]["content"]

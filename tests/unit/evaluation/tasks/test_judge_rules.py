@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookonce_evaluation.metrics.captions import Score
-from lookonce_evaluation.tasks.judge import RuleJudge, compare, score
+from lookonce_evaluation.tasks.judge.judges import RuleJudge, compare, score
 from lookonce_scenes.world import COLORS, KINDS, SIZES, sample_scene
 
 JUDGE = RuleJudge()

@@ -6,7 +6,7 @@ from lookonce_evaluation.cli import analyze
 from lookonce_evaluation.data.scenes import held_out
 from lookonce_evaluation.describe import describe, kept_tokens
 from lookonce_evaluation.metrics.grading import grade_exactly
-from lookonce_evaluation.tasks.judge import RuleJudge, score
+from lookonce_evaluation.tasks.judge.judges import RuleJudge, score
 from lookonce_evaluation.tasks.prompts import (
     BLIND,
     RETENTIONS,
