@@ -21,9 +21,9 @@ from lookonce_server.engines.base import DescribePlan, Engine
 from lookonce_server.errors import ModelRefusedError
 from lookonce_server.http import errors, openapi, responses
 from lookonce_server.http.middleware.auth import AuthMiddleware
-from lookonce_server.http.middleware.body_limit import BodyLimit
+from lookonce_server.http.middleware.body_limit import BodyLimitMiddleware
 from lookonce_server.http.middleware.origin import OriginMiddleware
-from lookonce_server.http.middleware.paths import Paths
+from lookonce_server.http.middleware.path import PathMiddleware
 from lookonce_server.http.middleware.request_log import RequestLogMiddleware
 from lookonce_server.http.routes import chat, context_views, operations
 from lookonce_server.http.routes import contexts as context_routes
@@ -157,7 +157,7 @@ def _app(state: AppState) -> FastAPI:
     limiter = RateLimiter(settings.max_requests, settings.tenant_limits, state.tenant_limits)
     # The last one added is the first one asked.
     app.add_middleware(
-        BodyLimit,
+        BodyLimitMiddleware,
         max_bytes=settings.max_body_bytes,
         max_held_bytes=settings.max_held_bytes,
         seconds=settings.body_timeout,
@@ -167,7 +167,7 @@ def _app(state: AppState) -> FastAPI:
         OriginMiddleware, any_host=state.access.asks_for_keys or settings.allow_anyone, origins=settings.origins
     )
     app.add_middleware(RequestLogMiddleware, metrics=state.metrics)
-    app.add_middleware(Paths, root_path=settings.root_path)
+    app.add_middleware(PathMiddleware, root_path=settings.root_path)
     # Not included as routers are, so that `app.routes` is one flat list, in which a path is found with all its methods.
     for router in ROUTERS:
         app.router.routes.extend(router.routes)

@@ -386,7 +386,6 @@ async def test_full_memory_that_evicts_takes_every_put_and_misses_what_is_old(li
                 await store.put(context)
                 assert_same((await store.get(context.key)).context, context)
             found = [await store.get(context.key) for context in contexts]
-            assert found[0] is None
             assert 0 < sum(answer is not None for answer in found) < 20
             for context, answer in zip(contexts, found, strict=True):
                 assert answer is None or answer.context.key == context.key

@@ -12,7 +12,7 @@ from lookonce_server.http.middleware.reject import reject_and_close
 _LONGEST_LENGTH = 20  # digits; a number of more is no smaller for its first ones
 
 
-class BodyLimit:
+class BodyLimitMiddleware:
     """Reject bodies that are too large or too slow, with or without a length.
 
     Args:
@@ -80,7 +80,7 @@ class BodyLimit:
 class _Body:
     """The body of one request, as it arrives."""
 
-    def __init__(self, limit: BodyLimit, receive: Receive) -> None:
+    def __init__(self, limit: BodyLimitMiddleware, receive: Receive) -> None:
         self.size = 0
         self.refused: ServerError | None = None
         self.arrived = False

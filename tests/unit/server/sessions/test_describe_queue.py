@@ -1,13 +1,12 @@
 """Single flight: one describe pass per image, others wait for it, and failures cost no answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from lookonce_cache import (
     CompressedContext,
-    ContextKey,
     Lease,
     MemoryStore,
     Store,
@@ -19,8 +18,9 @@ from lookonce_server.errors import ContextNotKeptError, EngineError, ShuttingDow
 from lookonce_server.images.sources import ImageBytes
 from lookonce_server.metrics import Metrics
 from lookonce_server.sessions import describe_queue
-from lookonce_server.sessions.describe_queue import DescribeJob, DescribeQueue
+from lookonce_server.sessions.describe_queue import DescribeQueue
 
+from ....support.describe_queues import Builder, Builders, all_of, counted, is_due, leased_elsewhere, submit, waits
 from ....support.samples import png, tasks_of
 
 pytestmark = pytest.mark.anyio
@@ -30,45 +30,6 @@ QUESTION = "How many objects are there?"
 @pytest.fixture
 async def context(bench) -> CompressedContext:
     return await bench.create(png(60))
-
-
-class Builder:
-    """A context builder whose passes end when they are told to, and are counted.
-
-    Args:
-        context: that it makes.
-        starts: whether an engine runs its passes at once, or lets them wait.
-    """
-
-    def __init__(self, context: CompressedContext, *, starts: bool = False) -> None:
-        self.context = context
-        self.starts = starts
-        self.passes = 0
-        self.is_cancelled = False
-        self.is_under_way = asyncio.Event()
-        self.may_end = asyncio.Event()
-
-    async def describe(self, identity, image, on_text) -> CompressedContext:
-        self.passes += 1
-        if self.starts:
-            on_text("")
-        self.is_under_way.set()
-        try:
-            await self.may_end.wait()
-        except asyncio.CancelledError:
-            self.is_cancelled = True
-            raise
-        return self.context
-
-
-class Builders:
-    """A context builder that leaves each context to one of these."""
-
-    def __init__(self, *builders: Builder) -> None:
-        self.builders = {builder.context.identity: builder for builder in builders}
-
-    async def describe(self, identity, image, on_text) -> CompressedContext:
-        return await self.builders[identity].describe(identity, image, on_text)
 
 
 @pytest.fixture
@@ -89,37 +50,6 @@ async def make_queue(builder) -> AsyncIterator[Callable[..., DescribeQueue]]:
     for queue in queues:
         await queue.close()
     assert tasks_of(DescribeQueue) == []
-
-
-def submit(queue: DescribeQueue, context: CompressedContext, **options) -> DescribeJob:
-    return queue.submit(context.identity, ImageBytes(b"", "image"), **options)
-
-
-def is_due() -> asyncio.Event:
-    event = asyncio.Event()
-    event.set()
-    return event
-
-
-def counted(queue: DescribeQueue, name: str, **labels: str) -> float:
-    return queue._metrics.registry.get_sample_value(f"lookonce_{name}", labels) or 0.0
-
-
-async def waits(queue: DescribeQueue, where: str, count: int) -> None:
-    """Return once so many have begun to wait."""
-    while counted(queue, "describe_waits_total", where=where) < count:  # noqa: ASYNC110 - it tells no event
-        await asyncio.sleep(0.001)
-
-
-async def leased_elsewhere(store: Store, key: ContextKey, seconds: float = 60) -> Lease:
-    lease = await store.lease(key, seconds)
-    assert lease is not None
-    return lease
-
-
-async def all_of(work: list[Awaitable]) -> list:
-    async with asyncio.timeout(20):
-        return await asyncio.gather(*work)
 
 
 # --- one pass ---------------------------------------------------------------------------------------------------------
@@ -176,13 +106,22 @@ async def test_a_job_that_is_cancelled_gives_up_its_pass_and_its_lease(make_queu
 
 
 async def test_the_lease_is_renewed_while_the_pass_runs(make_queue, builder, monkeypatch):
+    """More often than it runs out; that renewing works, the stores' tests show."""
     monkeypatch.setattr(describe_queue, "LEASE_SECONDS", 0.3)
     queue, key = make_queue(), builder.context.key
+    renew, renewals = queue._store.renew, asyncio.Queue[tuple[Lease, float]]()
+
+    async def count(lease: Lease, seconds: float) -> bool:
+        renewals.put_nowait((lease, seconds))
+        return await renew(lease, 60)  # however slow the machine is
+
+    monkeypatch.setattr(queue._store, "renew", count)
     task = submit(queue, builder.context).task
     await builder.is_under_way.wait()
-    for _ in range(10):
-        await asyncio.sleep(0.1)
-        assert await queue._store.lease(key, 60) is None
+    for _ in range(4):  # one each third of a lease
+        lease, seconds = await renewals.get()
+        assert (lease.key, seconds) == (key, 0.3)
+    assert await queue._store.lease(key, 60) is None
     builder.may_end.set()
     await task
     assert await queue._store.state(key) == "kept"

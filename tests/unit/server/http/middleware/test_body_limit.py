@@ -6,7 +6,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
-from lookonce_server.http.middleware.body_limit import BodyLimit
+from lookonce_server.http.middleware.body_limit import BodyLimitMiddleware
 
 pytestmark = pytest.mark.anyio
 LIMITS = {"max_bytes": 100, "max_held_bytes": 150, "seconds": 60}
@@ -55,8 +55,8 @@ async def echo(scope, receive, send) -> None:
     await PlainTextResponse(str(len(body)))(scope, receive, send)
 
 
-def limited(app=echo, **limits) -> BodyLimit:
-    return BodyLimit(app, **LIMITS | limits)
+def limited(app=echo, **limits) -> BodyLimitMiddleware:
+    return BodyLimitMiddleware(app, **LIMITS | limits)
 
 
 async def test_a_body_within_the_limits_goes_through():

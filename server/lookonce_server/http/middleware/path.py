@@ -3,7 +3,7 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-class Paths:
+class PathMiddleware:
     """Remove the root path and a trailing slash from each request's path.
 
     So `/v1/models/` is the same route as `/v1/models`, with no redirect, which would name a host and a scheme that a
