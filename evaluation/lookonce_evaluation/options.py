@@ -13,14 +13,6 @@ from lookonce_server.settings import BUNDLED, Settings
 _RESUMES = "folder of the results; the same command goes on where one was interrupted [%(default)s]"
 
 
-def parser(name: str, description: str | None, *, images: int) -> argparse.ArgumentParser:
-    """Make a parser with `--model`, `--device`, `--images` and `--out`."""
-    command = bare_parser(name, description)
-    command.add_argument("--model", default=BUNDLED, help="checkpoint folder, hub name, or 'bundled' [%(default)s]")
-    command.add_argument("--images", type=positive, default=images, help="how many images [%(default)s]")
-    return command
-
-
 def bare_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """Make a parser with `--device` and `--out`."""
     command = argparse.ArgumentParser(
@@ -28,6 +20,14 @@ def bare_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     )
     command.add_argument("--device", default="cpu", help="'cpu', 'cuda' or 'cuda:1' [%(default)s]")
     command.add_argument("--out", type=Path, default=Path("runs") / name.replace(" ", "-"), help=_RESUMES)
+    return command
+
+
+def parser(name: str, description: str | None, *, images: int) -> argparse.ArgumentParser:
+    """Make a parser with `--model`, `--device`, `--images` and `--out`."""
+    command = bare_parser(name, description)
+    command.add_argument("--model", default=BUNDLED, help="checkpoint folder, hub name, or 'bundled' [%(default)s]")
+    command.add_argument("--images", type=positive, default=images, help="how many images [%(default)s]")
     return command
 
 

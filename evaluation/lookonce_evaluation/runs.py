@@ -26,19 +26,19 @@ JSON = Any
 class Run:
     """Keep an evaluation's results by item, in a file of JSON lines.
 
-    The first line holds `asked`. Invariant: a result is in the file whole or not at all, and every result answers it.
+    The first line holds `config`. Invariant: a result is in the file whole or not at all, and every result answers it.
 
     Args:
         folder: of the run's files; created if it is missing.
-        asked: what the results depend on beside the items and the code: the command, the checkpoint, the methods.
+        config: what the results depend on beside the items and the code: the command, the checkpoint, the methods.
 
     Raises:
         EvaluationError: the folder holds the results of another question.
     """
 
-    def __init__(self, folder: Path, asked: Mapping[str, JSON]) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, JSON]) -> None:
         self.folder = folder
-        self._asked = json.loads(json.dumps({**asked, "code": _code()}, allow_nan=False))
+        self._config = json.loads(json.dumps({**config, "code": _code()}, allow_nan=False))
         self._path = folder / "records.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self._done = self._read() if self._path.exists() else {}
@@ -72,10 +72,10 @@ class Run:
     def _read(self) -> dict[str, JSON]:
         """Read the results; a run that was killed may leave a torn last line."""
         first, *lines = self._path.read_text().split("\n")
-        asked = _parsed(first)
-        if asked != self._asked:
+        config = _parsed(first)
+        if config != self._config:
             raise EvaluationError(
-                f"--out {self.folder}: it holds the results of another run ({_differences(asked, self._asked)}); give"
+                f"--out {self.folder}: it holds the results of another run ({_differences(config, self._config)}); give"
                 " another folder, or delete it"
             )
         pairs = [line.partition("\t") for line in lines[:-1]]  # after the last newline there is nothing, or a torn line
@@ -83,7 +83,7 @@ class Run:
 
     def _write(self) -> None:
         """Replace the file by a whole one."""
-        lines = [json.dumps(self._asked), *(f"{json.dumps(k)}\t{json.dumps(v)}" for k, v in self._done.items())]
+        lines = [json.dumps(self._config), *(f"{json.dumps(k)}\t{json.dumps(v)}" for k, v in self._done.items())]
         new = self._path.with_suffix(".new")
         new.write_text("\n".join(lines) + "\n")
         new.replace(self._path)

@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
 def calibrate(model: EvalModel, task: Task, tried: Sequence[Context], options: argparse.Namespace) -> list[Verified]:
     """Find the winners of all retentions, the largest retention first."""
     retentions = sorted(set(options.retentions))
-    asked = {
+    config = {
         "command": "calibrate",
         "checkpoint": model.fingerprint,
         "describe_prompt": model.describe_prompt,
@@ -80,7 +80,7 @@ def calibrate(model: EvalModel, task: Task, tried: Sequence[Context], options: a
         "retentions": retentions,
         "candidates": [candidate.name for candidate in tried],
     }
-    run = Run(options.out, asked)
+    run = Run(options.out, config)
 
     def measured(stage: str, names: Sequence[str], methods: Sequence[Context]) -> list[JSON]:
         return run.over(

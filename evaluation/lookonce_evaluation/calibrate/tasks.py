@@ -31,7 +31,7 @@ QUESTIONS = (
 ANSWER_TOKENS = 32
 
 
-class Asked(NamedTuple):
+class Answered(NamedTuple):
     """An image with its questions, answered by the full pass."""
 
     case: Case
@@ -56,7 +56,7 @@ class Labelled:
         self.names = list(self._cases)
         self.identity = identity
 
-    def ask(self, model: EvalModel, name: str) -> Asked:
+    def ask(self, model: EvalModel, name: str) -> Answered:
         """Answer the questions about an image by the full pass."""
         case = self._cases[name]
         graded, cache = full_pass(model, case)
@@ -64,7 +64,7 @@ class Labelled:
         columns += [f"open/{category}" for category in case.open]
         prompts = [model.after_context(question.text) for question in case.questions]
         answers = [model.answer_ids(question.answer) for question in case.questions]
-        return Asked(case, prompts, answers, columns, graded.right, graded.first, cache)
+        return Answered(case, prompts, answers, columns, graded.right, graded.first, cache)
 
 
 class Agreement:
@@ -86,7 +86,7 @@ class Agreement:
         content = hashlib.blake2b(digests, digest_size=16).hexdigest()
         self.identity = {"pictures": content, "questions": list(questions), "answer_tokens": ANSWER_TOKENS}
 
-    def ask(self, model: EvalModel, name: str) -> Asked:
+    def ask(self, model: EvalModel, name: str) -> Answered:
         """Answer the questions about a picture by the full pass."""
         case = Case(name, read_picture(self._paths[name]), {}, {})
         cache = model.prefix(case.image)
@@ -98,13 +98,13 @@ class Agreement:
             answers.append(tokens if len(tokens) == ANSWER_TOKENS else [*tokens, model.end_id])
             first.append(step.logits[0, -1])
         columns = [f"agreement/{i}" for i in range(len(prompts))]
-        return Asked(case, prompts, answers, columns, [True] * len(prompts), torch.stack(first), cache)
+        return Answered(case, prompts, answers, columns, [True] * len(prompts), torch.stack(first), cache)
 
 
 Task = Labelled | Agreement
 
 
-def measure(model: EvalModel, asked: Asked, methods: Sequence[Context]) -> JSON:
+def measure(model: EvalModel, answered: Answered, methods: Sequence[Context]) -> JSON:
     """Measure one image's answers by every method.
 
     Returns:
@@ -112,22 +112,22 @@ def measure(model: EvalModel, asked: Asked, methods: Sequence[Context]) -> JSON:
         `key`, the same and the mean KL divergence of the first tokens from the full pass's; `sizes`, by retention and
         of the "full" pass, tokens and bytes of keys and values.
     """
-    run = ImageRun(model, asked.case)
+    run = ImageRun(model, answered.case)
     seen: dict[tuple[int, ...], tuple[str, float]] = {}
-    sizes = {"full": [asked.full.tokens, asked.full.bytes]}
+    sizes = {"full": [answered.full.tokens, answered.full.bytes]}
     ways = {}
     for method in methods:
         kept = method.kept(run)
         tokens = (len(kept), *kept.flatten().tolist())
         if tokens not in seen:  # methods often agree, most of all on few tokens
-            cache = run.described.context(kept)._replace(prompts=asked.prompts)
-            graded = grade(model, cache, asked.answers)
-            full, ours = (F.log_softmax(logits.float(), -1).cpu() for logits in (asked.first, graded.first))
+            cache = run.described.context(kept)._replace(prompts=answered.prompts)
+            graded = grade(model, cache, answered.answers)
+            full, ours = (F.log_softmax(logits.float(), -1).cpu() for logits in (answered.first, graded.first))
             distance = float(F.kl_div(ours, full, log_target=True, reduction="batchmean").clamp_min(0))
             seen[tokens] = (_bits(graded.right), round(distance, 6))
             sizes[f"{method.retention:g}"] = [cache.tokens, cache.bytes]
         ways[key(method)] = list(seen[tokens])
-    return {"columns": asked.columns, "full": _bits(asked.right), "ways": ways, "sizes": sizes}
+    return {"columns": answered.columns, "full": _bits(answered.right), "ways": ways, "sizes": sizes}
 
 
 def key(method: Context) -> str:

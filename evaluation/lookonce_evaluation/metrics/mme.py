@@ -14,7 +14,7 @@ from lookonce_evaluation.model import EvalModel, PreparedCache
 from lookonce_scenes.questions import CATEGORIES, Question
 
 KINDS = {"acc": "ACC", "acc+": "ACC+", "open": "open"}
-Asked = Case | Entry
+Item = Case | Entry
 Grade = Callable[[PreparedCache, list[Question]], Sequence[bool]]
 
 
@@ -35,14 +35,14 @@ class Outcomes:
         return pool
 
     @classmethod
-    def of(cls, cases: Sequence[Asked], right: Iterable[Iterable[bool]]) -> Self:
+    def of(cls, cases: Sequence[Item], right: Iterable[Iterable[bool]]) -> Self:
         """Count the grades of images with the scenes' categories."""
         outcomes = cls()
         for case, grades in zip(cases, right, strict=True):
             outcomes.add(case, grades)
         return outcomes
 
-    def add(self, case: Asked, right: Iterable[bool]) -> None:
+    def add(self, case: Item, right: Iterable[bool]) -> None:
         """Take the grades of one image, in the order of `Case.questions`."""
         counts = {kind: torch.zeros(2, len(self.categories)) for kind in KINDS}  # right, asked; by category
         grades = iter(right)
@@ -125,7 +125,7 @@ def record(model: EvalModel, case: Case, methods: Sequence[Method], grade: Grade
 
 
 def rows_of(
-    cases: Sequence[Asked], methods: Sequence[Method], records: Sequence[Any], categories: Sequence[str]
+    cases: Sequence[Item], methods: Sequence[Method], records: Sequence[Any], categories: Sequence[str]
 ) -> list[Row]:
     """Put the images of the categories together, by method."""
     images = [pair for pair in zip(cases, records, strict=True) if {*pair[0].pairs, *pair[0].open} & {*categories}]

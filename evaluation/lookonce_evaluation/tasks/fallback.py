@@ -262,7 +262,7 @@ def main(arguments: list[str]) -> None:
     settings = settings_of(options)
     model = EvalModel.load(options.model, settings, options.device)
     window = model.window(settings.window)
-    asked = {
+    config = {
         "command": "eval fallback",
         "model": model.fingerprint,
         "describe_prompt": model.describe_prompt,
@@ -271,7 +271,7 @@ def main(arguments: list[str]) -> None:
         "selection": settings.selection,
         "retentions": list(options.retentions),
     }
-    run = Run(options.out, asked)
+    run = Run(options.out, config)
     cases = {"search": held_out(options.search, SEARCH_SEED), "held out": held_out(options.images, HELD_OUT_SEED)}
 
     def work(case: Case) -> JSON:

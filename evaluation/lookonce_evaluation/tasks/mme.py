@@ -60,19 +60,19 @@ def main(arguments: list[str]) -> None:
     scored = (settings.selection, model.window(settings.window), settings.rows, model.num_layers)
     names = ("full pass", settings.selection, "query only")
     compared = [method for method in methods.methods(options.retentions, *scored) if method.name in names]
-    asked = {"command": "eval mme", "model": model.fingerprint, "prompt": model.describe_prompt}
-    run = Run(options.out, {**asked, "methods": methods.as_json(compared)})
+    config = {"command": "eval mme", "model": model.fingerprint, "prompt": model.describe_prompt}
+    run = Run(options.out, {**config, "methods": methods.as_json(compared)})
     limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)
     with torch.inference_mode():
         records = run.over(
             entries,
-            lambda e: record(model, e.case(limits), compared, lambda *asked: grade_first_words(model, *asked)),
+            lambda e: record(model, e.case(limits), compared, lambda *args: grade_first_words(model, *args)),
             name=_name,
         )
     by_group = {name: rows_of(entries, compared, records, group) for name, group in groups(entries).items()}
     shown = report(run, by_group)
     result = {name: [row.as_json(rows[0].outcomes) for row in rows] for name, rows in by_group.items()}
-    run.write_json("result.json", asked | {"images": len(entries), "groups": result})
+    run.write_json("result.json", config | {"images": len(entries), "groups": result})
     print(shown)
 
 

@@ -147,7 +147,7 @@ def main(arguments: list[str]) -> None:
     settings = settings_for(options.model)
     model = EvalModel.load(options.model, settings, options.device)
     prompts = usable(model, list(dict.fromkeys((settings.describe_prompt, *OTHERS, *options.prompt))))
-    asked = {
+    config = {
         "command": "analyze prompts",
         "fingerprint": model.fingerprint,
         "images": str(options.images_folder or "scenes"),
@@ -155,7 +155,7 @@ def main(arguments: list[str]) -> None:
         "retentions": RETENTIONS,
         **settings.model_dump(include={"window", "rows", "selection"}),
     }
-    run = Run(options.out, asked | judge.identity)
+    run = Run(options.out, config | judge.identity)
     records = run.over(cases, lambda case: measure(model, settings, judge, prompts, case))
     tables = {"table.md": held_table(cases, records, prompts)}
     if cases[0].questions:

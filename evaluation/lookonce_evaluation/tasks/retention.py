@@ -72,15 +72,13 @@ def main(arguments: list[str]) -> None:
     model = EvalModel.load(options.model, settings, options.device)
     window = model.window(settings.window)
     compared = methods.methods(options.retentions, settings.selection, window, settings.rows, model.num_layers)
-    asked = {"command": "eval retention", "model": model.fingerprint, "prompt": model.describe_prompt}
-    run = Run(options.out, {**asked, "methods": methods.as_json(compared)})
+    config = {"command": "eval retention", "model": model.fingerprint, "prompt": model.describe_prompt}
+    run = Run(options.out, {**config, "methods": methods.as_json(compared)})
     cases = held_out(options.images)
     with torch.inference_mode():
-        records = run.over(
-            cases, lambda c: record(model, c, compared, lambda *asked: grade_exactly(model, *asked).right)
-        )
+        records = run.over(cases, lambda c: record(model, c, compared, lambda *args: grade_exactly(model, *args).right))
     rows = rows_of(cases, compared, records, CATEGORIES)
     report(run, rows, settings.selection)
     result = {"images": len(cases), "rows": [row.as_json(rows[0].outcomes) for row in rows]}
-    run.write_json("result.json", asked | result)
+    run.write_json("result.json", config | result)
     print(tables.accuracy(rows))

@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
     cases = cases_of(options)
     model = EvalModel.load(options.model, settings, options.device)
     bands = bands_of(model.num_layers, model.window(settings.window))
-    asked = {
+    config = {
         "command": "analyze attention",
         "checkpoint": model.fingerprint,
         "describe_prompt": settings.describe_prompt,
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
         "bands": [band.label for band in bands],
         "top_k": top,
     }
-    run = Run(options.out, asked)
+    run = Run(options.out, config)
     records = run.over(cases, lambda case: record(observe(model, case), bands, top))
     examples = [example(observe(model, case), bands[:-1], top) for case in cases[: options.examples]]
     facts = _facts(model, options.model, records, f"pictures of {folder}" if folder else "drawn scenes")

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     if width > model.num_layers:
         raise EvaluationError(f"--window {width}: expected at most {model.num_layers}, the model's number of layers")
     plan = Plan.of(model.num_layers, width, step)
-    asked = {
+    config = {
         "command": "analyze knockout",
         "model": model.fingerprint,
         "describe_prompt": model.describe_prompt,
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
         "images": str(options.images_folder.resolve()) if options.images_folder else "scenes",
         "questions": hashlib.sha256(options.questions.read_bytes()).hexdigest() if options.questions else "scenes",
     }
-    run = Run(options.out, asked | judge.identity)
+    run = Run(options.out, config | judge.identity)
     described = run.over(
         cases,
         lambda case: describe_record(model, judge, case, plan),

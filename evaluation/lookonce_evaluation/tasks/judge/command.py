@@ -187,14 +187,14 @@ def main(arguments: list[str]) -> None:
     else:
         cases, settings = cases_of(options), settings_for(options.model)
         model = EvalModel.load(options.model, settings, options.device)
-        asked = {
+        config = {
             "command": "eval judge",
             "fingerprint": model.fingerprint,
             "images": str(options.images_folder or "scenes"),
             "retentions": RETENTIONS,
             **settings.model_dump(include={"describe_prompt", "window", "rows", "selection"}),
         }
-        run = Run(options.out, asked | judge.identity)
+        run = Run(options.out, config | judge.identity)
         records = run.over(cases, lambda case: judge_image(model, settings, judge, case))
     keys = ("counts", "against_scene")
     result = {key: {way: summary.as_json() for way, summary in summaries(records, key).items()} for key in keys}
