@@ -15,6 +15,11 @@ def header(*names: str) -> str:
     return f"{line(names)}\n|{'---|' * len(names)}"
 
 
+def table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Write rows as a table, with their keys as its header."""
+    return "\n".join([header(*rows[0]), *(line(row.values()) for row in rows)])
+
+
 def accuracy(rows: Sequence[Row], more: Mapping[str, Callable[[Row], str]] | None = None) -> str:
     """Write rows, the full pass first, with the 95% intervals of their differences to it, in points."""
     full, more = rows[0].outcomes, more or {}

@@ -1,9 +1,9 @@
-"""Methods to answer a later question about an image, each through what a server does for it, from the image on."""
+"""Answer a later question about an image by several methods, as a server does."""
 
 import asyncio
 import io
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -14,6 +14,7 @@ from PIL import Image
 from lookonce_cache import DEFAULT_TENANT, CompressedContext, ContextKey, Store, digest, open_store
 from lookonce_evaluation.bench.fixtures import RedisServer
 from lookonce_evaluation.bench.timing import Ask, time_answer
+from lookonce_evaluation.errors import EvaluationError
 from lookonce_scenes.world import render, sample_scene
 from lookonce_server.app import describe_plan
 from lookonce_server.engines.base import Answer, DescribePlan, Engine, Sampling
@@ -36,11 +37,11 @@ class Method(Protocol):
     nbytes: int  # kept for one image
 
     def prepare(self, questions: Sequence[str], sampling: Sampling) -> AbstractAsyncContextManager[list[Ask]]:
-        """Do what is done ahead, untimed; within the block each question may be asked once."""
+        """Prepare questions, untimed; within the block each may be asked once."""
 
 
 class FullPass:
-    """The full pass with nothing cached: each question is about a picture that the engine has never seen.
+    """Answer by the full pass, each question about a picture new to the engine.
 
     Args:
         engine: answers.
@@ -64,7 +65,7 @@ class FullPass:
 
 
 class PrefixCached:
-    """The full pass about one picture, whose keys and values are in vLLM's prefix cache.
+    """Answer by the full pass about one picture, from vLLM's prefix cache.
 
     Args:
         engine: answers.
@@ -88,7 +89,7 @@ class PrefixCached:
 
 
 class FromContext:
-    """The answer pass from a context, by its id.
+    """Answer from a context, by its id.
 
     Each question is about a context of its own id, though their tensors are the same: vLLM's prefix cache never has
     it, and each one is read from the store and loaded.
@@ -104,9 +105,10 @@ class FromContext:
     def __init__(self, name: str, engine: Engine, store: Store, context: CompressedContext, plan: DescribePlan) -> None:
         self.name = name
         self.nbytes = context.nbytes
+        self.context = context
         self._store = store
-        self._context = context
-        self._sessions = _sessions(engine, _contexts(engine, store, plan, context.identity.precision))
+        contexts = _contexts(engine, store, plan, context.identity.precision)
+        self._sessions = Sessions(engine, contexts, images=Images(ImageLimits()), on_miss="compress", metrics=Metrics())
         self._numbers = count()
 
     @asynccontextmanager
@@ -122,8 +124,8 @@ class FromContext:
 
     async def _put_copy(self) -> ContextKey:
         """Store the context as if it were another image's."""
-        identity = replace(self._context.identity, image_digest=digest(str(next(self._numbers)).encode()))
-        copy = replace(self._context, identity=identity)
+        identity = replace(self.context.identity, image_digest=digest(str(next(self._numbers)).encode()))
+        copy = replace(self.context, identity=identity)
         await self._store.put(copy)
         return copy.key
 
@@ -133,7 +135,7 @@ class FromContext:
 
 
 def about(question: str) -> Conversation:
-    """A question about an image."""
+    """Return a question about an image."""
     return Conversation((Turn("user", question, has_image=True),))
 
 
@@ -141,6 +143,32 @@ async def full_pass(engine: Engine, image: bytes, conversation: Conversation, sa
     """Answer from the whole image, as sessions do at a miss."""
     pixels = await asyncio.to_thread(decode_image, image, ImageLimits(), "image")
     return engine.full(conversation, pixels, sampling, DEFAULT_TENANT)
+
+
+async def check_answers(
+    engine: Engine,
+    contexts: "PictureContexts",
+    methods: Sequence[FromContext],
+    questions: Sequence[str],
+    sampling: Sampling,
+) -> None:
+    """Check that greedy answers from contexts are the right ones.
+
+    With everything kept it is the answer of the full pass over the same turns; otherwise it is the same from every
+    store.
+
+    Raises:
+        EvaluationError: an answer is another one.
+    """
+    for question in questions:
+        turns = (Turn("user", contexts.plan.prompt, has_image=True), Turn("assistant", ""), Turn("user", question))
+        full = await time_answer(partial(full_pass, engine, contexts.image, Conversation(turns), sampling))
+        expected = {contexts.everything.id: full.text}
+        for method in methods:
+            async with method.prepare([question], sampling) as (ask,):
+                text = (await time_answer(ask)).text
+            if text != (right := expected.setdefault(method.context.id, text)):
+                raise EvaluationError(f"{method.name}: {question!r} was answered by {text!r}; right is {right!r}")
 
 
 class PictureContexts(NamedTuple):
@@ -190,10 +218,10 @@ async def open_memory() -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
-async def redis_store(url: str | None) -> AsyncIterator[Store]:
-    """Open a store in the Redis at a URL, or in one that is started for the run."""
-    with nullcontext(url) if url else RedisServer() as server:
-        store = open_store(server if isinstance(server, str) else server.url, ttl=600)
+async def open_redis() -> AsyncIterator[Store]:
+    """Open a store in a redis-server that is started for it."""
+    with RedisServer() as server:
+        store = open_store(server.url, ttl=600)
         try:
             yield store
         finally:
@@ -202,7 +230,3 @@ async def redis_store(url: str | None) -> AsyncIterator[Store]:
 
 def _contexts(engine: Engine, store: Store, plan: DescribePlan, precision: str) -> Contexts:
     return Contexts(engine, store, plan=plan, precision=precision, images=Images(ImageLimits()), metrics=Metrics())
-
-
-def _sessions(engine: Engine, contexts: Contexts) -> Sessions:
-    return Sessions(engine, contexts, images=Images(ImageLimits()), on_miss="compress", metrics=Metrics())

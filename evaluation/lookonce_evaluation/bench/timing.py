@@ -1,4 +1,4 @@
-"""Timed answers and describe passes, and the spread of figures."""
+"""Time answers and describe passes, and summarize figures."""
 
 import statistics
 import time
@@ -21,6 +21,7 @@ class AnswerTimes(NamedTuple):
     total: float
     tokens: int  # generated
     computed_tokens: int  # of the prompt, that were run through the model
+    text: str
 
 
 class DescribeTimes(NamedTuple):
@@ -72,14 +73,15 @@ class Spread:
 async def time_answer(ask: Ask) -> AnswerTimes:
     """Ask, and time the answer to its end."""
     started = time.perf_counter()
-    first_token, tokens, computed_tokens = 0.0, 0, 0
+    first_token, tokens, computed_tokens, text = 0.0, 0, 0, ""
     async for event in await ask():
         if isinstance(event, Started):
             computed_tokens = event.computed_tokens
             continue
         first_token = first_token or time.perf_counter() - started
         tokens += event.tokens
-    return AnswerTimes(first_token, time.perf_counter() - started, tokens, computed_tokens)
+        text += event.text
+    return AnswerTimes(first_token, time.perf_counter() - started, tokens, computed_tokens, text)
 
 
 async def time_describe(engine: Engine, image: bytes, plan: DescribePlan) -> DescribeTimes:

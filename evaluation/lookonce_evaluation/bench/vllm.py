@@ -1,4 +1,4 @@
-"""What a later question costs in vLLM, five methods side by side: `make bench-vllm`.
+"""Measure a later question in vLLM, five methods side by side: `make bench-vllm`.
 
 - full pass: nothing cached, and a picture that the engine never saw with each question;
 - full pass, prefix cache: the same picture every time, its keys and values in vLLM's prefix cache;
@@ -7,24 +7,24 @@
 
 Each method starts where a server does: at the image's bytes, or at the context's id. So many ask at once, each its next
 question when the last one is answered; every question is another one. The methods take turns, round by round, so that
-what else the machine does falls on all alike. Times are medians ± half the distance of the quartiles.
+what else the machine does falls on all alike. Times are medians ± half the distance of the quartiles. Answers are
+checked before: exit status 1 if those from contexts differ from the full pass over the same turns, or between stores.
 """
 
-import argparse
 import asyncio
 import itertools
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from lookonce_cache import Store
-from lookonce_evaluation.bench import command, vllm_report
+from lookonce_evaluation.bench import command
 from lookonce_evaluation.bench.checkpoints import write_llava
 from lookonce_evaluation.bench.methods import (
     FULL,
@@ -32,33 +32,37 @@ from lookonce_evaluation.bench.methods import (
     FullPass,
     Method,
     PrefixCached,
+    check_answers,
     describe_picture,
     open_memory,
+    open_redis,
     png,
-    redis_store,
 )
-from lookonce_evaluation.bench.timing import Ask, time_answer, time_describe
-from lookonce_evaluation.bench.vllm_report import EVERYTHING, MEMORY, REDIS, Cell, ModelFigures
+from lookonce_evaluation.bench.timing import AnswerTimes, Ask, DescribeTimes, Spread, time_answer, time_describe
+from lookonce_evaluation.tables import table
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.vllm import VllmEngine
+from lookonce_server.engines.vllm.connector.step_times import StepTimes
 from lookonce_server.settings import Settings
 
+MEMORY, REDIS, EVERYTHING = "compressed, memory", "compressed, Redis", "full KV, Redis"
 QUESTIONS = ("What is at the center?", "How many objects are there?", "Find the red object.", "Is there a star?")
+SAMPLING = Sampling(8)
+DESCRIBE_TOKENS = 48
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A checkpoint and how it is asked.
+    """A checkpoint to measure.
 
     Attributes:
-        label: in the tables.
-        dtype: arithmetic.
-        write: makes the checkpoint in a folder, and returns where.
-        side: of its pictures, in pixels; None for the drawn scenes' own.
-        options: of vLLM.
+        label: its name in the tables.
+        dtype: the dtype of its arithmetic.
+        write: writes the checkpoint to a folder, and returns its path.
+        side: width and height of its pictures, in pixels; None for the drawn scenes' own.
+        options: vLLM's options.
         full_passes: answers a round by the full pass, at least.
-        full_once_from: concurrency from which on one round of full passes must do: it takes minutes.
     """
 
     label: str
@@ -67,75 +71,102 @@ class Model:
     side: int | None
     options: dict[str, Any]
     full_passes: int
-    full_once_from: int = 1_000
-
-    def full_answers(self, concurrency: int, number: int) -> int:
-        """Return how many full passes a round measures, of which there were `number` before."""
-        return 0 if concurrency >= self.full_once_from and number else max(self.full_passes, concurrency)
 
 
-MODELS = {
-    "scenes": Model(
-        "scenes, 5.0 M, float32",
-        torch.float32,
-        lambda _: CHECKPOINT,
-        side=None,
-        options={"kv_cache_memory_bytes": 256 * 1024**2},
-        full_passes=16,
-    ),
-    "llava": Model(
-        "LLaVA shape, 0.9 B, bfloat16",
-        torch.bfloat16,
-        lambda folder: write_llava(folder / "llava", 1024),
-        side=448,  # 14 x 14 pixels a token
-        options={"kv_cache_memory_bytes": 1024**3, "max_model_len": 4096},
-        full_passes=2,
-        full_once_from=32,
-    ),
-}
+SCENES = Model(
+    "scenes, 5.0 M, float32",
+    torch.float32,
+    lambda _: CHECKPOINT,
+    side=None,
+    options={"kv_cache_memory_bytes": 256 * 1024**2},
+    full_passes=16,
+)
+LLAVA = Model(
+    "LLaVA shape, 0.9 B, bfloat16",
+    torch.bfloat16,
+    lambda folder: write_llava(folder / "llava", 1024),
+    side=448,  # 14 x 14 pixels a token
+    options={"kv_cache_memory_bytes": 1024**3, "max_model_len": 4096},
+    full_passes=2,
+)
 
 
-class Effort(NamedTuple):
-    """How much is measured."""
+class Plan(NamedTuple):
+    """The extent of a run."""
 
-    concurrencies: tuple[int, ...]
-    tokens: int  # of an answer
-    describe_tokens: int
+    models: tuple[Model, ...] = (SCENES, LLAVA)
+    concurrencies: tuple[int, ...] = (1, 8, 32)
     rounds: int = 2
     answers: int = 8  # of a method other than the full pass, in a round, at least
     each: int = 2  # questions of each that ask at once, at least
     pictures: int = 3  # that are described for the describe pass's cost
 
 
-async def measure_model(model: Model, redis: Store, settings: Settings, effort: Effort) -> ModelFigures:
-    """Measure one checkpoint by every method at every concurrency, in rounds."""
-    async with _started(model, settings) as engine, open_memory() as memory:
-        contexts = await describe_picture(engine, png(1, model.side), settings, effort.describe_tokens)
-        methods: list[Method] = [
-            FullPass(engine, model.side),
-            PrefixCached(engine, contexts.image, contexts.full_bytes),
+QUICK = Plan((SCENES,), (1, 3), rounds=1, answers=2, each=1, pictures=1)
+
+
+@dataclass
+class Cell:
+    """The times of one method at one concurrency, over all rounds."""
+
+    answers: list[AnswerTimes] = field(default_factory=list)
+    steps: list[StepTimes] = field(default_factory=list)
+    seconds: float = 0.0  # in which all were answered
+
+    def figures(self) -> dict[str, Any]:
+        """Summarize the answers; times in milliseconds."""
+        return {
+            "answers": len(self.answers),
+            "first_token_ms": Spread.of_seconds(answer.first_token for answer in self.answers),
+            "answer_ms": Spread.of_seconds(answer.total for answer in self.answers),
+            "requests_per_s": len(self.answers) / self.seconds,
+            "tokens_per_s": sum(answer.tokens for answer in self.answers) / self.seconds,
+            "computed_tokens": Spread.of(answer.computed_tokens for answer in self.answers).median,
+            "loads": self._loads(),
+        }
+
+    def _loads(self) -> dict[str, Any] | None:
+        """Summarize the steps that loaded contexts, if there are any."""
+        steps = [step for step in self.steps if step.loads]
+        if not steps:
+            return None
+        return {
+            "number": sum(step.loads for step in steps),
+            "load_ms": Spread.of_seconds(step.load_seconds / step.loads for step in steps),
+            "step_loads_ms": Spread.of_seconds(step.load_seconds for step in steps),
+            "share_of_steps": sum(step.load_seconds for step in steps) / sum(step.step_seconds for step in steps),
+        }
+
+
+async def measure_model(model: Model, redis: Store, plan: Plan) -> dict[str, Any]:
+    """Measure one checkpoint by every method at every concurrency."""
+    async with _load_engine(model) as engine, open_memory() as memory:
+        contexts = await describe_picture(engine, png(1, model.side), Settings(), DESCRIBE_TOKENS)
+        from_contexts = [
             FromContext(MEMORY, engine, memory, contexts.compressed, contexts.plan),
             FromContext(REDIS, engine, redis, contexts.compressed, contexts.plan),
             FromContext(EVERYTHING, engine, redis, contexts.everything, contexts.plan),
         ]
+        await check_answers(engine, contexts, from_contexts, QUESTIONS, SAMPLING)
+        prefix_cached = PrefixCached(engine, contexts.image, contexts.full_bytes)
+        methods: list[Method] = [FullPass(engine, model.side), prefix_cached, *from_contexts]
         for method in methods:  # so that each is warm
-            async with method.prepare(QUESTIONS[:1], Sampling(effort.tokens)) as (ask,):
+            async with method.prepare(QUESTIONS[:1], SAMPLING) as (ask,):
                 await time_answer(ask)
         await engine.take_step_times()  # those until now are of other passes
-        pictures = [png(2 + number, model.side) for number in range(effort.pictures)]
-        figures = ModelFigures(
-            label=model.label,
-            image_tokens=contexts.everything.image_tokens,
-            nbytes={method.name: method.nbytes for method in methods},
-            describes=[await time_describe(engine, picture, contexts.plan) for picture in pictures],
-            describe_steps=await engine.take_step_times(),
-        )
-        await _measure_cells(model, engine, methods, effort, figures)
-        return figures
+        pictures = [png(2 + number, model.side) for number in range(plan.pictures)]
+        passes = [await time_describe(engine, picture, contexts.plan) for picture in pictures]
+        return {
+            "model": model.label,
+            "image_tokens": contexts.everything.image_tokens,
+            "describe": describe_figures(passes, await engine.take_step_times()),
+            "rows": await _measure_rows(model, engine, methods, plan),
+        }
 
 
 @asynccontextmanager
-async def _started(model: Model, settings: Settings) -> AsyncIterator[VllmEngine]:
+async def _load_engine(model: Model) -> AsyncIterator[VllmEngine]:
+    settings = Settings()
     with tempfile.TemporaryDirectory() as folder:
         engine = await VllmEngine.load(
             str(model.write(Path(folder))),
@@ -150,69 +181,129 @@ async def _started(model: Model, settings: Settings) -> AsyncIterator[VllmEngine
             await engine.close()
 
 
-async def _measure_cells(
-    model: Model, engine: VllmEngine, methods: Sequence[Method], effort: Effort, figures: ModelFigures
-) -> None:
+async def _measure_rows(
+    model: Model, engine: VllmEngine, methods: Sequence[Method], plan: Plan
+) -> list[dict[str, Any]]:
     numbers = itertools.count(10_000)
-    for concurrency, number in itertools.product(effort.concurrencies, range(effort.rounds)):
-        # The number comes first: no question begins like another, so that nothing of one is found in a cache.
-        count = max(effort.answers, effort.each * concurrency)
-        questions = [f"{next(numbers)}: {QUESTIONS[i % len(QUESTIONS)]}" for i in range(count)]
-        for method in methods:
-            answers = model.full_answers(concurrency, number) if method.name == FULL else count
-            if answers:
-                cell = figures.cells.setdefault(method.name, {}).setdefault(concurrency, Cell())
-                async with method.prepare(questions[:answers], Sampling(effort.tokens)) as asks:
+    rows = []
+    for concurrency in plan.concurrencies:
+        cells = [Cell() for _ in methods]
+        for _ in range(plan.rounds):
+            # The number comes first: no question begins like another, so that nothing of one is in a cache.
+            count = max(plan.answers, plan.each * concurrency)
+            questions = [f"{next(numbers)}: {QUESTIONS[i % len(QUESTIONS)]}" for i in range(count)]
+            for method, cell in zip(methods, cells, strict=True):
+                answers = max(model.full_passes, concurrency) if method.name == FULL else count
+                async with method.prepare(questions[:answers], SAMPLING) as asks:
                     await engine.take_step_times()
-                    await closed_loop(asks, concurrency, cell)
+                    await run_closed_loop(asks, concurrency, cell)
                     cell.steps += await engine.take_step_times()
+        rows += [
+            {"concurrency": concurrency, "method": method.name, "bytes": method.nbytes, **cell.figures()}
+            for method, cell in zip(methods, cells, strict=True)
+        ]
+    return rows
 
 
-async def closed_loop(asks: Sequence[Ask], concurrency: int, cell: Cell) -> None:
+async def run_closed_loop(asks: Sequence[Ask], concurrency: int, cell: Cell) -> None:
     """Ask all questions, so many at once, each the next one when its last is answered."""
     waiting = iter(asks)
 
-    async def ask_on() -> None:
+    async def ask_next() -> None:
         for ask in waiting:
             cell.answers.append(await time_answer(ask))
 
     started = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(concurrency):
-            group.create_task(ask_on())
+            group.create_task(ask_next())
     cell.seconds += time.perf_counter() - started
 
 
-async def measure(names: Sequence[str], redis_url: str | None, effort: Effort) -> list[ModelFigures]:
-    """Measure these checkpoints."""
-    async with redis_store(redis_url) as redis:
-        return [await measure_model(MODELS[name], redis, Settings(), effort) for name in names]
+def describe_figures(passes: Sequence[DescribeTimes], steps: Sequence[StepTimes]) -> dict[str, Any]:
+    """Summarize describe passes and the steps in which their captures ended."""
+    steps = [step for step in steps if step.captures]
+    capture_seconds = [step.compress_seconds + step.write_seconds for step in steps]
+    return {
+        "tokens": [each.tokens for each in passes],
+        "generate_ms": Spread.of_seconds(each.generate for each in passes),
+        "capture_ms": Spread.of_seconds(each.capture for each in passes),
+        "both_ms": Spread.of_seconds(each.total for each in passes),
+        "compress_ms": Spread.of_seconds(step.compress_seconds for step in steps),
+        "capture_holds_ms": Spread.of_seconds(capture_seconds),
+        "capture_share_of_step": sum(capture_seconds) / sum(step.step_seconds for step in steps),
+    }
+
+
+def report(models: Sequence[dict[str, Any]]) -> str:
+    """Write the tables."""
+    rows = [(model, row) for model in models for row in model["rows"]]
+    full = {(model["model"], row["concurrency"]): row for model, row in rows if row["method"] == FULL}
+    speed = [_speed_line(model, row, full[model["model"], row["concurrency"]]) for model, row in rows]
+    loads = [_load_line(model, row) for model, row in rows if row["loads"]]
+    describes = [_describe_line(model) for model in models]
+    titles = ("A later question:", "Loads, in the worker:", "A describe pass:")
+    return "\n\n".join(
+        f"{title}\n\n{table(lines)}" for title, lines in zip(titles, (speed, loads, describes), strict=True)
+    )
+
+
+def _speed_line(model: dict[str, Any], row: dict[str, Any], full: dict[str, Any]) -> dict[str, object]:
+    first = row["first_token_ms"]
+    return {
+        "model": model["model"],
+        "image tokens": model["image_tokens"],
+        "who ask": row["concurrency"],
+        "a later question by": row["method"],
+        "first token, ms": first,
+        "p90": f"{first.p90:.1f}",
+        "sooner": f"{full['first_token_ms'].median / first.median:.1f}x",
+        "questions/s": f"{row['requests_per_s']:.2f}",
+        "more": f"{row['requests_per_s'] / full['requests_per_s']:.1f}x",
+        "KiB kept": f"{row['bytes'] / 1024:.0f}" if row["bytes"] else "-",
+    }
+
+
+def _load_line(model: dict[str, Any], row: dict[str, Any]) -> dict[str, object]:
+    loads = row["loads"]
+    load, step = loads["load_ms"], loads["step_loads_ms"]
+    return {
+        "model": model["model"],
+        "who ask": row["concurrency"],
+        "a later question by": row["method"],
+        "one load, ms": f"{load.median:.2f}",
+        "its p90": f"{load.p90:.2f}",
+        "a step's loads, ms": f"{step.median:.2f}",
+        "their p90": f"{step.p90:.2f}",
+        "of the step": f"{loads['share_of_steps']:.1%}",
+    }
+
+
+def _describe_line(model: dict[str, Any]) -> dict[str, object]:
+    cost = model["describe"]
+    return {
+        "model": model["model"],
+        "tokens said": f"{sum(cost['tokens']) / len(cost['tokens']):.0f}",
+        "generated, ms": cost["generate_ms"],
+        "captured prefill, ms": cost["capture_ms"],
+        "both, ms": cost["both_ms"],
+        "the capture holds its step, ms": cost["capture_holds_ms"],
+        "of its step": f"{cost['capture_share_of_step']:.1%}",
+    }
+
+
+async def measure(plan: Plan) -> list[dict[str, Any]]:
+    """Measure every checkpoint."""
+    async with open_redis() as redis:
+        return [await measure_model(model, redis, plan) for model in plan.models]
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = command.parser("vllm", __doc__, quick="the small model and few answers")
-    parser.add_argument("--models", nargs="+", choices=MODELS, help="which checkpoints [scenes llava]")
-    parser.add_argument("--concurrency", type=_numbers, default=(1, 8, 32), help="how many ask at once [1,8,32]")
-    parser.add_argument("--tokens", type=int, default=8, help="most tokens of an answer [%(default)s]")
-    parser.add_argument("--describe-tokens", type=int, default=48, help="most tokens of a description [%(default)s]")
-    parser.add_argument("--redis", help="URL of a Redis; default: one is started")
-    arguments = parser.parse_args(args)
-    names = arguments.models or (("scenes",) if arguments.quick else ("scenes", "llava"))
-    effort = Effort(arguments.concurrency, arguments.tokens, arguments.describe_tokens)
-    if arguments.quick:
-        effort = effort._replace(rounds=1, answers=2, each=1, pictures=1)
-    figures = asyncio.run(measure(names, arguments.redis, effort))
-    print(vllm_report.text(figures))
-    command.write_json(arguments.json, {"models": vllm_report.as_json(figures)})
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    """As in "1,8,32"."""
-    numbers = tuple(int(part) for part in text.split(","))
-    if min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers above 0")
-    return numbers
+    arguments = command.parser("vllm", __doc__, quick="the small model and few answers").parse_args(args)
+    models = asyncio.run(measure(QUICK if arguments.quick else Plan()))
+    print(report(models))
+    command.write_json(arguments.json, {"models": models})
 
 
 if __name__ == "__main__":
