@@ -15,9 +15,18 @@ def header(*names: str) -> str:
     return f"{line(names)}\n|{'---|' * len(names)}"
 
 
-def table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Write rows as a table, with their keys as its header."""
-    return "\n".join([header(*rows[0]), *(line(row.values()) for row in rows)])
+def table(rows: Sequence[Mapping[str, object]], number: str = ".1f") -> str:
+    """Write rows as a table, with their keys as its header.
+
+    Args:
+        rows: the rows, which have the same keys.
+        number: the format of all cells but texts and whole numbers.
+    """
+
+    def text(cell: object) -> str:
+        return "-" if cell is None else str(cell) if isinstance(cell, str | int) else format(cell, number)
+
+    return "\n".join([header(*rows[0]), *(line(map(text, row.values())) for row in rows)])
 
 
 def accuracy(rows: Sequence[Row], more: Mapping[str, Callable[[Row], str]] | None = None) -> str:

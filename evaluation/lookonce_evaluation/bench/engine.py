@@ -35,7 +35,7 @@ from lookonce_evaluation.bench.methods import (
     png,
 )
 from lookonce_evaluation.bench.timing import AnswerTimes, Spread, time_answer, time_describe
-from lookonce_evaluation.tables import header, line
+from lookonce_evaluation.tables import table
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.app import describe_plan
 from lookonce_server.engines.base import Engine, Sampling
@@ -66,7 +66,7 @@ async def measure_methods(model: str, engine: Engine, memory: Store, redis: Stor
     """Time answers by every method."""
     contexts = await describe_picture(engine, png(1), _SETTINGS, _DESCRIBE_TOKENS)
     methods: list[Method] = [
-        FullPass(engine, None),
+        FullPass(engine),
         FromContext("full KV, memory", engine, memory, contexts.everything, contexts.plan),
         FromContext("compressed, memory", engine, memory, contexts.compressed, contexts.plan),
         FromContext("compressed, Redis", engine, redis, contexts.compressed, contexts.plan),
@@ -78,25 +78,21 @@ async def measure_methods(model: str, engine: Engine, memory: Store, redis: Stor
                 answer = await time_answer(ask)
             if number:  # the first round warms up
                 answers.append(answer)
+    first_token = [Spread.of_seconds(answer.first_token for answer in answers) for answers in times]
+    whole = [Spread.of_seconds(answer.total for answer in answers) for answers in times]
     return [
         {
             "model": model,
             "image_tokens": contexts.everything.image_tokens,
             "method": method.name,
-            "first_token_ms": Spread.of_seconds(answer.first_token for answer in answers),
-            "answer_ms": Spread.of_seconds(answer.total for answer in answers),
+            "first_token_ms": first_token[i],
+            "first_token_faster": first_token[0].median / first_token[i].median,
+            "answer_ms": whole[i],
+            "answer_faster": whole[0].median / whole[i].median,
             "bytes": method.nbytes,
         }
-        for method, answers in zip(methods, times, strict=True)
+        for i, method in enumerate(methods)
     ]
-
-
-def table_line(row: dict[str, Any], full: dict[str, Any]) -> str:
-    """Write a method's line of the table, compared with the full pass."""
-    cells = [row["model"], row["image_tokens"], row["method"]]
-    for name in ("first_token_ms", "answer_ms"):
-        cells += [row[name], f"{full[name].median / row[name].median:.1f}x"]
-    return line([*cells, f"{row['bytes'] / 1024:.0f}" if row["bytes"] else "-"])
 
 
 async def recording_cost(engine: Engine, rounds: int) -> str:
@@ -119,33 +115,20 @@ async def measure(rounds: int, sizes: Sequence[int]) -> dict[str, Any]:
     """Measure and print; return all figures."""
     figures: list[dict[str, Any]] = []
 
-    def print_rows(rows: list[dict[str, Any]]) -> None:
+    def add(rows: list[dict[str, Any]]) -> None:
         figures.extend(rows)
-        print("\n".join(table_line(row, rows[0]) for row in rows), flush=True)
+        print(table(rows) + "\n", flush=True)
 
-    print(
-        header(
-            "model",
-            "image tokens",
-            "a later question by",
-            "first token, ms",
-            "faster",
-            "whole answer, ms",
-            "faster",
-            "KiB kept",
-        ),
-        flush=True,
-    )
     async with open_memory() as memory, open_redis() as redis:
         async with load_engine(CHECKPOINT, torch.float32) as engine:
-            print_rows(await measure_methods("scenes, 5.0 M, float32", engine, memory, redis, 4 * rounds))
+            add(await measure_methods("scenes, 5.0 M, float32", engine, memory, redis, 4 * rounds))
             recording = await recording_cost(engine, 8 * rounds)
         for image_tokens in sizes:
             with tempfile.TemporaryDirectory() as folder:
                 path = write_llava(Path(folder) / "llava", image_tokens)
                 async with load_engine(path, torch.bfloat16) as engine:
-                    print_rows(await measure_methods("LLaVA shape, 0.9 B, bfloat16", engine, memory, redis, rounds))
-    print(f"\n{recording}")
+                    add(await measure_methods("LLaVA shape, 0.9 B, bfloat16", engine, memory, redis, rounds))
+    print(recording)
     return {"rows": figures, "recording": recording}
 
 

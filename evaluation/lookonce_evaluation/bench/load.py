@@ -206,17 +206,13 @@ class Load:
 
     def request(self, kind: Kind) -> None:
         """Send one request, about any image that fits, and record the reply."""
-        send: dict[Kind, Callable[[KnownImage], Reply]] = {
-            "new image": self._send_new,
-            "known, pixels": lambda image: self._ask("known, pixels", image, image.file),
-            "known, by id": lambda image: self._ask("known, by id", image, f"lookonce:{image.context_id}"),
-            "list": self._list,
-            "delete": self._delete,
-        }
-        image = self._new_image() if kind == "new image" else self._random.choice(self._known)  # it never shrinks
+        is_new = kind == "new image"
+        image = self._new_image() if is_new else self._random.choice(self._known)  # it never shrinks
         sent = time.monotonic()
         try:
-            reply = send[kind](image)
+            reply = self._send(kind, image)
+            if is_new:
+                self._known.append(image)
         except lookonce.LookonceError as error:
             reply = self._failure(kind, image, sent, error)
         self.replies.append(reply._replace(sent=sent, seconds=time.monotonic() - sent))
@@ -226,10 +222,21 @@ class Load:
             (kind,) = self._random.choices(list(self._weights), list(self._weights.values()))
             self.request(kind if self._known else "new image")
 
-    def _ask(self, kind: Kind, image: KnownImage, source: bytes | str, *, describe_first: bool = False) -> Reply:
+    def _send(self, kind: Kind, image: KnownImage) -> Reply:
+        if kind == "list":
+            list(self._client.list_contexts(limit=REMEMBERED))
+            return Reply(kind, "right")
+        if kind == "delete":
+            image.deleted = True  # before it is: others ask about it meanwhile
+            self._client.delete_context(image.context_id)
+            return Reply(kind, "right")
+        return self._ask(kind, image)
+
+    def _ask(self, kind: Kind, image: KnownImage) -> Reply:
         """Ask about an image, streaming or not, and judge the answer."""
         question = self._random.choice(list(image.picture.answers))
-        session = self._client.image(source)
+        session = self._client.image(f"lookonce:{image.context_id}" if kind == "known, by id" else image.file)
+        describe_first = kind == "new image" and self._random.random() < DESCRIBED_FIRST
         options: lookonce.AskOptions = {
             "max_tokens": self._max_tokens,
             "on_miss": "compress" if describe_first else "full",
@@ -265,21 +272,6 @@ class Load:
     def _new_image(self) -> KnownImage:
         picture = self._random.choice(self._pictures)
         return KnownImage(picture, picture.file(), "")
-
-    def _send_new(self, image: KnownImage) -> Reply:
-        describe_first = self._random.random() < DESCRIBED_FIRST
-        reply = self._ask("new image", image, image.file, describe_first=describe_first)
-        self._known.append(image)
-        return reply
-
-    def _list(self, image: KnownImage) -> Reply:
-        list(self._client.list_contexts(limit=REMEMBERED))
-        return Reply("list", "right")
-
-    def _delete(self, image: KnownImage) -> Reply:
-        image.deleted = True  # before it is: others ask about it meanwhile
-        self._client.delete_context(image.context_id)
-        return Reply("delete", "right")
 
 
 COLUMNS: dict[str, Callable[[Reply], bool]] = {

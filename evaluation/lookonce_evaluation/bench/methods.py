@@ -44,14 +44,14 @@ class FullPass:
     """Answer by the full pass, each question about a picture new to the engine.
 
     Args:
-        engine: answers.
+        engine: answers the questions.
         side: width and height of the pictures; None for the scenes' own.
     """
 
     name = FULL
     nbytes = 0
 
-    def __init__(self, engine: Engine, side: int | None) -> None:
+    def __init__(self, engine: Engine, side: int | None = None) -> None:
         self._engine = engine
         self._side = side
         self._seeds = count(1_000)
@@ -59,33 +59,33 @@ class FullPass:
     @asynccontextmanager
     async def prepare(self, questions: Sequence[str], sampling: Sampling) -> AsyncIterator[list[Ask]]:
         """See `Method.prepare`."""
-        images = await asyncio.to_thread(lambda: [png(next(self._seeds), self._side) for _ in questions])
+        images = await asyncio.to_thread(lambda: [self._image() for _ in questions])
         pairs = zip(images, questions, strict=True)
         yield [partial(full_pass, self._engine, image, about(question), sampling) for image, question in pairs]
 
+    def _image(self) -> bytes:
+        return png(next(self._seeds), self._side)
 
-class PrefixCached:
-    """Answer by the full pass about one picture, from vLLM's prefix cache.
 
-    Args:
-        engine: answers.
-        image: the picture.
-        nbytes: of its keys and values.
-    """
+class PrefixCached(FullPass):
+    """Answer by the full pass about one picture, from vLLM's prefix cache."""
 
     name = PREFIX
 
-    def __init__(self, engine: Engine, image: bytes, nbytes: int) -> None:
-        self._engine = engine
-        self._image = image
-        self.nbytes = nbytes
+    def __init__(self, engine: Engine, contexts: "PictureContexts") -> None:
+        super().__init__(engine)
+        self._contexts = contexts
+        self.nbytes = contexts.full_bytes
 
     @asynccontextmanager
     async def prepare(self, questions: Sequence[str], sampling: Sampling) -> AsyncIterator[list[Ask]]:
         """See `Method.prepare`."""
-        ask = partial(full_pass, self._engine, self._image)
-        await time_answer(partial(ask, about("Is it warm?"), sampling))
-        yield [partial(ask, about(question), sampling) for question in questions]
+        async with super().prepare(["Is it warm?", *questions], sampling) as (warm_up, *asks):
+            await time_answer(warm_up)
+            yield asks
+
+    def _image(self) -> bytes:
+        return self._contexts.image
 
 
 class FromContext:
@@ -188,15 +188,13 @@ class PictureContexts(NamedTuple):
 async def describe_picture(engine: Engine, image: bytes, settings: Settings, max_tokens: int) -> PictureContexts:
     """Describe a picture as a server does, in at most so many tokens."""
     plan = replace(describe_plan(settings, engine), max_tokens=max_tokens)
-    compressed = await create_context(engine, image, plan, settings.precision)
-    everything = await create_context(engine, image, replace(plan, retention=1.0), "native")
-    return PictureContexts(image, plan, compressed, everything)
-
-
-async def create_context(engine: Engine, image: bytes, plan: DescribePlan, precision: str) -> CompressedContext:
-    """Describe an image as a server does."""
+    everything = replace(plan, retention=1.0)
     async with open_memory() as store:
-        return await _contexts(engine, store, plan, precision).create(DEFAULT_TENANT, ImageBytes(image, "image"))
+        compressed, full = [
+            await _contexts(engine, store, own, precision).create(DEFAULT_TENANT, ImageBytes(image, "image"))
+            for own, precision in ((plan, settings.precision), (everything, "native"))
+        ]
+    return PictureContexts(image, plan, compressed, full)
 
 
 def png(seed: int, side: int | None = None) -> bytes:
@@ -207,25 +205,26 @@ def png(seed: int, side: int | None = None) -> bytes:
     return file.getvalue()
 
 
-@asynccontextmanager
-async def open_memory() -> AsyncIterator[Store]:
+def open_memory() -> AbstractAsyncContextManager[Store]:
     """Open a store in memory."""
-    store = open_store("memory://?max_bytes=4GiB")
-    try:
-        yield store
-    finally:
-        await store.close()
+    return _open("memory://?max_bytes=4GiB")
 
 
 @asynccontextmanager
 async def open_redis() -> AsyncIterator[Store]:
     """Open a store in a redis-server that is started for it."""
     with RedisServer() as server:
-        store = open_store(server.url, ttl=600)
-        try:
+        async with _open(server.url) as store:
             yield store
-        finally:
-            await store.close()
+
+
+@asynccontextmanager
+async def _open(url: str) -> AsyncIterator[Store]:
+    store = open_store(url, ttl=600)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 def _contexts(engine: Engine, store: Store, plan: DescribePlan, precision: str) -> Contexts:

@@ -1,32 +1,21 @@
-"""Compute the bytes of published models' contexts: `python -m lookonce_evaluation.bench.sizes`.
+"""Compute the bytes of published models' contexts.
 
 Each size is that of the value in the store: header, checksums, padding, kept indices and scores with the keys and
 values. It is asked of the wire format itself, about a context whose tensors take no memory.
 """
 
 import argparse
-import asyncio
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from lookonce_cache import CompressedContext, QuantizedTensor, encode
+from lookonce_cache import CompressedContext, QuantizedTensor
 from lookonce_cache.format.header import encode_head
 from lookonce_cache.format.quantization import Role, parts_of
-from lookonce_evaluation.bench import command
-from lookonce_evaluation.bench.checkpoints import write_llava
-from lookonce_evaluation.bench.engine import load_engine
-from lookonce_evaluation.bench.methods import create_context, png
 from lookonce_evaluation.bench.synthetic import synthetic_context
 from lookonce_evaluation.tables import table
 from lookonce_pruning import kept_count
-from lookonce_scenes import CHECKPOINT
-from lookonce_server.app import describe_plan
-from lookonce_server.settings import Settings
 
 RETENTION = 0.05
 TARGETS = {"native": 10, "int8": 25, "int4": 50}
@@ -44,7 +33,9 @@ class Image(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A published model's numbers, from its config.json, and its chat template about "Describe the image.".
+    """A published model's numbers.
+
+    They are from its config.json, and its chat template around "Describe the image.".
 
     Attributes:
         before: tokens before the image, the same in all contexts: stored once for the model.
@@ -148,50 +139,11 @@ def _row(model: Model, image: Image, precision: str) -> dict[str, object]:
     }
 
 
-async def measure() -> str:
-    """Measure contexts of the scenes model and of random weights; return the table.
-
-    The random weights have LLaVA-1.5's image, and a text model of 0.9 B.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        llava = write_llava(Path(folder) / "llava", 576)
-        rows = await _measured_rows("scenes, float32", CHECKPOINT, torch.float32)
-        rows += await _measured_rows("LLaVA shape, 0.9 B, bfloat16", llava, torch.bfloat16)
-    return table(rows)
-
-
-async def _measured_rows(name: str, path: Path, dtype: torch.dtype) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    async with load_engine(path, dtype) as engine:
-        plan = replace(describe_plan(Settings(), engine), retention=RETENTION, max_tokens=48)
-        for precision in TARGETS:
-            context = await create_context(engine, png(1), plan, precision)
-            layers, heads, tokens, head_dim = context.keys.shape
-            whole = 2 * layers * heads * context.image_tokens * head_dim * dtype.itemsize
-            stored = Size(whole, len(encode(context)))
-            rows.append(
-                {
-                    "model": name,
-                    "image tokens": context.image_tokens,
-                    "stored tokens": tokens,
-                    "whole image, KiB": f"{whole / 1024:.0f}",
-                    "precision": precision,
-                    "context, KiB": f"{stored.context / 1024:.1f}",
-                    "smaller": f"{stored.ratio:.1f}x",
-                }
-            )
-    return rows
-
-
-def main(args: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m lookonce_evaluation.bench.sizes", description=__doc__)
-    parser.add_argument("--measure", action="store_true", help="make contexts too, of the scenes model and a shape")
-    arguments = parser.parse_args(args)
+    argparse.ArgumentParser(prog="python -m lookonce_evaluation.bench.sizes", description=__doc__).parse_args()
     print(markdown())
-    if arguments.measure:
-        print("\n" + asyncio.run(measure()))
 
 
 if __name__ == "__main__":
-    command.run(main)
+    main()

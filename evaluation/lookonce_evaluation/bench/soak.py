@@ -100,8 +100,7 @@ def restart_store(redis: RedisServer, load: Load, plan: Plan) -> int:
 def print_report(result: SoakResult) -> None:
     """Print the table, the facts, and the first replies that are at fault."""
     rows = [{"request": kind} | row for kind, row in by_kind(result.replies).items()]
-    cells = [{name: f"{cell:.0f}" if isinstance(cell, float) else cell for name, cell in row.items()} for row in rows]
-    print(table(cells) + "\n")
+    print(table(rows, ".0f") + "\n")
     for name, fact in result.facts.items():
         print(f"{name}: {fact}")
     unexplained = [reply for reply in result.replies if reply.unexplained]

@@ -153,7 +153,7 @@ def make_context(megabytes: float, precision: str) -> CompressedContext:
 
 
 async def make_operations(megabytes: float, precision: str, stores: Stores) -> list[Operation]:
-    """Make every operation on one context, which all stores hold from here on."""
+    """Make every operation on one context, and put it to all stores."""
     context = make_context(megabytes, precision)
     data = encode(context)
     for store in (stores.memory, stores.tiered):
@@ -217,22 +217,6 @@ async def measure(sizes: Sequence[float], rounds: int) -> list[dict[str, Any]]:
     return [operation.row() for block in blocks for operation in block]
 
 
-def table_row(row: dict[str, Any]) -> dict[str, object]:
-    """Return an operation's row of the table."""
-    over = row["over_limit"]
-    return {
-        "MB": f"{row['megabytes']:g}",
-        "precision": row["precision"],
-        "encoded, MB": f"{row['encoded_bytes'] / MEGABYTE:.2f}",
-        "where": row["where"],
-        "operation": row["operation"],
-        "ms": f"{row['ms']:.3f}",
-        "MB/s": f"{row['megabytes_per_second']:.0f}",
-        "time over its limit": f"{over.median:.2f}x ± {over.quartiles / 2:.2f}" if over else "-",
-        "the limit": row["limit"] or "-",
-    }
-
-
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = command.parser("store", __doc__, quick="two rounds of the smallest size")
@@ -240,7 +224,7 @@ def main(args: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(args)
     sizes, rounds = (SIZES[:1], 2) if arguments.quick else (SIZES, arguments.rounds)
     rows = asyncio.run(measure(sizes, rounds))
-    print(table([table_row(row) for row in rows]))
+    print(table(rows, ".3f"))
     command.write_json(arguments.json, {"threads": torch.get_num_threads(), "rows": rows})
 
 

@@ -66,9 +66,6 @@ class Spread:
         spec = spec or ".1f"
         return f"{self.median:{spec}} ± {self.quartiles / 2:{spec}}"
 
-    def __str__(self) -> str:
-        return format(self)
-
 
 async def time_answer(ask: Ask) -> AnswerTimes:
     """Ask, and time the answer to its end."""

@@ -12,7 +12,6 @@ checked before: exit status 1 if those from contexts differ from the full pass o
 """
 
 import asyncio
-import itertools
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -115,31 +114,47 @@ class Cell:
 
     def figures(self) -> dict[str, Any]:
         """Summarize the answers; times in milliseconds."""
+        first_token = Spread.of_seconds(answer.first_token for answer in self.answers)
         return {
             "answers": len(self.answers),
-            "first_token_ms": Spread.of_seconds(answer.first_token for answer in self.answers),
+            "first_token_ms": first_token,
+            "first_token_p90_ms": first_token.p90,
             "answer_ms": Spread.of_seconds(answer.total for answer in self.answers),
             "requests_per_s": len(self.answers) / self.seconds,
             "tokens_per_s": sum(answer.tokens for answer in self.answers) / self.seconds,
             "computed_tokens": Spread.of(answer.computed_tokens for answer in self.answers).median,
-            "loads": self._loads(),
         }
 
-    def _loads(self) -> dict[str, Any] | None:
+    def loads(self) -> dict[str, Any] | None:
         """Summarize the steps that loaded contexts, if there are any."""
         steps = [step for step in self.steps if step.loads]
         if not steps:
             return None
+        load = Spread.of_seconds(step.load_seconds / step.loads for step in steps)
+        step_loads = Spread.of_seconds(step.load_seconds for step in steps)
         return {
-            "number": sum(step.loads for step in steps),
-            "load_ms": Spread.of_seconds(step.load_seconds / step.loads for step in steps),
-            "step_loads_ms": Spread.of_seconds(step.load_seconds for step in steps),
+            "loads": sum(step.loads for step in steps),
+            "load_ms": load,
+            "load_p90_ms": load.p90,
+            "step_loads_ms": step_loads,
+            "step_loads_p90_ms": step_loads.p90,
             "share_of_steps": sum(step.load_seconds for step in steps) / sum(step.step_seconds for step in steps),
         }
 
 
-async def measure_model(model: Model, redis: Store, plan: Plan) -> dict[str, Any]:
-    """Measure one checkpoint by every method at every concurrency."""
+Row = dict[str, Any]
+
+
+class Rows(NamedTuple):
+    """The rows of the three tables."""
+
+    answers: list[Row]
+    loads: list[Row]
+    describes: list[Row]
+
+
+async def measure_model(model: Model, redis: Store, plan: Plan, rows: Rows) -> None:
+    """Measure one checkpoint by every method at every concurrency; add its rows."""
     async with _load_engine(model) as engine, open_memory() as memory:
         contexts = await describe_picture(engine, png(1, model.side), Settings(), DESCRIBE_TOKENS)
         from_contexts = [
@@ -148,20 +163,28 @@ async def measure_model(model: Model, redis: Store, plan: Plan) -> dict[str, Any
             FromContext(EVERYTHING, engine, redis, contexts.everything, contexts.plan),
         ]
         await check_answers(engine, contexts, from_contexts, QUESTIONS, SAMPLING)
-        prefix_cached = PrefixCached(engine, contexts.image, contexts.full_bytes)
-        methods: list[Method] = [FullPass(engine, model.side), prefix_cached, *from_contexts]
+        methods: list[Method] = [FullPass(engine, model.side), PrefixCached(engine, contexts), *from_contexts]
         for method in methods:  # so that each is warm
             async with method.prepare(QUESTIONS[:1], SAMPLING) as (ask,):
                 await time_answer(ask)
         await engine.take_step_times()  # those until now are of other passes
         pictures = [png(2 + number, model.side) for number in range(plan.pictures)]
         passes = [await time_describe(engine, picture, contexts.plan) for picture in pictures]
-        return {
-            "model": model.label,
-            "image_tokens": contexts.everything.image_tokens,
-            "describe": describe_figures(passes, await engine.take_step_times()),
-            "rows": await _measure_rows(model, engine, methods, plan),
-        }
+        labels = {"model": model.label, "image_tokens": contexts.everything.image_tokens}
+        rows.describes.append(labels | describe_figures(passes, await engine.take_step_times()))
+        for concurrency in plan.concurrencies:
+            cells = await _measure_cells(model, engine, methods, plan, concurrency)
+            full = cells[0].figures()
+            for method, cell in zip(methods, cells, strict=True):
+                own, loads = cell.figures(), cell.loads()
+                labels |= {"concurrency": concurrency, "method": method.name}
+                ratios = {
+                    "sooner": full["first_token_ms"].median / own["first_token_ms"].median,
+                    "more": own["requests_per_s"] / full["requests_per_s"],
+                }
+                rows.answers.append({**labels, **own, **ratios, "bytes": method.nbytes})
+                if loads:
+                    rows.loads.append(labels | loads)
 
 
 @asynccontextmanager
@@ -181,28 +204,21 @@ async def _load_engine(model: Model) -> AsyncIterator[VllmEngine]:
             await engine.close()
 
 
-async def _measure_rows(
-    model: Model, engine: VllmEngine, methods: Sequence[Method], plan: Plan
-) -> list[dict[str, Any]]:
-    numbers = itertools.count(10_000)
-    rows = []
-    for concurrency in plan.concurrencies:
-        cells = [Cell() for _ in methods]
-        for _ in range(plan.rounds):
-            # The number comes first: no question begins like another, so that nothing of one is in a cache.
-            count = max(plan.answers, plan.each * concurrency)
-            questions = [f"{next(numbers)}: {QUESTIONS[i % len(QUESTIONS)]}" for i in range(count)]
-            for method, cell in zip(methods, cells, strict=True):
-                answers = max(model.full_passes, concurrency) if method.name == FULL else count
-                async with method.prepare(questions[:answers], SAMPLING) as asks:
-                    await engine.take_step_times()
-                    await run_closed_loop(asks, concurrency, cell)
-                    cell.steps += await engine.take_step_times()
-        rows += [
-            {"concurrency": concurrency, "method": method.name, "bytes": method.nbytes, **cell.figures()}
-            for method, cell in zip(methods, cells, strict=True)
-        ]
-    return rows
+async def _measure_cells(
+    model: Model, engine: VllmEngine, methods: Sequence[Method], plan: Plan, concurrency: int
+) -> list[Cell]:
+    cells = [Cell() for _ in methods]
+    count = max(plan.answers, plan.each * concurrency)
+    for number in range(plan.rounds):
+        # The numbers come first: no question begins like another, so that nothing of one is in a cache.
+        questions = [f"{concurrency}.{number}.{i}: {QUESTIONS[i % len(QUESTIONS)]}" for i in range(count)]
+        for method, cell in zip(methods, cells, strict=True):
+            answers = max(model.full_passes, concurrency) if method.name == FULL else count
+            async with method.prepare(questions[:answers], SAMPLING) as asks:
+                await engine.take_step_times()
+                await run_closed_loop(asks, concurrency, cell)
+                cell.steps += await engine.take_step_times()
+    return cells
 
 
 async def run_closed_loop(asks: Sequence[Ask], concurrency: int, cell: Cell) -> None:
@@ -225,7 +241,7 @@ def describe_figures(passes: Sequence[DescribeTimes], steps: Sequence[StepTimes]
     steps = [step for step in steps if step.captures]
     capture_seconds = [step.compress_seconds + step.write_seconds for step in steps]
     return {
-        "tokens": [each.tokens for each in passes],
+        "tokens": Spread.of(each.tokens for each in passes).median,
         "generate_ms": Spread.of_seconds(each.generate for each in passes),
         "capture_ms": Spread.of_seconds(each.capture for each in passes),
         "both_ms": Spread.of_seconds(each.total for each in passes),
@@ -235,75 +251,22 @@ def describe_figures(passes: Sequence[DescribeTimes], steps: Sequence[StepTimes]
     }
 
 
-def report(models: Sequence[dict[str, Any]]) -> str:
-    """Write the tables."""
-    rows = [(model, row) for model in models for row in model["rows"]]
-    full = {(model["model"], row["concurrency"]): row for model, row in rows if row["method"] == FULL}
-    speed = [_speed_line(model, row, full[model["model"], row["concurrency"]]) for model, row in rows]
-    loads = [_load_line(model, row) for model, row in rows if row["loads"]]
-    describes = [_describe_line(model) for model in models]
-    titles = ("A later question:", "Loads, in the worker:", "A describe pass:")
-    return "\n\n".join(
-        f"{title}\n\n{table(lines)}" for title, lines in zip(titles, (speed, loads, describes), strict=True)
-    )
-
-
-def _speed_line(model: dict[str, Any], row: dict[str, Any], full: dict[str, Any]) -> dict[str, object]:
-    first = row["first_token_ms"]
-    return {
-        "model": model["model"],
-        "image tokens": model["image_tokens"],
-        "who ask": row["concurrency"],
-        "a later question by": row["method"],
-        "first token, ms": first,
-        "p90": f"{first.p90:.1f}",
-        "sooner": f"{full['first_token_ms'].median / first.median:.1f}x",
-        "questions/s": f"{row['requests_per_s']:.2f}",
-        "more": f"{row['requests_per_s'] / full['requests_per_s']:.1f}x",
-        "KiB kept": f"{row['bytes'] / 1024:.0f}" if row["bytes"] else "-",
-    }
-
-
-def _load_line(model: dict[str, Any], row: dict[str, Any]) -> dict[str, object]:
-    loads = row["loads"]
-    load, step = loads["load_ms"], loads["step_loads_ms"]
-    return {
-        "model": model["model"],
-        "who ask": row["concurrency"],
-        "a later question by": row["method"],
-        "one load, ms": f"{load.median:.2f}",
-        "its p90": f"{load.p90:.2f}",
-        "a step's loads, ms": f"{step.median:.2f}",
-        "their p90": f"{step.p90:.2f}",
-        "of the step": f"{loads['share_of_steps']:.1%}",
-    }
-
-
-def _describe_line(model: dict[str, Any]) -> dict[str, object]:
-    cost = model["describe"]
-    return {
-        "model": model["model"],
-        "tokens said": f"{sum(cost['tokens']) / len(cost['tokens']):.0f}",
-        "generated, ms": cost["generate_ms"],
-        "captured prefill, ms": cost["capture_ms"],
-        "both, ms": cost["both_ms"],
-        "the capture holds its step, ms": cost["capture_holds_ms"],
-        "of its step": f"{cost['capture_share_of_step']:.1%}",
-    }
-
-
-async def measure(plan: Plan) -> list[dict[str, Any]]:
+async def measure(plan: Plan) -> Rows:
     """Measure every checkpoint."""
+    rows = Rows([], [], [])
     async with open_redis() as redis:
-        return [await measure_model(model, redis, plan) for model in plan.models]
+        for model in plan.models:
+            await measure_model(model, redis, plan, rows)
+    return rows
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command."""
     arguments = command.parser("vllm", __doc__, quick="the small model and few answers").parse_args(args)
-    models = asyncio.run(measure(QUICK if arguments.quick else Plan()))
-    print(report(models))
-    command.write_json(arguments.json, {"models": models})
+    rows = asyncio.run(measure(QUICK if arguments.quick else Plan()))
+    for title, table_rows in rows._asdict().items():
+        print(f"{title}:\n\n{table(table_rows, '.2f')}\n")
+    command.write_json(arguments.json, rows._asdict())
 
 
 if __name__ == "__main__":
