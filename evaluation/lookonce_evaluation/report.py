@@ -67,7 +67,7 @@ STEPS = (
 
 
 def fill(page: str, steps: Mapping[str, Step], runs: Path) -> str:
-    """A page with the results in their places.
+    """Put the results into their places in a page.
 
     Raises:
         EvaluationError: a page shows what no command wrote.
@@ -96,7 +96,7 @@ def publish(step: Step, runs: Path, docs: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m lookonce_evaluation.report",
         description=__doc__,

@@ -20,6 +20,20 @@ def table(names: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join([header(*names), *map(line, rows)])
 
 
+def record_table(rows: Sequence[Mapping[str, object]], number: str = ".1f") -> str:
+    """Write rows as a table, with their keys as its header.
+
+    Args:
+        rows: the rows, which have the same keys.
+        number: the format of all cells but texts and whole numbers.
+    """
+
+    def text(cell: object) -> str:
+        return "-" if cell is None else str(cell) if isinstance(cell, str | int) else format(cell, number)
+
+    return table(rows[0], (map(text, row.values()) for row in rows))
+
+
 def accuracy(rows: Sequence[Row], more: Mapping[str, Callable[[Row], str]] | None = None) -> str:
     """Write accuracies, and 95% intervals of the differences to the first row."""
     full, more = rows[0].outcomes, more or {}

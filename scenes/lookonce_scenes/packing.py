@@ -78,7 +78,7 @@ def patch_labels(scene: Scene) -> NDArray[np.int64]:
 
 
 def context_drop(scene: Scene, rng: random.Random) -> NDArray[np.bool_]:
-    """The image tokens a question may see under context-drop: `[IMAGE_TOKENS]`."""
+    """Draw the image tokens visible under context-drop: `[IMAGE_TOKENS]`."""
     noise = np.random.default_rng(rng.randrange(2**31))
     yy, xx = (np.mgrid[0:GRID, 0:GRID] + 0.5) * PATCH_SIZE
     kept = noise.random(IMAGE_TOKENS) < math.exp(rng.uniform(math.log(0.004), 0.0))

@@ -37,7 +37,7 @@ def _shapes(scene: Scene) -> list[SceneObject]:
 
 
 def _unique(scene: Scene, attribute: str) -> list[SceneObject]:
-    """The objects that no other one equals in that attribute."""
+    """Return the objects that no other one equals in that attribute."""
     values = [getattr(o, attribute) for o in scene.objects]
     return [o for o in scene.objects if values.count(getattr(o, attribute)) == 1]
 
@@ -55,7 +55,7 @@ def _article(word: str) -> str:
 
 
 def ask_existence(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
-    """Ask for existence: "Is there a red circle?"
+    """Ask for existence: `Is there a red circle?`.
 
     A no often names a colour and a kind that are both there, but not together."""
     pairs = {(o.kind, o.color) for o in scene.objects}
@@ -117,7 +117,7 @@ def ask_count(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
 
 
 def ask_position(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
-    """Ask for a place: "Is the red circle at the top left?"
+    """Ask for a place: `Is the red circle at the top left?`.
 
     Or, more coarsely: in the left half, in the bottom half."""
     o = rng.choice(scene.objects)
@@ -183,7 +183,7 @@ def ask_digit(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
 
 
 def _other(rng: random.Random, right: str, present: list[str], everything: tuple[str, ...]) -> str:
-    """A wrong value, half of the time one that another object of the scene has."""
+    """Draw a wrong value, half of the time one of another object of the scene."""
     near = [v for v in present if v != right]
     return rng.choice(near) if near and rng.random() < 0.5 else rng.choice([v for v in everything if v != right])
 

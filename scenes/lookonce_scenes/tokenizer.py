@@ -70,7 +70,7 @@ def train_words(special_tokens: Sequence[str]) -> Tokenizer:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer, made from the word list alone."""
+    """Build the tokenizer from the word list alone."""
     return PreTrainedTokenizerFast(
         tokenizer_object=train_words(SPECIAL_TOKENS),
         pad_token="<pad>",  # noqa: S106 - tokens of the vocabulary, not secrets

@@ -177,7 +177,7 @@ def _run_rank(rank: int, ranks: int, folder: Path, device: str, scale: float) ->
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m lookonce_scenes.train", description=__doc__)
     parser.add_argument(
         "--out", type=Path, default=Path("runs/scenes"), help="where everything is written [%(default)s]"

@@ -116,7 +116,7 @@ def sample_scene(seed: int, min_objects: int = 1, max_objects: int = 4, digit_ra
 
 
 def _place(rng: random.Random, others: list[SceneObject], *, is_digit: bool) -> SceneObject | None:
-    """An object that fits beside the others, or None when 40 tries found no room."""
+    """Draw an object beside the others; None if 40 tries find no room."""
     for _ in range(40):
         kind = rng.choice(DIGITS if is_digit else SHAPES)
         color = rng.choice(tuple(COLORS))

@@ -26,8 +26,7 @@ def test_a_quick_run_has_every_row(tmp_path, capsys):
     figures += [row["over_limit"]["median"] for row in rows if row["limit"]]
     assert all(math.isfinite(figure) and figure > 0 for figure in figures)
     assert len(figures) == len(rows) * 2 + len(PRECISIONS) * 8
-    printed = capsys.readouterr().out.splitlines()
-    assert len([line for line in printed if line.startswith("| 0.2 |")]) == len(rows) + len(PRECISIONS)
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(rows)
 
 
 def test_contexts_have_the_size_asked_for():

@@ -11,7 +11,7 @@ import pytest
 from lookonce_server.auth.tenants import new_key
 
 from ..support.http_requests import Known, ask, get_to_know, prepare
-from ..support.load import Load, assert_nothing_lost_and_nothing_wrong, tally
+from ..support.load import BY_ID, PIXELS, Load, assert_nothing_lost_and_nothing_wrong, state, tally
 from ..support.pictures import picture_url
 from ..support.redis_server import RedisServer
 from ..support.server_process import LookonceServer
@@ -97,7 +97,7 @@ def test_while_the_store_is_away_images_are_answered_and_ids_refused(
 ):
     unavailable = running.metric("context_lookups_total", result="unavailable")
     with Load(running, pictures) as load:
-        assert {outcome.reply.cache for outcome in load.go_on()} == {"hit"}
+        assert all(reply.hit for reply in load.go_on())
         with fault(store):
             running.wait_for("store_breaker_open", 1)
             meanwhile = load.go_on()
@@ -105,12 +105,12 @@ def test_while_the_store_is_away_images_are_answered_and_ids_refused(
             assert running.get("/health").status_code == 200
             refused = prepare(running, pictures[0].seed)
         load.go_on_until_hits()
-    assert set(tally(meanwhile)) == {("image", 200, "miss", None), ("id", 503, None, "store_unavailable")}
+    assert set(tally(meanwhile)) == {(PIXELS, 200, "miss", None), (BY_ID, 503, None, "store_unavailable")}
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
     assert running.metric("store_breaker_open") == 0
     assert readiness(running) == (200, "ok")
     assert running.metric("context_lookups_total", result="unavailable") >= unavailable + len(meanwhile)
-    assert_nothing_lost_and_nothing_wrong(load.outcomes, may_forget=fault is killed)
+    assert_nothing_lost_and_nothing_wrong(load.replies, may_forget=fault is killed)
 
 
 def readiness(server: LookonceServer) -> tuple[int, str]:
@@ -136,8 +136,8 @@ def test_with_a_memory_tier_hits_go_on_while_the_store_is_away(tiered, store, pi
             meanwhile = load.go_on()
         tiered.wait_for("store_breaker_open", 0)
         load.go_on_until_hits()
-    assert {(o.reply.status, o.reply.cache, o.reply.tier) for o in meanwhile} == {(200, "hit", "memory")}
-    assert_nothing_lost_and_nothing_wrong(load.outcomes, may_forget=fault is killed)
+    assert {(reply.answer.cache, reply.answer.tier) for reply in meanwhile} == {("hit", "memory")}
+    assert_nothing_lost_and_nothing_wrong(load.replies, may_forget=fault is killed)
 
 
 def test_a_server_starts_without_its_store_and_answers(pictures):
@@ -156,8 +156,8 @@ def test_a_server_starts_without_its_store_and_answers(pictures):
                 client.config_set("requirepass", "not-the-password")
             load.go_on_until_hits()
             assert readiness(server) == (200, "ok")
-    assert set(tally(seen)) == {("image", 200, "miss", None), ("id", 503, None, "store_unavailable")}
-    assert_nothing_lost_and_nothing_wrong(load.outcomes, may_forget=True)  # it had none
+    assert set(tally(seen)) == {(PIXELS, 200, "miss", None), (BY_ID, 503, None, "store_unavailable")}
+    assert_nothing_lost_and_nothing_wrong(load.replies, may_forget=True)  # it had none
 
 
 # --- a store that only reads ------------------------------------------------------------------------------------------
@@ -227,8 +227,8 @@ def test_while_the_store_cannot_write_hits_go_on_and_new_images_are_answered(
             assert running.metric("describes_total") == described  # in vain: nothing would be kept
             assert running.metric("store_breaker_open") == 0
         load.go_on_until_hits()
-    assert set(tally(meanwhile)) == {("image", 200, "hit", None), ("id", 200, "hit", None)}
-    assert_nothing_lost_and_nothing_wrong(load.outcomes)
+    assert set(tally(meanwhile)) == {(PIXELS, 200, "hit", None), (BY_ID, 200, "hit", None)}
+    assert_nothing_lost_and_nothing_wrong(load.replies)
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "context_not_kept")
     for known in get_to_know(running, new):  # now that it works again, they are described and kept
         assert {(reply.cache, reply.text) for reply in answers[known.seed]} == {("miss", known.full)}
@@ -314,8 +314,8 @@ def test_every_value_damaged_under_load_is_never_a_wrong_answer(running, store, 
                     client.set(keys[known.context_id], damage(values[i], values[i - 1]))
             load.go_on(3)
         load.go_on_until_hits()
-    assert {reply.status for _, _, reply in load.outcomes} == {200, 404}
-    assert_nothing_lost_and_nothing_wrong(load.outcomes, may_forget=True)
+    assert {state(reply)[0] for reply in load.replies} == {200, 404}
+    assert_nothing_lost_and_nothing_wrong(load.replies, may_forget=True)
 
 
 def test_a_key_of_another_type_is_a_miss(running, store, pictures):

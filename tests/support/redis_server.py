@@ -12,6 +12,16 @@ __all__ = ["RedisServer", "free_port", "wait_until"]
 class RedisServer(fixtures.RedisServer):
     """See `fixtures.RedisServer`."""
 
+    def restart(self) -> None:
+        """Kill the server if it runs, and start it on the same port."""
+        self.kill()
+        self.start()
+
+    def flush(self) -> None:
+        """Delete all data."""
+        with self.client() as client:
+            client.flushall()
+
     def stop(self) -> None:
         """Stops the server's process as an overloaded machine would: connections stay, and nothing answers."""
         assert self.process

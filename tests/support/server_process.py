@@ -4,6 +4,7 @@ import signal
 import time
 from typing import Any
 
+import httpx2
 import openai
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -31,6 +32,11 @@ class LookonceServer(fixtures.LookonceServer):
             self.command = ["prlimit", f"--nofile={open_files}", *self.command]
 
     @property
+    def is_running(self) -> bool:
+        """Whether it was started, and neither stopped nor killed since."""
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         """Of its process."""
         return self.process.pid
@@ -39,6 +45,26 @@ class LookonceServer(fixtures.LookonceServer):
         """Stop it as an operator would, and start it anew; the URL changes."""
         assert self.stop() == 0, self.log()
         self.start()
+
+    def kill(self) -> None:
+        """Kill it as a crash would."""
+        self.process.kill()
+        self.process.wait()
+        self._process = None
+
+    def http(self, **options: Any) -> httpx2.Client:
+        """Return a plain client, which sends each request once."""
+        return httpx2.Client(base_url=self.url, timeout=60, trust_env=False, **options)
+
+    def get(self, path: str) -> httpx2.Response:
+        """Send a plain GET request."""
+        with self.http() as client:
+            return client.get(path)
+
+    def post(self, path: str, **options: Any) -> httpx2.Response:
+        """Send a plain POST request."""
+        with self.http() as client:
+            return client.post(path, **options)
 
     def begin_to_stop(self) -> None:
         """Tell it to stop, and do not wait."""

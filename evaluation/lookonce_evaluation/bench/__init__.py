@@ -1,1 +1,1 @@
-"""Speed, size and endurance: each module that has a command is run as `python -m lookonce_evaluation.bench.NAME`."""
+"""Measure speed, size and endurance: `python -m lookonce_evaluation.bench.NAME`."""

@@ -1,4 +1,4 @@
-"""Random-weight checkpoints with the true shapes of published models: speed does not depend on what weights say."""
+"""Write checkpoints of random weights in published shapes."""
 
 from pathlib import Path
 
@@ -18,13 +18,14 @@ PATCH = 14
 
 
 def write_llava(folder: Path, image_tokens: int) -> Path:
-    """Write a LLaVA of 0.9 billion random weights: CLIP ViT-L/14 and a text model of Qwen2-0.5B's shape, in bfloat16.
+    """Write a LLaVA of 0.9 billion random weights, in bfloat16.
 
-    The two are those of LLaVA-OneVision-0.5B's size class: 24 layers each, 14 query and 2 key/value heads of 64.
+    CLIP ViT-L/14 and a text model of Qwen2-0.5B's shape are those of LLaVA-OneVision-0.5B's size class: 24 layers each,
+    14 query and 2 key/value heads of 64.
 
     Args:
-        folder: where it is written.
-        image_tokens: a square; decides the picture's size, as in 576 for 336 pixels.
+        folder: the checkpoint's folder.
+        image_tokens: the number of image tokens, a square; 576 makes images of 336 pixels.
     """
     side = round(image_tokens**0.5)
     vision = CLIPVisionConfig(
@@ -65,9 +66,7 @@ def write_llava(folder: Path, image_tokens: int) -> Path:
     GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False).save_pretrained(folder)
     processor = build_processor()
     processor.patch_size = PATCH
-    processor.image_processor.size = processor.image_processor.crop_size = {
-        "height": side * PATCH,
-        "width": side * PATCH,
-    }
+    size = {"height": side * PATCH, "width": side * PATCH}
+    processor.image_processor.size = processor.image_processor.crop_size = size
     processor.save_pretrained(folder)
     return folder

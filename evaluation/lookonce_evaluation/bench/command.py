@@ -1,4 +1,4 @@
-"""What the benchmarks' command lines have in common."""
+"""Share the benchmarks' command lines."""
 
 import argparse
 import json
@@ -32,14 +32,14 @@ def parser(name: str, description: str | None, *, quick: str) -> argparse.Argume
 
 
 def write_json(path: Path | None, figures: Any) -> None:
-    """Write the figures, and on which machine they were measured, where that was asked for."""
+    """Write the figures and the machine to a file, if there is a path."""
     if path is not None:
         machine = {"processor": platform.machine(), "cores": os.cpu_count()}
         path.write_text(json.dumps({"machine": machine, **figures}, indent=1, default=asdict) + "\n")
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command and exit; what cannot be done is one line on standard error."""
+    """Run a command and exit; print an EvaluationError as one line."""
     try:
         sys.exit(main())
     except EvaluationError as error:

@@ -1,4 +1,4 @@
-"""What a later question costs in the embedded engine, four methods side by side: `make bench`.
+"""Measure a later question in the embedded engine, by four methods: `make bench`.
 
 - full pass: the whole image again;
 - full KV: everything kept, from memory (what a prefix cache does at best);
@@ -9,7 +9,6 @@ turn, round by round, so that what else the machine does falls on all alike. Tim
 quartiles' distance; ratios are what to compare.
 """
 
-import argparse
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -17,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -32,39 +31,27 @@ from lookonce_evaluation.bench.methods import (
     describe_picture,
     full_pass,
     open_memory,
+    open_redis,
     png,
-    redis_store,
 )
 from lookonce_evaluation.bench.timing import AnswerTimes, Spread, time_answer, time_describe
-from lookonce_evaluation.tables import header, line
+from lookonce_evaluation.tables import record_table
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.app import describe_plan
 from lookonce_server.engines.base import Engine, Sampling
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.settings import Settings
 
-SIZES = (196, 576, 1024, 2304)
-HEADER = header(
-    *("model", "image tokens", "a later question by", "first token, ms", "faster", "whole answer, ms", "faster"),
-    "KiB kept",
-)
+SIZES = (196, 576, 1024, 2304)  # image tokens
 _QUESTION = "How many objects are there in the image?"
+_SAMPLING = Sampling(8)
 _DESCRIBE_TOKENS = 16
 _SETTINGS = Settings()
 
-Times = dict[Method, list[AnswerTimes]]
-
-
-class Stores(NamedTuple):
-    """Where contexts are kept."""
-
-    memory: Store
-    redis: Store
-
 
 @asynccontextmanager
-async def loaded(path: Path, dtype: torch.dtype) -> AsyncIterator[Engine]:
-    """The embedded engine on the CPU."""
+async def load_engine(path: Path, dtype: torch.dtype) -> AsyncIterator[Engine]:
+    """Load the embedded engine on the CPU."""
     prompt = _SETTINGS.describe_prompt
     engine = await TransformersEngine.load(
         str(path), dtype=dtype, device="cpu", describe_prompt=prompt, max_running=1, max_queue=8
@@ -75,59 +62,47 @@ async def loaded(path: Path, dtype: torch.dtype) -> AsyncIterator[Engine]:
         await engine.close()
 
 
-async def measure_methods(engine: Engine, stores: Stores, rounds: int, tokens: int) -> Times:
+async def measure_methods(model: str, engine: Engine, memory: Store, redis: Store, rounds: int) -> list[dict[str, Any]]:
     """Time answers by every method."""
     contexts = await describe_picture(engine, png(1), _SETTINGS, _DESCRIBE_TOKENS)
     methods: list[Method] = [
-        FullPass(engine, None),
-        FromContext("full KV, memory", engine, stores.memory, contexts.everything, contexts.plan),
-        FromContext("compressed, memory", engine, stores.memory, contexts.compressed, contexts.plan),
-        FromContext("compressed, Redis", engine, stores.redis, contexts.compressed, contexts.plan),
+        FullPass(engine),
+        FromContext("full KV, memory", engine, memory, contexts.everything, contexts.plan),
+        FromContext("compressed, memory", engine, memory, contexts.compressed, contexts.plan),
+        FromContext("compressed, Redis", engine, redis, contexts.compressed, contexts.plan),
     ]
-    times: Times = {method: [] for method in methods}
+    times: list[list[AnswerTimes]] = [[] for _ in methods]
     for number in range(rounds + 1):
-        for method in methods:
-            async with method.prepare([_QUESTION], Sampling(tokens)) as (ask,):
-                answer_times = await time_answer(ask)
+        for method, answers in zip(methods, times, strict=True):
+            async with method.prepare([_QUESTION], _SAMPLING) as (ask,):
+                answer = await time_answer(ask)
             if number:  # the first round warms up
-                times[method].append(answer_times)
-    return times
-
-
-def rows(model: str, image_tokens: int, times: Times) -> list[dict[str, Any]]:
-    """Return the figures of one checkpoint."""
+                answers.append(answer)
+    first_token = [Spread.of_seconds(answer.first_token for answer in answers) for answers in times]
+    whole = [Spread.of_seconds(answer.total for answer in answers) for answers in times]
     return [
         {
             "model": model,
-            "image_tokens": image_tokens,
+            "image_tokens": contexts.everything.image_tokens,
             "method": method.name,
-            "first_token_ms": Spread.of_seconds(answer.first_token for answer in answers),
-            "answer_ms": Spread.of_seconds(answer.total for answer in answers),
+            "first_token_ms": first_token[i],
+            "first_token_faster": first_token[0].median / first_token[i].median,
+            "answer_ms": whole[i],
+            "answer_faster": whole[0].median / whole[i].median,
             "bytes": method.nbytes,
         }
-        for method, answers in times.items()
+        for i, method in enumerate(methods)
     ]
 
 
-def table_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the table's lines of one checkpoint; the others are compared with the first method."""
-    lines = []
-    for row in rows:
-        cells = [row["model"], row["image_tokens"], row["method"]]
-        for name in ("first_token_ms", "answer_ms"):
-            cells += [row[name], f"{rows[0][name].median / row[name].median:.1f}x"]
-        lines.append(line([*cells, f"{row['bytes'] / 1024:.0f}" if row["bytes"] else "-"]))
-    return lines
-
-
 async def recording_cost(engine: Engine, rounds: int) -> str:
-    """Measure what a describe pass costs beside a full pass that says the same: recording, selecting and packing."""
+    """Measure a describe pass beside a full pass that generates the same text."""
     plan = replace(describe_plan(_SETTINGS, engine), max_tokens=128)
     image = png(1)
-    say_the_same = partial(full_pass, engine, image, about(plan.prompt), Sampling(plan.max_tokens))
+    generate_text = partial(full_pass, engine, image, about(plan.prompt), Sampling(plan.max_tokens))
     plain, recorded = [], []
     for _ in range(rounds + 1):
-        plain.append((await time_answer(say_the_same)).total)
+        plain.append((await time_answer(generate_text)).total)
         recorded.append((await time_describe(engine, image, plan)).total)
     without, with_it = (Spread.of_seconds(times[1:]).median for times in (plain, recorded))
     return (
@@ -136,38 +111,34 @@ async def recording_cost(engine: Engine, rounds: int) -> str:
     )
 
 
-async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+async def measure(rounds: int, sizes: Sequence[int]) -> dict[str, Any]:
     """Measure and print; return all figures."""
-    rounds, sizes = (1, ()) if arguments.quick else (arguments.rounds, arguments.sizes)
-    print(HEADER, flush=True)
-    async with open_memory() as memory, redis_store(arguments.redis) as redis:
-        stores = Stores(memory, redis)
-        async with loaded(CHECKPOINT, torch.float32) as engine:
-            times = await measure_methods(engine, stores, 4 * rounds, arguments.tokens)
+    figures: list[dict[str, Any]] = []
+
+    def add(rows: list[dict[str, Any]]) -> None:
+        figures.extend(rows)
+        print(record_table(rows) + "\n", flush=True)
+
+    async with open_memory() as memory, open_redis() as redis:
+        async with load_engine(CHECKPOINT, torch.float32) as engine:
+            add(await measure_methods("scenes, 5.0 M, float32", engine, memory, redis, 4 * rounds))
             recording = await recording_cost(engine, 8 * rounds)
-        figures = rows("scenes, 5.0 M, float32", 196, times)
-        print("\n".join(table_lines(figures)), flush=True)
         for image_tokens in sizes:
             with tempfile.TemporaryDirectory() as folder:
                 path = write_llava(Path(folder) / "llava", image_tokens)
-                async with loaded(path, torch.bfloat16) as engine:
-                    times = await measure_methods(engine, stores, rounds, arguments.tokens)
-            more = rows("LLaVA shape, 0.9 B, bfloat16", image_tokens, times)
-            print("\n".join(table_lines(more)), flush=True)
-            figures += more
-    print(f"\n{recording}")
+                async with load_engine(path, torch.bfloat16) as engine:
+                    add(await measure_methods("LLaVA shape, 0.9 B, bfloat16", engine, memory, redis, rounds))
+    print(recording)
     return {"rows": figures, "recording": recording}
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = command.parser("engine", __doc__, quick="one round of the small model")
-    parser.add_argument("--redis", help="URL of a Redis; default: one is started")
     parser.add_argument("--rounds", type=int, default=5, help="answers a method; four times as many by the small model")
-    parser.add_argument("--tokens", type=int, default=8, help="tokens of an answer [%(default)s]")
-    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="image tokens, squares [%(default)s]")
     arguments = parser.parse_args(args)
-    command.write_json(arguments.json, asyncio.run(measure(arguments)))
+    rounds, sizes = (1, ()) if arguments.quick else (arguments.rounds, SIZES)
+    command.write_json(arguments.json, asyncio.run(measure(rounds, sizes)))
 
 
 if __name__ == "__main__":

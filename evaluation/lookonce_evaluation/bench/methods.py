@@ -1,9 +1,9 @@
-"""Methods to answer a later question about an image, each through what a server does for it, from the image on."""
+"""Answer a later question about an image by several methods, as a server does."""
 
 import asyncio
 import io
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -14,6 +14,7 @@ from PIL import Image
 from lookonce_cache import DEFAULT_TENANT, CompressedContext, ContextKey, Store, digest, open_store
 from lookonce_evaluation.bench.fixtures import RedisServer
 from lookonce_evaluation.bench.timing import Ask, time_answer
+from lookonce_evaluation.errors import EvaluationError
 from lookonce_scenes.world import render, sample_scene
 from lookonce_server.app import describe_plan
 from lookonce_server.engines.base import Answer, DescribePlan, Engine, Sampling
@@ -36,21 +37,21 @@ class Method(Protocol):
     nbytes: int  # kept for one image
 
     def prepare(self, questions: Sequence[str], sampling: Sampling) -> AbstractAsyncContextManager[list[Ask]]:
-        """Do what is done ahead, untimed; within the block each question may be asked once."""
+        """Prepare questions, untimed; within the block each may be asked once."""
 
 
 class FullPass:
-    """The full pass with nothing cached: each question is about a picture that the engine has never seen.
+    """Answer by the full pass, each question about a picture new to the engine.
 
     Args:
-        engine: answers.
+        engine: answers the questions.
         side: width and height of the pictures; None for the scenes' own.
     """
 
     name = FULL
     nbytes = 0
 
-    def __init__(self, engine: Engine, side: int | None) -> None:
+    def __init__(self, engine: Engine, side: int | None = None) -> None:
         self._engine = engine
         self._side = side
         self._seeds = count(1_000)
@@ -58,37 +59,37 @@ class FullPass:
     @asynccontextmanager
     async def prepare(self, questions: Sequence[str], sampling: Sampling) -> AsyncIterator[list[Ask]]:
         """See `Method.prepare`."""
-        images = await asyncio.to_thread(lambda: [png(next(self._seeds), self._side) for _ in questions])
+        images = await asyncio.to_thread(lambda: [self._image() for _ in questions])
         pairs = zip(images, questions, strict=True)
         yield [partial(full_pass, self._engine, image, about(question), sampling) for image, question in pairs]
 
+    def _image(self) -> bytes:
+        return png(next(self._seeds), self._side)
 
-class PrefixCached:
-    """The full pass about one picture, whose keys and values are in vLLM's prefix cache.
 
-    Args:
-        engine: answers.
-        image: the picture.
-        nbytes: of its keys and values.
-    """
+class PrefixCached(FullPass):
+    """Answer by the full pass about one picture, from vLLM's prefix cache."""
 
     name = PREFIX
 
-    def __init__(self, engine: Engine, image: bytes, nbytes: int) -> None:
-        self._engine = engine
-        self._image = image
-        self.nbytes = nbytes
+    def __init__(self, engine: Engine, contexts: "PictureContexts") -> None:
+        super().__init__(engine)
+        self._contexts = contexts
+        self.nbytes = contexts.full_bytes
 
     @asynccontextmanager
     async def prepare(self, questions: Sequence[str], sampling: Sampling) -> AsyncIterator[list[Ask]]:
         """See `Method.prepare`."""
-        ask = partial(full_pass, self._engine, self._image)
-        await time_answer(partial(ask, about("Is it warm?"), sampling))
-        yield [partial(ask, about(question), sampling) for question in questions]
+        async with super().prepare(["Is it warm?", *questions], sampling) as (warm_up, *asks):
+            await time_answer(warm_up)
+            yield asks
+
+    def _image(self) -> bytes:
+        return self._contexts.image
 
 
 class FromContext:
-    """The answer pass from a context, by its id.
+    """Answer from a context, by its id.
 
     Each question is about a context of its own id, though their tensors are the same: vLLM's prefix cache never has
     it, and each one is read from the store and loaded.
@@ -104,9 +105,10 @@ class FromContext:
     def __init__(self, name: str, engine: Engine, store: Store, context: CompressedContext, plan: DescribePlan) -> None:
         self.name = name
         self.nbytes = context.nbytes
+        self.context = context
         self._store = store
-        self._context = context
-        self._sessions = _sessions(engine, _contexts(engine, store, plan, context.identity.precision))
+        contexts = _contexts(engine, store, plan, context.identity.precision)
+        self._sessions = Sessions(engine, contexts, images=Images(ImageLimits()), on_miss="compress", metrics=Metrics())
         self._numbers = count()
 
     @asynccontextmanager
@@ -122,8 +124,8 @@ class FromContext:
 
     async def _put_copy(self) -> ContextKey:
         """Store the context as if it were another image's."""
-        identity = replace(self._context.identity, image_digest=digest(str(next(self._numbers)).encode()))
-        copy = replace(self._context, identity=identity)
+        identity = replace(self.context.identity, image_digest=digest(str(next(self._numbers)).encode()))
+        copy = replace(self.context, identity=identity)
         await self._store.put(copy)
         return copy.key
 
@@ -133,7 +135,7 @@ class FromContext:
 
 
 def about(question: str) -> Conversation:
-    """A question about an image."""
+    """Return a question about an image."""
     return Conversation((Turn("user", question, has_image=True),))
 
 
@@ -141,6 +143,32 @@ async def full_pass(engine: Engine, image: bytes, conversation: Conversation, sa
     """Answer from the whole image, as sessions do at a miss."""
     pixels = await asyncio.to_thread(decode_image, image, ImageLimits(), "image")
     return engine.full(conversation, pixels, sampling, DEFAULT_TENANT)
+
+
+async def check_answers(
+    engine: Engine,
+    contexts: "PictureContexts",
+    methods: Sequence[FromContext],
+    questions: Sequence[str],
+    sampling: Sampling,
+) -> None:
+    """Check that greedy answers from contexts are the right ones.
+
+    With everything kept it is the answer of the full pass over the same turns; otherwise it is the same from every
+    store.
+
+    Raises:
+        EvaluationError: an answer is another one.
+    """
+    for question in questions:
+        turns = (Turn("user", contexts.plan.prompt, has_image=True), Turn("assistant", ""), Turn("user", question))
+        full = await time_answer(partial(full_pass, engine, contexts.image, Conversation(turns), sampling))
+        expected = {contexts.everything.id: full.text}
+        for method in methods:
+            async with method.prepare([question], sampling) as (ask,):
+                text = (await time_answer(ask)).text
+            if text != (right := expected.setdefault(method.context.id, text)):
+                raise EvaluationError(f"{method.name}: {question!r} was answered by {text!r}; right is {right!r}")
 
 
 class PictureContexts(NamedTuple):
@@ -160,15 +188,13 @@ class PictureContexts(NamedTuple):
 async def describe_picture(engine: Engine, image: bytes, settings: Settings, max_tokens: int) -> PictureContexts:
     """Describe a picture as a server does, in at most so many tokens."""
     plan = replace(describe_plan(settings, engine), max_tokens=max_tokens)
-    compressed = await create_context(engine, image, plan, settings.precision)
-    everything = await create_context(engine, image, replace(plan, retention=1.0), "native")
-    return PictureContexts(image, plan, compressed, everything)
-
-
-async def create_context(engine: Engine, image: bytes, plan: DescribePlan, precision: str) -> CompressedContext:
-    """Describe an image as a server does."""
+    everything = replace(plan, retention=1.0)
     async with open_memory() as store:
-        return await _contexts(engine, store, plan, precision).create(DEFAULT_TENANT, ImageBytes(image, "image"))
+        compressed, full = [
+            await _contexts(engine, store, own, precision).create(DEFAULT_TENANT, ImageBytes(image, "image"))
+            for own, precision in ((plan, settings.precision), (everything, "native"))
+        ]
+    return PictureContexts(image, plan, compressed, full)
 
 
 def png(seed: int, side: int | None = None) -> bytes:
@@ -179,30 +205,27 @@ def png(seed: int, side: int | None = None) -> bytes:
     return file.getvalue()
 
 
-@asynccontextmanager
-async def open_memory() -> AsyncIterator[Store]:
+def open_memory() -> AbstractAsyncContextManager[Store]:
     """Open a store in memory."""
-    store = open_store("memory://?max_bytes=4GiB")
+    return _open("memory://?max_bytes=4GiB")
+
+
+@asynccontextmanager
+async def open_redis() -> AsyncIterator[Store]:
+    """Open a store in a redis-server that is started for it."""
+    with RedisServer() as server:
+        async with _open(server.url) as store:
+            yield store
+
+
+@asynccontextmanager
+async def _open(url: str) -> AsyncIterator[Store]:
+    store = open_store(url, ttl=600)
     try:
         yield store
     finally:
         await store.close()
 
 
-@asynccontextmanager
-async def redis_store(url: str | None) -> AsyncIterator[Store]:
-    """Open a store in the Redis at a URL, or in one that is started for the run."""
-    with nullcontext(url) if url else RedisServer() as server:
-        store = open_store(server if isinstance(server, str) else server.url, ttl=600)
-        try:
-            yield store
-        finally:
-            await store.close()
-
-
 def _contexts(engine: Engine, store: Store, plan: DescribePlan, precision: str) -> Contexts:
     return Contexts(engine, store, plan=plan, precision=precision, images=Images(ImageLimits()), metrics=Metrics())
-
-
-def _sessions(engine: Engine, contexts: Contexts) -> Sessions:
-    return Sessions(engine, contexts, images=Images(ImageLimits()), on_miss="compress", metrics=Metrics())

@@ -1,4 +1,4 @@
-"""What the HTTP server adds to an answer: `make bench-server`.
+"""Measure what the HTTP server adds to an answer: `make bench-server`.
 
 Every question is about a context that is known, given by its id. It is asked by four methods:
 
@@ -17,28 +17,29 @@ answers.
 """
 
 import asyncio
-import base64
 import itertools
 import json
 import random
+import re
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import uvicorn
 
+import lookonce
 from lookonce_cache import DEFAULT_TENANT, CompressedContext
 from lookonce_evaluation.bench import command
 from lookonce_evaluation.bench.fixtures import LookonceServer
 from lookonce_evaluation.bench.methods import about, png
 from lookonce_evaluation.bench.timing import Spread
 from lookonce_evaluation.errors import EvaluationError
-from lookonce_evaluation.tables import header, line
+from lookonce_evaluation.tables import record_table
 from lookonce_server.app import running_app
 from lookonce_server.engines.base import Answer, Engine, Piece, Sampling, Started
 from lookonce_server.engines.conversation import Conversation
@@ -51,22 +52,16 @@ from lookonce_server.settings import Settings
 
 DIRECT, SERVER, BARE, PROCESS = "direct", "server", "bare uvicorn", "lookonce serve"
 MODEL, NONE = "scenes", "none"
-HEADER = header(
-    *("model", "tokens", "streamed", "at once"),
-    *("direct, p50", "p99", "server, p50", "p99", "added at p50", "of direct", "bare uvicorn, p50", "p99"),
-    *("lookonce serve, p50", "p99"),
-)
 _LEFT_OUT = {MODEL: (BARE,), NONE: (PROCESS,)}  # what no model changes, and what has no other
-_CHAT = "/v1/chat/completions"
 _QUESTION = "Describe the image."  # its answer has more tokens than are asked for
 _EVENT = b"data: " + b"x" * 240 + b"\n\n"  # as long as an event of an answer
 _WHOLE = b"x" * 640  # as long as an answer
 
 
 class Load(NamedTuple):
-    """What is asked: of the model that ships, or of no model, whose answers are there at once."""
+    """A kind of question, and how many ask it at once."""
 
-    model: str
+    model: str  # the one that ships, or none, whose answers are there at once
     tokens: int
     stream: bool
     concurrency: int
@@ -77,34 +72,8 @@ Method = Callable[[Load], AbstractAsyncContextManager[list[Ask]]]
 """Gives a function to ask with to each of those who ask at once."""
 
 
-@dataclass
-class Cell:
-    """A load by one method: milliseconds of its answers, by round."""
-
-    load: Load
-    method: str
-    rounds: list[list[float]] = field(default_factory=list)
-
-    @property
-    def medians(self) -> list[float]:
-        """Of the rounds."""
-        return [statistics.median(answers) for answers in self.rounds]
-
-    def row(self, direct: "Cell") -> dict[str, Any]:
-        """Return its figures, beside those of the direct method."""
-        pairs = list(zip(self.medians, direct.medians, strict=True))
-        return {
-            **self.load._asdict(),
-            "method": self.method,
-            "p50_ms": Spread.of(self.medians),
-            "added_ms": Spread.of(own - least for own, least in pairs),
-            "over_direct": Spread.of(own / least for own, least in pairs),
-            "p99_ms": statistics.quantiles(itertools.chain(*self.rounds), n=100, method="inclusive")[-1],
-        }
-
-
 class NoModel:
-    """An engine's answers from contexts without the model: what is left is the server."""
+    """An engine that answers from contexts at once, without the model."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -113,72 +82,57 @@ class NoModel:
         return getattr(self._engine, name)
 
     async def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
-        """Answer with as many tokens as may be, at once."""
+        """Answer with as many tokens as may be."""
         yield Started(24, 7, 203)
         for left in range(sampling.max_tokens, 0, -1):
             yield Piece(" small", 1, None if left > 1 else "length")
 
 
-class Connection:
-    """The least HTTP client: a connection that is kept, and one request at a time on it.
+@asynccontextmanager
+async def connect(url: str) -> AsyncIterator[Callable[[bytes], Awaitable[bytes]]]:
+    """Open a connection to a server; yield a function that sends a request on it.
 
-    Args:
-        reader: of the connection.
-        writer: of the connection.
+    It is the least HTTP client: it returns the body once all of it is there, and raises EvaluationError unless the
+    status is 200.
     """
+    address = urlsplit(url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    async def ask(self, request: bytes) -> bytes:
-        """Send a request, and return the body of the answer once all of it is there.
-
-        Raises:
-            EvaluationError: it is not answered with 200.
-        """
-        self._writer.write(request)
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
-        if b"transfer-encoding" in headers:
-            body = await self._chunks()
-        else:
-            body = await self._reader.readexactly(int(headers[b"content-length"]))
-        if not head.startswith(b"HTTP/1.1 200"):
+    async def ask(request: bytes) -> bytes:
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = re.search(rb"\r\ncontent-length: (\d+)", head)
+        body = await (reader.readexactly(int(length[1])) if length else _read_chunks(reader))
+        if not head.startswith(b"http/1.1 200"):
             raise EvaluationError(f"the server answered {head.decode()}{body.decode(errors='replace')}")
         return body
 
-    async def _chunks(self) -> bytes:
-        chunks = []
-        while size := int(await self._reader.readline(), 16):
-            chunks.append((await self._reader.readexactly(size + 2))[:-2])
-        await self._reader.readline()
-        return b"".join(chunks)
-
-
-@asynccontextmanager
-async def connect(url: str) -> AsyncIterator[Connection]:
-    """Open a connection to a server."""
-    address = urlsplit(url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
     try:
-        yield Connection(reader, writer)
+        yield ask
     finally:
         writer.close()
         await writer.wait_closed()
 
 
+async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
+    chunks = []
+    while size := int(await reader.readline(), 16):
+        chunks.append((await reader.readexactly(size + 2))[:-2])
+    await reader.readline()
+    return b"".join(chunks)
+
+
 @asynccontextmanager
-async def over_http(url: str, request: Callable[[Load], bytes], load: Load) -> AsyncIterator[list[Ask]]:
+async def over_http(url: str, context_id: str, load: Load) -> AsyncIterator[list[Ask]]:
     """Ask a server, each on a connection that was there before."""
     async with AsyncExitStack() as stack:
         connections = [await stack.enter_async_context(connect(url)) for _ in range(load.concurrency)]
-        yield [partial(connection.ask, request(load)) for connection in connections]
+        yield [partial(ask, _request(context_id, load)) for ask in connections]
 
 
 @asynccontextmanager
 async def in_process() -> AsyncIterator[dict[str, Method]]:
-    """Run the methods of this process, which share an event loop, an engine and a client."""
+    """Run the methods of this process, on one event loop, engine and client."""
     settings = Settings(port=0)
     async with AsyncExitStack() as stack:
         app = await stack.enter_async_context(running_app(settings))
@@ -194,18 +148,14 @@ async def in_process() -> AsyncIterator[dict[str, Method]]:
         @asynccontextmanager
         async def ask_server(load: Load) -> AsyncIterator[list[Ask]]:
             app.state.parts = by_model[load.model]
-            async with over_http(url, partial(_question, context.id), load) as asks:
+            async with over_http(url, context.id, load) as asks:
                 yield asks
 
         @asynccontextmanager
         async def ask_directly(load: Load) -> AsyncIterator[list[Ask]]:
             yield [partial(_ask_sessions, by_model[load.model].sessions, context.id, load)] * load.concurrency
 
-        yield {
-            DIRECT: ask_directly,
-            SERVER: ask_server,
-            BARE: partial(over_http, bare_url, partial(_question, context.id)),
-        }
+        yield {DIRECT: ask_directly, SERVER: ask_server, BARE: partial(over_http, bare_url, context.id)}
 
 
 @asynccontextmanager
@@ -213,9 +163,9 @@ async def methods() -> AsyncIterator[dict[str, Method]]:
     """Run all methods."""
     async with in_process() as by_name:
         with LookonceServer() as process:
-            image = f"data:image/png;base64,{base64.b64encode(png(1)).decode()}"
-            context = process.post("/v1/contexts", json={"image_url": image}).json()
-            yield by_name | {PROCESS: partial(over_http, process.url, partial(_question, context["id"]))}
+            with lookonce.Client(process.url) as client:
+                context = client.image(png(1)).prepare()
+            yield by_name | {PROCESS: partial(over_http, process.url, context.id)}
 
 
 def _without_model(parts: AppState) -> AppState:
@@ -225,7 +175,7 @@ def _without_model(parts: AppState) -> AppState:
 
 
 async def _ask_sessions(sessions: Sessions, context_id: str, load: Load) -> None:
-    """Ask as the server does, without HTTP: the least that an answer takes in this process."""
+    """Ask as the server does, without HTTP."""
     image, sampling = ContextReference(context_id), Sampling(load.tokens)
     session = await sessions.ask(about(_QUESTION), image, sampling, tenant=DEFAULT_TENANT)
     async with aclosing(session.answers[0]) as answer:
@@ -233,8 +183,8 @@ async def _ask_sessions(sessions: Sessions, context_id: str, load: Load) -> None
             pass
 
 
-def _question(context_id: str, load: Load) -> bytes:
-    """A request's bytes; by its query, the bare app knows how many events to send."""
+def _request(context_id: str, load: Load) -> bytes:
+    """Encode a request; its query tells the bare app how many events to send."""
     image = {"type": "image_url", "image_url": {"url": f"lookonce:{context_id}"}}
     body = {
         "model": "lookonce-scenes",
@@ -244,12 +194,12 @@ def _question(context_id: str, load: Load) -> bytes:
     }
     content = json.dumps(body).encode()
     events = load.tokens + 3 if load.stream else 0  # the role, the tokens, the end and [DONE]
-    head = f"POST {_CHAT}?{events} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head = f"POST /v1/chat/completions?{events} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     return f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
 
 
 async def _answer_by_heart(scope: Any, receive: Any, send: Any) -> None:
-    """An app that reads a request and answers it by heart: so many events, or JSON where there are none."""
+    """Read a request and answer with so many events, or with JSON if none."""
     while (await receive()).get("more_body"):
         pass
     events = int(scope["query_string"])
@@ -262,7 +212,7 @@ async def _answer_by_heart(scope: Any, receive: Any, send: Any) -> None:
 
 @asynccontextmanager
 async def _serving(server: uvicorn.Server) -> AsyncIterator[str]:
-    """Run a server in this process; gives its URL."""
+    """Run a server in this process; yield its URL."""
     running = asyncio.create_task(server.serve())
     try:
         while not server.started:
@@ -276,7 +226,7 @@ async def _serving(server: uvicorn.Server) -> AsyncIterator[str]:
 
 
 async def ask_all(asks: Sequence[Ask], each: int) -> list[float]:
-    """Ask at once, each one question after the other; returns the milliseconds of every answer."""
+    """Ask at once, each one question after the other; return all milliseconds."""
     times: list[float] = []
 
     async def ask_on(ask: Ask) -> None:
@@ -290,48 +240,57 @@ async def ask_all(asks: Sequence[Ask], each: int) -> list[float]:
 
 
 async def measure(loads: Sequence[Load], rounds: int, answers: int) -> list[dict[str, Any]]:
-    """Measure every load by every method, `answers` answers a round at least; returns the figures."""
+    """Measure every load by every method; return the figures.
+
+    Args:
+        loads: the loads.
+        rounds: the number of rounds.
+        answers: the least number of answers of a load, method and round.
+    """
     async with methods() as by_name:
-        cells = [Cell(load, method) for load in loads for method in by_name if method not in _LEFT_OUT[load.model]]
+        times: dict[tuple[Load, str], list[list[float]]] = {
+            (load, method): [] for load in loads for method in by_name if method not in _LEFT_OUT[load.model]
+        }
         for number in range(rounds + 1):
-            for cell in random.Random(number).sample(cells, len(cells)):
-                async with by_name[cell.method](cell.load) as asks:
-                    times = await ask_all(asks, max(2, answers // cell.load.concurrency))
+            for load, method in random.Random(number).sample(list(times), len(times)):
+                async with by_name[method](load) as asks:
+                    milliseconds = await ask_all(asks, max(2, answers // load.concurrency))
                 if number:  # the first round warms up
-                    cell.rounds.append(times)
-    direct = {cell.load: cell for cell in cells if cell.method == DIRECT}
-    return [cell.row(direct[cell.load]) for cell in cells]
+                    times[load, method].append(milliseconds)
+    return [row(load, method, own, times[load, DIRECT]) for (load, method), own in times.items()]
 
 
-def table_line(load: Load, rows: Sequence[dict[str, Any]]) -> str:
-    """Return a load's line of the table, in milliseconds."""
-    by_method = {row["method"]: row for row in rows if load == tuple(row[name] for name in Load._fields)}
-    server = by_method[SERVER]
-
-    def times(method: str) -> list[str]:
-        row = by_method.get(method)
-        return [f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}"] if row else ["-", "-"]
-
-    return line(
-        [
-            *(load.model, load.tokens, "yes" if load.stream else "no", load.concurrency),
-            *(*times(DIRECT), *times(SERVER), f"{server['added_ms']:.2f}", f"{server['over_direct']:.2f}x"),
-            *(*times(BARE), *times(PROCESS)),
-        ]
-    )
+def row(load: Load, method: str, own: list[list[float]], direct: list[list[float]]) -> dict[str, Any]:
+    """Compare a method's milliseconds, by round, with those of the direct method."""
+    medians = [[statistics.median(answers) for answers in rounds] for rounds in (own, direct)]
+    pairs = list(zip(*medians, strict=True))
+    return {
+        **load._asdict(),
+        "method": method,
+        "p50_ms": Spread.of(medians[0]),
+        "p99_ms": statistics.quantiles(itertools.chain(*own), n=100, method="inclusive")[-1],
+        "added_ms": Spread.of(median - least for median, least in pairs),
+        "over_direct": Spread.of(median / least for median, least in pairs),
+    }
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = command.parser("server", __doc__, quick="one round of a few answers, to one and to four at once")
     parser.add_argument("--rounds", type=int, default=15, help="[%(default)s]")
-    parser.add_argument("--answers", type=int, default=64, help="of a load, method and round, at least [%(default)s]")
     arguments = parser.parse_args(args)
-    rounds, answers = (1, 2) if arguments.quick else (arguments.rounds, arguments.answers)
+    rounds, answers = (1, 2) if arguments.quick else (arguments.rounds, 64)
     at_once = (1, 4) if arguments.quick else (1, 32)
     loads = [Load(*load) for load in itertools.product((NONE, MODEL), (1, 8), (False, True), at_once)]
     rows = asyncio.run(measure(loads, rounds, answers))
-    print("\n".join([HEADER, *(table_line(load, rows) for load in loads)]))
+    print(
+        record_table(
+            [
+                {name: f"{cell:.2f}" if isinstance(cell, float | Spread) else cell for name, cell in row.items()}
+                for row in rows
+            ]
+        )
+    )
     command.write_json(arguments.json, {"rows": rows})
 
 

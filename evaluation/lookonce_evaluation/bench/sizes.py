@@ -1,37 +1,27 @@
-"""Bytes of a context of published models, by arithmetic: `python -m lookonce_evaluation.bench.sizes`.
+"""Compute the bytes of published models' contexts.
 
 Each size is that of the value in the store: header, checksums, padding, kept indices and scores with the keys and
 values. It is asked of the wire format itself, about a context whose tensors take no memory.
 """
 
 import argparse
-import asyncio
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from lookonce_cache import CompressedContext, ContextIdentity, QuantizedTensor, digest, encode
+from lookonce_cache import CompressedContext, QuantizedTensor
 from lookonce_cache.format.header import encode_head
 from lookonce_cache.format.quantization import Role, parts_of
-from lookonce_evaluation.bench import command
-from lookonce_evaluation.bench.checkpoints import write_llava
-from lookonce_evaluation.bench.engine import loaded
-from lookonce_evaluation.bench.methods import create_context, png
-from lookonce_evaluation.tables import header, line
+from lookonce_evaluation.bench.synthetic import synthetic_context
+from lookonce_evaluation.tables import record_table
 from lookonce_pruning import kept_count
-from lookonce_scenes import CHECKPOINT
-from lookonce_server.app import describe_plan
-from lookonce_server.settings import Settings
 
 RETENTION = 0.05
 TARGETS = {"native": 10, "int8": 25, "int4": 50}
 """How many times smaller than the image's whole keys and values a context is to be at least, by precision."""
 DTYPE = torch.bfloat16
-DESCRIPTION = 400  # bytes of text, some ninety tokens
+ROLES: tuple[Role, Role] = ("keys", "values")
 
 
 class Image(NamedTuple):
@@ -43,7 +33,9 @@ class Image(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A published model's numbers, from its config.json, and its chat template about "Describe the image.".
+    """A published model's numbers.
+
+    They are from its config.json, and its chat template around "Describe the image.".
 
     Attributes:
         before: tokens before the image, the same in all contexts: stored once for the model.
@@ -99,7 +91,7 @@ def size(model: Model, image: Image, precision: str, *, shared: bool) -> Size:
     Args:
         model: the model.
         image: the image.
-        precision: what keys and values are stored in.
+        precision: the precision of its keys and values.
         shared: whether the tokens before the image are stored once for the model, or in each context.
     """
     context = empty_context(model, image, precision, shared=shared)
@@ -111,31 +103,11 @@ def empty_context(model: Model, image: Image, precision: str, *, shared: bool) -
     kept = kept_count(RETENTION, image.tokens)
     tokens = kept + model.after + (0 if shared else model.before)
     shape = (model.layers, model.kv_heads, tokens, model.head_dim)
-    nothing = digest(b"")
-    identity = ContextIdentity(
-        tenant="default",
-        model_fingerprint=nothing,
-        image_digest=nothing,
-        describe_prompt="Describe the image.",
-        template_digest=nothing,
-        retention=RETENTION,
-        selection="coverage",
-        window=(model.layers // 4, model.layers // 2),
-        precision=precision,
+    keys, values = (_without_memory(role, precision, shape) for role in ROLES)
+    context = synthetic_context(
+        keys, values, name="", kept=kept, image_tokens=image.tokens, before=model.before, after=model.after
     )
-    return CompressedContext(
-        identity=identity,
-        keys=_without_memory("keys", precision, shape),
-        values=_without_memory("values", precision, shape),
-        shared_tokens=model.before if shared else 0,
-        moved_by=kept - image.tokens,
-        full_tokens=model.before + image.tokens + model.after,
-        kept_indices=torch.arange(kept, dtype=torch.int32)[None],
-        scores=torch.zeros(image.tokens),
-        grid=(1, image.tokens),
-        description="x" * DESCRIPTION,
-        created_at=1.8e9,
-    )
+    return context if shared else replace(context, shared_tokens=0)
 
 
 def _without_memory(role: Role, precision: str, shape: tuple[int, int, int, int]) -> QuantizedTensor:
@@ -147,58 +119,31 @@ def _without_memory(role: Role, precision: str, shape: tuple[int, int, int, int]
 
 def markdown() -> str:
     """Return the table of the computed sizes."""
-    columns = ("model", "image", "tokens", "kept", "after", "whole image, MiB", "precision", "context, KiB", "smaller")
-    lines = [header(*columns, "target", "with the tokens before")]
-    lines += [_row(model, image, name) for model in MODELS for image in model.images for name in TARGETS]
-    return "\n".join(lines)
+    return record_table([_row(model, image, name) for model in MODELS for image in model.images for name in TARGETS])
 
 
-def _row(model: Model, image: Image, precision: str) -> str:
+def _row(model: Model, image: Image, precision: str) -> dict[str, object]:
     shared, each = (size(model, image, precision, shared=shared) for shared in (True, False))
-    met = "met" if shared.ratio >= TARGETS[precision] else "missed"
-    numbers = [image.tokens, kept_count(RETENTION, image.tokens), model.after, f"{shared.whole / 1024**2:.1f}"]
-    sizes = [f"{shared.context / 1024:.0f}", f"{shared.ratio:.1f}x", f"{TARGETS[precision]}x: {met}"]
-    return line([model.name, image.size, *numbers, precision, *sizes, f"{each.ratio:.1f}x"])
+    return {
+        "model": model.name,
+        "image": image.size,
+        "tokens": image.tokens,
+        "kept": kept_count(RETENTION, image.tokens),
+        "after": model.after,
+        "whole image, MiB": f"{shared.whole / 1024**2:.1f}",
+        "precision": precision,
+        "context, KiB": f"{shared.context / 1024:.0f}",
+        "smaller": f"{shared.ratio:.1f}x",
+        "target": f"{TARGETS[precision]}x: {'met' if shared.ratio >= TARGETS[precision] else 'missed'}",
+        "with the tokens before": f"{each.ratio:.1f}x",
+    }
 
 
-async def measure() -> str:
-    """Make contexts of the scenes model, and of random weights in LLaVA-1.5's shape; return the table of their sizes.
-
-    The shape has LLaVA-1.5's image, and a text model of 0.9 B.
-    """
-    columns = ("model", "image tokens", "stored tokens", "whole image, KiB", "precision", "context, KiB", "smaller")
-    with tempfile.TemporaryDirectory() as folder:
-        shape = write_llava(Path(folder) / "llava", 576)
-        lines = [
-            *await _measured_rows("scenes, float32", CHECKPOINT, torch.float32),
-            *await _measured_rows("LLaVA shape, 0.9 B, bfloat16", shape, torch.bfloat16),
-        ]
-    return "\n".join([header(*columns), *lines])
-
-
-async def _measured_rows(name: str, path: Path, dtype: torch.dtype) -> list[str]:
-    async with loaded(path, dtype) as engine:
-        plan = replace(describe_plan(Settings(), engine), retention=RETENTION, max_tokens=48)
-        rows = []
-        for precision in TARGETS:
-            context = await create_context(engine, png(1), plan, precision)
-            layers, heads, tokens, head_dim = context.keys.shape
-            whole = 2 * layers * heads * context.image_tokens * head_dim * dtype.itemsize
-            stored = Size(whole, len(encode(context)))
-            numbers = [context.image_tokens, tokens, f"{whole / 1024:.0f}", precision]
-            rows.append(line([name, *numbers, f"{stored.context / 1024:.1f}", f"{stored.ratio:.1f}x"]))
-        return rows
-
-
-def main(args: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m lookonce_evaluation.bench.sizes", description=__doc__)
-    parser.add_argument("--measure", action="store_true", help="make contexts too, of the scenes model and a shape")
-    arguments = parser.parse_args(args)
+    argparse.ArgumentParser(prog="python -m lookonce_evaluation.bench.sizes", description=__doc__).parse_args()
     print(markdown())
-    if arguments.measure:
-        print("\n" + asyncio.run(measure()))
 
 
 if __name__ == "__main__":
-    command.run(main)
+    main()

@@ -1,4 +1,4 @@
-"""Timed answers and describe passes, and the spread of figures."""
+"""Time answers and describe passes, and summarize figures."""
 
 import statistics
 import time
@@ -21,6 +21,7 @@ class AnswerTimes(NamedTuple):
     total: float
     tokens: int  # generated
     computed_tokens: int  # of the prompt, that were run through the model
+    text: str
 
 
 class DescribeTimes(NamedTuple):
@@ -61,25 +62,23 @@ class Spread:
         return cls.of(1000 * time for time in seconds)
 
     def __format__(self, spec: str) -> str:
-        """The median, and half of the quartiles' distance, each in that format."""
+        """Format the median and half of the quartiles' distance."""
         spec = spec or ".1f"
         return f"{self.median:{spec}} ± {self.quartiles / 2:{spec}}"
-
-    def __str__(self) -> str:
-        return format(self)
 
 
 async def time_answer(ask: Ask) -> AnswerTimes:
     """Ask, and time the answer to its end."""
     started = time.perf_counter()
-    first_token, tokens, computed_tokens = 0.0, 0, 0
+    first_token, tokens, computed_tokens, text = 0.0, 0, 0, ""
     async for event in await ask():
         if isinstance(event, Started):
             computed_tokens = event.computed_tokens
             continue
         first_token = first_token or time.perf_counter() - started
         tokens += event.tokens
-    return AnswerTimes(first_token, time.perf_counter() - started, tokens, computed_tokens)
+        text += event.text
+    return AnswerTimes(first_token, time.perf_counter() - started, tokens, computed_tokens, text)
 
 
 async def time_describe(engine: Engine, image: bytes, plan: DescribePlan) -> DescribeTimes:

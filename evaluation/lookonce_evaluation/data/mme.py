@@ -121,7 +121,7 @@ def _picture(file: Path, group: int, place: int) -> bytes:
 
 @lru_cache(maxsize=1)
 def _pictures(file: Path, group: int) -> Any:
-    """A row group's column of pictures; neighbours are asked for in turn."""
+    """Read a row group's column of pictures; neighbours follow in turn."""
     return _open(file).read_row_group(group, columns=["image"])["image"]
 
 

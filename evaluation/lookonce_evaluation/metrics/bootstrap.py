@@ -19,7 +19,7 @@ class Estimate(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        """A difference, as tables have it."""
+        """Format a difference for a table."""
         return f"{self.value:+z.2f} ({self.low:+z.2f} to {self.high:+z.2f})"
 
     def shown(self, digits: int = 0) -> str:

@@ -135,7 +135,7 @@ def question_groups(model: EvalModel, prompt: Prompt, question: str, shown: tupl
 
 
 def _span(decode: Callable[[list[int]], str], ids: list[int], text: str) -> range | None:
-    """The fewest tokens whose text holds `text`, its first place."""
+    """Find the first and fewest tokens with `text` in their text."""
     stop = next((i for i in range(1, len(ids) + 1) if text in decode(ids[:i])), None)
     if stop is None:
         return None

@@ -109,12 +109,12 @@ class RequestParser:
     # --- called by httptools ---
 
     def on_message_begin(self) -> None:
-        """A request line begins."""
+        """Begin a request line."""
         self.in_head = True
         self._events.on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """A piece of the target has arrived."""
+        """Add a piece of the target."""
         self._count(len(url))
         self._events.on_url(url)
 
@@ -125,7 +125,7 @@ class RequestParser:
             self._events.on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is complete."""
+        """Check the complete head."""
         self._check_head()
         self._upgrades = self._parser.should_upgrade()
         if self._upgrades:
@@ -134,16 +134,16 @@ class RequestParser:
         self.in_head, self.in_body = False, True
 
     def on_chunk_header(self) -> None:
-        """A chunk begins."""
+        """Begin a chunk."""
         self._arrived = max(0, self._arrived - _FREE_PER_CHUNK)
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body has arrived."""
+        """Add a piece of the body."""
         self._arrived = max(0, self._arrived - len(body))
         self._events.on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is complete."""
+        """Complete the request."""
         if self._upgrades:
             return
         self.in_body = False

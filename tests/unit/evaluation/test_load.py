@@ -1,7 +1,8 @@
-"""What the soak counts, and what it takes for right."""
+"""What a load counts, and what it takes for right."""
 
 import json
 import math
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,19 +11,36 @@ from threading import Thread
 import pytest
 from PIL import Image
 
-from lookonce_evaluation.bench import soak_load
-from lookonce_evaluation.bench.soak import SoakResult
-from lookonce_evaluation.bench.soak_load import (
+import lookonce
+from lookonce_evaluation.bench import load as load_module
+from lookonce_evaluation.bench.load import (
     Expected,
     KnownImage,
-    LoadThread,
+    Load,
     Picture,
     Reply,
-    Shared,
+    by_kind,
     chance_of_passing,
     figures,
-    table,
 )
+from lookonce_evaluation.bench.soak import SoakResult
+
+
+def said(cache: str, context_tokens: int) -> lookonce.Answer:
+    return lookonce.Answer(
+        text="Two.",
+        cache=cache,
+        tier=None,
+        context_tokens=context_tokens,
+        tokens_saved=0,
+        context_id=None,
+        prompt_tokens=9,
+        cached_tokens=0,
+        completion_tokens=1,
+        seconds=0.1,
+        fallback=None,
+    )
+
 
 EXPECTED = Expected(full="Two.", context="Three.")
 
@@ -48,8 +66,8 @@ def test_how_often_a_swapped_answer_would_pass():
 def test_what_must_not_be_is_counted():
     replies = [
         Reply("new image", "right", 0.1),
-        Reply("known, pixels", "right", 0.3, hit=True),
-        Reply("known, pixels", "wrong", 9.0, degraded=True, detail="what was said"),
+        Reply("known, pixels", "right", 0.3, answer=said("hit", 5)),
+        Reply("known, pixels", "wrong", 9.0, answer=said("miss", 0), detail="the answer"),
         Reply("known, by id", "refused", 9.0, unexplained=True),
         Reply("list", "lost", 9.0),
     ]
@@ -64,7 +82,7 @@ def test_what_must_not_be_is_counted():
     assert not result.is_good
     assert not SoakResult([], {}).is_good
     assert SoakResult(replies[:2], {}).is_good
-    assert len(table(replies)) == 1 + 5 + 1
+    assert [row["requests"] for row in by_kind(replies).values()] == [1, 2, 1, 1, 0, 5]
     assert figures(replies[:1])["p99_ms"] == pytest.approx(100)
     assert figures([])["p99_ms"] is None
 
@@ -136,17 +154,15 @@ def test_only_a_clear_refusal_of_what_has_no_pixels_is_not_lost(serving):
     ]
     for status, body, by_id in cases:
         image = known()
-        shared = Shared(serving(status, body), [image.picture])
-        shared.known.append(image)
-        thread = LoadThread(shared, seed=0)
+        load = Load(serving(status, body), [image.picture], known=[image])
         for kind in ("new image", "known, pixels", "known, by id"):
-            thread.request(kind)
-        outcomes = {reply.kind: reply.outcome for reply in shared.replies}
+            load.request(kind)
+        outcomes = {reply.kind: reply.outcome for reply in load.replies}
         assert outcomes == {"new image": "lost", "known, pixels": "lost", "known, by id": by_id}, (status, body)
 
 
 def test_an_answer_is_right_by_the_way_it_came_and_about_its_own_image(serving, monkeypatch):
-    monkeypatch.setattr(soak_load, "STREAMED", 0)
+    monkeypatch.setattr(load_module, "STREAMED", 0)
     cases = [
         ("Two.", 0, "a", "right"),
         ("Three.", 5, "a", "right"),
@@ -157,10 +173,9 @@ def test_an_answer_is_right_by_the_way_it_came_and_about_its_own_image(serving, 
     ]
     for text, context_tokens, image_id, outcome in cases:
         image = known(image_id * 64)
-        shared = Shared(serving(200, answer(text, context_tokens)), [image.picture])
-        shared.known.append(image)
-        LoadThread(shared, seed=0).request("known, pixels")
-        (reply,) = shared.replies
+        load = Load(serving(200, answer(text, context_tokens)), known=[image])
+        load.request("known, pixels")
+        (reply,) = load.replies
         assert reply.outcome == outcome, (text, context_tokens, image_id)
         assert (reply.hit, reply.degraded) == (context_tokens > 0, context_tokens == 0)
         assert bool(reply.detail) == (outcome == "wrong")
@@ -170,16 +185,18 @@ def test_an_answer_that_began_before_the_store_was_disturbed_does_not_prove_that
     serving, monkeypatch
 ):
     """It may have taken longer than a restart: only a lookup since then counts."""
-    monkeypatch.setattr(soak_load, "STREAMED", 0)
+    monkeypatch.setattr(load_module, "STREAMED", 0)
     image = known()
-    shared = Shared("", [image.picture])
-    shared.url = serving(200, answer("Three.", 5), lambda: shared.condition.restore(0))
-    shared.known.append(image)
-    LoadThread(shared, seed=0).request("known, by id")
-    assert -math.inf < image.last_hit < shared.condition.undisturbed_since
+
+    def disturb() -> None:
+        load.undisturbed_since = time.monotonic()
+
+    load = Load(serving(200, answer("Three.", 5), disturb), known=[image])
+    load.request("known, by id")
+    assert -math.inf < image.last_hit < load.undisturbed_since
     for is_excused in (True, False):
         image.last_hit = -math.inf if is_excused else math.inf
-        shared.replies.clear()
+        load.replies.clear()
         serving(404, error("context_not_found"))
-        LoadThread(shared, seed=0).request("known, by id")
-        assert [reply.unexplained for reply in shared.replies] == [not is_excused]
+        load.request("known, by id")
+        assert [reply.unexplained for reply in load.replies] == [not is_excused]
