@@ -42,7 +42,7 @@ def options(settings: Settings) -> dict:
 
 def refused(capsys, *arguments: str) -> str:
     """What `lookonce serve` says when it cannot start."""
-    assert serve(list(arguments)) == 1
+    assert serve(["--port", "0", *arguments]) == 1
     said = capsys.readouterr().err
     assert said.startswith("lookonce serve: ")
     assert said.count("\n") == 1
