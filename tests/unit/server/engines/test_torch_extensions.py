@@ -25,6 +25,7 @@ def run(code: str, tmp_path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-W", "ignore", str(script)], capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.extended  # torchaudio and torchcodec come with vLLM
 def test_without_help_the_import_fails_and_with_it_it_works(tmp_path):
     for name in ("torchvision", "torchaudio"):
         alone = run(f"import {name}", tmp_path)
@@ -39,6 +40,7 @@ def test_without_help_the_import_fails_and_with_it_it_works(tmp_path):
     assert helped.stdout == "torch.Size([3, 4, 4])\ntorchcodec's build does not fit this torch\n", helped.stderr
 
 
+@pytest.mark.extended
 def test_the_processes_that_vllm_spawns_are_reached(tmp_path):
     (plugin,) = entry_points(group="vllm.platform_plugins", name="lookonce")
     assert plugin.load()() is None
