@@ -99,10 +99,21 @@ class ImageSession(_BaseSession):
 
         from concurrent.futures import ThreadPoolExecutor
 
+        errors: list[BaseException] = []
+
+        def ask(question: str) -> list[Answer]:
+            if errors:  # a thread takes its next question before anybody can cancel it
+                return []
+            try:
+                return [self.ask(question, **options)]
+            except BaseException as error:
+                errors.append(error)
+                raise
+
         pool = ThreadPoolExecutor(min(max_concurrency, len(rest)), thread_name_prefix="lookonce")
         try:
-            futures = [pool.submit(self.ask, question, **options) for question in rest]
-            return answers + [future.result() for future in futures]
+            futures = [pool.submit(ask, question) for question in rest]
+            return answers + [answer for future in futures for answer in future.result()]
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -171,10 +182,17 @@ class AsyncImageSession(_BaseSession):
         first, rest = self._split(questions, max_concurrency)
         answers = [await self.ask(question, **options) for question in first]
         slots = asyncio.Semaphore(max_concurrency)
+        errors: list[BaseException] = []
 
         async def ask(question: str) -> Answer:
             async with slots:
-                return await self.ask(question, **options)
+                if errors:  # a slot is free before the others are cancelled
+                    raise errors[0]
+                try:
+                    return await self.ask(question, **options)
+                except BaseException as error:
+                    errors.append(error)
+                    raise
 
         tasks = [asyncio.ensure_future(ask(question)) for question in rest]
         try:
