@@ -386,7 +386,10 @@ async def test_full_memory_that_evicts_takes_every_put_and_misses_what_is_old(li
                 await store.put(context)
                 assert_same((await store.get(context.key)).context, context)
             found = [await store.get(context.key) for context in contexts]
+            assert found[-1] is not None
             assert 0 < sum(answer is not None for answer in found) < 20
+            kept_old, kept_new = (sum(answer is not None for answer in half) for half in (found[:15], found[15:]))
+            assert kept_old < kept_new  # Redis's LRU is by samples: which ones of the old are gone is open
             for context, answer in zip(contexts, found, strict=True):
                 assert answer is None or answer.context.key == context.key
             assert 0 < len((await store.list("acme")).infos) < 20

@@ -1,36 +1,31 @@
 """What vLLM runs is the checkpoint that it is named by."""
 
-import shutil
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from lookonce_scenes import CHECKPOINT
 from lookonce_server.errors import ModelRefusedError
 
+from ..support.checkpoint_copies import WEIGHTS, copy_checkpoint, write_other_weights
 from ..support.samples import picture
 from .engines import fully, start
 
 pytestmark = pytest.mark.anyio
 
-WEIGHTS = "model.safetensors"
 QUESTION = "Find the red object."
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A copy of the bundled model that may be written to."""
-    return shutil.copytree(CHECKPOINT, tmp_path / "copy", copy_function=shutil.copyfile)
+    return copy_checkpoint(tmp_path / "copy")
 
 
 @pytest.fixture
 def other_weights(tmp_path) -> Path:
     """A file of weights of the same shapes and names, all of them other ones."""
-    weights = {name: -tensor for name, tensor in load_file(CHECKPOINT / WEIGHTS).items()}
-    save_file(weights, tmp_path / "other.safetensors", metadata={"format": "pt"})
-    return tmp_path / "other.safetensors"
+    return write_other_weights(tmp_path / "other.safetensors")
 
 
 async def test_a_running_model_is_its_own(folder, other_weights, engine, reference):

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 import transformers.utils as hub
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lookonce_scenes import CHECKPOINT
@@ -19,21 +19,19 @@ from lookonce_server.engines.checkpoint import check_unchanged, file_digest, fin
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
 from lookonce_server.errors import ModelRefusedError
 
-WEIGHTS = "model.safetensors"
+from ....support.checkpoint_copies import WEIGHTS, copy_checkpoint, write_other_weights
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A copy of the bundled model that may be written to."""
-    return shutil.copytree(CHECKPOINT, tmp_path / "copy", copy_function=shutil.copyfile)
+    return copy_checkpoint(tmp_path / "copy")
 
 
 @pytest.fixture
 def other_weights(tmp_path) -> Path:
     """A file of weights of the same shapes and names, all of them other ones."""
-    weights = {name: -tensor for name, tensor in load_file(CHECKPOINT / WEIGHTS).items()}
-    save_file(weights, tmp_path / "other.safetensors", metadata={"format": "pt"})
-    return tmp_path / "other.safetensors"
+    return write_other_weights(tmp_path / "other.safetensors")
 
 
 def load(folder: Path) -> LoadedModel:
