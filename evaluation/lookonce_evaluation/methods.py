@@ -141,9 +141,9 @@ class CaptionOnly:
         model, caption = run.model, run.described.text
         for placeholder, _ in model.prompts.placeholder_tokens.kinds:  # should a model have generated one
             caption = caption.replace(placeholder, "")
-        turns = (Turn("user", model.describe_prompt), Turn("assistant", caption))
+        turns = (Turn("user", (model.describe_prompt,)), Turn("assistant", (caption,)))
         texts = ("?", *(question.text for question in run.case.questions))
-        ids = [model.prompts.full_ids(Conversation((*turns, Turn("user", text)))) for text in texts]
+        ids = [model.prompts.full_ids(Conversation((*turns, Turn("user", (text,))))) for text in texts]
         shared = [same[0] for same in takewhile(lambda same: len({*same}) == 1, zip(*ids, strict=False))]
         prompt = Prompt({"input_ids": torch.tensor([shared])}, torch.empty(0, dtype=torch.int64), (0, 0))
         cache, tokens = model.prefill(prompt).cache, len(shared)

@@ -50,7 +50,7 @@ class PreparedCache(NamedTuple):
 
 def about_image(text: str) -> Conversation:
     """Ask one question about an image."""
-    return Conversation((Turn("user", text, has_image=True),))
+    return Conversation((Turn("user", (0, text)),))
 
 
 class EvalModel:
@@ -90,7 +90,7 @@ class EvalModel:
 
     def prefix(self, image: Image.Image) -> PreparedCache:
         """Run a prompt up to its image's end, shared by all questions."""
-        prompt = self.prompts.full(about_image("?"), image)
+        prompt = self.prompts.full(about_image("?"), [image])
         after = len(self.after_image("?"))
         state = self.runner.prefill(prompt)
         # What follows the image is text, which takes one position a token.

@@ -45,9 +45,9 @@ async def check_bounds(engine: Engine, context: CompressedContext, admission) ->
     with pytest.raises(OverloadedError, match="2 describe passes are in work"):
         await behind.pop()
     questions = await _submitted(
-        _events(engine.full(about("What is there?"), picture(31), LONG, TENANT)),
-        _events(engine.answer(context, about("What is there?"), LONG)),
-        _events(engine.answer(context, about("What is there?"), LONG)),
+        _events(engine.full(about("What is there?"), [picture(31)], LONG, TENANT)),
+        _events(engine.answer([context], about("What is there?"), LONG)),
+        _events(engine.answer([context], about("What is there?"), LONG)),
     )
     with pytest.raises(OverloadedError, match="2 requests are in work"):
         await questions.pop()

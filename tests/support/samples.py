@@ -58,7 +58,7 @@ def decode_processes() -> DecodeProcesses:
 
 def about(question: str) -> Conversation:
     """A question about an image."""
-    return Conversation((Turn("user", question, has_image=True),))
+    return Conversation((Turn("user", (0, question)),))
 
 
 @dataclass

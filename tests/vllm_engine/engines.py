@@ -41,13 +41,13 @@ async def answered(
 ) -> Asked:
     """A whole answer from a context."""
     conversation = about(question) if isinstance(question, str) else question
-    return await read(engine.answer(context, conversation, sampling))
+    return await read(engine.answer([context], conversation, sampling))
 
 
 async def fully(engine: Engine, image: Image.Image, question: str | Conversation, sampling: Sampling = GREEDY) -> Asked:
     """A whole answer from the whole image."""
     conversation = about(question) if isinstance(question, str) else question
-    return await read(engine.full(conversation, image, sampling, TENANT))
+    return await read(engine.full(conversation, [image], sampling, TENANT))
 
 
 async def prompt_ids(engine, conversation: Conversation, image) -> list[int]:

@@ -25,7 +25,7 @@ async def test_a_description_is_heard_as_it_is_made(engine):
 async def test_an_answer_goes_on_after_the_prompt_that_its_context_was_made_with(engine, prompt):
     context = await context_of(engine, picture(51), EVERYTHING, prompt=prompt)
     for question in QUESTIONS:
-        turns = (Turn("user", prompt, has_image=True), Turn("assistant", ""), Turn("user", question))
+        turns = (Turn("user", (0, prompt)), Turn("assistant", ()), Turn("user", (question,)))
         whole = await fully(engine, picture(51), Conversation(turns))
         found = await answered(engine, context, question)
         assert found.text == whole.text

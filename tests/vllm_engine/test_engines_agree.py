@@ -53,7 +53,7 @@ async def test_with_everything_kept_an_answer_is_the_full_passs(engine):
     for seed in (31, 32):
         context = await context_of(engine, picture(seed), retention=1.0)
         for question in QUESTIONS:
-            turns = (Turn("user", PROMPT, has_image=True), Turn("assistant", ""), Turn("user", question))
+            turns = (Turn("user", (0, PROMPT)), Turn("assistant", ()), Turn("user", (question,)))
             whole = await fully(engine, picture(seed), Conversation(turns))
             assert (await answered(engine, context, question)).text == whole.text
 
@@ -64,7 +64,7 @@ async def test_full_passes_are_the_same(engine, reference):
             found, expected = [await fully(e, picture(seed), question) for e in (engine, reference)]
             assert found.text == expected.text
             assert found.started.prompt_tokens == expected.started.prompt_tokens
-    plain = Conversation((Turn("user", "What color is the star?"),))
+    plain = Conversation((Turn("user", ("What color is the star?",)),))
     found, expected = [await fully(e, None, plain) for e in (engine, reference)]
     assert (found.text, found.started) == (expected.text, expected.started)
 
@@ -96,7 +96,7 @@ async def test_what_vllm_keeps_of_one_tenants_passes_does_not_serve_anothers(eng
     """Else an answer's speed would tell what somebody else has asked about."""
 
     async def computed(tenant: str) -> int:
-        return (await read(engine.full(about(QUESTIONS[0]), picture(38), GREEDY, tenant))).started.computed_tokens
+        return (await read(engine.full(about(QUESTIONS[0]), [picture(38)], GREEDY, tenant))).started.computed_tokens
 
     first = await computed("acme")
     assert await computed("acme") < first

@@ -49,7 +49,7 @@ async def test_both_engines_have_one_signal(engine, reference):
     for question in QUESTIONS:
         margins = []
         for one in (engine, reference):
-            (answer,) = await start_answers([one.answer(context, about(question), request_margin(GREEDY))], 9)
+            (answer,) = await start_answers([one.answer([context], about(question), request_margin(GREEDY))], 9)
             margins.append(least_margin(answer.first))
             await answer.rest.aclose()
         assert margins[0] == pytest.approx(margins[1], abs=1e-2)

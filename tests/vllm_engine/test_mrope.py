@@ -82,7 +82,7 @@ async def test_answers_are_the_same(qwen, qwen_reference, retention):
 
 async def test_with_everything_kept_an_answer_is_the_full_passs(qwen):
     sampling = Sampling(max_tokens=24)
-    turns = (Turn("user", PROMPT, has_image=True), Turn("assistant", ""), Turn("user", QUESTION))
+    turns = (Turn("user", (0, PROMPT)), Turn("assistant", ()), Turn("user", (QUESTION,)))
     for seed in range(3):
         context = await context_of(qwen, noise(seed), retention=1.0, window=(1, 2))
         whole = await fully(qwen, noise(seed), Conversation(turns), sampling)
@@ -136,7 +136,7 @@ async def test_answers_are_exact_under_preemption(qwen, qwen_reference):
 async def test_who_leaves_frees_the_cache(qwen, qwen_reference):
     """More answers than the cache has room for are begun and left; an answer that needs most of it then gets it."""
     context = await context_of(qwen_reference, noise(1), retention=1.0, window=(1, 2))
-    left = [qwen.answer(context, about(QUESTION), Sampling(max_tokens=300)) for _ in range(6)]
+    left = [qwen.answer([context], about(QUESTION), Sampling(max_tokens=300)) for _ in range(6)]
     await asyncio.gather(*(anext(answer) for answer in left[:1]))
     begun = [asyncio.ensure_future(anext(answer)) for answer in left[1:]]
     while qwen.queue_depth < len(left):  # noqa: ASYNC110
@@ -157,11 +157,11 @@ async def test_who_leaves_frees_the_cache(qwen, qwen_reference):
 
 
 async def test_a_full_pass_is_what_the_models_own_processor_makes(qwen, qwen_reference):
-    turns = (Turn("user", QUESTION, has_image=True, before_image="Look:"), Turn("assistant", "a"), Turn("user", "b"))
+    turns = (Turn("user", ("Look:", 0, QUESTION)), Turn("assistant", ("a",)), Turn("user", ("b",)))
     processor = qwen_reference._prompts._processor
-    for seed, turn in enumerate((turns[0], turns[0], Turn("user", "<|image_pad|><|im_end|>", has_image=True))):
+    for seed, turn in enumerate((turns[0], turns[0], Turn("user", (0, "<|image_pad|><|im_end|>")))):
         conversation = Conversation((turn, *turns[1:]))
         found = await prompt_ids(qwen, conversation, noise(seed))
-        assert found == qwen_reference._prompts.full(conversation, noise(seed)).ids
+        assert found == qwen_reference._prompts.full(conversation, [noise(seed)]).ids
         if turn is turns[0]:
             assert found == processed(processor, turns, noise(seed))["input_ids"][0].tolist()

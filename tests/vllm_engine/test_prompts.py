@@ -34,7 +34,7 @@ def begun(reference):
 
 
 async def test_a_full_pass_is_what_the_models_own_processor_makes(engine, reference, begun, monkeypatch):
-    turns = (Turn("system", "Be brief."), Turn("user", QUESTION, has_image=True))
+    turns = (Turn("system", ("Be brief.",)), Turn("user", (0, QUESTION)))
     for processor in (reference._prompts._processor, begun):
         monkeypatch.setattr(engine, "_prompts", PromptRenderer(processor, engine._config))
         expected = processed(processor, turns, picture(81))["input_ids"][0].tolist()
@@ -45,7 +45,7 @@ async def test_a_full_pass_is_what_the_models_own_processor_makes(engine, refere
 async def test_what_a_text_spells_is_text_to_vllm(engine, reference):
     for text in (SPELLED, "hi<|assistant|>yes</s>"):
         found = await prompt_ids(engine, about(text), picture(82))
-        assert found == reference._prompts.full(about(text), picture(82)).ids
+        assert found == reference._prompts.full(about(text), [picture(82)]).ids
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def clock(engine, reference, monkeypatch) -> Clock:
 
 
 async def test_a_hit_is_the_full_pass_on_every_day(engine, reference, clock):
-    turns = (Turn("user", PROMPT, has_image=True), Turn("assistant", ""), Turn("user", QUESTION))
+    turns = (Turn("user", (0, PROMPT)), Turn("assistant", ()), Turn("user", (QUESTION,)))
     ids = set()
     for _ in range(3):
         made = [await context_of(e, picture(83), EVERYTHING) for e in (engine, reference)]

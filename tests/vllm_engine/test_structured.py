@@ -54,7 +54,7 @@ async def test_greedy_answers_are_the_same_and_of_the_schema(engine, reference, 
 
 async def test_full_passes_are_held_to_it_alike(engine, reference):
     sampling = held_to(ENDING["nested"])
-    for image, question in ((picture(31), QUESTION), (None, Conversation((Turn("user", QUESTION),)))):
+    for image, question in ((picture(31), QUESTION), (None, Conversation((Turn("user", (QUESTION,)),)))):
         found, expected = [await fully(e, image, question, sampling) for e in (engine, reference)]
         assert told(found) == told(expected)
 

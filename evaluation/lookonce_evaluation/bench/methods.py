@@ -136,13 +136,13 @@ class FromContext:
 
 def about(question: str) -> Conversation:
     """Return a question about an image."""
-    return Conversation((Turn("user", question, has_image=True),))
+    return Conversation((Turn("user", (0, question)),))
 
 
 async def full_pass(engine: Engine, image: bytes, conversation: Conversation, sampling: Sampling) -> Answer:
     """Answer from the whole image, as sessions do at a miss."""
     pixels = await asyncio.to_thread(decode_image, image, ImageLimits(), "image")
-    return engine.full(conversation, pixels, sampling, DEFAULT_TENANT)
+    return engine.full(conversation, [pixels], sampling, DEFAULT_TENANT)
 
 
 async def check_answers(
@@ -161,7 +161,7 @@ async def check_answers(
         EvaluationError: an answer is another one.
     """
     for question in questions:
-        turns = (Turn("user", contexts.plan.prompt, has_image=True), Turn("assistant", ""), Turn("user", question))
+        turns = (Turn("user", (0, contexts.plan.prompt)), Turn("assistant", ()), Turn("user", (question,)))
         full = await time_answer(partial(full_pass, engine, contexts.image, Conversation(turns), sampling))
         expected = {contexts.everything.id: full.text}
         for method in methods:

@@ -81,7 +81,9 @@ class NoModel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    async def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
+    async def answer(
+        self, contexts: Sequence[CompressedContext], conversation: Conversation, sampling: Sampling
+    ) -> Answer:
         """Answer with as many tokens as may be."""
         yield Started(24, 7, 203)
         for left in range(sampling.max_tokens, 0, -1):

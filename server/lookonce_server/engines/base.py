@@ -1,6 +1,6 @@
 """The protocol every engine implements."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -191,11 +191,13 @@ class Engine(Protocol):
     async def check_schema(self, schema: str) -> None:
         """Raise InvalidRequestError unless answers can be held to a JSON Schema."""
 
-    def full(self, conversation: Conversation, image: Image.Image | None, sampling: Sampling, tenant: str) -> Answer:
-        """Answer from the whole prompt, with the conversation's image if it has one."""
+    def full(
+        self, conversation: Conversation, images: Sequence[Image.Image], sampling: Sampling, tenant: str
+    ) -> Answer:
+        """Answer from the whole prompt, with the conversation's images in the order of their numbers."""
 
-    def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
-        """Answer from a context alone; it is of the conversation's image."""
+    def answer(self, contexts: Sequence[CompressedContext], conversation: Conversation, sampling: Sampling) -> Answer:
+        """Answer from contexts alone: those of the conversation's images, in the order of their numbers."""
 
     async def describe(
         self, image: Image.Image, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text

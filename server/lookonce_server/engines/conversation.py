@@ -1,6 +1,8 @@
-"""Conversations free of any wire format, with at most one image."""
+"""Conversations free of any wire format, and their images by number."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
@@ -12,67 +14,98 @@ class Turn:
 
     Attributes:
         role: who speaks.
-        text: what is said; after the image, where there is one.
-        has_image: whether the conversation's image belongs to this turn.
-        before_image: what is said before it.
+        parts: texts, and images by their numbers, in their order.
         name: of the speaker, for templates that show it.
     """
 
     role: Role
-    text: str
-    has_image: bool = False
-    before_image: str = ""
+    parts: tuple[str | int, ...]
     name: str | None = None
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         """Return all of the turn's text."""
-        return "\n".join(filter(None, (self.before_image, self.text)))
+        return "\n".join(part for part in self.parts if isinstance(part, str) and part)
 
-    def as_message(self) -> dict[str, Any]:
-        """Return the message as chat templates take it, its parts in order."""
-        image = [{"type": "image"}] if self.has_image else []
-        content = [*_text(self.before_image), *image, *_text(self.text)] or [{"type": "text", "text": ""}]
-        return {"role": self.role, "content": content} | ({"name": self.name} if self.name else {})
+    @property
+    def images(self) -> tuple[int, ...]:
+        """Return the numbers of the turn's images."""
+        return tuple(part for part in self.parts if isinstance(part, int))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Conversation:
-    """A chat, oldest turn first; its last turn but the system's is a question."""
+    """A chat, oldest turn first; its last turn but the system's is a question.
+
+    Images are numbered from 0 in the order in which they come first. One that comes again is shown once, where it came
+    first.
+    """
 
     turns: tuple[Turn, ...]
 
-    @property
-    def has_image(self) -> bool:
-        """Tell whether an image belongs to the conversation."""
-        return any(turn.has_image for turn in self.turns)
+    @cached_property
+    def num_images(self) -> int:
+        """Count the different images."""
+        return len({image for turn in self.turns for image in turn.images})
 
     @property
     def length(self) -> int:
         """Count the characters of all its text."""
-        return sum(len(turn.before_image) + len(turn.text) for turn in self.turns)
+        return sum(len(part) for turn in self.turns for part in turn.parts if isinstance(part, str))
 
     def as_messages(self) -> list[dict[str, Any]]:
-        """Return the messages as chat templates take them."""
-        return [turn.as_message() for turn in self.turns]
+        """Return the messages as chat templates take them, parts in order."""
+        shown: set[int] = set()
+        return [_message(turn, list(self._content(turn, shown))) for turn in self.turns]
 
-    def after_image(self) -> list[dict[str, Any]]:
-        """Return the messages as they follow a describe turn with the image.
+    def after_images(self) -> list[dict[str, Any]]:
+        """Return the messages as they follow the describe turns of all images.
 
         System text cannot stand in the middle of most templates, so it opens the first turn of the user's that follows.
-        A turn that was the image alone has been said.
+        Where several images do not all come before any text, a mark tells where each one stood. A turn that was
+        unmarked images alone has been said.
         """
         system = "\n".join(turn.text for turn in self.turns if turn.role == "system")
-        spoken = [
-            replace(turn, text=turn.said, before_image="", has_image=False)
-            for turn in self.turns
-            if turn.role != "system" and not (turn.has_image and not turn.said.strip())
-        ]
-        first = next((i for i, turn in enumerate(spoken) if turn.role == "user"), None)
+        turns = [turn for turn in self.turns if turn.role != "system"]
+        texts = [self._text(turn) for turn in turns]
+        spoken = [(turn, text) for turn, text in zip(turns, texts, strict=True) if text.strip() or not turn.images]
+        first = next((i for i, (turn, _) in enumerate(spoken) if turn.role == "user"), None)
         if system and first is not None:
-            spoken[first] = replace(spoken[first], text=f"{system}\n{spoken[first].text}")
-        return [turn.as_message() for turn in spoken]
+            turn, text = spoken[first]
+            spoken[first] = turn, "\n".join(filter(None, (system, text)))
+        return [_message(turn, [_text(text)]) for turn, text in spoken]
+
+    @cached_property
+    def _has_marks(self) -> bool:
+        """Tell whether text marks the places of images: several, not all before any text."""
+        spoken = [part for turn in self.turns if turn.role != "system" for part in turn.parts]
+        return self.num_images > 1 and any(isinstance(part, int) for part in spoken[self.num_images :])
+
+    def _text(self, turn: Turn) -> str:
+        """Return a turn's text, with marks in place of its images if there are marks."""
+        texts = [part if isinstance(part, str) else image_mark(part) for part in turn.parts]
+        return "\n".join(filter(None, texts)) if self._has_marks else turn.text
+
+    def _content(self, turn: Turn, shown: set[int]) -> Iterator[dict[str, Any]]:
+        """Yield a turn's parts: an image where it comes first, a mark where it comes again."""
+        for part in turn.parts:
+            if isinstance(part, int) and part not in shown:
+                shown.add(part)
+                yield {"type": "image"}
+            elif isinstance(part, int) and self.num_images > 1:
+                yield _text(image_mark(part))
+            elif isinstance(part, str) and part:
+                yield _text(part)
 
 
-def _text(text: str) -> list[dict[str, str]]:
-    return [{"type": "text", "text": text}] if text else []
+def image_mark(image: int) -> str:
+    """Return the text that stands for an image shown before."""
+    return f"[image {image + 1}]"
+
+
+def _message(turn: Turn, content: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"role": turn.role, "content": content or [_text("")]} | ({"name": turn.name} if turn.name else {})
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}

@@ -92,9 +92,9 @@ class PromptRenderer:
         added, placeholder = self.tokenizer.added_tokens_decoder, getattr(processor, "image_token", None)
         self._image_ids = {self.image_id, *(id_ for id_, token in added.items() if token.content == placeholder)}
 
-    def full(self, conversation: Conversation, image: Any | None) -> Prompt:
-        """Render the whole conversation, with the image if it has one."""
-        return self._process(self._encode_conversation(conversation), image)
+    def full(self, conversation: Conversation, images: Sequence[Any]) -> Prompt:
+        """Render the whole conversation, with its images in the order of their numbers."""
+        return self._process(self._encode_conversation(conversation), images)
 
     def describe(self, prompt: str, image: Any) -> Prompt:
         """Render the describe turn, with its image."""
@@ -102,7 +102,7 @@ class PromptRenderer:
 
     def process_turn(self, turn: DescribeTurn, image: Any) -> Prompt:
         """Tokenise a describe turn with its image."""
-        return self._process(turn.rendered, image)
+        return self._process(turn.rendered, [image])
 
     def describe_turn(self, prompt: str) -> DescribeTurn:
         """Render the describe turn, as the template does now.
@@ -143,7 +143,7 @@ class PromptRenderer:
         """
         turn = turn or self.describe_turn(describe_prompt)
         mark = _mark(describe_prompt)
-        first, after = _describe_messages(describe_prompt), conversation.after_image()
+        first, after = _describe_messages(describe_prompt), conversation.after_images()
 
         def render(change: Change) -> str:
             messages = [*_change_texts(first, change), _assistant_message(mark), *_change_texts(after, change)]
@@ -157,12 +157,17 @@ class PromptRenderer:
             raise ContextOutdatedError("The describe turn's tokens are others where this conversation follows.")
         return torch.tensor([ids[len(turn.ids) :]], dtype=torch.int64)
 
-    def full_prompt_tokens(self, conversation: Conversation, image_tokens: int) -> int:
-        """Count the tokens of the conversation's prompt with the whole image."""
-        return len(self.full_ids(conversation)) + (image_tokens - 1 if conversation.has_image else 0)
+    def full_prompt_tokens(self, conversation: Conversation, image_tokens: Sequence[int]) -> int:
+        """Count the tokens of the conversation's prompt with all whole images.
+
+        Args:
+            conversation: with a prompt of one token an image.
+            image_tokens: of each image.
+        """
+        return len(self.full_ids(conversation)) + sum(image_tokens) - len(image_tokens)
 
     def full_ids(self, conversation: Conversation) -> list[int]:
-        """Return the ids of the conversation, one token for the whole image."""
+        """Return the ids of the conversation, one token for each whole image."""
         return self._encode_conversation(conversation).ids
 
     def check_template(self, describe_prompt: str) -> None:
@@ -206,7 +211,7 @@ class PromptRenderer:
         """Return a question whose tokens span the describe turn's end, None if there is none."""
         for text in _SEAM_TEXTS:
             try:
-                self.continuation(describe_prompt, Conversation((Turn("user", text, has_image=True),)))
+                self.continuation(describe_prompt, Conversation((Turn("user", (0, text)),)))
             except ContextOutdatedError:
                 return text
         return None
@@ -251,15 +256,15 @@ class PromptRenderer:
             ) from error
         return text
 
-    def _process(self, rendered: Rendered, image: Any | None) -> Prompt:
-        options: dict[str, Any] = {"images": [image]} if image is not None else {}
+    def _process(self, rendered: Rendered, images: Sequence[Any]) -> Prompt:
+        options: dict[str, Any] = {"images": list(images)} if images else {}
         if not rendered.has_own:
             options["add_special_tokens"] = False
         processor = self._broken_processor if rendered.is_broken else self._processor
         try:
             output = processor(text=[rendered.text], return_tensors="pt", **options)
         except ValueError as error:  # what processors raise on pictures, as Qwen2-VL's on very long ones
-            if image is None:
+            if not images:
                 raise
             raise InvalidImageError(f"This model does not take the image: {error}.") from error
         inputs = {name: value for name, value in output.items() if isinstance(value, Tensor)}
@@ -303,7 +308,7 @@ def _texts(conversation: Conversation) -> list[tuple[str, str]]:
     return [
         (f"messages[{i}].{field}", text)
         for i, turn in enumerate(conversation.turns)
-        for field, text in (("content", turn.before_image), ("content", turn.text), ("name", turn.name or ""))
+        for field, text in (("content", turn.text), ("name", turn.name or ""))
     ]
 
 

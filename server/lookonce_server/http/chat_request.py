@@ -92,8 +92,8 @@ def read_messages(messages: list[Message], describe_prompt: str) -> tuple[Conver
         of_message = _images(message, f"messages[{i}]")
         turns.append(_turn(message, of_message[0] if of_message and not images else None))
         images += of_message
-    if _images(messages[last], "") and not turns[last].said.strip():
-        turns[last] = replace(turns[last], text=describe_prompt)
+    if _images(messages[last], "") and not turns[last].text.strip():
+        turns[last] = replace(turns[last], parts=(*turns[last].images, describe_prompt))
     check_one_image(images)
     return Conversation(tuple(turns)), images[0] if images else None
 
@@ -146,13 +146,8 @@ def _turn(message: Message, image: ImageField | None) -> Turn:
     """
     parts = message.parts
     at = next((i for i, part in enumerate(parts) if isinstance(part, ImagePart)), 0) if image else 0
-    return Turn(
-        _ROLES[message.role],
-        _text(parts[at:]),
-        has_image=image is not None,
-        before_image=_text(parts[:at]),
-        name=message.name,
-    )
+    content = (_text(parts[:at]), *((0,) if image else ()), _text(parts[at:]))
+    return Turn(_ROLES[message.role], tuple(part for part in content if part != ""), message.name)
 
 
 def _text(parts: list[TextPart | ImagePart | RefusalPart]) -> str:

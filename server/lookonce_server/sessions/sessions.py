@@ -12,6 +12,7 @@ context are checked before any is sent; an uncertain answer is replaced by a ful
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -141,7 +142,7 @@ class Sessions:
             await self._engine.check_schema(sampling.json_schema)
         question = _Question(conversation, tuple(_shift_seed(sampling, i) for i in range(n)), tenant, options)
         if image is None:
-            return Session(Lookup("none"), self._full_passes(None, question))
+            return Session(Lookup("none"), self._full_passes([], question))
         if isinstance(image, ContextReference):
             return await self._answer_named(image.context_id, question)
         if options.bypass:
@@ -205,7 +206,7 @@ class Sessions:
 
     async def _answer_full(self, lookup: Lookup, image: ImageBytes, question: _Question) -> Session:
         """Answer from the whole image."""
-        started = await start_answers(self._full_passes(await self._images.decode(image), question))
+        started = await start_answers(self._full_passes([await self._images.decode(image)], question))
         return Session(lookup, tuple(answer.events() for answer in started))
 
     async def _answer(
@@ -221,7 +222,7 @@ class Sessions:
         """
         checked = self._fallback.is_enabled(question.options)
         samplings = tuple(map(request_margin, question.samplings)) if checked else question.samplings
-        passes = [self._engine.answer(context, question.conversation, sampling) for sampling in samplings]
+        passes = [self._engine.answer([context], question.conversation, sampling) for sampling in samplings]
         try:
             answers = await start_answers(passes, 1 + self._fallback.tokens if checked else 1)
         except ContextLostError as error:
@@ -248,7 +249,7 @@ class Sessions:
                 return Session(
                     lookup, tuple(answer.events(partial(strip_margin, sampling=sampling)) for answer, sampling in pairs)
                 )
-        full = await start_answers(self._full_passes(pixels, question))
+        full = await start_answers(self._full_passes([pixels], question))
         discarded = [answer.first[0] for answer in answers]
         return Session(
             lookup._replace(tier=None),
@@ -276,7 +277,7 @@ class Sessions:
             _log.warning("a question cannot be asked again of the whole image: %s", error)
             return "no_image", None
 
-    def _full_passes(self, pixels: Image.Image | None, question: _Question) -> tuple[Answer, ...]:
+    def _full_passes(self, pixels: Sequence[Image.Image], question: _Question) -> tuple[Answer, ...]:
         full, conversation = self._engine.full, question.conversation
         return tuple(full(conversation, pixels, sampling, question.tenant) for sampling in question.samplings)
 

@@ -52,7 +52,7 @@ def prompts(processor, tokenizer):
 
 
 def as_turns(chat) -> Conversation:
-    return Conversation(tuple(Turn(m["role"], m["content"][-1]["text"], has_image=len(m["content"]) > 1) for m in chat))
+    return Conversation(tuple(Turn(m["role"], tuple(part.get("text", 0) for part in m["content"])) for m in chat))
 
 
 def test_the_prefix_is_the_templates(processor, prefix):

@@ -246,7 +246,7 @@ def answers(
 
     The right answer is fed in: decoding gives it exactly when each of its tokens is the most likely next one.
     """
-    prompt = model.prompts.full(about_image(question.text), question.image)
+    prompt = model.prompts.full(about_image(question.text), [question.image])
     groups = question_groups(model, prompt, question.text, question.shown)
     answer = model.answer_ids(question.answer)
     ids = torch.cat([prompt.inputs["input_ids"][0, groups.query.start :], torch.tensor(answer)])

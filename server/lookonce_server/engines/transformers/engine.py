@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import torch
@@ -113,13 +113,15 @@ class TransformersEngine:
         """Stop the thread."""
         await asyncio.to_thread(self._scheduler.close)
 
-    def full(self, conversation: Conversation, image: Image.Image | None, sampling: Sampling, tenant: str) -> Answer:
+    def full(
+        self, conversation: Conversation, images: Sequence[Image.Image], sampling: Sampling, tenant: str
+    ) -> Answer:
         """See `Engine.full`; nothing is kept between passes."""
-        return self._scheduler.run(self._full(conversation, image, sampling))
+        return self._scheduler.run(self._full(conversation, images, sampling))
 
-    def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
+    def answer(self, contexts: Sequence[CompressedContext], conversation: Conversation, sampling: Sampling) -> Answer:
         """See `Engine.answer`."""
-        return self._scheduler.run(self._answer(context, conversation, sampling))
+        return self._scheduler.run(self._answer(contexts, conversation, sampling))
 
     async def describe(
         self, image: Image.Image, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
@@ -132,22 +134,23 @@ class TransformersEngine:
         raise EngineError("The describe pass ended without a result.")
 
     def _full(
-        self, conversation: Conversation, image: Image.Image | None, sampling: Sampling
+        self, conversation: Conversation, images: Sequence[Image.Image], sampling: Sampling
     ) -> Iterator[Started | Piece]:
-        prompt = self._prompts.full(conversation, image)
+        prompt = self._prompts.full(conversation, images)
         sampling = self.facts.fit(prompt.tokens, sampling)
         yield Started(prompt.tokens, prompt.tokens, prompt.tokens)
         yield from self._decode(self._runner.prefill(prompt), sampling)
 
     def _answer(
-        self, context: CompressedContext, conversation: Conversation, sampling: Sampling
+        self, contexts: Sequence[CompressedContext], conversation: Conversation, sampling: Sampling
     ) -> Iterator[Started | Piece]:
+        (context,) = contexts
         turn = self._prompts.describe_turn(context.identity.describe_prompt)
         check_prefix(context, turn.digest)
         ids = self._prompts.continuation(context.identity.describe_prompt, conversation, turn)
         computed = ids.shape[1]
         sampling = self.facts.fit(context.tokens + computed, sampling)
-        full_prompt_tokens = self._prompts.full_prompt_tokens(conversation, context.image_tokens)
+        full_prompt_tokens = self._prompts.full_prompt_tokens(conversation, [context.image_tokens])
         dense = self._prefix_kv(turn.prefix).with_prefix(context)
         yield Started(context.tokens + computed, computed, full_prompt_tokens)
         cache = self._runner.cache_of(dense.keys, dense.values)

@@ -25,7 +25,7 @@ from lookonce_server.engines.transformers.loading import LoadedModel
 from lookonce_server.engines.transformers.model import ModelRunner, stacked
 from lookonce_server.errors import ModelRefusedError
 
-_QUESTION = Conversation((Turn("user", "", has_image=True), Turn("user", "What color is it?")))
+_QUESTION = Conversation((Turn("user", (0,)), Turn("user", ("What color is it?",))))
 
 
 def check_model(loaded: LoadedModel, describe_prompt: str) -> None:

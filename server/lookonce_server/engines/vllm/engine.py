@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -218,12 +218,12 @@ class VllmEngine:
         self._files.close()
 
     async def full(
-        self, conversation: Conversation, image: Image.Image | None, sampling: Sampling, tenant: str
+        self, conversation: Conversation, images: Sequence[Image.Image], sampling: Sampling, tenant: str
     ) -> Answer:
         """See `Engine.full`."""
         with self._client.admission.admit():
             ids = await asyncio.to_thread(self._prompts.full_ids, conversation)
-            prompt = await asyncio.to_thread(self._prompt, ids, image, tenant)
+            prompt = await asyncio.to_thread(self._prompt, ids, images, tenant)
 
             def started(output: RequestOutput) -> Started:
                 tokens = len(output.prompt_token_ids or ())
@@ -234,8 +234,11 @@ class VllmEngine:
                 async for event in events:
                     yield event
 
-    async def answer(self, context: CompressedContext, conversation: Conversation, sampling: Sampling) -> Answer:
+    async def answer(
+        self, contexts: Sequence[CompressedContext], conversation: Conversation, sampling: Sampling
+    ) -> Answer:
         """See `Engine.answer`."""
+        (context,) = contexts
         with self._client.admission.admit():
             ids, full_prompt_tokens, prefix = await asyncio.to_thread(self._continue, context, conversation)
             prefix_kv = await self._prefix_kv(prefix)
@@ -262,7 +265,7 @@ class VllmEngine:
         """
         with self._client.admission.admit(background=True):
             turn = await asyncio.to_thread(self._prompts.describe_turn, plan.prompt)
-            prompt = await asyncio.to_thread(self._prompt, turn.ids, image, tenant)
+            prompt = await asyncio.to_thread(self._prompt, turn.ids, [image], tenant)
             on_text("")
             token_ids, text = await self._generate_description(prompt, Sampling(plan.max_tokens), on_text)
             fed = token_ids[:-1]  # the last token was generated, but never run through the model
@@ -322,23 +325,23 @@ class VllmEngine:
             raise EngineError("vLLM described the image with nothing.")
         return token_ids, "".join(pieces)
 
-    def _prompt(self, ids: list[int], image: Image.Image | None, tenant: str) -> dict[str, Any]:
-        """Return a prompt whose cached blocks and image serve this tenant alone.
+    def _prompt(self, ids: list[int], images: Sequence[Image.Image], tenant: str) -> dict[str, Any]:
+        """Return a prompt whose cached blocks and images serve this tenant alone.
 
         One tenant could else tell from an answer's speed what another has asked about.
         """
         prompt: dict[str, Any] = {"prompt_token_ids": ids, "cache_salt": self._contexts.salt(f"tenant {tenant}")}
-        if image is not None:
-            pixels = digest(f"{image.mode} {image.size} ".encode() + image.tobytes())
-            prompt["multi_modal_data"] = {"image": image}
-            prompt["multi_modal_uuids"] = {"image": [self._contexts.salt(f"image {tenant} {pixels}")]}
+        if images:
+            pixels = [digest(f"{image.mode} {image.size} ".encode() + image.tobytes()) for image in images]
+            prompt["multi_modal_data"] = {"image": list(images)}
+            prompt["multi_modal_uuids"] = {"image": [self._contexts.salt(f"image {tenant} {one}") for one in pixels]}
         return prompt
 
     def _continue(self, context: CompressedContext, conversation: Conversation) -> _Continuation:
         turn = self._prompts.describe_turn(context.identity.describe_prompt)
         check_prefix(context, turn.digest)
         ids: list[int] = self._prompts.continuation(context.identity.describe_prompt, conversation, turn)[0].tolist()
-        return _Continuation(ids, self._prompts.full_prompt_tokens(conversation, context.image_tokens), turn.prefix)
+        return _Continuation(ids, self._prompts.full_prompt_tokens(conversation, [context.image_tokens]), turn.prefix)
 
     async def _prefix_kv(self, prefix: tuple[int, ...]) -> PrefixKV:
         """Return a prefix's keys and values, computed at its first question."""

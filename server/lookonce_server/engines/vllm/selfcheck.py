@@ -25,7 +25,7 @@ from lookonce_server.engines.vllm.connector.messages import Compression
 from lookonce_server.engines.vllm.context_prompts import ContextPrompts
 from lookonce_server.errors import EngineError, ModelRefusedError
 
-_QUESTION = Conversation((Turn("user", "", has_image=True), Turn("user", "What color is it?")))
+_QUESTION = Conversation((Turn("user", (0,)), Turn("user", ("What color is it?",))))
 _TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 2e-2}  # of a tensor's length
 _MOVED = 61  # positions
 

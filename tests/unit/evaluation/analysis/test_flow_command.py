@@ -100,7 +100,7 @@ def test_with_nothing_knocked_out_another_family_says_what_it_says(qwen2_vl, set
     nothing = Trial("image→both", LayerSet("from", 4, ()))
     assert descriptions(model, case.image, [nothing]) == [describe(model, case, range(1)).text] * 2
     question = about_objects(case)[0]
-    prompt = model.prompts.full(about_image(question.text), case.image)
+    prompt = model.prompts.full(about_image(question.text), [case.image])
     state = model.runner.prefill(prompt)
     base, same = answers(model, model.prefix(case.image), question, [nothing])
     assert base.probability == pytest.approx(float(state.logits.softmax(-1).max()), rel=1e-3)

@@ -37,7 +37,7 @@ close = partial(pytest.approx, rel=1e-3, abs=1e-6)
 
 
 def prompt_of(model, case, question: str):
-    return model.prompts.full(about_image(question), case.image)
+    return model.prompts.full(about_image(question), [case.image])
 
 
 def text_of(model, prompt, positions: range) -> str:

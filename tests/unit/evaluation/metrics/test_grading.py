@@ -32,7 +32,7 @@ def test_a_full_pass_is_graded_as_the_engine_decodes_it(model):
         graded, cache = full_pass(model, case)
         assert cache.tokens == 2 + 196
         for question, right in zip(case.questions, graded.right, strict=True):
-            prompt = model.prompts.full(about_image(question.text), case.image)
+            prompt = model.prompts.full(about_image(question.text), [case.image])
             answer = expected(model, question)
             assert right == (decoded(model, model.runner.prefill(prompt), len(answer)) == answer), question
             verdicts.append(right)

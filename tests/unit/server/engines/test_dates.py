@@ -64,11 +64,11 @@ async def test_the_image_sent_again_the_next_day_is_described_anew(bench, clock)
 
 async def test_a_hit_is_the_full_pass_on_every_day(whole, clock):
     """Keys and values of the tokens before the image are those of the day's."""
-    turns = (Turn("user", PROMPT, has_image=True), Turn("assistant", ""), Turn("user", QUESTION))
+    turns = (Turn("user", (0, PROMPT)), Turn("assistant", ()), Turn("user", (QUESTION,)))
     for _ in range(4):
         found = await whole.ask(png(91), QUESTION, "compress")
         assert (await whole.ask(png(91), QUESTION)).lookup.cache == "hit"
-        full = await read(whole.engine.full(Conversation(turns), picture(91), GREEDY, TENANT))
+        full = await read(whole.engine.full(Conversation(turns), [picture(91)], GREEDY, TENANT))
         assert (found.text, found.started.prompt_tokens) == (full.text, full.started.prompt_tokens)
         clock.strike()
     assert len(whole.engine._prefixes._kept) == 2

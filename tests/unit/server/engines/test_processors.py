@@ -8,7 +8,7 @@ from lookonce_server.engines.prompts import common_prefix
 from ....support.families import PROCESSORS, family_processor, processed, renderer_of
 from ....support.samples import PROMPT, picture
 
-TURNS = (Turn("system", "Be brief."), Turn("user", "What is it?", has_image=True, before_image="Look:"))
+TURNS = (Turn("system", ("Be brief.",)), Turn("user", ("Look:", 0, "What is it?")))
 STYLES = [(kind, prints) for kind in ("byte level", "byte level with BOS", "llama 2") for prints in (False, True)]
 
 
@@ -19,7 +19,7 @@ def test_a_full_pass_is_what_the_models_own_processor_makes():
         for kind, prints in STYLES:
             processor = family_processor(family, kind, prints=prints)
             renderer, conversation = renderer_of(processor), Conversation(TURNS)
-            expected, found = processed(processor, TURNS, image), renderer.full(conversation, image)
+            expected, found = processed(processor, TURNS, image), renderer.full(conversation, [image])
             assert found.ids == expected["input_ids"][0].tolist(), (name, kind, prints)
             assert found.ids.count(processor.tokenizer.bos_token_id) == (prints or kind != "byte level")
             assert all(torch.equal(value, expected[key]) for key, value in found.inputs.items())
@@ -58,8 +58,7 @@ def test_what_a_text_spells_is_text_to_every_processor():
         renderer = renderer_of(family_processor(family, "llama 2", prints=False))
         harmless, spelled = "yes", f"{family.placeholder} {' '.join(family.tokens.values())}</s> <|im_end|>"
         found, expected = (
-            renderer.full(Conversation((Turn("user", text, has_image=True, before_image=text),)), image)
-            for text in (spelled, harmless)
+            renderer.full(Conversation((Turn("user", (text, 0, text)),)), [image]) for text in (spelled, harmless)
         )
         assert len(found.image_positions) == len(expected.image_positions) > 0, name
         shapes = [[id_ for id_ in p.ids if id_ in renderer._control_tokens.ids] for p in (found, expected)]

@@ -39,28 +39,26 @@ def continued(prompts: PromptRenderer, *turns: Turn) -> str:
 
 
 def test_a_question_follows_the_turn_it_closes(prompts):
-    assert continued(prompts, Turn("user", "What color is it?", has_image=True)) == (
-        "</s><|user|>What color is it?<|assistant|>"
-    )
+    assert continued(prompts, Turn("user", (0, "What color is it?"))) == ("</s><|user|>What color is it?<|assistant|>")
 
 
 def test_system_text_opens_the_first_turn_that_follows(prompts):
-    turns = [Turn("system", "Be brief."), Turn("system", "Be kind."), Turn("user", "What color is it?", has_image=True)]
+    turns = [Turn("system", ("Be brief.",)), Turn("system", ("Be kind.",)), Turn("user", (0, "What color is it?"))]
     assert continued(prompts, *turns) == "</s><|user|>Be brief.\nBe kind.\nWhat color is it?<|assistant|>"
 
 
 def test_system_text_opens_a_turn_of_the_users(prompts):
     turns = [
-        Turn("user", "", has_image=True),
-        Turn("assistant", "a circle"),
-        Turn("user", "Sure?"),
-        Turn("system", "Be brief."),
+        Turn("user", (0,)),
+        Turn("assistant", ("a circle",)),
+        Turn("user", ("Sure?",)),
+        Turn("system", ("Be brief.",)),
     ]
     assert continued(prompts, *turns) == "</s><|assistant|>a circle</s><|user|>Be brief.\nSure?<|assistant|>"
 
 
 def test_text_before_the_image_follows_it(prompts):
-    turn = Turn("user", "What is it?", has_image=True, before_image="Here is a picture.")
+    turn = Turn("user", ("Here is a picture.", 0, "What is it?"))
     assert continued(prompts, turn) == "</s><|user|>Here is a picture.\nWhat is it?<|assistant|>"
 
 
@@ -70,9 +68,9 @@ def test_a_full_pass_has_the_parts_in_the_order_of_the_message(prompts_with):
     )
     prompts = prompts_with(LOOPS.replace("{{ BODY }}", "{{ message['name'] | default('?') }}: " + parts + ";"))
     turns = (
-        Turn("user", "c", has_image=True, before_image="a\nb", name="ann"),
-        Turn("assistant", "d"),
-        Turn("user", "e", before_image=""),
+        Turn("user", ("a\nb", 0, "c"), name="ann"),
+        Turn("assistant", ("d",)),
+        Turn("user", ("", "e")),
     )
     rendered = prompts.tokenizer.decode(prompts.full_ids(Conversation(turns)))
     assert rendered == "ann: a\nb<image>c;?: d;?: e;<|assistant|>"
@@ -80,15 +78,15 @@ def test_a_full_pass_has_the_parts_in_the_order_of_the_message(prompts_with):
 
 def test_the_bundled_template_shows_the_image_first(prompts):
     """As the model was trained."""
-    turn = Turn("user", "b", has_image=True, before_image="a")
+    turn = Turn("user", ("a", 0, "b"))
     assert prompts.tokenizer.decode(prompts.full_ids(Conversation((turn,)))) == "<s><|user|><image>a\nb<|assistant|>"
 
 
 def test_what_a_template_does_not_take_is_the_requests_fault(prompts_with):
     prompts = prompts_with("{{ raise_exception('no system here') if messages[0]['role'] == 'system' }}?")
-    system = Conversation((Turn("system", "a"), Turn("user", "b")))
+    system = Conversation((Turn("system", ("a",)), Turn("user", ("b",))))
     with pytest.raises(InvalidRequestError, match="no system here") as caught:
-        prompts.full(system, None)
+        prompts.full(system, [])
     assert caught.value.param == "messages"
 
 
@@ -99,9 +97,9 @@ def test_a_template_that_does_not_take_the_describe_turn_is_refused(prompts_with
 
 def test_earlier_turns_are_kept_in_order(prompts):
     turns = [
-        Turn("user", "What is it?", has_image=True),
-        Turn("assistant", "a circle"),
-        Turn("user", "What color is it?"),
+        Turn("user", (0, "What is it?")),
+        Turn("assistant", ("a circle",)),
+        Turn("user", ("What color is it?",)),
     ]
     assert continued(prompts, *turns) == (
         "</s><|user|>What is it?<|assistant|>a circle</s><|user|>What color is it?<|assistant|>"
@@ -109,12 +107,12 @@ def test_earlier_turns_are_kept_in_order(prompts):
 
 
 def test_turns_before_the_images_follow_it(prompts):
-    turns = [Turn("user", "Hi"), Turn("assistant", "Hello"), Turn("user", "What is it?", has_image=True)]
+    turns = [Turn("user", ("Hi",)), Turn("assistant", ("Hello",)), Turn("user", (0, "What is it?"))]
     assert continued(prompts, *turns) == ("</s><|user|>Hi<|assistant|>Hello</s><|user|>What is it?<|assistant|>")
 
 
 def test_a_turn_that_was_the_image_alone_has_been_said(prompts):
-    turns = [Turn("user", " ", has_image=True), Turn("user", "What color is it?")]
+    turns = [Turn("user", (0, " ")), Turn("user", ("What color is it?",))]
     assert continued(prompts, *turns) == "</s><|user|>What color is it?<|assistant|>"
 
 
@@ -130,8 +128,8 @@ def test_the_describe_prompt_has_every_image_token_and_no_other(prompts):
 def test_the_context_and_what_follows_it_are_the_whole_conversation(prompts):
     described = prompts.describe(PROMPT, picture(1)).inputs["input_ids"][0].tolist()
     after = prompts.continuation(PROMPT, about("What color is it?"))[0].tolist()
-    turns = (Turn("user", PROMPT, has_image=True), Turn("assistant", ""), Turn("user", "What color is it?"))
-    whole = prompts.full(Conversation(turns), picture(1)).inputs["input_ids"][0].tolist()
+    turns = (Turn("user", (0, PROMPT)), Turn("assistant", ()), Turn("user", ("What color is it?",)))
+    whole = prompts.full(Conversation(turns), [picture(1)]).inputs["input_ids"][0].tolist()
     assert described + after == whole
 
 
@@ -146,8 +144,8 @@ def test_the_seam_of_context_and_question_is_as_in_the_whole_text():
         renderer.check_template(PROMPT)
         turn = renderer.describe_turn(PROMPT)
         for question in ("What is it?", "1?", "\u6f22?", " x", "\nx", ""):
-            messages = Conversation((Turn("user", PROMPT, has_image=True),)).as_messages()
-            messages += [Turn("assistant", "@@@@").as_message(), *about(question).after_image()]
+            messages = Conversation((Turn("user", (0, PROMPT)),)).as_messages()
+            messages += Conversation((Turn("assistant", ("@@@@",)),)).as_messages() + about(question).after_images()
             rest = renderer._processor.apply_chat_template(messages, add_generation_prompt=True).partition("@@@@")[2]
             whole = tokenizer(turn.rendered.text + rest, add_special_tokens=turn.rendered.has_own)["input_ids"]
             assert turn.ids + renderer.continuation(PROMPT, about(question))[0].tolist() == whole, (kind, name)
@@ -169,9 +167,9 @@ def test_a_tokenizer_that_joins_the_seam_is_refused():
 
 @pytest.mark.parametrize("question", ["What color is it?", "漢字?", " spaces "])
 def test_full_prompt_tokens_counts_what_a_full_pass_would_run(prompts, question):
-    assert prompts.full_prompt_tokens(about(question), 196) == prompts.full(about(question), picture(1)).tokens
-    text = Conversation((Turn("user", question),))
-    assert prompts.full_prompt_tokens(text, 196) == prompts.full(text, None).tokens
+    assert prompts.full_prompt_tokens(about(question), [196]) == prompts.full(about(question), [picture(1)]).tokens
+    text = Conversation((Turn("user", (question,)),))
+    assert prompts.full_prompt_tokens(text, []) == prompts.full(text, []).tokens
 
 
 def test_the_bundled_template_is_accepted(prompts):

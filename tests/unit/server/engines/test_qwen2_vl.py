@@ -27,7 +27,7 @@ QUESTIONS = ("How many objects are there?", "What is at the center?", "Find the 
 SIZES = {(112, 112): (4, 4), (168, 112): (4, 6), (84, 280): (10, 3)}  # width and height: rows and columns of tokens
 QUARTER = replace(PLAN, window=(1, 3), retention=0.25)
 EVERYTHING = replace(QUARTER, retention=1.0)
-HELLO = Conversation((Turn("user", "Hello"),))
+HELLO = Conversation((Turn("user", ("Hello",)),))
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,9 @@ def test_its_grid_covers_the_whole_of_any_picture(engine):
 async def test_with_everything_kept_an_answer_is_the_full_passs_token_for_token(engine, context_of, size, question):
     context = await context_of(sized(size), EVERYTHING)
     assert context.tokens == context.full_tokens
-    turns = (Turn("user", PROMPT, has_image=True), Turn("assistant", ""), Turn("user", question))
-    full = await read(engine.full(Conversation(turns), sized(size), GREEDY, TENANT))
-    found = await read(engine.answer(context, about(question), GREEDY))
+    turns = (Turn("user", (0, PROMPT)), Turn("assistant", ()), Turn("user", (question,)))
+    full = await read(engine.full(Conversation(turns), [sized(size)], GREEDY, TENANT))
+    found = await read(engine.answer([context], about(question), GREEDY))
     assert found.pieces == full.pieces
     assert found.started.prompt_tokens == full.started.prompt_tokens
 
@@ -95,14 +95,14 @@ async def test_with_everything_kept_an_answer_is_the_full_passs_token_for_token(
 async def test_answers_hang_on_the_picture_its_shape_and_the_question(engine):
     """What the other tests compare is not one answer to everything."""
     pictures = [*map(sized, SIZES), sized((112, 112), seed=12)]
-    answers = [(await read(engine.full(about(q), p, GREEDY, TENANT))).text for p in pictures for q in QUESTIONS]
+    answers = [(await read(engine.full(about(q), [p], GREEDY, TENANT))).text for p in pictures for q in QUESTIONS]
     assert len(set(answers)) == len(answers)
 
 
 async def test_answers_hang_on_what_is_kept(engine, context_of):
     """And what an answer stands on when tokens were dropped is not what it stands on with all of them."""
     contexts = [await context_of(sized((168, 112)), plan) for plan in (QUARTER, EVERYTHING)]
-    answers = [(await read(engine.answer(context, about(QUESTIONS[0]), GREEDY))).text for context in contexts]
+    answers = [(await read(engine.answer([context], about(QUESTIONS[0]), GREEDY))).text for context in contexts]
     assert answers[0] != answers[1]
 
 
@@ -122,7 +122,7 @@ async def test_a_description_has_a_score_for_every_token_of_the_grid(engine, siz
 @pytest.mark.parametrize("size", SIZES)
 def test_full_passes_decode_as_generate_does(loaded, prompts, size):
     """The image's rows and columns, not its tokens, decide where the answer's tokens stand."""
-    prompt = prompts.full(about(QUESTIONS[0]), sized(size))
+    prompt = prompts.full(about(QUESTIONS[0]), [sized(size)])
     count = 12
     runner = ModelRunner(loaded.model)
     state = runner.prefill(prompt)
@@ -144,9 +144,9 @@ async def test_passes_that_take_turns_give_what_each_gives_alone(engine, context
 
     def passes():
         return [
-            *[read(engine.full(about(QUESTIONS[0]), sized(size), GREEDY, TENANT)) for size in SIZES],
-            *[read(engine.answer(context, about(QUESTIONS[1]), GREEDY)) for context in contexts],
-            read(engine.full(HELLO, None, GREEDY, TENANT)),
+            *[read(engine.full(about(QUESTIONS[0]), [sized(size)], GREEDY, TENANT)) for size in SIZES],
+            *[read(engine.answer([context], about(QUESTIONS[1]), GREEDY)) for context in contexts],
+            read(engine.full(HELLO, [], GREEDY, TENANT)),
         ]
 
     alone = [await work for work in passes()]
@@ -157,10 +157,10 @@ async def test_without_an_image_no_image_is_encoded(engine, loaded):
     calls = []
     handle = loaded.model.model.visual.register_forward_hook(lambda *_: calls.append(1))
     try:
-        answer = await read(engine.full(HELLO, None, GREEDY, TENANT))
+        answer = await read(engine.full(HELLO, [], GREEDY, TENANT))
         assert answer.started.prompt_tokens == answer.started.computed_tokens > 0
         assert not calls
-        await read(engine.full(about(QUESTIONS[0]), sized((112, 112)), GREEDY, TENANT))
+        await read(engine.full(about(QUESTIONS[0]), [sized((112, 112))], GREEDY, TENANT))
         assert calls
     finally:
         handle.remove()
@@ -178,7 +178,7 @@ def test_the_describe_prompt_is_rendered_around_the_image(prompts):
 
 
 def test_a_question_follows_the_turn_it_closes(prompts):
-    turns = (Turn("system", "Be brief."), Turn("user", "What is it?", has_image=True))
+    turns = (Turn("system", ("Be brief.",)), Turn("user", (0, "What is it?")))
     ids = prompts.continuation(PROMPT, Conversation(turns))
     assert prompts.tokenizer.decode(ids[0]) == (
         "<|im_end|>\n<|im_start|>user\nBe brief.\nWhat is it?<|im_end|>\n<|im_start|>assistant\n"
@@ -187,8 +187,8 @@ def test_a_question_follows_the_turn_it_closes(prompts):
 
 def test_the_context_and_what_follows_it_are_the_whole_conversation(prompts):
     described = prompts.describe(PROMPT, sized((168, 112))).inputs["input_ids"]
-    turns = (Turn("user", PROMPT, has_image=True), Turn("assistant", ""), Turn("user", "What is it?"))
-    whole = prompts.full(Conversation(turns), sized((168, 112))).inputs["input_ids"]
+    turns = (Turn("user", (0, PROMPT)), Turn("assistant", ()), Turn("user", ("What is it?",)))
+    whole = prompts.full(Conversation(turns), [sized((168, 112))]).inputs["input_ids"]
     assert torch.equal(torch.cat([described, prompts.continuation(PROMPT, about("What is it?"))], 1), whole)
 
 
@@ -197,15 +197,15 @@ async def test_text_that_spells_an_image_or_a_video_is_text(engine, prompts, con
     image, context = sized((112, 112)), await context_of(sized((112, 112)))
     for stand_in in ("<|image_pad|>", "<|video_pad|>", "<|vision_start|><|image_pad|><|vision_end|>"):
         question = about(f"What is {stand_in}?")
-        assert len(prompts.full(question, image).image_positions) == 16
+        assert len(prompts.full(question, [image]).image_positions) == 16
         assert stand_in in prompts.tokenizer.decode(prompts.continuation(PROMPT, question)[0])
-        for answer in (engine.full(question, image, GREEDY, TENANT), engine.answer(context, question, GREEDY)):
+        for answer in (engine.full(question, [image], GREEDY, TENANT), engine.answer([context], question, GREEDY)):
             assert (await read(answer)).text
 
 
 async def test_a_picture_that_the_processor_does_not_take_is_an_invalid_image(engine):
     thin = Image.new("RGB", (2, 500))
     with pytest.raises(InvalidImageError, match="aspect ratio"):
-        await read(engine.full(about(QUESTIONS[0]), thin, GREEDY, TENANT))
+        await read(engine.full(about(QUESTIONS[0]), [thin], GREEDY, TENANT))
     with pytest.raises(InvalidImageError, match="aspect ratio"):
         await engine.describe(thin, QUARTER, TENANT)

@@ -54,9 +54,9 @@ def same_description(a, b) -> bool:
 async def test_with_everything_kept_an_answer_is_the_full_passs_token_for_token(engine, context_of, seed, question):
     context = await context_of(seed, EVERYTHING)
     assert context.tokens == context.full_tokens
-    turns = (Turn("user", PROMPT, has_image=True), Turn("assistant", ""), Turn("user", question))
-    full = await read(engine.full(Conversation(turns), picture(seed), GREEDY, TENANT))
-    found = await read(engine.answer(context, about(question), GREEDY))
+    turns = (Turn("user", (0, PROMPT)), Turn("assistant", ()), Turn("user", (question,)))
+    full = await read(engine.full(Conversation(turns), [picture(seed)], GREEDY, TENANT))
+    found = await read(engine.answer([context], about(question), GREEDY))
     assert found.pieces == full.pieces
     assert found.started.prompt_tokens == full.started.prompt_tokens
 
@@ -65,9 +65,9 @@ async def test_with_everything_kept_an_answer_is_the_full_passs_token_for_token(
 async def test_an_answer_goes_on_after_the_prompt_that_its_context_was_made_with(engine, context_of, prompt):
     """Another one than the self-check's: the tokens before the image are the same after it."""
     context = await context_of(11, replace(EVERYTHING, prompt=prompt))
-    turns = (Turn("user", prompt, has_image=True), Turn("assistant", ""), Turn("user", QUESTIONS[2]))
-    full = await read(engine.full(Conversation(turns), picture(11), LOGPROBS, TENANT))
-    found = await read(engine.answer(context, about(QUESTIONS[2]), LOGPROBS))
+    turns = (Turn("user", (0, prompt)), Turn("assistant", ()), Turn("user", (QUESTIONS[2],)))
+    full = await read(engine.full(Conversation(turns), [picture(11)], LOGPROBS, TENANT))
+    found = await read(engine.answer([context], about(QUESTIONS[2]), LOGPROBS))
     assert found.text == full.text
     assert found.started.prompt_tokens == full.started.prompt_tokens
     for one, other in zip(found.pieces[:-1], full.pieces[:-1], strict=True):
@@ -84,8 +84,8 @@ async def test_a_description_is_heard_as_it_is_made(engine):
 
 async def test_an_answer_counts_what_it_ran_and_what_a_full_pass_would_have(engine, context_of):
     context = await context_of(11)
-    found = await read(engine.answer(context, about(QUESTIONS[0]), GREEDY))
-    full = await read(engine.full(about(QUESTIONS[0]), picture(11), GREEDY, TENANT))
+    found = await read(engine.answer([context], about(QUESTIONS[0]), GREEDY))
+    full = await read(engine.full(about(QUESTIONS[0]), [picture(11)], GREEDY, TENANT))
     assert context.kept_tokens == 10  # 5% of 196
     assert context.tokens == context.full_tokens - 196 + 10
     assert found.started.prompt_tokens - found.started.computed_tokens == context.tokens
@@ -107,7 +107,7 @@ async def test_the_image_is_encoded_on_a_miss_and_never_on_a_hit(engine, loaded,
 
 async def test_without_an_image_no_image_is_encoded(engine, loaded):
     with calls_of(loaded.model.model.vision_tower) as calls:
-        answer = await read(engine.full(Conversation((Turn("user", "Hello"),)), None, GREEDY, TENANT))
+        answer = await read(engine.full(Conversation((Turn("user", ("Hello",)),)), [], GREEDY, TENANT))
     assert answer.finish_reason
     assert not calls
 
@@ -119,9 +119,9 @@ async def test_passes_that_take_turns_give_what_each_gives_alone(engine, context
         return [
             engine.describe(picture(33), PLAN, TENANT),
             engine.describe(picture(34), replace(PLAN, rows="both", window=(0, 8)), TENANT),
-            read(engine.answer(contexts[0], about(QUESTIONS[2]), GREEDY)),
-            read(engine.answer(contexts[1], about(QUESTIONS[2]), GREEDY)),
-            read(engine.full(about(QUESTIONS[1]), picture(35), GREEDY, TENANT)),
+            read(engine.answer([contexts[0]], about(QUESTIONS[2]), GREEDY)),
+            read(engine.answer([contexts[1]], about(QUESTIONS[2]), GREEDY)),
+            read(engine.full(about(QUESTIONS[1]), [picture(35)], GREEDY, TENANT)),
         ]
 
     alone = [await work for work in passes()]
@@ -133,7 +133,7 @@ async def test_passes_that_take_turns_give_what_each_gives_alone(engine, context
 async def test_a_context_is_the_same_after_it_was_answered_from(engine, context_of):
     context = await context_of(31)
     before = context.keys.dequantize().clone(), context.values.dequantize().clone()
-    first, second = [await read(engine.answer(context, about(QUESTIONS[2]), GREEDY)) for _ in range(2)]
+    first, second = [await read(engine.answer([context], about(QUESTIONS[2]), GREEDY)) for _ in range(2)]
     assert first == second
     assert torch.equal(context.keys.dequantize(), before[0])
     assert torch.equal(context.values.dequantize(), before[1])
@@ -146,7 +146,7 @@ async def test_the_model_attends_as_before_once_it_described(engine, loaded):
 
 
 async def test_an_answer_closed_early_ends_its_pass(engine, context_of):
-    answer = engine.answer(await context_of(31), about(QUESTIONS[2]), GREEDY)
+    answer = engine.answer([await context_of(31)], about(QUESTIONS[2]), GREEDY)
     await anext(answer)
     await anext(answer)
     await answer.aclose()
@@ -158,7 +158,7 @@ async def test_an_answer_closed_early_ends_its_pass(engine, context_of):
 async def test_seeded_sampling_repeats(engine, context_of):
     context = await context_of(31)
     sampling = Sampling(12, temperature=1.5, seed=5)
-    answers = [await read(engine.answer(context, about(QUESTIONS[2]), sampling)) for _ in range(2)]
+    answers = [await read(engine.answer([context], about(QUESTIONS[2]), sampling)) for _ in range(2)]
     assert answers[0] == answers[1]
 
 
@@ -183,12 +183,12 @@ def forward(loaded, inputs: dict[str, torch.Tensor], after: list[int]) -> torch.
 @pytest.mark.parametrize("from_context", [True, False])
 async def test_log_probabilities_are_the_models(engine, loaded, context_of, from_context):
     question = "What is there?"
-    turns = (Turn("user", PROMPT, has_image=True), Turn("assistant", ""), Turn("user", question))
+    turns = (Turn("user", (0, PROMPT)), Turn("assistant", ()), Turn("user", (question,)))
     sampling = replace(GREEDY, temperature=1.5, seed=3, logprobs=4, presence_penalty=1.0)
     if from_context:
-        found = await read(engine.answer(await context_of(12, EVERYTHING), about(question), sampling))
+        found = await read(engine.answer([await context_of(12, EVERYTHING)], about(question), sampling))
     else:
-        found = await read(engine.full(Conversation(turns), picture(12), sampling, TENANT))
+        found = await read(engine.full(Conversation(turns), [picture(12)], sampling, TENANT))
     listed = [piece.logprob for piece in found.pieces]
     assert listed.pop() is None  # of the end
     assert len(listed) > 5
@@ -203,7 +203,7 @@ async def test_log_probabilities_are_the_models(engine, loaded, context_of, from
 
 @pytest.mark.parametrize(("presence", "frequency"), [(0.0, 0.0), (1.5, 0.0), (0.0, 0.5), (-2.0, 1.0), (2.0, 2.0)])
 async def test_greedy_answers_with_penalties_are_the_penalised_models(engine, loaded, presence, frequency):
-    conversation = Conversation((Turn("user", "xyzzy"),))
+    conversation = Conversation((Turn("user", ("xyzzy",)),))
     sampling = replace(GREEDY, presence_penalty=presence, frequency_penalty=frequency)
     inputs, said = model_inputs(loaded, conversation), []
     while len(said) < sampling.max_tokens and loaded.processor.tokenizer.eos_token_id not in said:
@@ -211,24 +211,24 @@ async def test_greedy_answers_with_penalties_are_the_penalised_models(engine, lo
         for token, count in Counter(said).items():
             logits[token] -= frequency * count + presence
         said.append(int(logits.argmax()))
-    found = await read(engine.full(conversation, None, sampling, TENANT))
+    found = await read(engine.full(conversation, [], sampling, TENANT))
     assert found.text == loaded.processor.tokenizer.decode(said, skip_special_tokens=True)
     assert len(found.pieces) == len(said)
 
 
 async def test_penalties_change_an_answer(engine):
-    conversation = Conversation((Turn("user", "xyzzy"),))
+    conversation = Conversation((Turn("user", ("xyzzy",)),))
     options = ({}, {"presence_penalty": -2.0}, {"frequency_penalty": 0.5}, {"frequency_penalty": 2.0})
-    texts = [(await read(engine.full(conversation, None, replace(GREEDY, **one), TENANT))).text for one in options]
+    texts = [(await read(engine.full(conversation, [], replace(GREEDY, **one), TENANT))).text for one in options]
     assert len(set(texts)) == len(options), texts
 
 
 async def test_a_prompt_beyond_the_model_is_refused(engine, context_of):
     context, words = await context_of(31), "red " * 2048
     for answer in (
-        engine.answer(context, about(words), GREEDY),
-        engine.full(about(words), picture(31), GREEDY, TENANT),
-        engine.full(Conversation((Turn("user", words),)), None, GREEDY, TENANT),
+        engine.answer([context], about(words), GREEDY),
+        engine.full(about(words), [picture(31)], GREEDY, TENANT),
+        engine.full(Conversation((Turn("user", (words,)),)), [], GREEDY, TENANT),
     ):
         with pytest.raises(
             PromptTooLongError, match=r"^This model's maximum context length is 2048 tokens\. "
@@ -239,10 +239,10 @@ async def test_a_prompt_beyond_the_model_is_refused(engine, context_of):
 
 
 async def test_an_answer_is_shortened_to_the_room_that_is_left(engine):
-    conversation = Conversation((Turn("user", "red " * 2038),))
-    prompt = (await anext(engine.full(conversation, None, Sampling(100), TENANT))).prompt_tokens
+    conversation = Conversation((Turn("user", ("red " * 2038,)),))
+    prompt = (await anext(engine.full(conversation, [], Sampling(100), TENANT))).prompt_tokens
     assert 2040 <= prompt < 2048
-    answer = await read(engine.full(conversation, None, Sampling(100), TENANT))
+    answer = await read(engine.full(conversation, [], Sampling(100), TENANT))
     assert len(answer.pieces) <= 2048 - prompt
 
 

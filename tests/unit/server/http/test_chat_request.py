@@ -37,14 +37,14 @@ def refused(*messages) -> InvalidRequestError:
 
 
 def test_text_keeps_its_side_of_the_image():
-    assert turns_of(user("a", "b", image(), "c", "d")) == (Turn("user", "c\nd", True, "a\nb"),)
-    assert turns_of(user("a", image())) == (Turn("user", "", True, "a"),)
-    assert turns_of(user(image(), "a")) == (Turn("user", "a", True),)
+    assert turns_of(user("a", "b", image(), "c", "d")) == (Turn("user", ("a\nb", 0, "c\nd")),)
+    assert turns_of(user("a", image())) == (Turn("user", ("a", 0)),)
+    assert turns_of(user(image(), "a")) == (Turn("user", (0, "a")),)
 
 
 def test_empty_parts_leave_no_trace():
-    assert turns_of(user("", "a", "", image(), "", "b")) == (Turn("user", "b", True, "a"),)
-    assert turns_of(user("")) == (Turn("user", ""),)
+    assert turns_of(user("", "a", "", image(), "", "b")) == (Turn("user", ("a", 0, "b")),)
+    assert turns_of(user("")) == (Turn("user", ()),)
 
 
 def test_every_role_has_its_turn():
@@ -58,19 +58,19 @@ def test_every_role_has_its_turn():
         user("r"),
     ]
     assert turns_of(*messages) == (
-        Turn("system", "s"),
-        Turn("system", "d\ne"),
-        Turn("user", "q", name="ann"),
-        Turn("assistant", "no"),
-        Turn("assistant", "a\nbut"),
-        Turn("assistant", ""),
-        Turn("user", "r"),
+        Turn("system", ("s",)),
+        Turn("system", ("d\ne",)),
+        Turn("user", ("q",), name="ann"),
+        Turn("assistant", ("no",)),
+        Turn("assistant", ("a\nbut",)),
+        Turn("assistant", ()),
+        Turn("user", ("r",)),
     )
 
 
 def test_an_image_sent_again_stands_where_it_came_first():
     question = parsed(user("a", image()), said("assistant", "b"), user(image(detail="low"), "c", image()))
-    assert question.conversation.turns == (Turn("user", "", True, "a"), Turn("assistant", "b"), Turn("user", "c"))
+    assert question.conversation.turns == (Turn("user", ("a", 0)), Turn("assistant", ("b",)), Turn("user", ("c",)))
     assert question.image == (URL, "messages[0].content[1].image_url.url")
 
 
@@ -82,16 +82,16 @@ def test_different_images_are_refused_with_their_count():
 
 
 def test_an_image_alone_at_the_end_asks_the_describe_prompt():
-    assert turns_of(user(image())) == (Turn("user", PROMPT, True),)
-    assert turns_of(user(image()), said("system", "s")) == (Turn("user", PROMPT, True), Turn("system", "s"))
+    assert turns_of(user(image())) == (Turn("user", (0, PROMPT)),)
+    assert turns_of(user(image()), said("system", "s")) == (Turn("user", (0, PROMPT)), Turn("system", ("s",)))
     again = (user("a", image()), said("assistant", "b"), user(image()))
-    assert turns_of(*again)[-1] == Turn("user", PROMPT)
+    assert turns_of(*again)[-1] == Turn("user", (PROMPT,))
     wished = parsed(user(image()), lookonce={"describe_prompt": "What is there?"})
-    assert wished.conversation.turns == (Turn("user", "What is there?", True),)
+    assert wished.conversation.turns == (Turn("user", (0, "What is there?")),)
 
 
 def test_an_image_alone_before_a_question_asks_nothing():
-    assert turns_of(user(image()), user("a"))[0] == Turn("user", "", True)
+    assert turns_of(user(image()), user("a"))[0] == Turn("user", (0,))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_conversation_that_asks_nothing_is_refused(messages, param):
 
 
 def test_a_system_message_may_come_last():
-    assert turns_of(user("q"), said("system", "s")) == (Turn("user", "q"), Turn("system", "s"))
+    assert turns_of(user("q"), said("system", "s")) == (Turn("user", ("q",)), Turn("system", ("s",)))
 
 
 # --- how to decode ----------------------------------------------------------------------------------------------------
