@@ -100,14 +100,14 @@ class CapturedPrompt:
         token_ids: the description's included.
         length: of the prompt without the description.
         image_positions: where the image tokens stand.
-        grid: rows and columns of the image tokens.
+        grid: of the image tokens, see `ImageScores`.
         image_features: vLLM's, without the pixels.
     """
 
     token_ids: tuple[int, ...]
     length: int
     image_positions: tuple[int, ...]
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     image_features: tuple[Any, ...]
 
 
