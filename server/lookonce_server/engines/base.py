@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
-from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from lookonce_cache import CompressedContext
@@ -12,6 +11,7 @@ from lookonce_pruning import ScoreQueries
 from lookonce_server.engines.conversation import Conversation
 from lookonce_server.engines.description import Description
 from lookonce_server.engines.geometry import ImageCrop
+from lookonce_server.engines.visuals import Visual
 from lookonce_server.errors import PromptTooLongError
 
 # No text worth reading has as many characters to a token, whatever the model.
@@ -191,18 +191,16 @@ class Engine(Protocol):
     async def check_schema(self, schema: str) -> None:
         """Raise InvalidRequestError unless answers can be held to a JSON Schema."""
 
-    def full(
-        self, conversation: Conversation, images: Sequence[Image.Image], sampling: Sampling, tenant: str
-    ) -> Answer:
+    def full(self, conversation: Conversation, images: Sequence[Visual], sampling: Sampling, tenant: str) -> Answer:
         """Answer from the whole prompt, with the conversation's images in the order of their numbers."""
 
     def answer(self, contexts: Sequence[CompressedContext], conversation: Conversation, sampling: Sampling) -> Answer:
         """Answer from contexts alone: those of the conversation's images, in the order of their numbers."""
 
     async def describe(
-        self, image: Image.Image, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
+        self, image: Visual, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
     ) -> Description:
-        """Describe and compress an image, behind everything that somebody waits for.
+        """Describe and compress an image or a video, behind everything that somebody waits for.
 
         The pieces that `on_text` takes, joined, are the description with the spaces around it.
         """

@@ -18,11 +18,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
-from PIL import Image
-
 from lookonce_cache import CompressedContext, ContextIdentity, StoreHit, StoreUnavailableError
 from lookonce_server.engines.base import Answer, Engine, Piece, Sampling, Started
 from lookonce_server.engines.conversation import Conversation
+from lookonce_server.engines.visuals import Visual
 from lookonce_server.errors import (
     ContextLostError,
     ContextNotFoundError,
@@ -147,7 +146,7 @@ class Sessions:
             return await self._answer_named(image.context_id, question)
         if options.bypass:
             return await self._answer_full(Lookup("bypass"), image, question)
-        identity = await asyncio.to_thread(self._contexts.identity, tenant, image.data, options)
+        identity = await asyncio.to_thread(self._contexts.identity, tenant, image.content, options)
         hit = await self._contexts.get_or_wait(identity.key(), options.ttl)
         # Nothing is awaited between a miss and the submit of its job: see `DescribeQueue.wait`.
         if hit is not None:
@@ -261,7 +260,7 @@ class Sessions:
 
     async def _needs_full_pass(
         self, answers: tuple[StartedAnswer, ...], image: ImageBytes | None
-    ) -> tuple[Outcome, Image.Image | None]:
+    ) -> tuple[Outcome, Visual | None]:
         """Decide on a full pass in place of answers; return pixels if so."""
         if not self._fallback.is_uncertain(answers):
             return "none", None
@@ -277,7 +276,7 @@ class Sessions:
             _log.warning("a question cannot be asked again of the whole image: %s", error)
             return "no_image", None
 
-    def _full_passes(self, pixels: Sequence[Image.Image], question: _Question) -> tuple[Answer, ...]:
+    def _full_passes(self, pixels: Sequence[Visual], question: _Question) -> tuple[Answer, ...]:
         full, conversation = self._engine.full, question.conversation
         return tuple(full(conversation, pixels, sampling, question.tenant) for sampling in question.samplings)
 

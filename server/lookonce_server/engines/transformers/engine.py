@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import torch
-from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from lookonce_cache import CompressedContext
@@ -33,6 +32,7 @@ from lookonce_server.engines.transformers.model import ModelRunner, State, stack
 from lookonce_server.engines.transformers.sampler import Sampler
 from lookonce_server.engines.transformers.scheduler import PassScheduler
 from lookonce_server.engines.transformers.selfcheck import check_model
+from lookonce_server.engines.visuals import Visual
 from lookonce_server.errors import EngineEndedError, EngineError
 
 _log = logging.getLogger(__name__)
@@ -113,9 +113,7 @@ class TransformersEngine:
         """Stop the thread."""
         await asyncio.to_thread(self._scheduler.close)
 
-    def full(
-        self, conversation: Conversation, images: Sequence[Image.Image], sampling: Sampling, tenant: str
-    ) -> Answer:
+    def full(self, conversation: Conversation, images: Sequence[Visual], sampling: Sampling, tenant: str) -> Answer:
         """See `Engine.full`; nothing is kept between passes."""
         return self._scheduler.run(self._full(conversation, images, sampling))
 
@@ -124,7 +122,7 @@ class TransformersEngine:
         return self._scheduler.run(self._answer(contexts, conversation, sampling))
 
     async def describe(
-        self, image: Image.Image, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
+        self, image: Visual, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
     ) -> Description:
         """See `Engine.describe`."""
         async for event in self._scheduler.run(self._describe(image, plan), background=True):
@@ -134,7 +132,7 @@ class TransformersEngine:
         raise EngineError("The describe pass ended without a result.")
 
     def _full(
-        self, conversation: Conversation, images: Sequence[Image.Image], sampling: Sampling
+        self, conversation: Conversation, images: Sequence[Visual], sampling: Sampling
     ) -> Iterator[Started | Piece]:
         prompt = self._prompts.full(conversation, images)
         sampling = self.facts.fit(prompt.tokens, sampling)
@@ -175,7 +173,7 @@ class TransformersEngine:
                 return
             state = self._runner.extend(state.cache, state.next_position, torch.tensor([[token]]))
 
-    def _describe(self, image: Image.Image, plan: DescribePlan) -> Iterator[str | Description]:
+    def _describe(self, image: Visual, plan: DescribePlan) -> Iterator[str | Description]:
         """Yield the text's pieces, one a step, and the description at last."""
         yield ""
         turn = self._prompts.describe_turn(plan.prompt)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
-from PIL import Image
 from prometheus_client import REGISTRY, CollectorRegistry
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
 from vllm.config import VllmConfig
@@ -38,6 +37,7 @@ from lookonce_server.engines.prefix import PrefixCache, PrefixKV, check_prefix
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.structured.grammar import Grammars
 from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
+from lookonce_server.engines.visuals import Visual
 from lookonce_server.engines.vllm.capture_client import CaptureClient
 from lookonce_server.engines.vllm.client import BACKGROUND, VllmClient, sampling_params
 from lookonce_server.engines.vllm.connector.files import SharedFiles
@@ -218,7 +218,7 @@ class VllmEngine:
         self._files.close()
 
     async def full(
-        self, conversation: Conversation, images: Sequence[Image.Image], sampling: Sampling, tenant: str
+        self, conversation: Conversation, images: Sequence[Visual], sampling: Sampling, tenant: str
     ) -> Answer:
         """See `Engine.full`."""
         with self._client.admission.admit():
@@ -256,7 +256,7 @@ class VllmEngine:
                     yield event
 
     async def describe(
-        self, image: Image.Image, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
+        self, image: Visual, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
     ) -> Description:
         """See `Engine.describe`.
 
@@ -325,7 +325,7 @@ class VllmEngine:
             raise EngineError("vLLM described the image with nothing.")
         return token_ids, "".join(pieces)
 
-    def _prompt(self, ids: list[int], images: Sequence[Image.Image], tenant: str) -> dict[str, Any]:
+    def _prompt(self, ids: list[int], images: Sequence[Any], tenant: str) -> dict[str, Any]:
         """Return a prompt whose cached blocks and images serve this tenant alone.
 
         One tenant could else tell from an answer's speed what another has asked about.

@@ -9,6 +9,7 @@ from lookonce_server.images.decode.formats import FORMATS
 from lookonce_server.images.decode.frames import FrameSampling
 from lookonce_server.images.decode.limits import ImageLimits, VideoLimits
 from lookonce_server.images.decode.pool import DecodeProcesses
+from lookonce_server.images.decode.protocol import Noun
 from lookonce_server.images.decode.video import VIDEO_FORMATS, decode_video
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "DecodeProcesses",
     "FrameSampling",
     "ImageLimits",
+    "Noun",
     "VideoLimits",
     "decode_image",
     "decode_video",

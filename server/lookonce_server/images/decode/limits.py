@@ -60,7 +60,7 @@ class VideoLimits:
         max_chosen_pixels: of the chosen frames together.
     """
 
-    max_bytes: int = 64 * 1024 * 1024
+    max_bytes: int = 32 * 1024 * 1024
     max_seconds: float = 600.0
     max_frames: int = 32
     frame: ImageLimits = field(default_factory=lambda: ImageLimits(max_pixels=MAX_FRAME_PIXELS))
