@@ -146,6 +146,7 @@ class Started(NamedTuple):
     prompt_tokens: int  # of everything the answer stands on
     computed_tokens: int  # of those, how many were run through the model for this answer
     full_prompt_tokens: int  # of the same question's prompt with the whole image
+    frames: tuple[int | None, ...] = ()  # of a full pass: the frames that it saw of each video; None for an image
 
 
 class TokenLogprob(NamedTuple):

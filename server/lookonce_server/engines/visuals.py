@@ -17,5 +17,16 @@ class Video:
     frames: tuple[Image.Image, ...]
     times: tuple[float, ...]
 
+    def thin_out(self, count: int) -> "Video":
+        """Return a video of fewer frames, spread evenly from the first to the last."""
+        last = len(self.frames) - 1
+        kept = [round(last * i / (count - 1)) for i in range(count)] if count > 1 else [0]
+        return Video(tuple(self.frames[i] for i in kept), tuple(self.times[i] for i in kept))
+
 
 Visual = Image.Image | Video
+
+
+def frames_of(visual: Visual) -> int | None:
+    """Return the number of a video's frames; None for an image."""
+    return len(visual.frames) if isinstance(visual, Video) else None

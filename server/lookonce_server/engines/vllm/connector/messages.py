@@ -32,12 +32,17 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """The compression of a captured describe pass; see `DescribePlan`."""
+    """The compression of a captured describe pass; see `DescribePlan`.
+
+    Attributes:
+        frames: of a video; None for an image.
+    """
 
     rows: ScoreQueries
     window: tuple[int, int]
     selection: str
     retention: float
+    frames: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
