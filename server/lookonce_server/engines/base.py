@@ -31,6 +31,7 @@ class ModelFacts:
         max_tokens: positions the model was made for: prompt and answer together.
         image_crop: the part of a picture that the image tokens cover; None where that cannot be told.
         vocabulary: how many tokens it knows.
+        unjoinable: why the contexts of several images cannot be joined, as a sentence; None where they can.
     """
 
     checkpoint: str
@@ -39,6 +40,7 @@ class ModelFacts:
     max_tokens: int
     image_crop: ImageCrop | None
     vocabulary: int
+    unjoinable: str | None = None
 
     def fit(self, prompt_tokens: int, sampling: "Sampling") -> "Sampling":
         """Shorten an answer to the room that the model has after the prompt.
