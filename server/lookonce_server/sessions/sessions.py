@@ -9,23 +9,17 @@ Each image of a question is looked up by itself, whatever its order and company:
 - some are being described: the question waits for these passes, all at once, and finds their contexts.
 
 An answer comes from contexts that were made exactly as the request asks, or from the whole images. A request that
-bypasses contexts gets a full pass, and nothing else happens. Where fallback is on, the first tokens of an answer from
-contexts are checked before any is sent; an uncertain answer is replaced by a full pass, if all images are there.
+bypasses contexts gets a full pass, and nothing else happens.
 """
 
 import asyncio
-import logging
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
-
-from PIL import Image
 
 from lookonce_cache import CompressedContext, ContextKey, StoreHit, StoreUnavailableError
 from lookonce_server.concurrency import gather_in_order
-from lookonce_server.engines.base import Answer, Engine, Piece, Sampling, Started
+from lookonce_server.engines.base import Engine, Sampling
 from lookonce_server.engines.conversation import Conversation
 from lookonce_server.errors import (
     ContextLostError,
@@ -33,34 +27,24 @@ from lookonce_server.errors import (
     ContextNotKeptError,
     ContextOutdatedError,
     EngineError,
-    InvalidImageError,
     InvalidRequestError,
     ShuttingDownError,
 )
 from lookonce_server.images.reading import Images
 from lookonce_server.images.sources import ContextReference, ImageBytes, ImageSource
 from lookonce_server.metrics import Metrics
-from lookonce_server.sessions.answer_streams import StartedAnswer, start_answers
+from lookonce_server.sessions.answer_passes import AnswerPasses, Session
 from lookonce_server.sessions.context_options import NO_OPTIONS, ContextOptions, OnMiss
 from lookonce_server.sessions.contexts import Contexts
 from lookonce_server.sessions.describe_queue import DescribeJob
-from lookonce_server.sessions.fallback import Fallback, Outcome, request_margin, strip_margin
-from lookonce_server.sessions.lookup import ImageLookup, Lookup, joined, whole, without_contexts
+from lookonce_server.sessions.fallback import Fallback
+from lookonce_server.sessions.lookup import ImageLookup, joined, whole
 from lookonce_server.sessions.question import MergedImages, Question, QuestionImage, SentImage, merge_images
 
-_log = logging.getLogger(__name__)
 _FALLBACK = Fallback()
 _MAX_PIXELS = 160_000_000
 # Why an image is not described by now, though it could be: counted and logged where it happened.
 _NOT_DESCRIBED = (EngineError, StoreUnavailableError, ContextNotKeptError, ShuttingDownError)
-
-
-class Session(NamedTuple):
-    """A question, and its answers on their way."""
-
-    lookup: Lookup
-    answers: tuple[Answer, ...]  # to the same prompt, each a pass of its own
-    numbers: tuple[int, ...] = ()  # of the images given, among those of the lookup, where equal ones are one
 
 
 class _Found(NamedTuple):
@@ -69,6 +53,18 @@ class _Found(NamedTuple):
     image: QuestionImage
     lookup: ImageLookup
     job: DescribeJob | None = None
+
+
+class _FullPass(NamedTuple):
+    """A full pass that new images are described behind.
+
+    Attributes:
+        is_certain: set once an image is new: others that are being described are not waited for.
+        has_started: set once describe passes may start.
+    """
+
+    is_certain: asyncio.Event
+    has_started: asyncio.Event
 
 
 class Sessions:
@@ -97,11 +93,9 @@ class Sessions:
     ) -> None:
         self._engine = engine
         self._contexts = contexts
-        self._images = images
         self._on_miss = on_miss
-        self._metrics = metrics
         self._fallback = fallback
-        self._max_pixels = max_pixels
+        self._passes = AnswerPasses(engine, images, metrics=metrics, fallback=fallback, max_pixels=max_pixels)
 
     async def ask(
         self,
@@ -161,41 +155,41 @@ class Sessions:
     async def _route(self, question: Question) -> Session:
         """Route a question to an answer pass, a full pass or describe passes."""
         if not question.images:
-            return Session(Lookup("none"), self._full_passes([], question))
+            return self._passes.without_images(question)
         if question.options.bypass:
             return await self._bypass(question)
-        may_join = self._may_join(question)
-        describe_first = may_join and self._describes_first(question)
-        full_has_started = asyncio.Event()
+        may_join = len(question.images) == 1 or self._engine.facts.unjoinable is None
+        if may_join and self._describes_first(question):
+            found = await gather_in_order(self._find(image, question) for image in question.images)
+            return await self._answer_from_contexts(found, question)
+        full_pass = _FullPass(asyncio.Event(), asyncio.Event())
+        if not may_join:
+            full_pass.is_certain.set()
+        if question.references:  # whose describe passes it may wait for: it must not hold up those who wait for its own
+            full_pass.has_started.set()
         try:
-            start_after = None if describe_first else full_has_started
-            found = await gather_in_order(self._find(image, question, start_after) for image in question.images)
-            if may_join and (describe_first or not any(one.job for one in found)):
+            found = await gather_in_order(self._find(image, question, full_pass) for image in question.images)
+            if may_join and not any(one.job for one in found):
                 return await self._answer_from_contexts(found, question)
             images = await self._whole_images(question)
             if images is not None:
-                return await self._answer_full(whole("miss", [one.lookup for one in found]), images, question)
+                return await self._passes.full(whole("miss", [one.lookup for one in found]), images, question)
             if not may_join:
                 raise InvalidRequestError(
                     "Several images must be sent themselves here, not by the ids of their contexts, which cannot be"
                     f" joined. {self._engine.facts.unjoinable}",
                     param="messages",
                 )
-            full_has_started.set()  # it never will: an image is not kept after all
-            return await self._answer_from_contexts(found, question)
+            return await self._answer_from_contexts(found, question)  # an image is not kept after all
         finally:
-            full_has_started.set()
-
-    def _may_join(self, question: Question) -> bool:
-        """Return whether an answer may come from the contexts of these images."""
-        return len(question.images) == 1 or self._engine.facts.unjoinable is None
+            full_pass.has_started.set()
 
     def _describes_first(self, question: Question) -> bool:
         """Return whether new images are described before the answer, not behind it."""
         may_have_all = self._contexts.keeps_images or not question.references
         return (question.options.on_miss or self._on_miss) == "compress" or not may_have_all
 
-    async def _find(self, image: QuestionImage, question: Question, start_after: asyncio.Event | None) -> _Found:
+    async def _find(self, image: QuestionImage, question: Question, full_pass: _FullPass | None = None) -> _Found:
         """Look up the context of an image, and submit the job that makes it if there is none.
 
         The job is submitted at once: a question that comes meanwhile waits for it, and is a hit.
@@ -203,19 +197,22 @@ class Sessions:
         Args:
             image: one of the question's.
             question: with options.
-            start_after: see `DescribeQueue.submit`.
+            full_pass: that a new image is described behind; None: before the answer.
         """
         options = question.options
         if isinstance(image, ContextReference):
             named = await self._contexts.get(question.tenant, image.context_id, options.ttl)
             _check_options(named.context, options)
             return _Found(image, _hit(named))
-        hit = await self._contexts.get_or_wait(image.key, options.ttl)
+        unless = full_pass and full_pass.is_certain
+        hit = await self._contexts.get_or_wait(image.key, options.ttl, unless=unless)
         # Nothing is awaited between a miss and the submit of its job: see `DescribeQueue.wait`.
         if hit is not None:
             return _Found(image, _hit(hit))
-        queue = self._contexts.describe_queue
+        queue, start_after = self._contexts.describe_queue, full_pass and full_pass.has_started
         job = queue.submit(image.identity, image.image, ttl=options.ttl, start_after=start_after)
+        if full_pass is not None:
+            full_pass.is_certain.set()
         return _Found(image, ImageLookup("miss", image.context_id), job)
 
     async def _bypass(self, question: Question) -> Session:
@@ -226,7 +223,7 @@ class Sessions:
                 f"{place}cache: 'bypass' needs the image itself, not the id of its context.", param=f"{place}cache"
             )
         images = [image.image for image in question.images if isinstance(image, SentImage)]
-        return await self._answer_full(whole("bypass", [ImageLookup("bypass")] * len(images)), images, question)
+        return await self._passes.full(whole("bypass", [ImageLookup("bypass")] * len(images)), images, question)
 
     async def _answer_from_contexts(self, found: Sequence[_Found], question: Question) -> Session:
         """Answer from the contexts of all images, once they are made, or by a full pass if one cannot be had."""
@@ -236,7 +233,7 @@ class Sessions:
             return await self._answer_instead(error, found, question)
         kept = await self._whole_images(question) if self._fallback.is_enabled(question.options) else None
         try:
-            return await self._answer(joined(images), kept, question)
+            return await self._passes.from_contexts(joined(images), kept, question)
         except ContextLostError as error:  # counted and logged by now
             return await self._answer_instead(error, found, question)
 
@@ -252,7 +249,7 @@ class Sessions:
         """Answer from whole images where contexts fail, or raise the error if an image is not there."""
         images = await self._whole_images(question)
         if images is not None:
-            return await self._answer_full(whole("miss", [one.lookup for one in found]), images, question)
+            return await self._passes.full(whole("miss", [one.lookup for one in found]), images, question)
         if isinstance(error, ContextOutdatedError):  # the template's date changed just now
             raise ContextNotFoundError(question.references[0]) from None
         raise error
@@ -267,104 +264,6 @@ class Sessions:
         if isinstance(image, SentImage):
             return image.image
         return await self._contexts.kept_image(ContextKey(question.tenant, image.context_id), question.options.ttl)
-
-    async def _decode(self, images: Sequence[ImageBytes]) -> list[Image.Image]:
-        """Decode images, by number.
-
-        Raises:
-            InvalidImageError: one cannot be decoded, or all together are too large to hold.
-        """
-        pixels = 0
-
-        async def decode(image: ImageBytes) -> Image.Image:
-            nonlocal pixels
-            picture = await self._images.decode(image)
-            pixels += picture.width * picture.height
-            if pixels > self._max_pixels and len(images) > 1:
-                raise InvalidImageError(
-                    f"The images have more pixels together than the limit of {self._max_pixels}.", param="messages"
-                )
-            return picture
-
-        return await gather_in_order(map(decode, images))
-
-    async def _answer_full(self, lookup: Lookup, images: Sequence[ImageBytes], question: Question) -> Session:
-        """Answer from whole images."""
-        started = await start_answers(self._full_passes(await self._decode(images), question))
-        return Session(lookup, tuple(answer.events() for answer in started))
-
-    async def _answer(self, lookup: Lookup, images: Sequence[ImageBytes] | None, question: Question) -> Session:
-        """Answer from contexts, started: one that cannot be used has shown by then.
-
-        Args:
-            lookup: with the contexts.
-            images: which an uncertain answer is asked again of, if they are all there.
-            question: with options and samplings.
-        """
-        checked = self._fallback.is_enabled(question.options)
-        samplings = tuple(map(request_margin, question.samplings)) if checked else question.samplings
-        passes = [self._engine.answer(lookup.contexts, question.conversation, sampling) for sampling in samplings]
-        try:
-            answers = await start_answers(passes, 1 + self._fallback.tokens if checked else 1)
-        except ContextLostError as error:
-            self._metrics.lost.inc()
-            _log.warning("context %s was lost: %s", ", ".join(one.id[:12] for one in lookup.contexts), error)
-            raise
-        if checked:
-            return await self._answer_or_fall_back(answers, lookup, images, question)
-        return Session(lookup, tuple(answer.events() for answer in answers))
-
-    async def _answer_or_fall_back(
-        self,
-        answers: tuple[StartedAnswer, ...],
-        lookup: Lookup,
-        images: Sequence[ImageBytes] | None,
-        question: Question,
-    ) -> Session:
-        """Send started answers, or full passes in their place if one is uncertain."""
-        async with AsyncExitStack() as stack:
-            for answer in answers:
-                stack.push_async_callback(answer.rest.aclose)
-            outcome, pixels = await self._needs_full_pass(answers, images)
-            self._metrics.fallbacks.labels(outcome).inc()
-            lookup = lookup._replace(fallback=outcome)
-            if pixels is None:
-                stack.pop_all()
-                pairs = zip(answers, question.samplings, strict=True)
-                return Session(
-                    lookup, tuple(answer.events(partial(strip_margin, sampling=sampling)) for answer, sampling in pairs)
-                )
-        full = await start_answers(self._full_passes(pixels, question))
-        discarded = [answer.first[0] for answer in answers]
-        return Session(
-            lookup._replace(images=without_contexts(lookup.images)),
-            tuple(
-                answer.events(partial(_add_discarded_tokens, discarded=started))
-                for answer, started in zip(full, discarded, strict=True)
-            ),
-        )
-
-    async def _needs_full_pass(
-        self, answers: tuple[StartedAnswer, ...], images: Sequence[ImageBytes] | None
-    ) -> tuple[Outcome, list[Image.Image] | None]:
-        """Decide on a full pass in place of answers; return pixels if so."""
-        if not self._fallback.is_uncertain(answers):
-            return "none", None
-        started = answers[0].first[0]
-        assert isinstance(started, Started)
-        if started.full_prompt_tokens >= self._engine.facts.max_tokens:
-            return "no_room", None
-        if images is None:
-            return "no_image", None
-        try:
-            return "full_pass", await self._decode(images)
-        except InvalidImageError as error:  # the answer from the contexts is there all the same
-            _log.warning("a question cannot be asked again of the whole images: %s", error)
-            return "no_image", None
-
-    def _full_passes(self, pixels: Sequence[Image.Image], question: Question) -> tuple[Answer, ...]:
-        full, conversation = self._engine.full, question.conversation
-        return tuple(full(conversation, pixels, sampling, question.tenant) for sampling in question.samplings)
 
 
 def _hit(hit: StoreHit) -> ImageLookup:
@@ -388,15 +287,3 @@ def _check_options(context: CompressedContext, options: ContextOptions) -> None:
 def _shift_seed(sampling: Sampling, i: int) -> Sampling:
     """Return the sampling of a question's answer i."""
     return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + i)
-
-
-def _add_discarded_tokens(event: Started | Piece, discarded: Started | Piece) -> Started | Piece:
-    """Add the tokens computed for a discarded answer to its replacement.
-
-    Args:
-        event: of the answer that replaces it.
-        discarded: first event of the discarded answer.
-    """
-    if isinstance(event, Started) and isinstance(discarded, Started):
-        return event._replace(computed_tokens=event.computed_tokens + discarded.computed_tokens)
-    return event

@@ -9,8 +9,8 @@ from lookonce_server.http.responses.request import InputImage, ResponseRequest, 
 from lookonce_server.http.responses.response_store import KeptImage, KeptResponse
 from lookonce_server.http.state import AppState
 from lookonce_server.images.sources import ContextReference, ImageBytes, ImageSource
+from lookonce_server.sessions.answer_passes import Session
 from lookonce_server.sessions.lookup import ImageLookup
-from lookonce_server.sessions.sessions import Session
 
 
 class ConversationImages:

@@ -12,7 +12,7 @@ from lookonce_server.http.schemas.chat import ChatRequest
 from lookonce_server.http.schemas.messages import MAX_MESSAGES, ImagePart, ImageUrl, Message, RefusalPart, TextPart
 from lookonce_server.http.schemas.response_format import ChatSchemaFormat, ResponseSchemaFormat
 from lookonce_server.http.state import AppState
-from lookonce_server.sessions.sessions import Session
+from lookonce_server.sessions.answer_passes import Session
 
 _MESSAGE = re.compile(r"messages\[(\d+)\](.*)")
 

@@ -11,7 +11,7 @@ from lookonce_server.http.schemas.answers import ANSWER
 from lookonce_server.http.schemas.chat import ChatRequest
 from lookonce_server.http.schemas.errors import errors
 from lookonce_server.http.state import AppState, Tenant, state_of
-from lookonce_server.sessions.sessions import Session
+from lookonce_server.sessions.answer_passes import Session
 
 router = APIRouter(route_class=JsonRoute)
 
