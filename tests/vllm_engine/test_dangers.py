@@ -109,12 +109,12 @@ def test_the_salt_is_a_secret_of_the_context(engine, made):
 
 async def ask_with_prompt_logprobs(engine, context) -> None:
     """A request that no caller of the engine can make."""
-    ids, _, prefix = engine._continue(context, about(QUESTION))
-    dense = (await engine._prefix_kv(prefix)).with_prefix(context)
+    join, _ = engine._continue([context], about(QUESTION))
+    dense = engine._combine(join, [await engine._text_kv(span) for span in join.spans], [context])
     async with engine._contexts.attach(context.id, dense) as attached:
         params = sampling_params(Sampling(4), Job(attached.load))
         params.prompt_logprobs, params.skip_reading_prefix_cache = 1, True
-        async for _ in engine._client.run(attached.prompt(ids), params):
+        async for _ in engine._client.run(attached.prompt(join.after), params):
             pass
 
 
