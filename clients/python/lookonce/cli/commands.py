@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from .._client import Client
 from .._exceptions import BadRequestError, ContextNotFoundError, LookonceError
-from .._image import parse_context_id
+from .._reference import parse_context_id
 from .._session import Chat, ImageSession
 from .._streaming import AnswerStream, DescriptionStream
 from .._types import Answer, AskOptions, ContextOptions, ImageOptions, Saved
