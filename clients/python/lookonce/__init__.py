@@ -30,7 +30,7 @@ from ._types import (
     ContextStats,
     ContextTokens,
     ImageOptions,
-    ImageUse,
+    ImageUsage,
     Saved,
     Turn,
 )
@@ -63,7 +63,7 @@ __all__ = [
     "ImageSession",
     "ImageSource",
     "ImageSourceError",
-    "ImageUse",
+    "ImageUsage",
     "ImagesSession",
     "LookonceError",
     "NotFoundError",

@@ -14,7 +14,7 @@ from typing import IO, Any, Generic, NamedTuple, Protocol, TypeVar
 from ._exceptions import APIStatusError, ImageSourceError
 from ._requests import Request
 from ._server import Flow, Server
-from ._types import ImageUse
+from ._types import ImageUsage
 
 CONTEXT_SCHEME = "lookonce:"
 _CONTEXT_ID = re.compile(r"[0-9a-f]{64}")
@@ -115,7 +115,7 @@ class SentImages:
         """The bytes of pixels that contexts' ids replaced."""
         return sum(reference.pixel_bytes for reference in self.by_id.values())
 
-    def set_contexts(self, uses: Sequence[ImageUse]) -> None:
+    def set_contexts(self, uses: Sequence[ImageUsage]) -> None:
         """Remember the contexts that an answer named.
 
         An answer has the distinct images in the request's order. If it has fewer than are known to be distinct here,

@@ -15,7 +15,7 @@ from ._types import (
     ContextStats,
     ContextTokens,
     ImageOptions,
-    ImageUse,
+    ImageUsage,
     Turn,
 )
 
@@ -170,11 +170,11 @@ def build_answer(
         completion_tokens=usage.get("completion_tokens", 0),
         seconds=seconds,
         fallback=extension.get("fallback"),
-        images=parse_uses(extension),
+        images=parse_usages(extension),
     )
 
 
-def parse_uses(extension: Mapping[str, Any]) -> tuple[ImageUse, ...]:
+def parse_usages(extension: Mapping[str, Any]) -> tuple[ImageUsage, ...]:
     """Parse how an answer used each image, from its `lookonce` object.
 
     Raises:
@@ -184,7 +184,7 @@ def parse_uses(extension: Mapping[str, Any]) -> tuple[ImageUse, ...]:
     if uses is None:  # a server that takes one image a conversation
         uses = [extension] if extension.get("context_id") else []
     return tuple(
-        ImageUse(
+        ImageUsage(
             use.get("context_id"), use["cache"], use.get("tier"), use["context_tokens"], use.get("image_tokens") or 0
         )
         for use in uses

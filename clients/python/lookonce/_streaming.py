@@ -124,7 +124,7 @@ class AnswerReader(Reader[Answer]):
     def _read(self, event: Any) -> str:
         if extension := event.get("lookonce"):
             self._extension = extension
-            self._sent.set_contexts(_requests.parse_uses(extension))
+            self._sent.set_contexts(_requests.parse_usages(extension))
         self._usage = event.get("usage") or self._usage
         piece = "".join(choice["delta"].get("content") or "" for choice in event["choices"])
         self._text += piece

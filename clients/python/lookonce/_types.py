@@ -13,7 +13,7 @@ Cache = Literal["use", "bypass"]
 
 
 @dataclass(frozen=True)
-class ImageUse:
+class ImageUsage:
     """How an answer used one image.
 
     Attributes:
@@ -65,7 +65,7 @@ class Answer:
     completion_tokens: int
     seconds: float
     fallback: str | None = None
-    images: tuple[ImageUse, ...] = ()
+    images: tuple[ImageUsage, ...] = ()
 
     @property
     def hit(self) -> bool:

@@ -60,7 +60,7 @@ def test_the_exports_are_these():
         "ImageSession",
         "ImageSource",
         "ImageSourceError",
-        "ImageUse",
+        "ImageUsage",
         "ImagesSession",
         "LookonceError",
         "NotFoundError",
