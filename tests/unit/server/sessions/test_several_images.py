@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,12 @@ async def one(answers) -> Asked:
 def found(answer: Asked) -> list[str]:
     """How each image was looked up."""
     return [image.cache for image in answer.lookup.images]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - it tells no event
+            await asyncio.sleep(0.001)
 
 
 async def from_contexts(bench, images, conversation) -> Asked:
@@ -171,8 +178,7 @@ async def test_two_questions_with_each_others_new_images_do_not_wait_for_each_ot
     await goes_on.wait()
     images = [png(2), first.id] if by_id else [png(2), png(1)]
     other_way = asyncio.create_task(one(bench.ask_about(images, QUESTION, FULL)))
-    while second not in bench.contexts.describe_queue._jobs:  # noqa: ASYNC110 - it tells no event
-        await asyncio.sleep(0.001)
+    await until(lambda: second in bench.contexts.describe_queue._jobs)
     may_go_on.set()
     async with asyncio.timeout(30):
         answers = await asyncio.gather(one_way, other_way)
@@ -194,8 +200,7 @@ async def test_images_that_are_being_described_are_waited_for_at_once(bench, mon
     monkeypatch.setattr(bench.engine, "describe", late)
     await bench.ask_about(IMAGES[:2], QUESTION, FULL)
     waiting = asyncio.create_task(one(bench.ask_about(IMAGES[:2], QUESTION, FULL)))
-    while bench.counted("describe_waits_total", where="process") < 2:  # noqa: ASYNC110 - it tells no event
-        await asyncio.sleep(0.001)
+    await until(lambda: bench.counted("describe_waits_total", where="process") == 2)
     new = await one(bench.ask_about(IMAGES, QUESTION, FULL))
     assert (new.lookup.cache, found(new), waiting.done()) == ("miss", ["miss"] * 3, False)
     may_end.set()
