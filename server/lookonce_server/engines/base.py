@@ -111,6 +111,7 @@ class DescribePlan:
         window: half-open range of layers whose attention is recorded.
         selection: name of the selection method, with options or without.
         retention: share of the image tokens kept.
+        video_prompt: the instruction for a video, where `prompt` is an image's.
     """
 
     prompt: str
@@ -119,6 +120,7 @@ class DescribePlan:
     window: tuple[int, int]
     selection: str
     retention: float
+    video_prompt: str = "Describe the video."
 
     @property
     def options(self) -> dict[str, Any]:

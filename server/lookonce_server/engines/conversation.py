@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
@@ -74,12 +75,16 @@ class Conversation:
 
         System text cannot stand in the middle of most templates, so it opens the first turn of the user's that follows.
         Where several images do not all come before any text, a mark tells where each one stood. A turn that was
-        unmarked images alone has been said.
+        unmarked images alone, shown there first, has been said.
         """
         system = "\n".join(turn.text for turn in self.turns if turn.role == "system")
-        turns = [turn for turn in self.turns if turn.role != "system"]
-        texts = [self._text(turn) for turn in turns]
-        spoken = [(turn, text) for turn, text in zip(turns, texts, strict=True) if text.strip() or not turn.images]
+        spoken: list[tuple[Turn, str]] = []
+        shown: set[int] = set()
+        for turn in self.turns:
+            text = self._text(turn)
+            if turn.role != "system" and (text.strip() or shown.issuperset(turn.images)):
+                spoken.append((turn, text))
+            shown.update(turn.images)
         first = next((i for i, (turn, _) in enumerate(spoken) if turn.role == "user"), None)
         if system and first is not None:
             turn, text = spoken[first]
@@ -102,15 +107,25 @@ class Conversation:
         return f"[{'video' if image in self.videos else 'image'} {image + 1}]"
 
     def _content(self, turn: Turn, shown: set[int], parts_of: PartsOf) -> Iterator[dict[str, Any]]:
-        """Yield a turn's parts: an image where it comes first, a mark where it comes again."""
-        for part in turn.parts:
-            if isinstance(part, int) and part not in shown:
-                shown.add(part)
-                yield from parts_of(part)
-            elif isinstance(part, int) and self.num_images > 1:
-                yield _text(self._mark(part))
-            elif isinstance(part, str) and part:
-                yield _text(part)
+        """Yield a turn's parts: an image where it comes first, a mark where it comes again; texts that meet are one."""
+        for is_image, parts in groupby(turn.parts, lambda part: self._is_first(part, shown)):
+            if is_image:
+                yield from (shown_part for part in parts if isinstance(part, int) for shown_part in parts_of(part))
+            elif text := "\n".join(filter(None, (self._spoken(part) for part in parts))):
+                yield _text(text)
+
+    def _is_first(self, part: str | int, shown: set[int]) -> bool:
+        """Return whether a part is an image or a video that is shown itself."""
+        if isinstance(part, str) or part in shown:
+            return False
+        shown.add(part)
+        return True
+
+    def _spoken(self, part: str | int) -> str:
+        """Return the text shown for a part."""
+        if isinstance(part, str):
+            return part
+        return self._mark(part) if self.num_images > 1 else ""
 
 
 def _image_parts(image: int) -> list[dict[str, Any]]:

@@ -27,6 +27,12 @@ class Video:
 Visual = Image.Image | Video
 
 
+def pixels_of(visual: Visual) -> int:
+    """Count the pixels of an image, or of all frames of a video."""
+    pictures = visual.frames if isinstance(visual, Video) else (visual,)
+    return sum(picture.width * picture.height for picture in pictures)
+
+
 def frames_of(visual: Visual) -> int | None:
     """Return the number of a video's frames; None for an image."""
     return len(visual.frames) if isinstance(visual, Video) else None

@@ -1,31 +1,55 @@
-"""Parse a chat request into a conversation, its image and the sampling."""
+"""Parse a chat request into a conversation, its images and the sampling."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from itertools import chain, groupby
+from typing import Any, NamedTuple, Protocol
 
+from lookonce_server.concurrency import gather_in_order
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.conversation import Conversation, Role, Turn
-from lookonce_server.errors import InvalidRequestError
+from lookonce_server.errors import InvalidImageError, InvalidRequestError
 from lookonce_server.http.schemas.chat import ChatRequest, GenerationRequest
-from lookonce_server.http.schemas.messages import ImagePart, Message, RefusalPart, TextPart
+from lookonce_server.http.schemas.messages import ImagePart, Message, RefusalPart, TextPart, VideoPart
 from lookonce_server.http.state import AppState, check_model
+from lookonce_server.images.decode import FrameSampling
+from lookonce_server.images.sources import ImageBytes, ImageSource
 from lookonce_server.sessions.context_options import ContextOptions
+from lookonce_server.settings import Settings
 
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
+class AsksForFrames(Protocol):
+    """A request with a video's fields."""
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second."""
+
+    @property
+    def max_frames(self) -> int | None:
+        """Most frames."""
+
+
 class ImageField(NamedTuple):
-    """An image's URL, and its field in the request."""
+    """The URL of an image or a video, and its field in the request."""
 
     url: str
     param: str
+    sampling: FrameSampling | None = None  # which frames are taken of a video; None for an image
+
+    @property
+    def shown(self) -> tuple[str, FrameSampling | None]:
+        """Return the URL and the frames: what is equal of equal fields."""
+        return self.url, self.sampling
 
 
 class Question(NamedTuple):
     """A parsed chat request."""
 
     conversation: Conversation
-    image: ImageField | None
+    images: tuple[ImageField, ...]  # by number
     sampling: Sampling
     options: ContextOptions
     n: int  # number of answers
@@ -48,54 +72,121 @@ def check_logit_bias(request: ChatRequest, vocabulary: int) -> None:
             )
 
 
-def check_one_image(images: list[ImageField]) -> None:
-    """Reject requests with different images."""
-    urls = {image.url for image in images}
-    if len(urls) > 1:
-        raise InvalidRequestError(
-            f"The request has {len(urls)} different images; this server answers about one image at a time.",
-            param=next(image.param for image in images if image.url != images[0].url),
-        )
-
-
-def parse_chat(request: ChatRequest, max_answer_tokens: int, describe_prompt: str) -> Question:
+def parse_chat(request: ChatRequest, settings: Settings) -> Question:
     """Parse a chat request.
 
     Args:
         request: the client's request, validated.
-        max_answer_tokens: most tokens of an answer, and the default.
-        describe_prompt: the question where the last message is the image alone.
+        settings: bound its images and its answer, and have the question where the last message is images alone.
 
     Raises:
-        InvalidRequestError: different images, no question at the end, or fields that contradict each other.
+        InvalidRequestError: too many images, no question at the end, or fields that contradict each other.
     """
     options = request.lookonce.options()
-    conversation, image = read_messages(request.messages, options.describe_prompt or describe_prompt)
-    return Question(conversation, image, _sampling(request, max_answer_tokens), options, request.n or 1)
+    conversation, images = read_messages(request.messages, settings, options.describe_prompt)
+    check_image_count([image.param for image in images], settings)
+    return Question(conversation, images, _sampling(request, settings.max_answer_tokens), options, request.n or 1)
 
 
-def read_messages(messages: list[Message], describe_prompt: str) -> tuple[Conversation, ImageField | None]:
-    """Return the conversation and its image.
+def check_image_count(params: Sequence[str], settings: Settings) -> None:
+    """Reject too many different images.
 
-    An image that is sent again in later messages is shown in the first of them.
+    Args:
+        params: the field of each.
+        settings: have the limit.
+    """
+    limit = settings.max_images
+    if len(params) > limit:
+        raise InvalidRequestError(
+            f"The conversation has {len(params)} different images; this server accepts at most {limit}.",
+            param=params[limit],
+        )
 
-    A last message that is the image alone asks the describe prompt.
+
+async def read_images(fields: Sequence[ImageField], state: AppState) -> list[ImageSource]:
+    """Read images at once; together they may have as many bytes as a request's body.
 
     Raises:
-        InvalidRequestError: different images, a part that its role may not have, or no question at the end.
+        InvalidImageError: one cannot be read; of several, the first in order.
+        OverloadedError: too many images are being fetched.
+    """
+    limit, size = state.settings.max_body_bytes, 0
+
+    async def read(field: ImageField) -> ImageSource:
+        nonlocal size
+        source = await state.images.read(*field)
+        size += len(source.data) if isinstance(source, ImageBytes) else 0
+        if size > limit:
+            del source  # the error's traceback would hold it until the others have been read
+            raise InvalidImageError(f"The images have more bytes together than the limit of {limit}.", param="messages")
+        return source
+
+    return await gather_in_order(map(read, fields))
+
+
+def read_messages(
+    messages: list[Message], settings: Settings, describe_prompt: str | None = None
+) -> tuple[Conversation, tuple[ImageField, ...]]:
+    """Return the conversation and its images, by number.
+
+    Images of equal URLs are one. A last message that is images alone asks the describe prompt.
+
+    Args:
+        messages: of the request.
+        settings: have the describe prompts, and the most frames of a video.
+        describe_prompt: the request's own.
+
+    Raises:
+        InvalidRequestError: too many frames, a part that its role may not have, or no question at the end.
     """
     last = _last_question(messages)
-    turns: list[Turn] = []
-    images: list[ImageField] = []
     for i, message in enumerate(messages):
         _check_parts(message, f"messages[{i}]")
-        of_message = _images(message, f"messages[{i}]")
-        turns.append(_turn(message, of_message[0] if of_message and not images else None))
-        images += of_message
-    if _images(messages[last], "") and not turns[last].text.strip():
-        turns[last] = replace(turns[last], parts=(*turns[last].images, describe_prompt))
-    check_one_image(images)
-    return Conversation(tuple(turns)), images[0] if images else None
+    fields = [_image_fields(message, f"messages[{i}]", settings.max_frames) for i, message in enumerate(messages)]
+    images: dict[Any, ImageField] = {}
+    for field in chain.from_iterable(fields):
+        images.setdefault(field.shown, field)
+    numbers = {shown: number for number, shown in enumerate(images)}
+    videos = frozenset(number for number, field in enumerate(images.values()) if field.sampling is not None)
+    turns = [
+        Turn(_ROLES[message.role], tuple(_parts(message, [numbers[field.shown] for field in shown])), message.name)
+        for message, shown in zip(messages, fields, strict=True)
+    ]
+    if turns[last].images and not turns[last].text.strip():
+        is_video = videos.issuperset(turns[last].images)
+        prompt = describe_prompt or (settings.describe_video_prompt if is_video else settings.describe_prompt)
+        turns[last] = replace(turns[last], parts=(*turns[last].images, prompt))
+    return Conversation(tuple(turns), videos), tuple(images.values())
+
+
+def _image_fields(message: Message, place: str, max_frames: int) -> list[ImageField]:
+    """List the images and videos of a message, repeated ones too."""
+    fields = []
+    for i, part in enumerate(message.parts):
+        if isinstance(part, ImagePart):
+            fields.append(ImageField(part.image_url.url, f"{place}.content[{i}].image_url.url"))
+        elif isinstance(part, VideoPart):
+            sampling = frame_sampling(part, f"{place}.content[{i}].", max_frames)
+            fields.append(ImageField(part.video_url.url, f"{place}.content[{i}].video_url.url", sampling))
+    return fields
+
+
+def frame_sampling(request: AsksForFrames, place: str, limit: int) -> FrameSampling:
+    """Return which frames a request takes of a video.
+
+    Args:
+        request: with `fps` and `max_frames`.
+        place: the prefix of these fields' names in the request.
+        limit: most frames.
+
+    Raises:
+        InvalidRequestError: it asks for more.
+    """
+    if (request.max_frames or 0) > limit:
+        field = f"{place}max_frames"
+        raise InvalidRequestError(f"{field}: {request.max_frames}; accepted here: at most {limit}.", param=field)
+    default = FrameSampling(max_frames=limit)
+    return FrameSampling(request.fps or default.fps, request.max_frames or limit)
 
 
 def _last_question(messages: list[Message]) -> int:
@@ -121,8 +212,9 @@ def _check_parts(message: Message, place: str) -> None:
         if extras := message.extras:
             raise _invalid(f"{place}.{extras[0]}", f"only assistant messages may have it, not {role!r}")
     for i, part in enumerate(message.content if isinstance(message.content, list) else []):
-        if isinstance(part, ImagePart) and role != "user":
-            raise _invalid(f"{place}.content[{i}].type", f"only user messages may have images, not {role!r}")
+        if isinstance(part, ImagePart | VideoPart) and role != "user":
+            noun = "images" if isinstance(part, ImagePart) else "videos"
+            raise _invalid(f"{place}.content[{i}].type", f"only user messages may have {noun}, not {role!r}")
         if isinstance(part, RefusalPart) and role != "assistant":
             raise _invalid(f"{place}.content[{i}].type", f"only assistant messages may have a refusal, not {role!r}")
 
@@ -131,29 +223,23 @@ def _invalid(param: str, why: str) -> InvalidRequestError:
     return InvalidRequestError(f"{param}: {why}.", param=param)
 
 
-def _images(message: Message, place: str) -> list[ImageField]:
-    return [
-        ImageField(part.image_url.url, f"{place}.content[{i}].image_url.url")
-        for i, part in enumerate(message.parts)
-        if isinstance(part, ImagePart)
-    ]
+def _parts(message: Message, numbers: Iterable[int]) -> Iterator[str | int]:
+    """Yield the parts of a turn: numbers of images, and between them texts, adjacent ones joined.
 
-
-def _turn(message: Message, image: ImageField | None) -> Turn:
-    """Return a message as a turn.
-
-    `image` is the message's first image, if the conversation's image is shown in this turn.
+    Args:
+        message: of the request.
+        numbers: of its images and videos.
     """
-    parts = message.parts
-    at = next((i for i, part in enumerate(parts) if isinstance(part, ImagePart)), 0) if image else 0
-    content = (_text(parts[:at]), *((0,) if image else ()), _text(parts[at:]))
-    return Turn(_ROLES[message.role], tuple(part for part in content if part != ""), message.name)
+    left = iter(numbers)
+    for is_image, parts in groupby(message.parts, lambda part: isinstance(part, ImagePart | VideoPart)):
+        if is_image:
+            yield from (next(left) for _ in parts)
+        elif text := "\n".join(filter(None, map(_text, parts))):
+            yield text
 
 
-def _text(parts: list[TextPart | ImagePart | RefusalPart]) -> str:
-    """Join the texts of parts; images have none."""
-    texts = [part.refusal if isinstance(part, RefusalPart) else getattr(part, "text", "") for part in parts]
-    return "\n".join(filter(None, texts))
+def _text(part: TextPart | ImagePart | VideoPart | RefusalPart) -> str:
+    return part.refusal if isinstance(part, RefusalPart) else getattr(part, "text", "")
 
 
 def _sampling(request: ChatRequest, max_answer_tokens: int) -> Sampling:

@@ -74,12 +74,22 @@ class Images:
 
         They are as a person would see them.
 
+        One that nobody waits for any more leaves the queue of images to decode.
+
         Raises:
             InvalidImageError: no image or video of a known format, damaged, beyond the limits, or too slow to decode.
         """
         if image.decoding is None:
             image.decoding = asyncio.create_task(self._decode(image))
-        return await asyncio.shield(image.decoding)
+        decoding = image.decoding
+        image.waiting += 1
+        try:
+            return await asyncio.shield(decoding)
+        finally:
+            image.waiting -= 1
+            if not image.waiting and not decoding.done():
+                decoding.cancel()
+                image.decoding = None
 
     async def _decode(self, image: ImageBytes) -> Visual:
         started_at = time.monotonic()

@@ -35,12 +35,14 @@ class ImageBytes:
         param: the request's field that it came in.
         sampling: which frames are chosen of a video; None of an image.
         decoding: decodes it for all passes of the request, once one of them wants it; see `Images.decode`.
+        waiting: the passes that wait for it.
     """
 
     data: bytes
     param: str
     sampling: FrameSampling | None = None
     decoding: asyncio.Task[Visual] | None = field(default=None, repr=False, compare=False)
+    waiting: int = field(default=0, repr=False, compare=False)
 
     @property
     def content(self) -> bytes:

@@ -37,17 +37,26 @@ class ContextBuilder:
         """Raise InvalidRequestError, naming the field, if options are beyond the limits."""
         self._limits.check(options, self._plan)
 
-    def identity(self, tenant: str, content: bytes, options: ContextOptions) -> ContextIdentity:
+    def identity(
+        self, tenant: str, content: bytes, options: ContextOptions, *, is_video: bool = False
+    ) -> ContextIdentity:
         """Return the identity that an image's context has now, under a request's options.
+
+        Args:
+            tenant: owner of the context.
+            content: see `ImageBytes.content`.
+            options: of the request.
+            is_video: whether it is a video's.
 
         Raises:
             InvalidRequestError: the describe prompt cannot be encoded.
         """
         retention, prompt = options.retention, options.describe_prompt
+        own_prompt = self._plan.video_prompt if is_video else self._plan.prompt
         plan = replace(
             self._plan,
             retention=self._plan.retention if retention is None else retention,
-            prompt=self._plan.prompt if prompt is None else prompt,
+            prompt=own_prompt if prompt is None else prompt,
         )
         try:
             template = self._engine.template_digest(plan.prompt)
