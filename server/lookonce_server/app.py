@@ -219,7 +219,9 @@ async def _load_vllm(settings: Settings) -> Engine:
         max_queue=settings.max_queue,
         options={
             "use_tqdm_on_load": _set_progress_bars(settings),
-            "limit_mm_per_prompt": {"image": settings.max_images},
+            "limit_mm_per_prompt": {
+                "image": settings.max_images * settings.max_frames
+            },  # a video's frames may be images
             **settings.vllm,
         },
         handover_dir=settings.handover_dir,
