@@ -50,8 +50,8 @@ async def fully(engine: Engine, image: Image.Image, question: str | Conversation
     return await read(engine.full(conversation, [image], sampling, TENANT))
 
 
-async def prompt_ids(engine, conversation: Conversation, image) -> list[int]:
+async def prompt_ids(engine, conversation: Conversation, *images: Image.Image) -> list[int]:
     """What vLLM makes of a full pass's prompt."""
-    prompt = engine._prompt(engine._prompts.full_ids(conversation), image, TENANT)
+    prompt = engine._prompt(engine._prompts.full_ids(conversation), images, TENANT)
     (ids,) = [output.prompt_token_ids async for output in engine._client.run(prompt, sampling_params(Sampling(1)))]
     return list(ids)

@@ -109,12 +109,12 @@ def test_the_salt_is_a_secret_of_the_context(engine, made):
 
 async def ask_with_prompt_logprobs(engine, context) -> None:
     """A request that no caller of the engine can make."""
-    ids, _, prefix = engine._continue(context, about(QUESTION))
-    dense = (await engine._prefix_kv(prefix)).with_prefix(context)
+    join, _ = engine._continue([context], about(QUESTION))
+    dense = engine._combine(join, [await engine._text_kv(span) for span in join.spans], [context])
     async with engine._contexts.attach(context.id, dense) as attached:
         params = sampling_params(Sampling(4), Job(attached.load))
         params.prompt_logprobs, params.skip_reading_prefix_cache = 1, True
-        async for _ in engine._client.run(attached.prompt(ids), params):
+        async for _ in engine._client.run(attached.prompt(join.after), params):
             pass
 
 
@@ -207,7 +207,7 @@ async def test_of_several_answers_none_is_from_a_lost_context(engine, losing, lo
             yield event
 
     monkeypatch.setattr(engine, "answer", losing_one)
-    session = await bench.sessions.ask(about(QUESTION), ImageBytes(png(64), "image"), GREEDY, tenant=TENANT, n=3)
+    session = await bench.sessions.ask(about(QUESTION), [ImageBytes(png(64), "image")], GREEDY, tenant=TENANT, n=3)
     whole = (await fully(engine, picture(64), QUESTION)).text
     assert session.lookup.cache == "miss"
     assert [(await read(one)).text for one in session.answers] == [whole] * 3

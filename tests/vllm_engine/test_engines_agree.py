@@ -8,7 +8,7 @@ import torch
 from lookonce_cache import PRECISIONS
 from lookonce_server.engines.conversation import Conversation, Turn
 
-from ..support.samples import GREEDY, PLAN, PROMPT, about, picture, read
+from ..support.samples import GREEDY, PLAN, PROMPT, TENANT, about, picture, read
 from .engines import answered, context_of, fully
 
 pytestmark = pytest.mark.anyio
@@ -65,7 +65,7 @@ async def test_full_passes_are_the_same(engine, reference):
             assert found.text == expected.text
             assert found.started.prompt_tokens == expected.started.prompt_tokens
     plain = Conversation((Turn("user", ("What color is the star?",)),))
-    found, expected = [await fully(e, None, plain) for e in (engine, reference)]
+    found, expected = [await read(e.full(plain, [], GREEDY, TENANT)) for e in (engine, reference)]
     assert (found.text, found.started) == (expected.text, expected.started)
 
 
@@ -107,9 +107,9 @@ async def test_what_vllm_keeps_of_one_tenants_passes_does_not_serve_anothers(eng
 
 async def test_pixels_and_encoded_images_are_kept_by_tenant(engine):
     ids = [7]
-    names = [engine._prompt(ids, picture(seed), tenant)["multi_modal_uuids"] for seed in (38, 39) for tenant in "ab"]
+    names = [engine._prompt(ids, [picture(seed)], tenant)["multi_modal_uuids"] for seed in (38, 39) for tenant in "ab"]
     assert len({str(name) for name in names}) == 4
-    assert engine._prompt(ids, picture(38), "a")["multi_modal_uuids"] == names[0]
+    assert engine._prompt(ids, [picture(38)], "a")["multi_modal_uuids"] == names[0]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -70,7 +70,7 @@ async def test_a_hit_is_the_full_pass_on_every_day(engine, reference, clock):
                 assert (found.text, found.started.prompt_tokens) == (full.text, full.started.prompt_tokens)
         clock.strike()
     assert len(ids) == 3
-    assert len(engine._prefixes._kept) == 2
+    assert len(engine._texts._prefixes) == 2
 
 
 async def test_yesterdays_context_is_not_answered_from(engine, clock):

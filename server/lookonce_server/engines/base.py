@@ -12,7 +12,7 @@ from lookonce_pruning import ScoreQueries
 from lookonce_server.engines.conversation import Conversation
 from lookonce_server.engines.description import Description
 from lookonce_server.engines.geometry import ImageCrop
-from lookonce_server.errors import PromptTooLongError
+from lookonce_server.errors import EngineError, PromptTooLongError
 
 # No text worth reading has as many characters to a token, whatever the model.
 _CHARACTERS_A_TOKEN = 32
@@ -31,6 +31,7 @@ class ModelFacts:
         max_tokens: positions the model was made for: prompt and answer together.
         image_crop: the part of a picture that the image tokens cover; None where that cannot be told.
         vocabulary: how many tokens it knows.
+        unjoinable: the reason for which an answer cannot stand on several contexts; None: it can.
     """
 
     checkpoint: str
@@ -39,6 +40,7 @@ class ModelFacts:
     max_tokens: int
     image_crop: ImageCrop | None
     vocabulary: int
+    unjoinable: str | None = None
 
     def fit(self, prompt_tokens: int, sampling: "Sampling") -> "Sampling":
         """Shorten an answer to the room that the model has after the prompt.
@@ -50,6 +52,11 @@ class ModelFacts:
         if room < 1:
             raise PromptTooLongError.beyond(self.max_tokens, f"the prompt has {prompt_tokens} tokens")
         return replace(sampling, max_tokens=min(room, sampling.max_tokens))
+
+    def check_joins(self, count: int) -> None:
+        """Raise EngineError if that many contexts cannot be joined."""
+        if count > 1 and self.unjoinable is not None:
+            raise EngineError(f"This model answers from one context at a time. {self.unjoinable}")
 
     def check_length(self, conversation: Conversation) -> None:
         """Raise PromptTooLongError at text too long to be worth counting its tokens."""
@@ -197,7 +204,10 @@ class Engine(Protocol):
         """Answer from the whole prompt, with the conversation's images in the order of their numbers."""
 
     def answer(self, contexts: Sequence[CompressedContext], conversation: Conversation, sampling: Sampling) -> Answer:
-        """Answer from contexts alone: those of the conversation's images, in the order of their numbers."""
+        """Answer from contexts alone: those of the conversation's images, in the order of their numbers.
+
+        Several are joined, which the facts may say is not possible: EngineError then.
+        """
 
     async def describe(
         self, image: Image.Image, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text

@@ -1,8 +1,8 @@
-"""Keep the tokens before the image in the model, and not in contexts.
+"""Keep the text before and between images in the model, and not in contexts.
 
-They attend to nothing that comes after them, so their keys and values are those of a text; the self-check of each
-engine shows it on the model. Only their positions differ from context to context: a context's keys were all moved when
-it was packed, and those of the shared tokens are moved alike when it is used.
+It attends to no image, so its keys and values are those of a text; the self-check of each engine shows it on the model.
+Only its positions differ from context to context: a context's keys were all moved when it was packed, and those of the
+text are moved alike when it is used; see `join`.
 
 A template may print the date there. So which tokens they are belongs to a context's identity, and an engine computes
 them anew when they change.
@@ -11,14 +11,20 @@ them anew when they change.
 from collections import OrderedDict
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from lookonce_cache import CompressedContext
-from lookonce_pruning import rotate_keys
-from lookonce_server.errors import ContextLostError, ContextOutdatedError
+from lookonce_server.errors import ContextOutdatedError
 
-_MOST_PREFIXES = 2  # some templates have a thousand tokens, and each has keys and values in every layer
+_MOST_PREFIXES = 2  # some templates have a thousand tokens; there are two when the date has just changed
+_MOST_SEAMS = 32  # of a few tokens each; one, unless a template numbers its images
+
+
+class TextSpan(NamedTuple):
+    """Tokens of a prompt that see themselves and the text before them."""
+
+    ids: tuple[int, ...]
+    before: tuple[int, ...] = ()
 
 
 class DenseContext(NamedTuple):
@@ -33,63 +39,51 @@ class DenseContext(NamedTuple):
         return self.keys.shape[2]
 
 
-class PrefixKV(NamedTuple):
-    """The tokens before the image, `[layers, kv_heads, tokens, head_dim]`.
+class TextKV(NamedTuple):
+    """Keys and values of a text span, `[layers, kv_heads, tokens, head_dim]`.
 
-    They are at positions from 0 on.
+    They are at the positions that follow the text before it, which begins at 0.
     """
 
     keys: Tensor
     values: Tensor
-    inv_freq: Tensor  # [rotary_dim / 2], radians a position
 
     @property
     def tokens(self) -> int:
         """Count the tokens."""
         return self.keys.shape[2]
 
-    def join(self, keys: Tensor, values: Tensor, position_shift: int) -> DenseContext:
-        """Join the prefix, moved as the other tokens were, with those."""
-        moved = rotate_keys(self.keys, self.inv_freq, position_shift)
-        return DenseContext(torch.cat((moved, keys), dim=2), torch.cat((self.values, values), dim=2))
 
-    def with_prefix(self, context: CompressedContext) -> DenseContext:
-        """Return a context with its prefix, on the device of the prefix.
-
-        It needs as many tokens as it was made with.
-
-        Raises:
-            ContextLostError: it was made with more.
-        """
-        count = context.shared_tokens
-        if count > self.tokens:
-            raise ContextLostError(
-                f"The context goes with {count} tokens before the image; this model has {self.tokens}."
-            )
-        device = self.keys.device
-        first = self._replace(keys=self.keys[:, :, :count], values=self.values[:, :, :count])
-        return first.join(context.keys.dequantize(device), context.values.dequantize(device), context.moved_by)
-
-
-class PrefixCache:
-    """Keep the last prefixes: there are two when the date has just changed."""
+class TextCache:
+    """Keep the keys and values of the last prefixes, and of the last seams."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[int, ...], PrefixKV] = OrderedDict()
+        self._prefixes: OrderedDict[TextSpan, TextKV] = OrderedDict()
+        self._seams: OrderedDict[TextSpan, TextKV] = OrderedDict()
 
-    def get(self, prefix: tuple[int, ...]) -> PrefixKV | None:
-        """Return the keys and values of a prefix, if they are kept."""
-        kept = self._kept.get(prefix)
-        if kept is not None:
-            self._kept.move_to_end(prefix)
-        return kept
+    def get(self, span: TextSpan) -> TextKV | None:
+        """Return the keys and values of a span, if they are kept."""
+        kept, _ = self._place(span)
+        if span in kept:
+            kept.move_to_end(span)
+        return kept.get(span)
 
-    def keep(self, prefix: tuple[int, ...], shared: PrefixKV) -> PrefixKV:
-        """Keep those of a prefix, in place of the least recently used."""
-        self._kept[prefix] = shared
-        while len(self._kept) > _MOST_PREFIXES:
-            self._kept.popitem(last=False)
-        return shared
+    def keep(self, span: TextSpan, whole: TextKV) -> TextKV:
+        """Keep those of a span, in place of the least recently used.
+
+        Args:
+            span: of text.
+            whole: of the text before it and of the span itself.
+        """
+        kept, most = self._place(span)
+        # A copy lets go of the text before it.
+        kept[span] = TextKV(*(part[:, :, len(span.before) :].clone() for part in whole))
+        while len(kept) > most:
+            kept.popitem(last=False)
+        return kept[span]
+
+    def _place(self, span: TextSpan) -> tuple[OrderedDict[TextSpan, TextKV], int]:
+        return (self._seams, _MOST_SEAMS) if span.before else (self._prefixes, _MOST_PREFIXES)
 
 
 def check_prefix(context: CompressedContext, rendered: str) -> None:

@@ -1,8 +1,11 @@
-"""Render conversations, and the part of them that follows a context.
+"""Render conversations, and the part of them that follows contexts.
 
 A context ends where the describe turn's answer would begin. What follows it is the difference between the rendered
 conversation with that answer and later turns, and the one without: the template's own tokens that close the answer,
 then the question. The description itself is dropped, so the turn is closed as if it had been empty.
+
+Several contexts follow each other as their describe turns do, each closed with nothing: between two of them stands a
+*seam*, which ends the one turn and begins the next, up to its image.
 """
 
 import copy
@@ -65,6 +68,15 @@ class DescribeTurn(NamedTuple):
     ids: list[int]  # with one image token for the whole image
     prefix: tuple[int, ...]  # ids of what comes before the image
     digest: str  # of the template and the turn: part of what a context is a function of
+    prompt: str  # the instruction
+
+
+class JoinedPrompt(NamedTuple):
+    """The text around images whose describe turns follow each other."""
+
+    prefix: tuple[int, ...]  # ids of what comes before the first image
+    seams: tuple[tuple[int, ...], ...]  # from the end of each turn to the next one's image
+    after: list[int]  # the end of the last turn, and the conversation
 
 
 class PromptRenderer:
@@ -115,11 +127,11 @@ class PromptRenderer:
             lambda change: self._apply_template(_change_texts(turn, change)), [("lookonce.describe_prompt", prompt)]
         )
         ids = rendered.ids
-        at = next((i for i, id_ in enumerate(ids) if id_ in self._image_ids), None)
-        prefix = tuple(ids[: at or 0])
+        at = self._find_image(ids, 0)
+        prefix = tuple(ids[: at if at < len(ids) else 0])
         # All of the turn, since a context keeps what is printed behind the image too, as the date of the day.
         content = [str(self._processor.chat_template), rendered.is_broken, ids]
-        return DescribeTurn(rendered, ids, prefix, digest(repr(content).encode()))
+        return DescribeTurn(rendered, ids, prefix, digest(repr(content).encode()), prompt)
 
     def describe_ids(self, prompt: str) -> list[int]:
         """Return the ids of the describe turn, one token for the whole image."""
@@ -141,21 +153,54 @@ class PromptRenderer:
         Raises:
             ContextOutdatedError: the whole text does not begin with the describe turn's tokens.
         """
-        turn = turn or self.describe_turn(describe_prompt)
-        mark = _mark(describe_prompt)
-        first, after = _describe_messages(describe_prompt), conversation.after_images()
+        joined = self.join([turn or self.describe_turn(describe_prompt)], conversation)
+        return torch.tensor([joined.after], dtype=torch.int64)
 
-        def render(change: Change) -> str:
-            messages = [*_change_texts(first, change), _assistant_message(mark), *_change_texts(after, change)]
-            _, mark_found, rest = self._apply_template(messages).partition(mark)
-            if not mark_found:
-                raise ModelRefusedError("The chat template does not show the assistant's turns.")
-            return self._apply_template(_change_texts(first, change)) + rest
+    def join(self, turns: Sequence[DescribeTurn], conversation: Conversation) -> JoinedPrompt:
+        """Render describe turns that follow each other, and the conversation.
 
-        ids = self._encode(render, _texts(conversation)).ids
-        if ids[: len(turn.ids)] != turn.ids:
-            raise ContextOutdatedError("The describe turn's tokens are others where this conversation follows.")
-        return torch.tensor([ids[len(turn.ids) :]], dtype=torch.int64)
+        They are rendered as one text, each turn answered with nothing, and cut by their tokens.
+
+        Args:
+            turns: at least one.
+            conversation: its images are those of the turns.
+
+        Raises:
+            ContextOutdatedError: a turn's tokens are not its own there.
+        """
+        ids = self._encode(lambda change: self._render_joined(turns, conversation, change), _texts(conversation)).ids
+        between: list[tuple[int, ...]] = []
+        end = 0
+        for turn in turns:
+            own = turn.ids[len(turn.prefix) :]  # the image, and what follows it
+            at = self._find_image(ids, end) if between else len(turn.prefix)
+            if turn.prefix != turns[0].prefix or ids[at : at + len(own)] != own:
+                raise ContextOutdatedError("The describe turn's tokens are others where this conversation follows.")
+            between.append(tuple(ids[end:at]))
+            end = at + len(own)
+        prefix, *seams = between
+        if prefix != turns[0].prefix:
+            raise ContextOutdatedError("The tokens before the image are others where this conversation follows.")
+        return JoinedPrompt(prefix, tuple(seams), ids[end:])
+
+    def _find_image(self, ids: list[int], start: int) -> int:
+        """Return the place of the first image from `start` on, the end if there is none."""
+        return next((i for i in range(start, len(ids)) if ids[i] in self._image_ids), len(ids))
+
+    def _render_joined(self, turns: Sequence[DescribeTurn], conversation: Conversation, change: Change) -> str:
+        """Render turns as they are by themselves, with what stands between them."""
+        mark = _mark("".join(turn.prompt for turn in turns))
+        questions = [_change_texts(_describe_messages(turn.prompt), change) for turn in turns]
+        messages = [message for question in questions for message in (*question, _assistant_message(mark))]
+        text = self._apply_template([*messages, *_change_texts(conversation.after_images(), change)])
+        _, *rests = text.split(mark, len(turns))
+        if len(rests) != len(turns):
+            raise ModelRefusedError("The chat template does not show the assistant's turns.")
+        # Before an answer templates differ in blanks: alone the turn ends as a context does.
+        alone = {turn.prompt: self._apply_template(question) for turn, question in zip(turns, questions, strict=True)}
+        ends = [alone[turn.prompt][len(alone[turn.prompt].rstrip()) :] for turn in turns[1:]]
+        between = [rest.rstrip() + end for rest, end in zip(rests, ends, strict=False)]
+        return "".join((alone[turns[0].prompt], *between, rests[-1]))
 
     def full_prompt_tokens(self, conversation: Conversation, image_tokens: Sequence[int]) -> int:
         """Count the tokens of the conversation's prompt with all whole images.
@@ -200,6 +245,22 @@ class PromptRenderer:
             "The chat template renders the describe turn differently when another turn follows it, or each time, so"
             " that what follows a context cannot be told."
         )
+
+    def join_problem(self, describe_prompt: str) -> str | None:
+        """Return the reason against joining contexts, None if they can be joined."""
+        problem = None
+        for _ in range(_TRIES):
+            try:
+                turn = self.describe_turn(describe_prompt)
+                for text in _SEAM_TEXTS:
+                    self.join([turn] * 3, Conversation((Turn("user", (0, 1, 2, text)),)))
+            except ContextOutdatedError:
+                problem = "Describe turns that follow each other have other tokens than each has alone."
+            except (InvalidRequestError, ModelRefusedError) as error:
+                problem = str(error)
+            else:
+                return None
+        return problem
 
     def _check_end(self, text: str) -> None:
         """Raise ModelRefusedError if the tokenizer ends prompts with own tokens."""
@@ -288,13 +349,15 @@ def common_prefix(prefix: Sequence[int], prompt: Sequence[int]) -> tuple[int, ..
 def image_grid(config: Any, count: int, grid_thw: Tensor | None) -> tuple[int, int]:
     """Return the rows and columns of an image's tokens.
 
-    The processor gives them; else they are a square, else one row.
+    The processor gives them; else they are a square, else one row, as those of several images are.
 
     Args:
         config: the model's.
         count: image tokens.
-        grid_thw: [1, 3] or [3], frames, rows and columns of patches, where the processor tells them.
+        grid_thw: [images, 3] or [3], frames, rows and columns of patches, where the processor tells them.
     """
+    if grid_thw is not None and grid_thw.numel() > 3:
+        return 1, count
     if grid_thw is not None:
         merge = config.vision_config.spatial_merge_size
         _, height, width = grid_thw.flatten().tolist()

@@ -24,7 +24,8 @@ from lookonce_server.engines.base import (
 from lookonce_server.engines.conversation import Conversation
 from lookonce_server.engines.description import Description, pack_prompt
 from lookonce_server.engines.geometry import image_crop
-from lookonce_server.engines.prefix import PrefixCache, PrefixKV, check_prefix
+from lookonce_server.engines.join import join_contexts
+from lookonce_server.engines.prefix import TextCache, TextKV, TextSpan
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.structured.grammar import Grammars
 from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
@@ -52,7 +53,7 @@ class TransformersEngine:
         self, loaded: LoadedModel, *, max_running: int = 8, max_queue: int = 256, allow_control_tokens: bool = False
     ) -> None:
         self._runner = ModelRunner(loaded.model)
-        self._prefixes = PrefixCache()
+        self._texts = TextCache()
         self._prompts = PromptRenderer(loaded.processor, loaded.model.config, allow_control_tokens=allow_control_tokens)
         self._end_ids = end_ids(loaded.model.generation_config, loaded.processor.tokenizer)
         self._grammars = Grammars(loaded.processor.tokenizer, loaded.model.config.get_text_config().vocab_size)
@@ -144,20 +145,20 @@ class TransformersEngine:
     def _answer(
         self, contexts: Sequence[CompressedContext], conversation: Conversation, sampling: Sampling
     ) -> Iterator[Started | Piece]:
-        (context,) = contexts
-        turn = self._prompts.describe_turn(context.identity.describe_prompt)
-        check_prefix(context, turn.digest)
-        ids = self._prompts.continuation(context.identity.describe_prompt, conversation, turn)
-        computed = ids.shape[1]
-        sampling = self.facts.fit(context.tokens + computed, sampling)
-        full_prompt_tokens = self._prompts.full_prompt_tokens(conversation, [context.image_tokens])
-        dense = self._prefix_kv(turn.prefix).with_prefix(context)
-        yield Started(context.tokens + computed, computed, full_prompt_tokens)
+        self.facts.check_joins(len(contexts))
+        join = join_contexts(self._prompts, contexts, conversation, self.facts.max_tokens)
+        sampling = self.facts.fit(join.tokens, sampling)
+        image_tokens = [context.image_tokens for context in contexts]
+        full_prompt_tokens = self._prompts.full_prompt_tokens(conversation, image_tokens)
+        device = self._runner.model.device
+        own = ((context.keys.dequantize(device), context.values.dequantize(device)) for context in contexts)
+        dense = join.combine([self._text_kv(span) for span in join.spans], own, self._runner.inv_freq)
+        yield Started(join.tokens, len(join.after), full_prompt_tokens)
         cache = self._runner.cache_of(dense.keys, dense.values)
-        yield from self._decode(self._runner.extend(cache, dense.tokens, ids), sampling)
+        yield from self._decode(self._runner.extend(cache, dense.tokens, torch.tensor([join.after])), sampling)
 
-    def _prefix_kv(self, prefix: tuple[int, ...]) -> PrefixKV:
-        return self._prefixes.get(prefix) or self._prefixes.keep(prefix, self._runner.prefix_kv(prefix))
+    def _text_kv(self, span: TextSpan) -> TextKV:
+        return self._texts.get(span) or self._texts.keep(span, self._runner.text_kv(span))
 
     def _decode(self, state: State, sampling: Sampling) -> Iterator[Piece]:
         sampler = Sampler(sampling)

@@ -4,7 +4,6 @@ Invariant: positions are always given by the caller, never taken from state that
 models keep `rope_deltas`), since passes of different requests take turns on one model.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from lookonce_pruning import find_inv_freq, last_position
-from lookonce_server.engines.prefix import PrefixKV
+from lookonce_server.engines.prefix import TextKV, TextSpan
 from lookonce_server.engines.prompts import Prompt
 
 
@@ -72,11 +71,12 @@ class ModelRunner:
             cache.update(self._placed(keys[layer])[None], self._placed(values[layer])[None], layer)
         return cache
 
-    def prefix_kv(self, prefix: Sequence[int]) -> PrefixKV:
-        """Compute the tokens before an image, on the model's device; maybe none."""
-        ids = torch.tensor([[*prefix] or [0]])  # of no tokens there is no pass: take the shape from one
-        text = Prompt({"input_ids": ids}, torch.empty(0, dtype=torch.int64), (0, 0))
-        return PrefixKV(*stacked(self.prefill(text).cache, len(prefix)), self.inv_freq)
+    def text_kv(self, span: TextSpan) -> TextKV:
+        """Compute a span and the text before it, on the model's device; maybe no tokens."""
+        ids = [*span.before, *span.ids]
+        # Of no tokens there is no pass: take the shape from one.
+        text = Prompt({"input_ids": torch.tensor([ids or [0]])}, torch.empty(0, dtype=torch.int64), (0, 0))
+        return TextKV(*stacked(self.prefill(text).cache, len(ids)))
 
     def _placed(self, tensor: Tensor) -> Tensor:
         dtype = self.model.dtype if tensor.is_floating_point() else tensor.dtype

@@ -10,6 +10,7 @@ What re-prompting stands on is tried on the model itself with a picture of noise
 - rotated keys, and queries, are those that the model computes at the other position, in every layer.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +20,10 @@ from torch import Tensor
 
 from lookonce_pruning import AttentionRecorder, ImageScores, PruningError, check_rotation, rotate_keys
 from lookonce_server.engines.conversation import Conversation, Turn
-from lookonce_server.engines.description import PackedPrompt, pack_prompt
-from lookonce_server.engines.prompts import DescribeTurn, Prompt, PromptRenderer
+from lookonce_server.engines.description import Description, PackedPrompt, pack_prompt
+from lookonce_server.engines.join import ContextSize, plan_join
+from lookonce_server.engines.prefix import DenseContext, TextCache
+from lookonce_server.engines.prompts import DescribeTurn, JoinedPrompt, Prompt, PromptRenderer
 from lookonce_server.engines.transformers.loading import LoadedModel
 from lookonce_server.engines.transformers.model import ModelRunner, stacked
 from lookonce_server.errors import ModelRefusedError
@@ -65,21 +68,19 @@ class _Described(NamedTuple):
             next_position=self.next_position,
         )
 
-    def answer(self, packed: PackedPrompt, after: Tensor, *, last: bool) -> Tensor:
+    def answer(self, packed: PackedPrompt, joined: JoinedPrompt, *, last: bool) -> Tensor:
         """Return the logits after a context and its continuation, `[vocabulary]`.
 
         Args:
             packed: the context.
-            after: [1, tokens], ids.
+            joined: the text around and after it.
             last: whether both are moved to the end of the model's positions.
         """
         described = packed.describe("", self.turn, self.prompt.ids)
-        prefix = self.runner.prefix_kv(self.turn.prefix[: described.num_prefix_tokens])
-        keys, values = (part.to(prefix.keys.device) for part in (described.keys, described.values))
-        dense = prefix.join(keys, values, described.position_shift)
-        shift = max(0, self.runner.max_tokens - dense.tokens - after.shape[1]) if last else 0
+        dense = join_described(self.runner, joined, [described])
+        shift = max(0, self.runner.max_tokens - dense.tokens - len(joined.after)) if last else 0
         cache = self.runner.cache_of(rotate_keys(dense.keys, self.runner.inv_freq, shift), dense.values)
-        return self.runner.extend(cache, dense.tokens + shift, after).logits
+        return self.runner.extend(cache, dense.tokens + shift, torch.tensor([joined.after])).logits
 
     def answer_with_gaps(self, kept: Tensor, after: Tensor) -> Tensor:
         """Return the same at the original positions, with gaps in the image."""
@@ -99,7 +100,8 @@ def _check(loaded: LoadedModel, describe_prompt: str) -> None:
     prompt = prompts.process_turn(turn, Image.fromarray(noise))
     if not len(prompt.image_positions):
         raise ModelRefusedError("The chat template or the processor puts no image tokens in the prompt.")
-    after = prompts.continuation(describe_prompt, _QUESTION, turn)
+    joined = prompts.join([turn], _QUESTION)
+    after = torch.tensor([joined.after])
     described = _describe(runner, turn, prompt)
     everything, half = (described.packed(retention) for retention in (1.0, 0.5))
     full = runner.prefill(_join(prompt, after)).logits
@@ -108,10 +110,18 @@ def _check(loaded: LoadedModel, describe_prompt: str) -> None:
         (everything, full, "with everything kept, the full pass"),
         (half, gapped, "with half of the image dropped, the original positions"),
     ):
-        _compare(described.answer(packed, after, last=False), expected, what)
+        _compare(described.answer(packed, joined, last=False), expected, what)
         _compare(
-            described.answer(packed, after, last=True), expected, f"{what}, at the model's last positions", far=True
+            described.answer(packed, joined, last=True), expected, f"{what}, at the model's last positions", far=True
         )
+
+
+def join_described(runner: ModelRunner, joined: JoinedPrompt, descriptions: Sequence[Description]) -> DenseContext:
+    """Join contexts as answers do."""
+    join = plan_join(joined, list(map(ContextSize.of_description, descriptions)), runner.max_tokens)
+    texts = TextCache()
+    own = [(one.keys.to(runner.model.device), one.values.to(runner.model.device)) for one in descriptions]
+    return join.combine([texts.keep(span, runner.text_kv(span)) for span in join.spans], own, runner.inv_freq)
 
 
 def _describe(runner: ModelRunner, turn: DescribeTurn, prompt: Prompt) -> _Described:

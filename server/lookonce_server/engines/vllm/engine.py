@@ -34,7 +34,8 @@ from lookonce_server.engines.checkpoint import check_code, check_unchanged, file
 from lookonce_server.engines.conversation import Conversation
 from lookonce_server.engines.description import Description, PackedPrompt
 from lookonce_server.engines.geometry import image_crop
-from lookonce_server.engines.prefix import PrefixCache, PrefixKV, check_prefix
+from lookonce_server.engines.join import Join, join_contexts
+from lookonce_server.engines.prefix import DenseContext, TextCache, TextKV, TextSpan
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.structured.grammar import Grammars
 from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
@@ -46,7 +47,7 @@ from lookonce_server.engines.vllm.connector.step_times import StepTimes
 from lookonce_server.engines.vllm.context_prompts import ContextPrompts
 from lookonce_server.engines.vllm.options import computing_options, engine_args, read_weights
 from lookonce_server.engines.vllm.parent import bind_forks
-from lookonce_server.engines.vllm.selfcheck import check_model, compute_prefix
+from lookonce_server.engines.vllm.selfcheck import check_model, compute_text
 from lookonce_server.errors import EngineError, ModelRefusedError
 
 _log = logging.getLogger(__name__)
@@ -70,11 +71,10 @@ class _Checkpoint(NamedTuple):
 
 
 class _Continuation(NamedTuple):
-    """A context's continuation."""
+    """Contexts' continuation."""
 
-    ids: list[int]
-    full_prompt_tokens: int  # with the whole image
-    prefix: tuple[int, ...]  # the tokens before the image
+    join: Join
+    full_prompt_tokens: int  # with the whole images
 
 
 class VllmEngine:
@@ -116,8 +116,8 @@ class VllmEngine:
         self.registry: CollectorRegistry | None = REGISTRY  # where vLLM keeps its metrics
         self._dtype = str(dtype).removeprefix("torch.")
         self._inv_freq = inv_freq_of_config(self._config.get_text_config())
-        self._prefixes = PrefixCache()
-        self._prefix_lock = asyncio.Lock()
+        self._texts = TextCache()
+        self._text_lock = asyncio.Lock()
         self._client = client
         self._files = files
         self._contexts = ContextPrompts(files)
@@ -133,6 +133,7 @@ class VllmEngine:
         describe_prompt: str,
         max_queue: int,
         options: Mapping[str, Any],
+        max_images: int = 16,
         handover_dir: Path | None = None,
         allow_control_tokens: bool = False,
     ) -> Self:
@@ -144,6 +145,7 @@ class VllmEngine:
             describe_prompt: tried in the self-check.
             max_queue: passes of each kind, see `Admission`.
             options: vLLM's own, see `options.engine_args`.
+            max_images: most images of a prompt.
             handover_dir: where tensors are handed to its processes; None chooses.
             allow_control_tokens: see `PromptRenderer`.
 
@@ -152,7 +154,7 @@ class VllmEngine:
         """
         for variable, value in _ENVIRONMENT.items():
             os.environ.setdefault(variable, value)
-        checkpoint = await asyncio.to_thread(_read_checkpoint, name, dtype, options)
+        checkpoint = await asyncio.to_thread(_read_checkpoint, name, dtype, options, max_images)
         async with AsyncExitStack() as undo:
             files = await asyncio.to_thread(SharedFiles, handover_dir)
             undo.callback(files.close)
@@ -184,7 +186,7 @@ class VllmEngine:
             describe_prompt=describe_prompt,
         )
         turn = await asyncio.to_thread(self._prompts.describe_turn, describe_prompt)
-        await self._prefix_kv(turn.prefix)  # so that the first answer does not wait for it
+        await self._text_kv(TextSpan(turn.prefix))  # so that the first answer does not wait for it
 
     @property
     def queue_depth(self) -> int:
@@ -238,18 +240,18 @@ class VllmEngine:
         self, contexts: Sequence[CompressedContext], conversation: Conversation, sampling: Sampling
     ) -> Answer:
         """See `Engine.answer`."""
-        (context,) = contexts
+        self.facts.check_joins(len(contexts))
         with self._client.admission.admit():
-            ids, full_prompt_tokens, prefix = await asyncio.to_thread(self._continue, context, conversation)
-            prefix_kv = await self._prefix_kv(prefix)
-            dense = await asyncio.to_thread(prefix_kv.with_prefix, context)
-            total = context.tokens + len(ids)
-            self.facts.fit(total, sampling)
-            started = Started(total, len(ids), full_prompt_tokens)
+            join, full_prompt_tokens = await asyncio.to_thread(self._continue, contexts, conversation)
+            self.facts.fit(join.tokens, sampling)
+            texts = [await self._text_kv(span) for span in join.spans]
+            dense = await asyncio.to_thread(self._combine, join, texts, contexts)
+            started = Started(join.tokens, len(join.after), full_prompt_tokens)
+            name = " ".join(context.id for context in contexts)
             async with (
-                self._contexts.attach(context.id, dense) as attached,
+                self._contexts.attach(name, dense) as attached,
                 aclosing(
-                    self._stream_answer(attached.prompt(ids), sampling, Job(attached.load), lambda _: started)
+                    self._stream_answer(attached.prompt(join.after), sampling, Job(attached.load), lambda _: started)
                 ) as events,
             ):
                 async for event in events:
@@ -337,20 +339,22 @@ class VllmEngine:
             prompt["multi_modal_uuids"] = {"image": [self._contexts.salt(f"image {tenant} {one}") for one in pixels]}
         return prompt
 
-    def _continue(self, context: CompressedContext, conversation: Conversation) -> _Continuation:
-        turn = self._prompts.describe_turn(context.identity.describe_prompt)
-        check_prefix(context, turn.digest)
-        ids: list[int] = self._prompts.continuation(context.identity.describe_prompt, conversation, turn)[0].tolist()
-        return _Continuation(ids, self._prompts.full_prompt_tokens(conversation, [context.image_tokens]), turn.prefix)
+    def _continue(self, contexts: Sequence[CompressedContext], conversation: Conversation) -> _Continuation:
+        join = join_contexts(self._prompts, contexts, conversation, self.facts.max_tokens)
+        image_tokens = [context.image_tokens for context in contexts]
+        return _Continuation(join, self._prompts.full_prompt_tokens(conversation, image_tokens))
 
-    async def _prefix_kv(self, prefix: tuple[int, ...]) -> PrefixKV:
-        """Return a prefix's keys and values, computed at its first question."""
-        async with self._prefix_lock:
-            kept = self._prefixes.get(prefix)
-            return kept or self._prefixes.keep(prefix, await compute_prefix(self._captures, prefix, self._inv_freq))
+    def _combine(self, join: Join, texts: Sequence[TextKV], contexts: Sequence[CompressedContext]) -> DenseContext:
+        own = ((context.keys.dequantize(), context.values.dequantize()) for context in contexts)
+        return join.combine(texts, own, self._inv_freq)
+
+    async def _text_kv(self, span: TextSpan) -> TextKV:
+        """Return the keys and values of a text, computed at its first question."""
+        async with self._text_lock:
+            return self._texts.get(span) or self._texts.keep(span, await compute_text(self._captures, span))
 
 
-def _read_checkpoint(name: str, dtype: torch.dtype, options: Mapping[str, Any]) -> _Checkpoint:
+def _read_checkpoint(name: str, dtype: torch.dtype, options: Mapping[str, Any], max_images: int) -> _Checkpoint:
     """Find a checkpoint, and check vLLM's options with it.
 
     Raises:
@@ -358,7 +362,7 @@ def _read_checkpoint(name: str, dtype: torch.dtype, options: Mapping[str, Any]) 
     """
     folder = find_checkpoint(name)
     where = {"model": str(folder), "dtype": str(dtype).removeprefix("torch.")}
-    args = engine_args(options, **where)
+    args = engine_args(options, max_images=max_images, **where)
     if args.load_format != "dummy" and not any(folder.glob("*.safetensors")):
         raise ModelRefusedError(f"vLLM cannot run model {name!r}: {folder} has no *.safetensors, which alone is read.")
     if args.trust_remote_code:

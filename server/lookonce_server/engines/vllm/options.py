@@ -58,13 +58,14 @@ _HARMLESS = frozenset(
 _CPU_CACHE_BYTES = 2 * 1024**3  # on a CPU vLLM would take most of the machine's memory, and fail where it is in use
 
 
-def engine_args(options: Mapping[str, Any], *, model: str, dtype: str) -> Any:
+def engine_args(options: Mapping[str, Any], *, model: str, dtype: str, max_images: int = 1) -> Any:
     """Build vLLM's `AsyncEngineArgs`.
 
     Args:
         options: vLLM's options by name, as {"tensor_parallel_size": 2}; values as on its command line or in JSON.
         model: folder of the checkpoint.
         dtype: arithmetic of the model.
+        max_images: most images of a prompt.
 
     Raises:
         ModelRefusedError: an option is unknown, has a wrong value, is decided by lookonce, or takes a part of the model
@@ -75,7 +76,7 @@ def engine_args(options: Mapping[str, Any], *, model: str, dtype: str) -> Any:
     for name in options:
         if name in _OURS:
             raise ModelRefusedError(f"--vllm-{_flag(name)}: not for vLLM to decide. Use {_OURS[name]}.")
-    args = _parse(options, model, dtype)
+    args = _parse({"limit_mm_per_prompt": {"image": max_images}, **options}, model, dtype)
     for name in _diff(args, _parse({}, model, dtype)):
         if name in _ELSEWHERE:
             raise ModelRefusedError(
@@ -105,7 +106,8 @@ def computing_options(options: Mapping[str, Any], *, model: str, dtype: str) -> 
 
     They differ from their defaults, and are not known to be harmless.
 
-    The arguments are those of `engine_args`. However a value is written, as a flag or in JSON, its text is the same.
+    The arguments are those of `engine_args`; the most images of a prompt change nothing. However a value is written, as
+    a flag or in JSON, its text is the same.
     """
     changed = _diff(_parse(options, model, dtype), _parse({}, model, dtype))
     return {name: text for name, text in changed.items() if name not in _HARMLESS}
@@ -162,7 +164,6 @@ def _parse(options: Mapping[str, Any], model: str, dtype: str) -> Any:
     )
     defaults: dict[str, Any] = {
         "scheduling_policy": "priority",  # describe passes come behind what someone waits for
-        "limit_mm_per_prompt": {"image": 1},
     }
     folder = Path(model)
     if (folder / "model.safetensors.index.json").is_file() and not (folder / "params.json").exists():

@@ -8,7 +8,7 @@ What re-prompting stands on is tried on the model itself, by captured prefills:
   were computed without it: the values of every layer agree.
 """
 
-from collections.abc import Sequence
+import sys
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from torch import Tensor
 from lookonce_pruning import PruningError, inv_freq_of_config, rotate_keys
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.description import PackedPrompt
-from lookonce_server.engines.prefix import PrefixKV
+from lookonce_server.engines.join import ContextSize, plan_join
+from lookonce_server.engines.prefix import TextCache, TextKV, TextSpan
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.vllm.capture_client import CaptureClient
 from lookonce_server.engines.vllm.connector.messages import Compression
@@ -78,16 +79,18 @@ async def _check_context(
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8))
     pixels = {"multi_modal_data": {"image": image}}
     turn = prompts.describe_turn(describe_prompt)
-    after: list[int] = prompts.continuation(describe_prompt, _QUESTION, turn)[0].tolist()
+    joined = prompts.join([turn], _QUESTION)
     everything = Compression("query", (0, 1), "uniform", 1.0)
     captured = await captures.capture({"prompt_token_ids": turn.ids, **pixels}, compression=everything)
     described = PackedPrompt.of_tensors(captured.tensors).describe("", turn, captured.prompt_ids)
-    prefix = await compute_prefix(captures, turn.prefix[: described.num_prefix_tokens], inv_freq)
-    dense = prefix.join(described.keys, described.values, described.position_shift)
-    full = await captures.capture({"prompt_token_ids": turn.ids + after, **pixels})
+    join = plan_join(joined, [ContextSize.of_description(described)], sys.maxsize)
+    texts = TextCache()
+    prefix = texts.keep(join.prefix, await compute_text(captures, join.prefix))
+    dense = join.combine([prefix], [(described.keys, described.values)], inv_freq)
+    full = await captures.capture({"prompt_token_ids": turn.ids + joined.after, **pixels})
     async with contexts.attach("self-check", dense) as attached:
-        answered = await captures.capture(attached.prompt(after), load=attached.load)
-    expected = full.tensors["values"][:, :, -len(after) :]
+        answered = await captures.capture(attached.prompt(joined.after), load=attached.load)
+    expected = full.tensors["values"][:, :, -len(joined.after) :]
     error = _distance(answered.tensors["values"], expected)
     if not error <= tolerance:
         raise ModelRefusedError(
@@ -96,11 +99,11 @@ async def _check_context(
         )
 
 
-async def compute_prefix(captures: CaptureClient, prefix: Sequence[int], inv_freq: Tensor) -> PrefixKV:
-    """Compute the tokens before an image, without it; there may be none."""
-    captured = await captures.capture({"prompt_token_ids": [*prefix] or [0]})  # of no tokens there is no pass
-    keys, values = (captured.tensors[name][:, :, : len(prefix)] for name in ("keys", "values"))
-    return PrefixKV(keys, values, inv_freq)
+async def compute_text(captures: CaptureClient, span: TextSpan) -> TextKV:
+    """Compute a span and the text before it, without any image; there may be none."""
+    ids = [*span.before, *span.ids]
+    captured = await captures.capture({"prompt_token_ids": ids or [0]})  # of no tokens there is no pass
+    return TextKV(*(captured.tensors[name][:, :, : len(ids)] for name in ("keys", "values")))
 
 
 def _distance(actual: Tensor, expected: Tensor) -> float:

@@ -71,7 +71,7 @@ async def test_a_hit_is_the_full_pass_on_every_day(whole, clock):
         full = await read(whole.engine.full(Conversation(turns), [picture(91)], GREEDY, TENANT))
         assert (found.text, found.started.prompt_tokens) == (full.text, full.started.prompt_tokens)
         clock.strike()
-    assert len(whole.engine._prefixes._kept) == 2
+    assert len(whole.engine._texts._prefixes) == 2
 
 
 async def test_by_id_yesterdays_context_does_not_exist(bench, clock):

@@ -54,7 +54,7 @@ def test_a_file_gives_back_what_was_packed():
 def test_a_description_has_no_token_before_the_image():
     """As many of the prefix's as the prompt begins with: a processor may change the last one."""
     result = packed()
-    turn = DescribeTurn(Rendered("", [], False, False), [7, 8, 9, 1], (7, 8, 9), "digest")
+    turn = DescribeTurn(Rendered("", [], False, False), [7, 8, 9, 1], (7, 8, 9), "digest", "Describe it.")
     for ids, prefix in (([7, 8, 9, *range(8)], 3), ([7, 8, *range(9)], 2), ([*range(11)], 0)):
         description = result.describe("  a red circle ", turn, ids)
         assert description.num_prefix_tokens == prefix
