@@ -98,7 +98,8 @@ def test_an_agents_screenshots_cost_one_new_image_a_turn(server, looking, new):
         assert [usage.cache for usage in answer.images].count("miss") == (1 if count != 3 else 0)
     assert server.metrics(**misses)["misses"] - before == 3
     assert len(answer.images) == 3
-    with chat.stream("And now?", Image.fromarray(render(scene(811)))) as stream:
+    picture = Image.fromarray(render(scene(811 + isinstance(looking, Blocking))))  # new to the server
+    with chat.stream("And now?", picture) as stream:
         list(stream)
     assert [usage.cache for usage in stream.answer.images] == ["hit", "hit", "hit", "miss"]
     assert len(chat.turns[-1].images[0].context_id) == 64
