@@ -106,6 +106,7 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
             on_miss=settings.on_miss,
             metrics=metrics,
             fallback=Fallback(settings.fallback, settings.fallback_margin, settings.fallback_tokens),
+            max_pixels=settings.max_request_pixels,
         )
         parts.callback(asyncio.create_task(_check_store(store)).cancel)
         yield _app(
@@ -216,7 +217,11 @@ async def _load_vllm(settings: Settings) -> Engine:
         dtype=_dtype(settings.dtype, on_cpu=not torch.cuda.is_available()),
         describe_prompt=settings.describe_prompt,
         max_queue=settings.max_queue,
-        options={"use_tqdm_on_load": _set_progress_bars(settings)} | settings.vllm,
+        options={
+            "use_tqdm_on_load": _set_progress_bars(settings),
+            "limit_mm_per_prompt": {"image": settings.max_images},
+            **settings.vllm,
+        },
         handover_dir=settings.handover_dir,
         allow_control_tokens=settings.allow_control_tokens,
     )

@@ -29,6 +29,8 @@ class RequestFacts:
         status: of the answer; 499 if the client left, an error's own if a stream ended in one.
         error: the code of the error in the answer.
         cache: how a question was answered.
+        images: different images of a question.
+        hits: images whose contexts were there.
         prompt_tokens: tokens that each answer is based on.
         computed_tokens: prompt tokens run through the model, by all answers.
         saved_tokens: prompt tokens that full passes would have run besides.
@@ -44,6 +46,8 @@ class RequestFacts:
     status: int | None = None
     error: str | None = None
     cache: str | None = None
+    images: int | None = None
+    hits: int | None = None
     prompt_tokens: int | None = None
     computed_tokens: int | None = None
     saved_tokens: int | None = None

@@ -13,6 +13,7 @@ _log = logging.getLogger(__name__)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STORE_SECONDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_IMAGES = (0, 1, 2, 3, 4, 6, 8, 12, 16)
 _BYTES = tuple(4.0**n * 1024 for n in range(2, 12))
 # Label values that are known in advance: their counters start at 0, or a rate would miss the first error.
 _CACHES = ("hit", "miss", "bypass", "none")
@@ -181,14 +182,28 @@ class Metrics:
         self.tokens_per_second = Histogram(
             "lookonce_generation_tokens_per_second", "Answers' decoding speed.", buckets=_RATES, registry=r
         )
+        self.images = Histogram(
+            "lookonce_request_images", "Different images of answered questions.", buckets=_IMAGES, registry=r
+        )
         self.lookups = Counter(
-            "lookonce_context_lookups", "Context lookups by result and tier.", ["result", "tier"], registry=r
+            "lookonce_context_lookups",
+            "Context lookups by result and tier, one an image.",
+            ["result", "tier"],
+            registry=r,
         )
         self.served = Counter(
-            "lookonce_context_answers", "Answers from a context, by the tier it came from.", ["tier"], registry=r
+            "lookonce_context_answers",
+            "Contexts that answers came from, each answer's one an image, by the tier it came from.",
+            ["tier"],
+            registry=r,
+        )
+        self.joined = Counter(
+            "lookonce_joined_answers", "Answers from the joined contexts of several images.", registry=r
         )
         self.lost = Counter(
-            "lookonce_context_lost", "Contexts found that were gone before an answer could start.", registry=r
+            "lookonce_context_lost",
+            "Questions whose contexts were found, and gone before an answer could start.",
+            registry=r,
         )
         self.fallbacks = Counter(
             "lookonce_fallbacks",

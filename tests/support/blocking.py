@@ -11,6 +11,7 @@ import lookonce
 _OURS = (
     lookonce.AsyncClient,
     lookonce.AsyncImageSession,
+    lookonce.AsyncImagesSession,
     lookonce.AsyncChat,
     lookonce.AsyncAnswerStream,
     lookonce.AsyncDescriptionStream,
@@ -32,8 +33,8 @@ class Blocking:
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._target, name)
         if not callable(member):
-            return member
-        return lambda *arguments, **options: self._blocking(member(*arguments, **options))
+            return self._wrapped(member)
+        return lambda *arguments, **options: self._blocking(member(*map(_unwrapped, arguments), **options))
 
     def __iter__(self) -> Self:
         return self
@@ -56,6 +57,11 @@ class Blocking:
     def _blocking(self, value: Any) -> Any:
         if inspect.isawaitable(value):
             value = self._wait(value)
+        return self._wrapped(value)
+
+    def _wrapped(self, value: Any) -> Any:
+        if isinstance(value, tuple) and any(isinstance(one, _OURS) for one in value):
+            return tuple(map(self._wrapped, value))
         return Blocking(value, self._runner) if isinstance(value, _OURS) or inspect.isasyncgen(value) else value
 
     def _wait(self, awaitable: Awaitable[Any]) -> Any:
@@ -63,3 +69,7 @@ class Blocking:
             return await awaitable
 
         return self._runner.run(wait())
+
+
+def _unwrapped(argument: Any) -> Any:
+    return argument._target if isinstance(argument, Blocking) else argument

@@ -19,7 +19,8 @@ from lookonce_server.metrics import Metrics
 from lookonce_server.sessions.context_options import ContextOptions
 from lookonce_server.sessions.contexts import Contexts
 from lookonce_server.sessions.fallback import Fallback
-from lookonce_server.sessions.sessions import Lookup, Sessions
+from lookonce_server.sessions.lookup import Lookup
+from lookonce_server.sessions.sessions import Sessions
 
 TENANT = DEFAULT_TENANT
 ANSWER_TOKENS = 300  # most tokens of an answer of `app`
@@ -142,7 +143,7 @@ class Bench:
         """Ask once, for several answers."""
         source = ContextReference(image) if isinstance(image, str) else ImageBytes(image, "image")
         options = ContextOptions(on_miss=on_miss)
-        session = await self.sessions.ask(about(question), source, sampling, tenant=tenant, options=options, n=n)
+        session = await self.sessions.ask(about(question), [source], sampling, tenant=tenant, options=options, n=n)
         return [await read(answer, session.lookup) for answer in session.answers]
 
     async def create(self, image: bytes) -> CompressedContext:

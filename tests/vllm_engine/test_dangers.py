@@ -207,7 +207,7 @@ async def test_of_several_answers_none_is_from_a_lost_context(engine, losing, lo
             yield event
 
     monkeypatch.setattr(engine, "answer", losing_one)
-    session = await bench.sessions.ask(about(QUESTION), ImageBytes(png(64), "image"), GREEDY, tenant=TENANT, n=3)
+    session = await bench.sessions.ask(about(QUESTION), [ImageBytes(png(64), "image")], GREEDY, tenant=TENANT, n=3)
     whole = (await fully(engine, picture(64), QUESTION)).text
     assert session.lookup.cache == "miss"
     assert [(await read(one)).text for one in session.answers] == [whole] * 3

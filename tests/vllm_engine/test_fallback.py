@@ -30,7 +30,7 @@ async def test_asked_again_it_is_the_full_passs_answer_and_else_the_contexts(eng
         bench = plain if margin is None else Bench(engine, store, PLAN, fallback=Fallback(True, margin))
         session = await bench.sessions.ask(
             about(QUESTIONS[0]),
-            ImageBytes(png(1), "image"),
+            [ImageBytes(png(1), "image")],
             sampling,
             tenant=TENANT,
             options=ContextOptions(**options),

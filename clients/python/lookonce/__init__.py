@@ -19,10 +19,21 @@ from ._exceptions import (
     RateLimitError,
     ServerError,
 )
-from ._image import ImageSource
-from ._session import AsyncChat, AsyncImageSession, Chat, ImageSession
+from ._reference import ImageSource
+from ._session import AsyncChat, AsyncImageSession, AsyncImagesSession, Chat, ImageSession, ImagesSession
 from ._streaming import AnswerStream, AsyncAnswerStream, AsyncDescriptionStream, DescriptionStream
-from ._types import Answer, AskOptions, Context, ContextOptions, ContextStats, ContextTokens, ImageOptions, Saved, Turn
+from ._types import (
+    Answer,
+    AskOptions,
+    Context,
+    ContextOptions,
+    ContextStats,
+    ContextTokens,
+    ImageOptions,
+    ImageUsage,
+    Saved,
+    Turn,
+)
 
 __all__ = [
     "APIConnectionError",
@@ -37,6 +48,7 @@ __all__ = [
     "AsyncClient",
     "AsyncDescriptionStream",
     "AsyncImageSession",
+    "AsyncImagesSession",
     "AuthenticationError",
     "BadRequestError",
     "Chat",
@@ -51,6 +63,8 @@ __all__ = [
     "ImageSession",
     "ImageSource",
     "ImageSourceError",
+    "ImageUsage",
+    "ImagesSession",
     "LookonceError",
     "NotFoundError",
     "OverloadedError",

@@ -7,10 +7,12 @@ from types import TracebackType
 from typing import Self, TypeVar, Unpack, cast
 
 from . import _requests
-from ._image import Image, ImageSource, parse_context_id, read_image
+from ._image import Image
+from ._images import Images
+from ._reference import ImageReference, ImageSource, parse_context_id, read_image
 from ._requests import Request
 from ._server import DEFAULT_RETRIES, Server
-from ._session import AsyncImageSession, ImageSession
+from ._session import AsyncImageSession, AsyncImagesSession, ImageSession, ImagesSession
 from ._types import Context, ContextOptions, ContextStats, ImageOptions, Saved
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
@@ -26,16 +28,17 @@ class _BaseClient:
 
     @property
     def saved(self) -> Saved:
-        """The savings of all images' questions so far."""
+        """The savings of all questions so far."""
         return self._server.saved.total
 
-    def _image(self, source: ImageSource, options: ImageOptions, *, forget_on_exit: bool = False) -> Image:
+    def _images(self, options: ImageOptions, *references: ImageReference, forget_on_exit: bool = False) -> Images:
         _requests.check_options(options, ImageOptions)
-        return Image(self._server, read_image(source), options, forget_on_exit=forget_on_exit)
+        images = [Image(self._server, reference, options) for reference in references]
+        return Images(self._server, images, options, forget_on_exit=forget_on_exit)
 
     def _image_to_prepare(self, source: ImageSource, options: ContextOptions) -> Image:
         _requests.check_options(options, ContextOptions)
-        return self._image(source, cast(ImageOptions, options))
+        return Image(self._server, read_image(source), cast(ImageOptions, options))
 
 
 class Client(_BaseClient):
@@ -74,12 +77,25 @@ class Client(_BaseClient):
         """Take an image to ask about; nothing is sent yet.
 
         Args:
-            source: a path, the bytes of an image file, a `data:` or `http(s):` URL, or `lookonce:<context id>`. A file
-                is read at once.
+            source: a path, the bytes of an image file, a picture of Pillow's, a `data:` or `http(s):` URL, or
+                `lookonce:<context id>`. A file is read at once.
             forget: delete the context from the server at the end of the session's `with` block.
             options: the options of every request about the image, those of `ImageOptions`.
         """
-        return ImageSession(self._image(source, options, forget_on_exit=forget), self._transport)
+        return ImageSession(self._images(options, read_image(source), forget_on_exit=forget), self._transport)
+
+    def images(
+        self, *sources: ImageSource | ImageSession, forget: bool = False, **options: Unpack[ImageOptions]
+    ) -> ImagesSession:
+        """Take images to ask about together; nothing is sent yet.
+
+        Args:
+            sources: the images in their order, each as `image` takes it, or a session that `image` returned, with the
+                same options of the context. With none, a `chat` begins without an image.
+            forget: delete all their contexts from the server at the end of the session's `with` block.
+            options: the options of every request about the images, those of `ImageOptions`.
+        """
+        return ImagesSession(self._images(options, forget_on_exit=forget), self._transport, sources)
 
     def create_context(self, source: ImageSource, **options: Unpack[ContextOptions]) -> Context:
         """Have the server make an image's context, with options of `ContextOptions`."""
@@ -153,7 +169,13 @@ class AsyncClient(_BaseClient):
 
     def image(self, source: ImageSource, *, forget: bool = False, **options: Unpack[ImageOptions]) -> AsyncImageSession:
         """Do the same as `Client.image`; reading a file blocks, giving its bytes does not."""
-        return AsyncImageSession(self._image(source, options, forget_on_exit=forget), self._transport)
+        return AsyncImageSession(self._images(options, read_image(source), forget_on_exit=forget), self._transport)
+
+    def images(
+        self, *sources: ImageSource | AsyncImageSession, forget: bool = False, **options: Unpack[ImageOptions]
+    ) -> AsyncImagesSession:
+        """Do the same as `Client.images`."""
+        return AsyncImagesSession(self._images(options, forget_on_exit=forget), self._transport, sources)
 
     async def create_context(self, source: ImageSource, **options: Unpack[ContextOptions]) -> Context:
         """Do the same as `Client.create_context`."""

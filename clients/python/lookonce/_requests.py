@@ -7,10 +7,21 @@ from dataclasses import fields
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 from ._exceptions import APIResponseError
-from ._types import Answer, AskOptions, Context, ContextOptions, ContextStats, ContextTokens, ImageOptions, Turn
+from ._types import (
+    Answer,
+    AskOptions,
+    Context,
+    ContextOptions,
+    ContextStats,
+    ContextTokens,
+    ImageOptions,
+    ImageUsage,
+    Turn,
+)
 
 T = TypeVar("T")
 Query = Mapping[str, str | int | float]
+Part = Mapping[str, Any]
 # These options of a question belong into its `lookonce` object.
 _EXTENSION = ("on_miss", "cache", "fallback", "retention", "ttl", "describe_prompt")
 
@@ -50,24 +61,21 @@ def check_options(options: Mapping[str, Any], accepted: type[Any]) -> None:
 
 
 def chat_body(
-    model: str, image_url: str, question: str, options: AskOptions | ImageOptions, turns: Sequence[Turn]
+    model: str, turns: Sequence[tuple[Sequence[Part], Turn]], options: AskOptions | ImageOptions
 ) -> dict[str, Any]:
     """Build the body of a chat completion.
 
     Args:
         model: the model to ask.
-        image_url: the image, which the first message carries.
-        question: the question to ask.
-        options: the options of the question, and of the image's session.
-        turns: the turns of the conversation before it.
+        turns: the turns of the conversation, each with its images as parts of a message; the last one is asked.
+        options: the options of the question, and of its session.
     """
-    questions = [*(turn.question for turn in turns), question]
-    messages: list[dict[str, Any]] = [{"role": "user", "content": text} for text in questions]
-    first = {"type": "text", "text": questions[0]}
-    messages[0]["content"] = [{"type": "image_url", "image_url": {"url": image_url}}, first]
-    for place, turn in enumerate(turns):
-        messages.insert(2 * place + 1, {"role": "assistant", "content": turn.answer})
-    body: dict[str, Any] = {"model": model, "messages": messages}
+    messages: list[dict[str, Any]] = []
+    for parts, turn in turns:
+        text = {"type": "text", "text": turn.question}
+        messages.append({"role": "user", "content": [*parts, text] if parts else turn.question})
+        messages.append({"role": "assistant", "content": turn.answer})
+    body: dict[str, Any] = {"model": model, "messages": messages[:-1]}
     body |= {name: option for name, option in options.items() if name not in _EXTENSION}
     if extension := {name: option for name, option in options.items() if name in _EXTENSION}:
         body["lookonce"] = extension
@@ -162,6 +170,24 @@ def build_answer(
         completion_tokens=usage.get("completion_tokens", 0),
         seconds=seconds,
         fallback=extension.get("fallback"),
+        images=parse_usages(extension),
+    )
+
+
+def parse_usages(extension: Mapping[str, Any]) -> tuple[ImageUsage, ...]:
+    """Parse how an answer used each image, from its `lookonce` object.
+
+    Raises:
+        KeyError, TypeError: the object lacks something.
+    """
+    uses = extension.get("images")
+    if uses is None:  # a server that takes one image a conversation
+        uses = [extension] if extension.get("context_id") else []
+    return tuple(
+        ImageUsage(
+            use.get("context_id"), use["cache"], use.get("tier"), use["context_tokens"], use.get("image_tokens") or 0
+        )
+        for use in uses
     )
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 from . import _requests
 from ._exceptions import APIResponseError, stream_error
 from ._image import Image
+from ._images import Asked, Images
+from ._reference import SentImages
 from ._server import Flow
-from ._types import Answer, AskOptions, Context, Turn
+from ._types import Answer, AskOptions, Context
 
 if TYPE_CHECKING:
     import httpx2
@@ -90,43 +92,41 @@ class AnswerReader(Reader[Answer]):
     """Read a streamed answer.
 
     Args:
-        image: the image to ask about.
-        question: the question to ask.
+        images: the images of the session.
+        turns: the question, and the turns of the conversation before it.
         options: the options of the question.
-        turns: the turns of the conversation before it.
         on_answer: called with the complete answer.
     """
 
     def __init__(
         self,
-        image: Image,
-        question: str,
+        images: Images,
+        turns: Asked,
         options: AskOptions,
-        turns: Sequence[Turn] = (),
         on_answer: Callable[[Answer], None] = lambda answer: None,
     ) -> None:
         super().__init__()
         _requests.check_options(options, AskOptions)
-        self._image = image
-        self._question, self._options, self._turns = question, options, tuple(turns)
+        self._images, self._turns, self._options = images, turns, options
         self._on_answer = on_answer
         self._text = ""
         self._extension: Mapping[str, Any] = {}
         self._usage: Mapping[str, Any] | None = None
-        self._bytes_not_sent = 0
+        self._sent = SentImages([])
 
     def open(self) -> Flow[OpenStream]:
         """Ask the question."""
         self._started = time.perf_counter()
-        reply = yield from self._image.stream(self._question, self._options, self._turns)
-        self._response, self._bytes_not_sent = reply.result, reply.bytes_not_sent
+        reply = yield from self._images.stream(self._turns, self._options)
+        self._response, self._sent = reply.result, reply.images
         return OpenStream(self._response)
 
     def _read(self, event: Any) -> str:
-        self._extension = event.get("lookonce") or self._extension
+        if extension := event.get("lookonce"):
+            self._extension = extension
+            self._sent.set_contexts(_requests.parse_usages(extension))
         self._usage = event.get("usage") or self._usage
         piece = "".join(choice["delta"].get("content") or "" for choice in event["choices"])
-        self._image.reference.set_context(self._extension.get("context_id"))
         self._text += piece
         return piece
 
@@ -136,7 +136,7 @@ class AnswerReader(Reader[Answer]):
             answer = _requests.build_answer(self._text, self._extension, self._usage, seconds)
         except (KeyError, TypeError, AttributeError) as error:
             raise _requests.unexpected_reply("a streamed answer", error) from error
-        self._image.add_answer(answer, self._bytes_not_sent)
+        self._images.add_answer(answer, self._sent)
         self._on_answer(answer)
         return answer
 

@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from ._session import AsyncImageSession, ImageSession
 
 OnMiss = Literal["full", "compress"]
 Cache = Literal["use", "bypass"]
+
+
+@dataclass(frozen=True)
+class ImageUsage:
+    """How an answer used one image.
+
+    Attributes:
+        context_id: the id of the image's context; None if the server makes none.
+        cache: `hit`, `miss` or `bypass`, see `Answer`.
+        tier: the tier that had the context; None unless `cache` is `hit`.
+        context_tokens: tokens of the context; 0 if the answer came from the whole image.
+        image_tokens: tokens of the whole image; 0 where no context was used.
+    """
+
+    context_id: str | None
+    cache: str
+    tier: str | None
+    context_tokens: int
+    image_tokens: int
 
 
 @dataclass(frozen=True)
@@ -15,12 +37,12 @@ class Answer:
 
     Attributes:
         text: the answer.
-        cache: `hit`: the answer came from the compressed context and not from pixels, unless `fallback` says otherwise;
-            `miss`: the image was new; `bypass`: the request asked for no lookup.
+        cache: `hit`: the answer came from compressed contexts and not from pixels, unless `fallback` says otherwise;
+            `miss`: an image was new; `bypass`: the request asked for no lookup; `none`: there was no image.
         tier: the tier that had the context, `memory`, `redis` or `gpu`; None unless `cache` is `hit`.
-        context_tokens: tokens of the context that the answer came from; 0 if it came from the whole image.
-        tokens_saved: prompt tokens that the whole image would have taken in addition.
-        context_id: the id of the image's context, 64 hex digits; None if the server makes none.
+        context_tokens: tokens of the contexts that the answer came from; 0 if it came from the whole images.
+        tokens_saved: prompt tokens that the whole images would have taken in addition.
+        context_id: the id of the image's context, 64 hex digits; None if the server makes none, or of several images.
         prompt_tokens: tokens of the prompt.
         cached_tokens: tokens of the prompt that were not computed again.
         completion_tokens: tokens of the answer.
@@ -29,6 +51,7 @@ class Answer:
             is this one; `full_pass`: it was uncertain, and this one is from the whole image; `no_image`, `no_room`: it
             was uncertain, but the server did not have the image, or the whole of it does not fit the model. None
             otherwise.
+        images: how it used each image, in the order of the conversation; an image that comes again is there once.
     """
 
     text: str
@@ -42,19 +65,24 @@ class Answer:
     completion_tokens: int
     seconds: float
     fallback: str | None = None
+    images: tuple[ImageUsage, ...] = ()
 
     @property
     def hit(self) -> bool:
-        """Whether the answer came from a stored context."""
+        """Whether the answer came from stored contexts alone."""
         return self.cache == "hit" and self.fallback != "full_pass"
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A question of a conversation, and its answer."""
+    """A question of a conversation, its answer, and the images that came with it.
+
+    The images of the session that the conversation is about are not among them: they always come first.
+    """
 
     question: str
     answer: str
+    images: tuple[ImageSession | AsyncImageSession, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,7 +199,7 @@ class ContextOptions(TypedDict, total=False):
 
 
 class ImageOptions(ContextOptions, total=False):
-    """Options of every request of an image's session.
+    """Options of every request of a session.
 
     Attributes:
         on_miss: `full` answers a new image at once from all of it while the context is made; `compress` makes the

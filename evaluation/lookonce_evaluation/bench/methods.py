@@ -130,7 +130,7 @@ class FromContext:
         return copy.key
 
     async def _ask(self, key: ContextKey, question: str, sampling: Sampling) -> Answer:
-        session = await self._sessions.ask(about(question), ContextReference(key.id), sampling, tenant=key.tenant)
+        session = await self._sessions.ask(about(question), [ContextReference(key.id)], sampling, tenant=key.tenant)
         return session.answers[0]
 
 

@@ -179,7 +179,7 @@ def _without_model(parts: AppState) -> AppState:
 async def _ask_sessions(sessions: Sessions, context_id: str, load: Load) -> None:
     """Ask as the server does, without HTTP."""
     image, sampling = ContextReference(context_id), Sampling(load.tokens)
-    session = await sessions.ask(about(_QUESTION), image, sampling, tenant=DEFAULT_TENANT)
+    session = await sessions.ask(about(_QUESTION), [image], sampling, tenant=DEFAULT_TENANT)
     async with aclosing(session.answers[0]) as answer:
         async for _ in answer:
             pass

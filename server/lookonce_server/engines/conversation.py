@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
@@ -63,12 +64,16 @@ class Conversation:
 
         System text cannot stand in the middle of most templates, so it opens the first turn of the user's that follows.
         Where several images do not all come before any text, a mark tells where each one stood. A turn that was
-        unmarked images alone has been said.
+        unmarked images alone, shown there first, has been said.
         """
         system = "\n".join(turn.text for turn in self.turns if turn.role == "system")
-        turns = [turn for turn in self.turns if turn.role != "system"]
-        texts = [self._text(turn) for turn in turns]
-        spoken = [(turn, text) for turn, text in zip(turns, texts, strict=True) if text.strip() or not turn.images]
+        spoken: list[tuple[Turn, str]] = []
+        shown: set[int] = set()
+        for turn in self.turns:
+            text = self._text(turn)
+            if turn.role != "system" and (text.strip() or shown.issuperset(turn.images)):
+                spoken.append((turn, text))
+            shown.update(turn.images)
         first = next((i for i, (turn, _) in enumerate(spoken) if turn.role == "user"), None)
         if system and first is not None:
             turn, text = spoken[first]
@@ -87,15 +92,21 @@ class Conversation:
         return "\n".join(filter(None, texts)) if self._has_marks else turn.text
 
     def _content(self, turn: Turn, shown: set[int]) -> Iterator[dict[str, Any]]:
-        """Yield a turn's parts: an image where it comes first, a mark where it comes again."""
-        for part in turn.parts:
-            if isinstance(part, int) and part not in shown:
-                shown.add(part)
-                yield {"type": "image"}
-            elif isinstance(part, int) and self.num_images > 1:
-                yield _text(image_mark(part))
-            elif isinstance(part, str) and part:
-                yield _text(part)
+        """Yield a turn's parts: an image where it comes first, a mark where it comes again; texts that meet are one."""
+        for is_image, texts in groupby((self._shown(part, shown) for part in turn.parts), lambda text: text is None):
+            if is_image:
+                yield from ({"type": "image"} for _ in texts)
+            elif text := "\n".join(filter(None, texts)):
+                yield _text(text)
+
+    def _shown(self, part: str | int, shown: set[int]) -> str | None:
+        """Return the text shown for a part; None for an image that is shown itself."""
+        if isinstance(part, str):
+            return part
+        if part not in shown:
+            shown.add(part)
+            return None
+        return image_mark(part) if self.num_images > 1 else ""
 
 
 def image_mark(image: int) -> str:

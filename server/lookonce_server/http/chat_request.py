@@ -1,15 +1,20 @@
-"""Parse a chat request into a conversation, its image and the sampling."""
+"""Parse a chat request into a conversation, its images and the sampling."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import NamedTuple
 
+from lookonce_server.concurrency import gather_in_order
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.conversation import Conversation, Role, Turn
-from lookonce_server.errors import InvalidRequestError
+from lookonce_server.errors import InvalidImageError, InvalidRequestError
 from lookonce_server.http.schemas.chat import ChatRequest, GenerationRequest
 from lookonce_server.http.schemas.messages import ImagePart, Message, RefusalPart, TextPart
 from lookonce_server.http.state import AppState, check_model
+from lookonce_server.images.sources import ImageBytes, ImageSource
 from lookonce_server.sessions.context_options import ContextOptions
+from lookonce_server.settings import Settings
 
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -25,7 +30,7 @@ class Question(NamedTuple):
     """A parsed chat request."""
 
     conversation: Conversation
-    image: ImageField | None
+    images: tuple[ImageField, ...]  # by number
     sampling: Sampling
     options: ContextOptions
     n: int  # number of answers
@@ -48,54 +53,85 @@ def check_logit_bias(request: ChatRequest, vocabulary: int) -> None:
             )
 
 
-def check_one_image(images: list[ImageField]) -> None:
-    """Reject requests with different images."""
-    urls = {image.url for image in images}
-    if len(urls) > 1:
-        raise InvalidRequestError(
-            f"The request has {len(urls)} different images; this server answers about one image at a time.",
-            param=next(image.param for image in images if image.url != images[0].url),
-        )
-
-
-def parse_chat(request: ChatRequest, max_answer_tokens: int, describe_prompt: str) -> Question:
+def parse_chat(request: ChatRequest, settings: Settings) -> Question:
     """Parse a chat request.
 
     Args:
         request: the client's request, validated.
-        max_answer_tokens: most tokens of an answer, and the default.
-        describe_prompt: the question where the last message is the image alone.
+        settings: bound its images and its answer, and have the question where the last message is images alone.
 
     Raises:
-        InvalidRequestError: different images, no question at the end, or fields that contradict each other.
+        InvalidRequestError: too many images, no question at the end, or fields that contradict each other.
     """
     options = request.lookonce.options()
-    conversation, image = read_messages(request.messages, options.describe_prompt or describe_prompt)
-    return Question(conversation, image, _sampling(request, max_answer_tokens), options, request.n or 1)
+    conversation, images = read_messages(request.messages, options.describe_prompt or settings.describe_prompt)
+    check_image_count([image.param for image in images], settings)
+    return Question(conversation, images, _sampling(request, settings.max_answer_tokens), options, request.n or 1)
 
 
-def read_messages(messages: list[Message], describe_prompt: str) -> tuple[Conversation, ImageField | None]:
-    """Return the conversation and its image.
+def check_image_count(params: Sequence[str], settings: Settings) -> None:
+    """Reject too many different images.
 
-    An image that is sent again in later messages is shown in the first of them.
+    Args:
+        params: the field of each.
+        settings: have the limit.
+    """
+    limit = settings.max_images
+    if len(params) > limit:
+        raise InvalidRequestError(
+            f"The conversation has {len(params)} different images; this server accepts at most {limit}.",
+            param=params[limit],
+        )
 
-    A last message that is the image alone asks the describe prompt.
+
+async def read_images(fields: Sequence[ImageField], state: AppState) -> list[ImageSource]:
+    """Read images at once; together they may have as many bytes as a request's body.
 
     Raises:
-        InvalidRequestError: different images, a part that its role may not have, or no question at the end.
+        InvalidImageError: one cannot be read; of several, the first in order.
+        OverloadedError: too many images are being fetched.
+    """
+    limit, size = state.settings.max_body_bytes, 0
+
+    async def read(field: ImageField) -> ImageSource:
+        nonlocal size
+        source = await state.images.read(*field)
+        size += len(source.data) if isinstance(source, ImageBytes) else 0
+        if size > limit:
+            del source  # the error's traceback would hold it until the others have been read
+            raise InvalidImageError(f"The images have more bytes together than the limit of {limit}.", param="messages")
+        return source
+
+    return await gather_in_order(map(read, fields))
+
+
+def read_messages(messages: list[Message], describe_prompt: str) -> tuple[Conversation, tuple[ImageField, ...]]:
+    """Return the conversation and its images, by number.
+
+    Images of equal URLs are one. A last message that is images alone asks the describe prompt.
+
+    Raises:
+        InvalidRequestError: a part that its role may not have, or no question at the end.
     """
     last = _last_question(messages)
-    turns: list[Turn] = []
-    images: list[ImageField] = []
     for i, message in enumerate(messages):
         _check_parts(message, f"messages[{i}]")
-        of_message = _images(message, f"messages[{i}]")
-        turns.append(_turn(message, of_message[0] if of_message and not images else None))
-        images += of_message
-    if _images(messages[last], "") and not turns[last].text.strip():
+    images: dict[str, ImageField] = {}
+    for field in _image_fields(messages):
+        images.setdefault(field.url, field)
+    numbers = {url: number for number, url in enumerate(images)}
+    turns = [Turn(_ROLES[message.role], tuple(_parts(message, numbers)), message.name) for message in messages]
+    if turns[last].images and not turns[last].text.strip():
         turns[last] = replace(turns[last], parts=(*turns[last].images, describe_prompt))
-    check_one_image(images)
-    return Conversation(tuple(turns)), images[0] if images else None
+    return Conversation(tuple(turns)), tuple(images.values())
+
+
+def _image_fields(messages: list[Message]) -> Iterator[ImageField]:
+    """Yield each image of the messages, repeated ones too."""
+    for i, message in enumerate(messages):
+        for j, part in enumerate(message.parts):
+            if isinstance(part, ImagePart):
+                yield ImageField(part.image_url.url, f"messages[{i}].content[{j}].image_url.url")
 
 
 def _last_question(messages: list[Message]) -> int:
@@ -131,29 +167,17 @@ def _invalid(param: str, why: str) -> InvalidRequestError:
     return InvalidRequestError(f"{param}: {why}.", param=param)
 
 
-def _images(message: Message, place: str) -> list[ImageField]:
-    return [
-        ImageField(part.image_url.url, f"{place}.content[{i}].image_url.url")
-        for i, part in enumerate(message.parts)
-        if isinstance(part, ImagePart)
-    ]
+def _parts(message: Message, numbers: Mapping[str, int]) -> Iterator[str | int]:
+    """Yield the parts of a turn: numbers of images, and between them texts, adjacent ones joined."""
+    for is_image, parts in groupby(message.parts, lambda part: isinstance(part, ImagePart)):
+        if is_image:
+            yield from (numbers[part.image_url.url] for part in parts if isinstance(part, ImagePart))
+        elif text := "\n".join(filter(None, map(_text, parts))):
+            yield text
 
 
-def _turn(message: Message, image: ImageField | None) -> Turn:
-    """Return a message as a turn.
-
-    `image` is the message's first image, if the conversation's image is shown in this turn.
-    """
-    parts = message.parts
-    at = next((i for i, part in enumerate(parts) if isinstance(part, ImagePart)), 0) if image else 0
-    content = (_text(parts[:at]), *((0,) if image else ()), _text(parts[at:]))
-    return Turn(_ROLES[message.role], tuple(part for part in content if part != ""), message.name)
-
-
-def _text(parts: list[TextPart | ImagePart | RefusalPart]) -> str:
-    """Join the texts of parts; images have none."""
-    texts = [part.refusal if isinstance(part, RefusalPart) else getattr(part, "text", "") for part in parts]
-    return "\n".join(filter(None, texts))
+def _text(part: TextPart | ImagePart | RefusalPart) -> str:
+    return part.refusal if isinstance(part, RefusalPart) else getattr(part, "text", "")
 
 
 def _sampling(request: ChatRequest, max_answer_tokens: int) -> Sampling:

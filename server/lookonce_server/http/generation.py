@@ -16,8 +16,8 @@ from lookonce_server.http.event_stream import EventStream, error_event
 from lookonce_server.http.state import AppState
 from lookonce_server.http.usage import Usage
 from lookonce_server.metrics import Metrics
+from lookonce_server.sessions.answer_passes import Session
 from lookonce_server.sessions.answer_streams import AnswerStreams
-from lookonce_server.sessions.sessions import Session
 
 Pieces = AsyncIterator[tuple[int, Piece]]
 """The pieces of all answers as they come, each with its answer's index."""

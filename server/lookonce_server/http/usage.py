@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lookonce_server.engines.base import Piece, Started
-from lookonce_server.http.schemas.answers import Lookonce
+from lookonce_server.http.schemas.answers import ImageUsage, Lookonce
 from lookonce_server.logs import RequestFacts, current_request
 from lookonce_server.metrics import Metrics
-from lookonce_server.sessions.sessions import Lookup
+from lookonce_server.sessions.lookup import ImageLookup, Lookup
 
 
 @dataclass
@@ -63,6 +63,8 @@ class Usage:
         self._facts = current_request.get() or RequestFacts("", "")
         # Known from the beginning, so that the log has it of a client that leaves too.
         self._facts.cache = lookup.cache
+        self._facts.images = len(lookup.images)
+        self._facts.hits = sum(image.cache == "hit" for image in lookup.images)
         self._facts.prompt_tokens = self.prompt_tokens
         self._facts.computed_tokens = self._computed_tokens
         self._facts.saved_tokens = self._saved_tokens
@@ -92,7 +94,7 @@ class Usage:
         """Return the lookup as headers of the response."""
         headers = {
             "x-lookonce-cache": self.lookup.cache,
-            "x-lookonce-context": self.lookup.context_id,
+            "x-lookonce-context": ",".join(image.context_id for image in self.lookup.images if image.context_id),
             "x-lookonce-fallback": self.lookup.fallback,
         }
         return {name: value for name, value in headers.items() if value}
@@ -112,23 +114,29 @@ class Usage:
         self._metrics.saved_tokens.inc(self._saved_tokens)
         self._metrics.generated_tokens.inc(self.generated_tokens)
         self._metrics.request_seconds.labels(self.lookup.cache).observe(time.monotonic() - self._arrived_at)
+        self._metrics.images.observe(len(self.lookup.images))
+        if len(self.lookup.contexts) > 1:
+            self._metrics.joined.inc(self.num_answers)
         for answer in self._answers:
             if rate := answer.tokens_per_second:
                 self._metrics.tokens_per_second.observe(rate)
-            if tier := answer.tier or self.lookup.tier:
-                self._metrics.served.labels(tier).inc()
+            for image in self.lookup.images:
+                if tier := answer.tier or image.tier:
+                    self._metrics.served.labels(tier).inc()
 
     def lookonce(self, index: int = 0) -> Lookonce:
         """Return the `lookonce` object, that of one answer where they differ."""
-        context, fallback = self.lookup.answering, self.lookup.fallback
+        lookup, tier = self.lookup, self._answers[index].tier
+        images = [_image_usage(image, tier) for image in lookup.images]
         return Lookonce(
-            cache=self.lookup.cache,
-            tier=self._answers[index].tier or self.lookup.tier,
-            context_id=self.lookup.context_id,
-            context_tokens=context.tokens if context else 0,
-            image_tokens=context.image_tokens if context else 0,
+            cache=lookup.cache,
+            tier=tier or lookup.tier,
+            context_id=lookup.context_id,
+            context_tokens=self.prompt_tokens - self._started[0].computed_tokens if lookup.contexts else 0,
+            image_tokens=sum(image.image_tokens for image in images),
             tokens_saved=_saved_tokens(self._started[0]),
-            **({"fallback": fallback} if fallback else {}),
+            images=images,
+            **({"fallback": lookup.fallback} if lookup.fallback else {}),
         )
 
     @property
@@ -143,3 +151,14 @@ class Usage:
 def _saved_tokens(started: Started) -> int:
     """Return the number of prompt tokens that a full pass would have run besides."""
     return max(0, started.full_prompt_tokens - started.computed_tokens)
+
+
+def _image_usage(image: ImageLookup, tier: str | None) -> ImageUsage:
+    """Return one image's part of the `lookonce` object."""
+    return ImageUsage(
+        context_id=image.context_id,
+        cache=image.cache,
+        tier=tier or image.tier,
+        context_tokens=image.context.tokens if image.context else 0,
+        image_tokens=image.context.image_tokens if image.context else 0,
+    )

@@ -63,12 +63,22 @@ class Images:
     async def decode(self, image: ImageBytes) -> Image.Image:
         """Decode an image to RGB, as a person would see it, once for all passes.
 
+        One that nobody waits for any more leaves the queue of images to decode.
+
         Raises:
             InvalidImageError: no image of a known format, damaged, beyond the limits, or too slow to decode.
         """
         if image.decoding is None:
             image.decoding = asyncio.create_task(self._decode(image))
-        return await asyncio.shield(image.decoding)
+        decoding = image.decoding
+        image.waiting += 1
+        try:
+            return await asyncio.shield(decoding)
+        finally:
+            image.waiting -= 1
+            if not image.waiting and not decoding.done():
+                decoding.cancel()
+                image.decoding = None
 
     async def _decode(self, image: ImageBytes) -> Image.Image:
         started_at = time.monotonic()

@@ -22,11 +22,13 @@ class ImageBytes:
         data: the encoded image.
         param: the request's field that it came in.
         decoding: decodes it for all passes of the request, once one of them wants it; see `Images.decode`.
+        waiting: the passes that wait for it.
     """
 
     data: bytes
     param: str
     decoding: asyncio.Task[Image.Image] | None = field(default=None, repr=False, compare=False)
+    waiting: int = field(default=0, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,9 @@ class Contexts:
         metrics: counts lookups and describe passes.
         limits: the options that a request may choose.
         keep_images: whether images are kept beside their contexts.
+
+    Attributes:
+        keeps_images: the same.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class Contexts:
         self._builder = ContextBuilder(engine, plan, limits, precision=precision, images=images)
         self._lookups: Counter[tuple[str, bool]] = Counter()  # by tenant, and whether there was a context
         self._images = ImageStore(store)
-        self._keep_images = keep_images
+        self.keeps_images = keep_images
         self.describe_queue = DescribeQueue(store, self._builder, metrics, self._images if keep_images else None)
 
     def check(self, options: ContextOptions) -> None:
@@ -103,12 +106,14 @@ class Contexts:
                 something else by now, such as a new date.
             StoreUnavailableError: the store does not answer.
         """
-        hit = await self._look_up(_key(tenant, context_id), ttl, wait=True)
+        hit = await self._look_up(_key(tenant, context_id), ttl)
         if hit is None:
             raise ContextNotFoundError(context_id)
         return hit
 
-    async def get_or_wait(self, key: ContextKey, ttl: float | None = None, *, wait: bool = True) -> StoreHit | None:
+    async def get_or_wait(
+        self, key: ContextKey, ttl: float | None = None, *, unless: asyncio.Event | None = None, wait: bool = True
+    ) -> StoreHit | None:
         """Return the context of an image, after the describe pass that is making it.
 
         A store that does not answer is a miss.
@@ -116,10 +121,11 @@ class Contexts:
         Args:
             key: of the context.
             ttl: seconds for which this use renews it.
+            unless: ends the wait for a describe pass once it is set.
             wait: whether to wait for a describe pass, here or elsewhere.
         """
         try:
-            return await self._look_up(key, ttl, wait=wait)
+            return await self._look_up(key, ttl, unless=unless, wait=wait)
         except StoreUnavailableError as error:
             _log.warning("a context was not looked up: %s", error)
             return None
@@ -208,7 +214,7 @@ class Contexts:
 
     async def kept_image(self, key: ContextKey, ttl: float | None = None) -> ImageBytes | None:
         """Return the image of a context, if images are kept. Counts as use."""
-        return await self._images.get(key, ttl) if self._keep_images else None
+        return await self._images.get(key, ttl) if self.keeps_images else None
 
     async def stats(self, tenant: str) -> TenantStats:
         """Return a tenant's totals, contexts of other models in the same store included."""
@@ -219,11 +225,13 @@ class Contexts:
         """Cancel the describe jobs."""
         await self.describe_queue.close()
 
-    async def _look_up(self, key: ContextKey, ttl: float | None, *, wait: bool) -> StoreHit | None:
+    async def _look_up(
+        self, key: ContextKey, ttl: float | None, *, unless: asyncio.Event | None = None, wait: bool = True
+    ) -> StoreHit | None:
         """Look a context up, again after a wait, and count one lookup."""
         try:
             hit = await self._get_current(key, ttl)
-            if hit is None and wait and await self.describe_queue.wait(key):
+            if hit is None and wait and await self.describe_queue.wait(key, unless):
                 hit = await self._get_current(key, ttl)
         except StoreUnavailableError:
             self._metrics.lookups.labels("unavailable", self._store.tier).inc()

@@ -130,22 +130,26 @@ class DescribeQueue:
         self._backoff: dict[ContextKey, float] = {}  # until when, in time.monotonic's seconds
         self._ending = False
 
-    async def wait(self, key: ContextKey) -> bool:
+    async def wait(self, key: ContextKey, unless: asyncio.Event | None = None) -> bool:
         """Wait while a context is being made, here or elsewhere.
 
         The wait ends after LEASE_WAIT_SECONDS at the latest.
+
+        Args:
+            key: of the context.
+            unless: ends the wait once it is set.
 
         Returns:
             Whether to look for it again. False means that no job in this process makes it at this very moment: until
             the caller awaits anything, it is the one to submit it.
         """
-        if key not in self._jobs and await self._is_stored_elsewhere(key):
+        if key not in self._jobs and await self._is_stored_elsewhere(key, unless):
             return True
         job = self._jobs.get(key)
         if job is None:
             return False
         self._metrics.waits.labels("process").inc()
-        await asyncio.wait((job.task,), timeout=LEASE_WAIT_SECONDS)
+        await _wait(job.task, unless)
         return True
 
     def submit(
@@ -332,7 +336,7 @@ class DescribeQueue:
         is_too_large = isinstance(error, ContextTooLargeError)
         self._backoff[key] = now + (TOO_LARGE_BACKOFF_SECONDS if is_too_large else BACKOFF_SECONDS)
 
-    async def _is_stored_elsewhere(self, key: ContextKey) -> bool:
+    async def _is_stored_elsewhere(self, key: ContextKey, unless: asyncio.Event | None) -> bool:
         """Wait while another process has the lease; return whether it stored."""
         state = await self._state(key)
         if state == "leased":
@@ -341,7 +345,8 @@ class DescribeQueue:
             if watch is None:  # one task polls for all who wait here, and all go on at the same moment
                 watch = self._watches[key] = asyncio.create_task(self._watch(key))
                 watch.add_done_callback(lambda _: self._watches.pop(key))
-            state = await asyncio.shield(watch)
+            await _wait(watch, unless)
+            state = watch.result() if watch.done() else state
         return state == "kept"
 
     async def _watch(self, key: ContextKey) -> State | None:
@@ -359,6 +364,15 @@ class DescribeQueue:
         with contextlib.suppress(CacheError):
             return await self._store.state(key)
         return None
+
+
+async def _wait(task: asyncio.Task[Any], unless: asyncio.Event | None) -> None:
+    """Wait for a task that others wait for too, LEASE_WAIT_SECONDS or until an event is set."""
+    given_up = asyncio.create_task((unless or asyncio.Event()).wait())
+    try:
+        await asyncio.wait((task, given_up), timeout=LEASE_WAIT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        given_up.cancel()
 
 
 def _pauses(first: float, longest: float) -> Iterator[float]:

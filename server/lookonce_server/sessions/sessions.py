@@ -1,27 +1,25 @@
 """Decide how each question is answered, and start its answers.
 
-- hit: an answer pass from the context alone; the image is neither decoded nor encoded;
-- miss: a full pass now, at ordinary latency, with one describe pass per new image behind it (`on_miss="full"`), or the
-  describe pass first and the answer from its context (`on_miss="compress"`);
-- being described: the question waits for that pass, and is a hit.
+Each image of a question is looked up by itself, whatever its order and company:
 
-An answer comes from a context that was made exactly as the request asks, or from the whole image. A request that
-bypasses contexts gets a full pass, and nothing else happens. Where fallback is on, the first tokens of an answer from a
-context are checked before any is sent; an uncertain answer is replaced by a full pass, if the image is there.
+- all are known: an answer pass from their contexts alone, joined in their order; no image is decoded or encoded;
+- some are new: a full pass now, at ordinary latency, with one describe pass per new image behind it (`on_miss="full"`);
+  or the describe passes first, and the answer from all contexts (`on_miss="compress"`, and where a full pass cannot be,
+  since an image came by its context's id and is not kept);
+- some are being described: the question waits for these passes, all at once, and finds their contexts.
+
+An answer comes from contexts that were made exactly as the request asks, or from the whole images. A request that
+bypasses contexts gets a full pass, and nothing else happens.
 """
 
 import asyncio
-import logging
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
-from PIL import Image
-
-from lookonce_cache import CompressedContext, ContextIdentity, StoreHit, StoreUnavailableError
-from lookonce_server.engines.base import Answer, Engine, Piece, Sampling, Started
+from lookonce_cache import CompressedContext, ContextKey, StoreHit, StoreUnavailableError
+from lookonce_server.concurrency import gather_in_order
+from lookonce_server.engines.base import Engine, Sampling
 from lookonce_server.engines.conversation import Conversation
 from lookonce_server.errors import (
     ContextLostError,
@@ -29,50 +27,44 @@ from lookonce_server.errors import (
     ContextNotKeptError,
     ContextOutdatedError,
     EngineError,
-    InvalidImageError,
     InvalidRequestError,
     ShuttingDownError,
 )
 from lookonce_server.images.reading import Images
 from lookonce_server.images.sources import ContextReference, ImageBytes, ImageSource
 from lookonce_server.metrics import Metrics
-from lookonce_server.sessions.answer_streams import StartedAnswer, start_answers
+from lookonce_server.sessions.answer_passes import AnswerPasses, Session
 from lookonce_server.sessions.context_options import NO_OPTIONS, ContextOptions, OnMiss
 from lookonce_server.sessions.contexts import Contexts
-from lookonce_server.sessions.fallback import Fallback, Outcome, request_margin, strip_margin
+from lookonce_server.sessions.describe_queue import DescribeJob
+from lookonce_server.sessions.fallback import Fallback
+from lookonce_server.sessions.lookup import ImageLookup, joined, whole
+from lookonce_server.sessions.question import MergedImages, Question, QuestionImage, SentImage, merge_images
 
-_log = logging.getLogger(__name__)
 _FALLBACK = Fallback()
+_MAX_PIXELS = 160_000_000
+# Why an image is not described by now, though it could be: counted and logged where it happened.
+_NOT_DESCRIBED = (EngineError, StoreUnavailableError, ContextNotKeptError, ShuttingDownError)
 
 
-class Lookup(NamedTuple):
-    """How a question is answered."""
+class _Found(NamedTuple):
+    """An image's lookup, and the job that makes its context if there is none."""
 
-    cache: Literal["hit", "miss", "bypass", "none"]  # none: the question has no image
-    tier: str | None = None  # of the store that had the context
-    context_id: str | None = None
-    context: CompressedContext | None = None
-    fallback: Outcome | None = None  # of an answer from a context, where fallback is on
-
-    @property
-    def answering(self) -> CompressedContext | None:
-        """The context that the answer comes from."""
-        return None if self.fallback == "full_pass" else self.context
+    image: QuestionImage
+    lookup: ImageLookup
+    job: DescribeJob | None = None
 
 
-class Session(NamedTuple):
-    """A question, and its answers on their way."""
+class _FullPass(NamedTuple):
+    """A full pass that new images are described behind.
 
-    lookup: Lookup
-    answers: tuple[Answer, ...]  # to the same prompt, each a pass of its own
+    Attributes:
+        is_certain: set once an image is new: others that are being described are not waited for.
+        has_started: set once describe passes may start.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    conversation: Conversation
-    samplings: tuple[Sampling, ...]  # one per answer
-    tenant: str
-    options: ContextOptions
+    is_certain: asyncio.Event
+    has_started: asyncio.Event
 
 
 class Sessions:
@@ -84,7 +76,8 @@ class Sessions:
         images: decodes request images to RGB.
         on_miss: the answer to a question about a new image, unless the request chooses.
         metrics: counts lost contexts and fallbacks.
-        fallback: when a question is asked again of the whole image.
+        fallback: when a question is asked again of the whole images.
+        max_pixels: of all images of a full pass together, decoded.
     """
 
     def __init__(
@@ -96,194 +89,185 @@ class Sessions:
         on_miss: OnMiss,
         metrics: Metrics,
         fallback: Fallback = _FALLBACK,
+        max_pixels: int = _MAX_PIXELS,
     ) -> None:
         self._engine = engine
         self._contexts = contexts
-        self._images = images
         self._on_miss = on_miss
-        self._metrics = metrics
         self._fallback = fallback
+        self._passes = AnswerPasses(engine, images, metrics=metrics, fallback=fallback, max_pixels=max_pixels)
 
     async def ask(
         self,
         conversation: Conversation,
-        image: ImageSource | None,
+        images: Sequence[ImageSource],
         sampling: Sampling,
         *,
         tenant: str,
         options: ContextOptions = NO_OPTIONS,
         n: int = 1,
     ) -> Session:
-        """Route a question to an answer pass, a full pass or a describe pass.
+        """Answer a question.
 
         A seed is the first answer's; each further one has the next: answer i is what seed + i alone would have given.
 
         Args:
             conversation: the question, and what came before it.
-            image: what the question is about, if it is about an image.
+            images: what the conversation is about, by number.
             sampling: how answers are decoded.
-            tenant: owner of the context.
-            options: the request's own choices for the context.
+            tenant: owner of the contexts.
+            options: the request's own choices for the contexts.
             n: number of answers, all from one lookup.
 
         Raises:
-            InvalidRequestError: the options are beyond the limits, or contradict the context named; or answers cannot
-                be held to the schema.
+            InvalidRequestError: the options are beyond the limits, or contradict a context named; answers cannot be
+                held to the schema; or neither can the contexts be joined, nor the whole images be had.
             PromptTooLongError: its text alone cannot fit the model.
-            ContextNotFoundError: the context named does not exist.
-            StoreUnavailableError: the store that may have the context named does not answer.
-            InvalidImageError: a new image cannot be decoded.
+            ContextNotFoundError: a context named does not exist.
+            StoreUnavailableError: the store that may have a context named does not answer.
+            InvalidImageError: a new image cannot be decoded; of several, the first in order.
             OverloadedError: the queue is full.
-            ContextLostError: the context named was found, and then lost on its way to the engine.
+            ContextLostError: the contexts were found, one was lost on its way to the engine, and an image is not there.
         """
         self._contexts.check(options)
         self._engine.facts.check_length(conversation)
         if sampling.json_schema is not None:
             await self._engine.check_schema(sampling.json_schema)
-        question = _Question(conversation, tuple(_shift_seed(sampling, i) for i in range(n)), tenant, options)
-        if image is None:
-            return Session(Lookup("none"), self._full_passes([], question))
-        if isinstance(image, ContextReference):
-            return await self._answer_named(image.context_id, question)
-        if options.bypass:
-            return await self._answer_full(Lookup("bypass"), image, question)
-        identity = await asyncio.to_thread(self._contexts.identity, tenant, image.data, options)
-        hit = await self._contexts.get_or_wait(identity.key(), options.ttl)
-        # Nothing is awaited between a miss and the submit of its job: see `DescribeQueue.wait`.
-        if hit is not None:
-            return await self._answer_hit(hit, image, question)
-        if (options.on_miss or self._on_miss) == "compress":
-            return await self._describe_first(identity, image, question)
-        return await self._describe_behind(identity, image, question)
+        merged = MergedImages(conversation, (), ())
+        if images:
+            merged = await asyncio.to_thread(self._merge, conversation, images, tenant, options)
+        samplings = tuple(_shift_seed(sampling, i) for i in range(n))
+        question = Question(merged.conversation, merged.images, samplings, tenant, options)
+        return (await self._route(question))._replace(numbers=merged.numbers)
 
-    async def _answer_named(self, context_id: str, question: _Question) -> Session:
-        """Answer a question from the context that it names by id."""
-        options = question.options
-        if options.bypass:
-            raise InvalidRequestError(
-                f"{options.place}cache: 'bypass' needs the image itself, not the id of its context.",
-                param=f"{options.place}cache",
-            )
-        hit = await self._contexts.get(question.tenant, context_id, options.ttl)
-        _check_options(hit.context, options)
-        image = None
-        if self._fallback.is_enabled(options):
-            image = await self._contexts.kept_image(hit.context.key, options.ttl)
+    def _merge(
+        self, conversation: Conversation, images: Sequence[ImageSource], tenant: str, options: ContextOptions
+    ) -> MergedImages:
+        """Identify images by their bytes, and merge equal ones."""
+        identified: list[QuestionImage] = [
+            SentImage(image, self._contexts.identity(tenant, image.data, options))
+            if isinstance(image, ImageBytes)
+            else image
+            for image in images
+        ]
+        return merge_images(conversation, identified)
+
+    async def _route(self, question: Question) -> Session:
+        """Route a question to an answer pass, a full pass or describe passes."""
+        if not question.images:
+            return self._passes.without_images(question)
+        if question.options.bypass:
+            return await self._bypass(question)
+        may_join = len(question.images) == 1 or self._engine.facts.unjoinable is None
+        if may_join and self._describes_first(question):
+            found = await gather_in_order(self._find(image, question) for image in question.images)
+            return await self._answer_from_contexts(found, question)
+        full_pass = _FullPass(asyncio.Event(), asyncio.Event())
+        if not may_join:
+            full_pass.is_certain.set()
+        if question.references:  # whose describe passes it may wait for: it must not hold up those who wait for its own
+            full_pass.has_started.set()
         try:
-            return await self._answer(_hit(hit), hit.context, image, question)
-        except ContextOutdatedError:  # the template's date changed just now
-            raise ContextNotFoundError(context_id) from None
-
-    async def _answer_hit(self, hit: StoreHit, image: ImageBytes, question: _Question) -> Session:
-        """Answer from a stored context, or by a full pass if the engine loses the context."""
-        with suppress(ContextLostError):  # counted and logged by now
-            return await self._answer(_hit(hit), hit.context, image, question)
-        return await self._answer_full(Lookup("miss", context_id=hit.context.id), image, question)
-
-    async def _describe_first(self, identity: ContextIdentity, image: ImageBytes, question: _Question) -> Session:
-        """Describe a new image, and answer from its context or by a full pass."""
-        options = question.options
-        job = self._contexts.describe_queue.submit(identity, image, ttl=options.ttl)
-        # What is suppressed was counted and logged where it happened.
-        with suppress(EngineError, StoreUnavailableError, ContextNotKeptError, ShuttingDownError):
-            context = await self._contexts.wait_for(job, image, options)
-            return await self._answer(Lookup("miss", None, context.id, context), context, image, question)
-        return await self._answer_full(Lookup("miss", context_id=job.key.id), image, question)
-
-    async def _describe_behind(self, identity: ContextIdentity, image: ImageBytes, question: _Question) -> Session:
-        """Answer by a full pass, and describe the image once that has started.
-
-        The describe job is submitted at once: a question that comes meanwhile waits for it, and is a hit.
-        """
-        full_has_started = asyncio.Event()
-        job = self._contexts.describe_queue.submit(
-            identity, image, ttl=question.options.ttl, start_after=full_has_started
-        )
-        try:
-            return await self._answer_full(Lookup("miss", context_id=job.key.id), image, question)
+            found = await gather_in_order(self._find(image, question, full_pass) for image in question.images)
+            if may_join and not any(one.job for one in found):
+                return await self._answer_from_contexts(found, question)
+            images = await self._whole_images(question)
+            if images is not None:
+                return await self._passes.full(whole("miss", [one.lookup for one in found]), images, question)
+            if not may_join:
+                raise InvalidRequestError(
+                    "Several images must be sent themselves here, not by the ids of their contexts, which cannot be"
+                    f" joined. {self._engine.facts.unjoinable}",
+                    param="messages",
+                )
+            return await self._answer_from_contexts(found, question)  # an image is not kept after all
         finally:
-            full_has_started.set()
+            full_pass.has_started.set()
 
-    async def _answer_full(self, lookup: Lookup, image: ImageBytes, question: _Question) -> Session:
-        """Answer from the whole image."""
-        started = await start_answers(self._full_passes([await self._images.decode(image)], question))
-        return Session(lookup, tuple(answer.events() for answer in started))
+    def _describes_first(self, question: Question) -> bool:
+        """Return whether new images are described before the answer, not behind it."""
+        may_have_all = self._contexts.keeps_images or not question.references
+        return (question.options.on_miss or self._on_miss) == "compress" or not may_have_all
 
-    async def _answer(
-        self, lookup: Lookup, context: CompressedContext, image: ImageBytes | None, question: _Question
-    ) -> Session:
-        """Answer from a context, started: a context that cannot be used has shown by then.
+    async def _find(self, image: QuestionImage, question: Question, full_pass: _FullPass | None = None) -> _Found:
+        """Look up the context of an image, and submit the job that makes it if there is none.
+
+        The job is submitted at once: a question that comes meanwhile waits for it, and is a hit.
 
         Args:
-            lookup: how the context was found.
-            context: what is answered from.
-            image: the image that an uncertain answer is asked again of, if it is there.
-            question: with options and samplings.
+            image: one of the question's.
+            question: with options.
+            full_pass: that a new image is described behind; None: before the answer.
         """
-        checked = self._fallback.is_enabled(question.options)
-        samplings = tuple(map(request_margin, question.samplings)) if checked else question.samplings
-        passes = [self._engine.answer([context], question.conversation, sampling) for sampling in samplings]
+        options = question.options
+        if isinstance(image, ContextReference):
+            named = await self._contexts.get(question.tenant, image.context_id, options.ttl)
+            _check_options(named.context, options)
+            return _Found(image, _hit(named))
+        unless = full_pass and full_pass.is_certain
+        hit = await self._contexts.get_or_wait(image.key, options.ttl, unless=unless)
+        # Nothing is awaited between a miss and the submit of its job: see `DescribeQueue.wait`.
+        if hit is not None:
+            return _Found(image, _hit(hit))
+        queue, start_after = self._contexts.describe_queue, full_pass and full_pass.has_started
+        job = queue.submit(image.identity, image.image, ttl=options.ttl, start_after=start_after)
+        if full_pass is not None:
+            full_pass.is_certain.set()
+        return _Found(image, ImageLookup("miss", image.context_id), job)
+
+    async def _bypass(self, question: Question) -> Session:
+        """Answer from whole images, without a lookup."""
+        place = question.options.place
+        if question.references:
+            raise InvalidRequestError(
+                f"{place}cache: 'bypass' needs the image itself, not the id of its context.", param=f"{place}cache"
+            )
+        images = [image.image for image in question.images if isinstance(image, SentImage)]
+        return await self._passes.full(whole("bypass", [ImageLookup("bypass")] * len(images)), images, question)
+
+    async def _answer_from_contexts(self, found: Sequence[_Found], question: Question) -> Session:
+        """Answer from the contexts of all images, once they are made, or by a full pass if one cannot be had."""
         try:
-            answers = await start_answers(passes, 1 + self._fallback.tokens if checked else 1)
-        except ContextLostError as error:
-            self._metrics.lost.inc()
-            _log.warning("context %s was lost: %s", context.id[:12], error)
-            raise
-        if checked:
-            return await self._answer_or_fall_back(answers, lookup, image, question)
-        return Session(lookup, tuple(answer.events() for answer in answers))
-
-    async def _answer_or_fall_back(
-        self, answers: tuple[StartedAnswer, ...], lookup: Lookup, image: ImageBytes | None, question: _Question
-    ) -> Session:
-        """Send started answers, or full passes in their place if one is uncertain."""
-        async with AsyncExitStack() as stack:
-            for answer in answers:
-                stack.push_async_callback(answer.rest.aclose)
-            outcome, pixels = await self._needs_full_pass(answers, image)
-            self._metrics.fallbacks.labels(outcome).inc()
-            lookup = lookup._replace(fallback=outcome)
-            if pixels is None:
-                stack.pop_all()
-                pairs = zip(answers, question.samplings, strict=True)
-                return Session(
-                    lookup, tuple(answer.events(partial(strip_margin, sampling=sampling)) for answer, sampling in pairs)
-                )
-        full = await start_answers(self._full_passes([pixels], question))
-        discarded = [answer.first[0] for answer in answers]
-        return Session(
-            lookup._replace(tier=None),
-            tuple(
-                answer.events(partial(_add_discarded_tokens, discarded=started))
-                for answer, started in zip(full, discarded, strict=True)
-            ),
-        )
-
-    async def _needs_full_pass(
-        self, answers: tuple[StartedAnswer, ...], image: ImageBytes | None
-    ) -> tuple[Outcome, Image.Image | None]:
-        """Decide on a full pass in place of answers; return pixels if so."""
-        if not self._fallback.is_uncertain(answers):
-            return "none", None
-        started = answers[0].first[0]
-        assert isinstance(started, Started)
-        if started.full_prompt_tokens >= self._engine.facts.max_tokens:
-            return "no_room", None
-        if image is None:
-            return "no_image", None
+            images = await gather_in_order(self._described(one, question.options) for one in found)
+        except _NOT_DESCRIBED as error:
+            return await self._answer_instead(error, found, question)
+        kept = await self._whole_images(question) if self._fallback.is_enabled(question.options) else None
         try:
-            return "full_pass", await self._images.decode(image)
-        except InvalidImageError as error:  # the answer from the context is there all the same
-            _log.warning("a question cannot be asked again of the whole image: %s", error)
-            return "no_image", None
+            return await self._passes.from_contexts(joined(images), kept, question)
+        except ContextLostError as error:  # counted and logged by now
+            return await self._answer_instead(error, found, question)
 
-    def _full_passes(self, pixels: Sequence[Image.Image], question: _Question) -> tuple[Answer, ...]:
-        full, conversation = self._engine.full, question.conversation
-        return tuple(full(conversation, pixels, sampling, question.tenant) for sampling in question.samplings)
+    async def _described(self, found: _Found, options: ContextOptions) -> ImageLookup:
+        """Return an image's lookup with its context, once that is made."""
+        if found.job is None:
+            return found.lookup
+        assert isinstance(found.image, SentImage)
+        context = await self._contexts.wait_for(found.job, found.image.image, options)
+        return found.lookup._replace(context_id=context.id, context=context)
+
+    async def _answer_instead(self, error: Exception, found: Sequence[_Found], question: Question) -> Session:
+        """Answer from whole images where contexts fail, or raise the error if an image is not there."""
+        images = await self._whole_images(question)
+        if images is not None:
+            return await self._passes.full(whole("miss", [one.lookup for one in found]), images, question)
+        if isinstance(error, ContextOutdatedError):  # the template's date changed just now
+            raise ContextNotFoundError(question.references[0]) from None
+        raise error
+
+    async def _whole_images(self, question: Question) -> list[ImageBytes] | None:
+        """Return the bytes of all images, by number; None if those of one are neither sent nor kept."""
+        images = await gather_in_order(self._whole_image(image, question) for image in question.images)
+        there = [image for image in images if image is not None]
+        return there if len(there) == len(images) else None
+
+    async def _whole_image(self, image: QuestionImage, question: Question) -> ImageBytes | None:
+        if isinstance(image, SentImage):
+            return image.image
+        return await self._contexts.kept_image(ContextKey(question.tenant, image.context_id), question.options.ttl)
 
 
-def _hit(hit: StoreHit) -> Lookup:
-    return Lookup("hit", hit.tier, hit.context.id, hit.context)
+def _hit(hit: StoreHit) -> ImageLookup:
+    return ImageLookup("hit", hit.context.id, hit.tier, hit.context)
 
 
 def _check_options(context: CompressedContext, options: ContextOptions) -> None:
@@ -303,15 +287,3 @@ def _check_options(context: CompressedContext, options: ContextOptions) -> None:
 def _shift_seed(sampling: Sampling, i: int) -> Sampling:
     """Return the sampling of a question's answer i."""
     return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + i)
-
-
-def _add_discarded_tokens(event: Started | Piece, discarded: Started | Piece) -> Started | Piece:
-    """Add the tokens computed for a discarded answer to its replacement.
-
-    Args:
-        event: of the answer that replaces it.
-        discarded: first event of the discarded answer.
-    """
-    if isinstance(event, Started) and isinstance(discarded, Started):
-        return event._replace(computed_tokens=event.computed_tokens + discarded.computed_tokens)
-    return event

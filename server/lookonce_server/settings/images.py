@@ -11,14 +11,18 @@ from lookonce_server.settings.comma_list import CommaList
 
 
 class ImageSettings(BaseModel):
-    """Choose the largest image, how it is decoded, and where it is fetched from."""
+    """Choose how many images and how large ones are accepted, how they are decoded, and where they are fetched from."""
 
+    max_images: Annotated[int, Field(gt=0, description="most different images of a conversation")] = 16
     max_image_bytes: Annotated[int, Field(gt=0, description="largest image accepted, encoded, in bytes")] = (
         20 * 1024 * 1024
     )
     max_image_pixels: Annotated[int, Field(gt=0, le=MAX_PIXELS, description="largest image accepted, in pixels")] = (
         40_000_000
     )
+    max_request_pixels: Annotated[
+        int, Field(gt=0, description="largest sum of the pixels of a question's images, where several are decoded")
+    ] = 160_000_000
     max_image_side: Annotated[int, Field(gt=0, description="largest width, and height, in pixels")] = 20_000
     image_decoders: Annotated[int, Field(gt=0, description="images decoded at once, each in a process of its own")] = 2
     image_decode_timeout: Annotated[

@@ -1,5 +1,7 @@
 """A server that speaks lookonce's protocol over a real socket and remembers what it was asked."""
 
+import base64
+import hashlib
 import json
 import threading
 from collections import deque
@@ -48,6 +50,46 @@ FULL_USAGE = {"prompt_tokens": 90, "completion_tokens": 1, "prompt_tokens_detail
 GREY = b"\x89PNG grid of "  # what heat maps are drawn on
 
 
+def urls(body: dict) -> list[str]:
+    """The images of a chat request, in order."""
+    contents = [message["content"] for message in body["messages"] if not isinstance(message["content"], str)]
+    parts = [part for content in contents for part in content]
+    return [part[part["type"]]["url"] for part in parts if part["type"] != "text"]
+
+
+def id_of(url: str) -> str:
+    """The id of an image's context: the same for `PNG` and whatever is not sent as bytes."""
+    if url.startswith("lookonce:"):
+        return url.removeprefix("lookonce:")
+    data = base64.b64decode(url.partition(",")[2]) if url.startswith("data:") else PNG
+    return CONTEXT_ID if data == PNG else hashlib.sha256(data).hexdigest()
+
+
+def use(context_id: str | None, is_hit: bool, is_bypassed: bool) -> dict:
+    """What the server says of one image."""
+    return {
+        "context_id": context_id,
+        "cache": "bypass" if is_bypassed else "hit" if is_hit else "miss",
+        "tier": "memory" if is_hit else None,
+        "context_tokens": 20 if is_hit else 0,
+        "image_tokens": 64,
+    }
+
+
+def sum_of(uses: list[dict]) -> dict:
+    """What the server says of all images: an answer comes from their contexts, or from all of their pixels."""
+    is_hit = bool(uses) and all(one["cache"] == "hit" for one in uses)
+    caches = [one["cache"] for one in uses if one["cache"] != "hit"] or ["hit" if uses else "none"]
+    return {
+        "cache": caches[0],
+        "tier": "memory" if is_hit else None,
+        "context_id": uses[0]["context_id"] if len(uses) == 1 else None,
+        "context_tokens": 20 * len(uses) * is_hit,
+        "tokens_saved": 70 * len(uses) * is_hit,
+        "image_tokens": 64 * len(uses),
+    }
+
+
 class Failure(NamedTuple):
     """What a request gets in place of what it asks for; a status of 0 cuts the connection."""
 
@@ -69,6 +111,7 @@ class ContractServer(ThreadingHTTPServer):
         retry_after: sent with every reply; None for not at all.
         stream_events: of an answer or a description, in place of its own.
         answers: by question; "red" where there is none.
+        has_images: answers say what became of each image, as of servers that take several.
         making: a question does not make the context, as while a describe pass is under way.
         together: questions by id wait here for one another, or until its patience ends.
         most_at_once: chat requests that were under way at the same time.
@@ -89,6 +132,7 @@ class ContractServer(ThreadingHTTPServer):
         self.retry_after: str | None = None
         self.stream_events: list[str] | None = None
         self.answers: dict[str, str] = {}
+        self.has_images = True
         self.making = False
         self.together: threading.Barrier | None = None
         self.most_at_once = 0
@@ -107,8 +151,8 @@ class ContractServer(ThreadingHTTPServer):
         return [body for _, sent_to, body in self.requests if sent_to == path]
 
     def image_urls(self) -> list[str]:
-        """The image of each chat request, in order."""
-        return [body["messages"][0]["content"][0]["image_url"]["url"] for body in self.bodies()]
+        """The first image of each chat request, in order."""
+        return [urls(body)[0] for body in self.bodies()]
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that goes away is no fault."""
@@ -156,32 +200,28 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.at_once -= 1
 
     def chat(self, body: dict) -> None:
-        url = body["messages"][0]["content"][0]["image_url"]["url"]
         wishes = body.get("lookonce", {})
         is_bypassed = wishes.get("cache") == "bypass"
-        hit = bool(self.server.contexts) and not is_bypassed
-        if url.startswith("lookonce:"):
-            if not hit:
-                return self.not_found()
-            if self.server.together:
-                with suppress(threading.BrokenBarrierError):
-                    self.server.together.wait()
+        ids = {id_of(url): url for url in dict.fromkeys(urls(body))}
+        hits = {context_id: context_id in self.server.contexts and not is_bypassed for context_id in ids}
+        for context_id, url in ids.items():
+            if url.startswith("lookonce:") and not hits[context_id]:
+                return self.not_found(context_id)
+        if self.server.together and any(url.startswith("lookonce:") for url in ids.values()):
+            with suppress(threading.BrokenBarrierError):
+                self.server.together.wait()
         if not is_bypassed and not self.server.making:
-            self.server.contexts.add(CONTEXT_ID)
-        facts = {
-            "cache": "bypass" if is_bypassed else "hit" if hit else "miss",
-            "tier": "memory" if hit else None,
-            "context_id": None if is_bypassed else CONTEXT_ID,
-            "context_tokens": 20 if hit else 0,
-            "tokens_saved": 70 if hit else 0,
-            "image_tokens": 64,
-        }
+            self.server.contexts.update(ids)
+        uses = [use(None if is_bypassed else context_id, is_hit, is_bypassed) for context_id, is_hit in hits.items()]
+        facts, hit = sum_of(uses), all(hits.values())
+        if self.server.has_images:
+            facts["images"] = uses
         if hit and wishes.get("fallback"):
             hit = False
             facts |= {"tier": None, "context_tokens": 0, "tokens_saved": 0, "fallback": "full_pass"}
         usage = USAGE if hit else FULL_USAGE
         last = body["messages"][-1]["content"]
-        question = last if isinstance(last, str) else last[1]["text"]
+        question = last if isinstance(last, str) else last[-1]["text"]
         text = self.server.answers.get(question, "red")
         if body.get("stream"):
             return self.stream_answer(facts, usage)
@@ -221,7 +261,7 @@ class Handler(BaseHTTPRequestHandler):
         if context_id == "stats":
             return self.reply_json(200, STATS)
         if context_id not in self.server.contexts:
-            return self.not_found()
+            return self.not_found(context_id)
         if self.command == "DELETE":
             self.server.contexts.remove(context_id)
             return self.reply_json(200, {"id": context_id, "object": "context.deleted", "deleted": True})
@@ -235,9 +275,10 @@ class Handler(BaseHTTPRequestHandler):
         return self.reply_json(200, CONTEXT | {"id": context_id})
 
     def make_context(self, body: dict) -> None:
-        created = CONTEXT_ID not in self.server.contexts
-        self.server.contexts.add(CONTEXT_ID)
-        made = CONTEXT | {"retention": body.get("retention", 0.05)}
+        context_id = id_of(body["image_url"])
+        created = context_id not in self.server.contexts
+        self.server.contexts.add(context_id)
+        made = CONTEXT | {"id": context_id, "retention": body.get("retention", 0.05)}
         if not body.get("stream"):
             return self.reply_json(200, made)
         told = [{"type": "context.describing"}]
@@ -252,8 +293,8 @@ class Handler(BaseHTTPRequestHandler):
         data = [CONTEXT | {"id": context_id} for context_id in shown if context_id not in self.server.hidden]
         self.reply_json(200, {"object": "list", "data": data, "has_more": more is not None, "next": more})
 
-    def not_found(self) -> None:
-        error = {"message": "no such context", "type": "invalid_request_error", "param": None}
+    def not_found(self, context_id: str) -> None:
+        error = {"message": f"no such context: {context_id!r}", "type": "invalid_request_error", "param": None}
         self.reply_json(404, {"error": {**error, "code": "context_not_found"}})
 
     def reply_json(self, status: int, body: dict) -> None:

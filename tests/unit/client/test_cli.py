@@ -11,7 +11,7 @@ import pytest
 from lookonce import cli
 from lookonce.cli import plugins
 
-from .contract_server import GREY, Failure
+from .contract_server import GREY, Failure, id_of, urls
 
 
 @pytest.fixture
@@ -227,3 +227,70 @@ def test_help_lists_every_command_and_like_a_wrong_flag_imports_nothing_heavy():
 def test_the_package_runs_as_a_module():
     run = subprocess.run([sys.executable, "-m", "lookonce", "--version"], capture_output=True, text=True, check=True)
     assert run.stdout.startswith("lookonce ")
+
+
+# --- several images ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(tmp_path, png):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        path.write_bytes(png + bytes([i]))
+    return [str(path) for path in paths]
+
+
+def test_ask_takes_several_images_before_the_separator(server, pictures, capsys):
+    words = ["ask", *pictures, "--max-tokens", "7", "--", "Which is red?", "-and which", "--json"]
+    assert cli.main([words[0], "--server", server.url, *words[1:]]) == 0
+    out = capsys.readouterr().out
+    assert "> Which is red?\nred\n  miss · 0 tokens" in out
+    assert "> -and which\nred\n  hit (memory) · 60 tokens in context · 210 saved" in out
+    assert "> --json\n" in out
+    assert [len(urls(body)) for body in server.bodies()] == [3, 3, 3]
+    assert {body["max_tokens"] for body in server.bodies()} == {7}
+
+
+def test_the_separator_goes_with_one_image_too(server, image, capsys):
+    assert cli.main(["ask", image, "--server", server.url, "--", "--what?"]) == 0
+    assert "> --what?\nred\n" in capsys.readouterr().out
+
+
+def test_a_miss_says_how_many_images_were_known(server, pictures, capsys):
+    assert cli.main(["ask", pictures[0], "what?", "--server", server.url]) == 0
+    assert cli.main(["ask", *pictures, "--server", server.url, "--", "what?"]) == 0
+    assert "  miss, 1 of 3 images known · 0 tokens in context" in capsys.readouterr().out
+
+
+def test_an_image_in_a_questions_place_is_not_asked(server, pictures, capsys):
+    """Without the separator a second image would be a question: the model would answer it somehow."""
+    assert cli.main(["ask", *pictures, "Which is red?", "--server", server.url]) == 1
+    told = f"the question {pictures[1]!r} is a file; if it is an image, put -- before the questions"
+    assert capsys.readouterr().err == f"lookonce: {told}\n"
+    assert server.requests == []
+    assert cli.main(["ask", pictures[0], "Why? " * 1000, "--server", server.url]) == 0  # no file has such a name
+
+
+@pytest.mark.parametrize(("words", "message"), [([], "no QUESTION after --"), (["--", "what?"], "required: IMAGE")])
+def test_both_sides_of_the_separator_are_needed(server, image, capsys, words, message):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["ask", *(words or [image, "--"])])
+    err = capsys.readouterr().err
+    assert message in err
+    assert "IMAGE QUESTION [QUESTION ...]" in err
+    assert "IMAGE [IMAGE ...] -- QUESTION [QUESTION ...]" in err
+
+
+def test_chat_and_describe_take_several_images(server, pictures, typed, tmp_path, capsys):
+    typed("what?\nand?\n")
+    assert cli.main(["chat", *pictures, "--server", server.url]) == 0
+    assert [len(urls(body)) for body in server.bodies()] == [3, 3]
+    assert capsys.readouterr().out == "red\nred\n"
+    server.contexts.clear()
+    assert cli.main(["describe", *pictures[:2], "--json", "--server", server.url]) == 0
+    assert [line["id"] for line in lines(capsys.readouterr().out)] == [
+        id_of(url) for url in urls(server.bodies()[0])[:2]
+    ]
+    path = tmp_path / "kept.png"
+    assert cli.main(["describe", *pictures, "--heatmap", str(path), "--server", server.url]) == 1
+    assert capsys.readouterr().err == "lookonce: --heatmap is of one image; there are 3\n"

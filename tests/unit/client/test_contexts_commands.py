@@ -83,7 +83,7 @@ def test_one_is_shown(server, run, context_id):
 
 
 def test_one_that_is_not_there(run, context_id):
-    assert run("show", context_id) == (1, "", "lookonce: no such context\n")
+    assert run("show", context_id) == (1, "", f"lookonce: no such context: {context_id!r}\n")
 
 
 def test_each_removal_is_told_and_one_that_was_not_there_is_a_failure(server, run):

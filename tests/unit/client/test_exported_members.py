@@ -14,11 +14,12 @@ import lookonce
 PAIRS = [
     (lookonce.Client, lookonce.AsyncClient),
     (lookonce.ImageSession, lookonce.AsyncImageSession),
+    (lookonce.ImagesSession, lookonce.AsyncImagesSession),
     (lookonce.Chat, lookonce.AsyncChat),
     (lookonce.AnswerStream, lookonce.AsyncAnswerStream),
     (lookonce.DescriptionStream, lookonce.AsyncDescriptionStream),
 ]
-AT_ONCE = ("image", "chat", "stream", "describe")  # what asks nothing itself
+AT_ONCE = ("image", "images", "chat", "stream", "describe")  # what asks nothing itself
 
 
 def test_all_that_is_public_is_exported():
@@ -44,6 +45,7 @@ def test_the_exports_are_these():
         "AsyncClient",
         "AsyncDescriptionStream",
         "AsyncImageSession",
+        "AsyncImagesSession",
         "AuthenticationError",
         "BadRequestError",
         "Chat",
@@ -58,6 +60,8 @@ def test_the_exports_are_these():
         "ImageSession",
         "ImageSource",
         "ImageSourceError",
+        "ImageUsage",
+        "ImagesSession",
         "LookonceError",
         "NotFoundError",
         "OverloadedError",

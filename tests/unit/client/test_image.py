@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookonce import ImageSourceError
-from lookonce._image import data_url, read_image
+from lookonce._reference import data_url, read_image
 
 
 @pytest.mark.parametrize(

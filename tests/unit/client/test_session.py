@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from lookonce import Answer, Context, ContextNotFoundError, ContextStats, ServerError
+from lookonce import Answer, Context, ContextNotFoundError, ContextStats, ImageUsage, ServerError
 
 from .contract_server import GREY, Failure
 
@@ -26,7 +26,9 @@ def test_every_fact_of_an_answer(client, png, context_id):
     image = client.image(png)
     image.prepare()
     answer = image.ask("what?")
-    assert answer == Answer("red", "hit", "memory", 20, 70, context_id, 30, 20, 1, seconds=answer.seconds)
+    use = ImageUsage(context_id, "hit", "memory", 20, 64)
+    expected = Answer("red", "hit", "memory", 20, 70, context_id, 30, 20, 1, seconds=answer.seconds, images=(use,))
+    assert answer == expected
     assert answer.hit
     assert answer.seconds > 0
 

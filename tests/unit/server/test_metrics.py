@@ -17,7 +17,7 @@ from ...support.samples import png
 
 pytestmark = pytest.mark.anyio
 PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
-UNITS = ("_open", "_only", "_seconds", "_bytes", "_ratio", "_per_second", "_depth")
+UNITS = ("_open", "_only", "_images", "_seconds", "_bytes", "_ratio", "_per_second", "_depth")
 
 
 @pytest.fixture(scope="module")

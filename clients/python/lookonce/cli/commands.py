@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from contextlib import suppress
@@ -13,8 +14,8 @@ from typing import Any, cast
 
 from .._client import Client
 from .._exceptions import BadRequestError, ContextNotFoundError, LookonceError
-from .._image import parse_context_id
-from .._session import Chat, ImageSession
+from .._reference import parse_context_id
+from .._session import Chat, ImageSession, ImagesSession
 from .._streaming import AnswerStream, DescriptionStream
 from .._types import Answer, AskOptions, ContextOptions, ImageOptions, Saved
 from . import formatting
@@ -25,33 +26,36 @@ _CHAT_HINT = "Ctrl-C stops an answer, /new forgets the conversation, Ctrl-D ends
 
 def ask(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
     """Ask questions one after the other, each on its own."""
-    image, options = _image(client, args), _ask_options(args)
+    for question in args.questions:
+        if os.path.isfile(question):
+            raise ValueError(f"the question {question!r} is a file; if it is an image, put -- before the questions")
+    images, options = _images(client, args), _ask_options(args)
     for question in args.questions:
         if args.json:
-            _print_answer_json(question, image.ask(question, **options))
+            _print_answer_json(question, images.ask(question, **options))
             continue
         terminal.print(terminal.bold(f"> {printable(question)}"))
         if terminal.is_tty:
-            _stream_answer(terminal, image.stream(question, **options))
+            _stream_answer(terminal, images.stream(question, **options))
         else:
-            answer = image.ask(question, **options)
+            answer = images.ask(question, **options)
             terminal.print(f"{printable(answer.text)}\n{terminal.dim(f'  {formatting.answer_line(answer)}')}")
         terminal.print()
     if args.json:
-        _print_saved_json(image.saved)
+        _print_saved_json(images.saved)
     elif len(args.questions) > 1:
-        terminal.print(formatting.saved_line(image.saved))
+        terminal.print(formatting.saved_line(images.saved))
     return 0
 
 
 def chat(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
-    """Converse about an image: at a prompt, or with one answer a line in a pipe."""
-    image = _image(client, args)
-    conversation = image.chat(**_ask_options(args))
+    """Converse about images: at a prompt, or with one answer a line in a pipe."""
+    images = _images(client, args)
+    conversation = images.chat(**_ask_options(args))
     if sys.stdin.isatty() and terminal.is_tty and not args.json:
         _converse(conversation, terminal)
-        if image.saved.questions:
-            terminal.print(formatting.saved_line(image.saved))
+        if images.saved.questions:
+            terminal.print(formatting.saved_line(images.saved))
         return 0
     for line in sys.stdin:
         if question := line.strip():
@@ -61,25 +65,19 @@ def chat(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
             else:
                 terminal.print(one_line(answer.text))
     if args.json:
-        _print_saved_json(image.saved)
+        _print_saved_json(images.saved)
     return 0
 
 
 def describe(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
-    """Have an image described and its context stored."""
-    image = _image(client, args)
-    with image.describe() as description:
-        if args.json:
-            for _ in description:
-                pass
-            _print_json({**asdict(description.context), "created": description.created})
-        else:
-            terminal.stream(description, lambda: _progress(description))
-            line = formatting.context_line(description.context, created=description.created)
-            terminal.print(terminal.dim(f"  {line}"))
-            terminal.print(f"lookonce:{description.context.id}")
-    if args.heatmap is not None:
-        _write_file(Path(args.heatmap), _heatmap(image, terminal))
+    """Have images described and their contexts stored, one after the other."""
+    images = _images(client, args).images
+    if args.heatmap is not None and len(images) > 1:
+        raise ValueError(f"--heatmap is of one image; there are {len(images)}")
+    for image in images:
+        _describe(image, args, terminal)
+        if args.heatmap is not None:
+            _write_file(Path(args.heatmap), _heatmap(image, terminal))
     return 0
 
 
@@ -122,8 +120,21 @@ def show_stats(client: Client, args: argparse.Namespace, terminal: Terminal) -> 
     return 0
 
 
-def _image(client: Client, args: argparse.Namespace) -> ImageSession:
-    return client.image(args.image, **cast(ImageOptions, _given(args, *ContextOptions.__annotations__)))
+def _images(client: Client, args: argparse.Namespace) -> ImagesSession:
+    return client.images(*args.images, **cast(ImageOptions, _given(args, *ContextOptions.__annotations__)))
+
+
+def _describe(image: ImageSession, args: argparse.Namespace, terminal: Terminal) -> None:
+    with image.describe() as description:
+        if args.json:
+            for _ in description:
+                pass
+            _print_json({**asdict(description.context), "created": description.created})
+        else:
+            terminal.stream(description, lambda: _progress(description))
+            line = formatting.context_line(description.context, created=description.created)
+            terminal.print(terminal.dim(f"  {line}"))
+            terminal.print(f"lookonce:{description.context.id}")
 
 
 def _ask_options(args: argparse.Namespace) -> AskOptions:

@@ -71,6 +71,8 @@ def answer_line(answer: Answer) -> str:
     origin = f"{answer.cache} ({answer.tier})" if answer.tier else answer.cache
     if answer.fallback == "full_pass":
         origin += ", asked again of the whole image"
+    elif (known := sum(usage.cache == "hit" for usage in answer.images)) and not answer.hit:
+        origin += f", {known} of {len(answer.images)} images known"
     return (
         f"{one_line(origin)} · {answer.context_tokens} tokens in context · {answer.tokens_saved} saved"
         f" · {answer.seconds:.2f} s"

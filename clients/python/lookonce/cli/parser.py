@@ -18,6 +18,10 @@ _PLUGIN_HELP = {
     "analyze": "see where a checkpoint looks in images (needs the extra `eval`)",
     "calibrate": "find how to describe images for a checkpoint (needs the extra `eval`)",
 }
+_ASK_USAGE = (
+    "%(prog)s [options] IMAGE QUESTION [QUESTION ...]\n"
+    "       %(prog)s [options] IMAGE [IMAGE ...] -- QUESTION [QUESTION ...]"
+)
 AddParser = Callable[..., argparse.ArgumentParser]
 
 
@@ -30,6 +34,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Returns:
         The options; `run` is the function of the command.
     """
+    words, questions = _split_ask(arguments)
+    several = questions is not None
     parser = argparse.ArgumentParser(
         prog="lookonce",
         description="Look at an image once, ask about it as often as you like.",
@@ -37,14 +43,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         f"{SERVER_VARIABLE} and the API key from {KEY_VARIABLE}.",
     )
     add_parser: AddParser = parser.add_subparsers(metavar="COMMAND", required=True).add_parser
-    common, image, answers = _common_options(), _image_options(), _answer_options()
+    common, images, answers = _common_options(), _image_options(several=True), _answer_options()
 
-    ask = _add(add_parser, "ask", commands.ask, "ask one or more questions about an image", [image, answers, common])
-    ask.add_argument("questions", metavar="QUESTION", nargs="+")
+    help_text = "ask one or more questions about an image, or about several together"
+    ask = _add(add_parser, "ask", commands.ask, help_text, [_image_options(several=several), answers, common])
+    ask.usage = _ASK_USAGE
+    if several:
+        ask.set_defaults(questions=questions)
+    else:
+        ask.add_argument("questions", metavar="QUESTION", nargs="+", help="with several images, after --")
     help_text = "ask in a conversation, at a prompt or from a pipe"
-    _add(add_parser, "chat", commands.chat, help_text, [image, answers, common])
-    help_text = "make an image's context now, and show its description"
-    describe = _add(add_parser, "describe", commands.describe, help_text, [image, common])
+    _add(add_parser, "chat", commands.chat, help_text, [images, answers, common])
+    help_text = "make images' contexts now, and show their descriptions"
+    describe = _add(add_parser, "describe", commands.describe, help_text, [images, common])
     describe.add_argument("--heatmap", metavar="FILE", help="write a PNG that shows which parts of the image are kept")
     contexts = add_parser("contexts", help="list, show and remove the contexts that a server keeps")
     _add_contexts(contexts.add_subparsers(metavar="COMMAND", required=True).add_parser, common)
@@ -53,7 +64,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
         for name in sorted(plugins.find()):
             add_parser(name, add_help=False, help=_PLUGIN_HELP.get(name, "options: --help"))
-    return parser.parse_args(arguments)
+    args = parser.parse_args(words)
+    if questions == []:
+        ask.error("no QUESTION after --")
+    return args
+
+
+def _split_ask(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str] | None]:
+    """Split off the questions that stand after `--`; None if there is no `--`.
+
+    Without it the first word is the image and the rest are questions: nobody can tell a second image from a question.
+    """
+    if arguments[:1] != ["ask"] or "--" not in arguments:
+        return arguments, None
+    place = arguments.index("--")
+    return arguments[:place], arguments[place + 1 :]
 
 
 def _add(
@@ -99,10 +124,11 @@ def _common_options() -> argparse.ArgumentParser:
     return common
 
 
-def _image_options() -> argparse.ArgumentParser:
+def _image_options(*, several: bool) -> argparse.ArgumentParser:
     image = argparse.ArgumentParser(add_help=False)
-    image.add_argument("image", metavar="IMAGE", help="a path, a data: or http(s): URL, or lookonce:<context id>")
-    context = image.add_argument_group("the image's context, within the server's limits")
+    help_text = "a path, a data: or http(s): URL, or lookonce:<context id>"
+    image.add_argument("images", metavar="IMAGE", nargs="+" if several else 1, help=help_text)
+    context = image.add_argument_group("the images' contexts, within the server's limits")
     context.add_argument("--retention", metavar="SHARE", type=float, help="share of image tokens to keep, 0.05 for 5%%")
     context.add_argument("--ttl", metavar="SECONDS", type=float, help="how long it is kept after each use")
     context.add_argument("--describe-prompt", metavar="TEXT", help="prompt for the description of the image")

@@ -1,4 +1,4 @@
-"""OpenAI's Responses API, for text and one image a conversation."""
+"""OpenAI's Responses API, for text and images."""
 
 from lookonce_server.http.responses.routes import router
 

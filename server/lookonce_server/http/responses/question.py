@@ -1,20 +1,18 @@
 """Ask the question of a response's request, as a chat."""
 
-import asyncio
 import re
 
-from lookonce_cache import digest
-from lookonce_server.errors import ImageNotKeptError, InvalidRequestError
-from lookonce_server.http.chat_request import ImageField, check_one_image, check_request, parse_chat
+from lookonce_server.errors import InvalidRequestError
+from lookonce_server.http.chat_request import check_request, parse_chat
+from lookonce_server.http.responses.images import ConversationImages
 from lookonce_server.http.responses.objects import ResponseObject
-from lookonce_server.http.responses.request import InputImage, ResponseRequest, parts_of
-from lookonce_server.http.responses.response_store import KeptImage, KeptItem, KeptResponse, ResponseStore, check_size
+from lookonce_server.http.responses.request import ResponseRequest
+from lookonce_server.http.responses.response_store import KeptItem, KeptResponse, ResponseStore, check_size
 from lookonce_server.http.schemas.chat import ChatRequest
 from lookonce_server.http.schemas.messages import MAX_MESSAGES, ImagePart, ImageUrl, Message, RefusalPart, TextPart
 from lookonce_server.http.schemas.response_format import ChatSchemaFormat, ResponseSchemaFormat
 from lookonce_server.http.state import AppState
-from lookonce_server.images.sources import ContextReference, ImageBytes, ImageSource
-from lookonce_server.sessions.sessions import Lookup, Session
+from lookonce_server.sessions.answer_passes import Session
 
 _MESSAGE = re.compile(r"messages\[(\d+)\](.*)")
 
@@ -36,10 +34,9 @@ class ResponseQuestion:
         self._tenant = tenant
         self._store = ResponseStore(state.store.records, tenant)
         # Known once the question is asked:
-        self._previous: KeptResponse | None = None
         self._items: list[KeptItem] = []  # the conversation, without the instructions
         self._places: list[str] = []  # of each of the chat's messages in the request
-        self._image: KeptImage | None = None
+        self._images = ConversationImages()
 
     async def ask(self) -> Session:
         """Ask the question.
@@ -47,30 +44,36 @@ class ResponseQuestion:
         Raises:
             InvalidRequestError: the request is wrong, or its conversation is too long.
             ResponseNotFoundError: there is no response with the previous id.
-            ContextNotFoundError: the conversation's image is not sent again, and its context is gone.
+            ContextNotFoundError: an image of the conversation is not sent again, and its context is gone.
             StoreUnavailableError: the store that has one of them does not answer.
         """
         request, state = self._request, self._state
         self._check()
+        previous = None
         if request.previous_response_id is not None:
-            self._previous = await self._store.find(request.previous_response_id, param="previous_response_id")
-        chat = self._chat()
+            previous = await self._store.find(request.previous_response_id, param="previous_response_id")
+            self._images = ConversationImages(previous)
+        before = previous.conversation if previous else []
+        self._check_length(before)
+        numbers = await self._images.read(request, state)
+        self._items = [*before, *(KeptItem.of(item, numbers) for item in request.items)]
+        chat = self._chat(len(before))
         if self._draft.store:
-            check_size(self._draft, self._items)
-        image = await self._read_image()
-        image_digest = await self._digest(image)
-        question = parse_chat(chat, state.settings.max_answer_tokens, state.settings.describe_prompt)
+            check_size(self._kept(self._draft))
+        question = parse_chat(chat, state.settings)
         session = await state.sessions.ask(
-            question.conversation, image, question.sampling, tenant=self._tenant, options=question.options
+            question.conversation,
+            self._images.sources(bypass=question.options.bypass),
+            question.sampling,
+            tenant=self._tenant,
+            options=question.options,
         )
-        if image is not None:
-            self._image = self._kept_image(session.lookup, image_digest, bypass=question.options.bypass)
+        self._images.take(session, bypass=question.options.bypass)
         return session
 
     async def keep(self, response: ResponseObject) -> bool:
         """Keep a response with its conversation; return whether the store has it."""
-        kept = KeptResponse(response=response, items=self._items, image=self._image)
-        return await self._store.keep(kept, ttl=self._request.lookonce.ttl)
+        return await self._store.keep(self._kept(response), ttl=self._request.lookonce.ttl)
 
     def field(self, chat_field: str | None) -> str | None:
         """Name a chat's field as the request does; see `AnswerFormat.field`."""
@@ -96,20 +99,26 @@ class ResponseQuestion:
                 if getattr(request, name):
                     raise InvalidRequestError(f"{name} is not supported: this server keeps no responses.", param=name)
 
-    def _chat(self) -> ChatRequest:
-        """Return the question as a chat."""
-        request = self._request
-        before = self._previous.conversation if self._previous else []
-        new = [KeptItem.of(item) for item in request.items]
-        self._items = [*before, *new]
-        instructions = [] if request.instructions is None else [Message(role="system", content=request.instructions)]
-        if (count := len(instructions) + len(self._items)) > MAX_MESSAGES:
+    def _check_length(self, before: list[KeptItem]) -> None:
+        """Reject a conversation with too many messages."""
+        count = len(before) + len(self._request.items) + (self._request.instructions is not None)
+        if count > MAX_MESSAGES:
             raise InvalidRequestError(
                 f"The conversation has {count} messages; at most {MAX_MESSAGES} are accepted. Begin a new one.",
                 param="input",
             )
-        inputs = ["input"] if isinstance(request.input, str) else [f"input[{i}]" for i in range(len(new))]
-        self._places = ["instructions"] * len(instructions) + ["previous_response_id"] * len(before) + inputs
+
+    def _chat(self, num_before: int) -> ChatRequest:
+        """Return the question as a chat.
+
+        Args:
+            num_before: number of items that come from the response before.
+        """
+        request = self._request
+        instructions = [] if request.instructions is None else [Message(role="system", content=request.instructions)]
+        num_new = len(self._items) - num_before
+        inputs = ["input"] if isinstance(request.input, str) else [f"input[{i}]" for i in range(num_new)]
+        self._places = ["instructions"] * len(instructions) + ["previous_response_id"] * num_before + inputs
         text_format = request.text.format
         return ChatRequest(
             model=request.model,
@@ -125,76 +134,16 @@ class ResponseQuestion:
             lookonce=request.lookonce,
         )
 
-    async def _read_image(self) -> ImageSource | None:
-        """Return the conversation's image, or the context of the one sent before.
-
-        Raises:
-            InvalidImageError: it cannot be read.
-            InvalidRequestError: it is not the conversation's first.
-            ImageNotKeptError: it is not sent, and it has no context.
-        """
-        images = self._state.images
-        sent = _sent_images(self._request)
-        kept = self._previous_image
-        if self._previous is None or kept is None:
-            check_one_image(sent)
-            return await images.read(*sent[0]) if sent else None
-        source: ImageSource | None = None
-        for field in sent:
-            source = await images.read(*field)
-            if not await _is_same(source, kept):
-                raise InvalidRequestError(
-                    "It is another image than that of the response it goes on from; this server answers about one image"
-                    " a conversation. Ask about it without previous_response_id.",
-                    param=field.param,
-                )
-        if source is not None:
-            return source
-        if self._request.lookonce.cache == "bypass":
-            raise InvalidRequestError("cache 'bypass' needs the image itself: send it again.", param="lookonce.cache")
-        if kept.context_id is None:
-            raise ImageNotKeptError(self._previous.response.id)
-        return ContextReference(kept.context_id)
-
-    async def _digest(self, image: ImageSource | None) -> str | None:
-        """Return the digest of the image's bytes, where it is known before its context is."""
-        if self._previous_image and self._previous_image.digest:
-            return self._previous_image.digest
-        return await asyncio.to_thread(digest, image.data) if isinstance(image, ImageBytes) else None
-
-    def _kept_image(self, lookup: Lookup, image_digest: str | None, *, bypass: bool) -> KeptImage:
-        """Return the record of the question's image."""
-        if image_digest is None and lookup.context is not None:
-            image_digest = lookup.context.identity.image_digest
-        before = self._previous_image.context_id if self._previous_image else None
-        return KeptImage(context_id=before if bypass else lookup.context_id, digest=image_digest)
-
-    @property
-    def _previous_image(self) -> KeptImage | None:
-        return self._previous.image if self._previous else None
-
-
-async def _is_same(source: ImageSource, kept: KeptImage) -> bool:
-    if isinstance(source, ImageBytes):
-        return await asyncio.to_thread(digest, source.data) == kept.digest
-    return source.context_id == kept.context_id
-
-
-def _sent_images(request: ResponseRequest) -> list[ImageField]:
-    return [
-        ImageField(part.image_url, f"input[{i}].content[{j}].image_url")
-        for i, item in enumerate(request.items)
-        for j, part in enumerate(parts_of(item))
-        if isinstance(part, InputImage)
-    ]
+    def _kept(self, response: ResponseObject) -> KeptResponse:
+        return KeptResponse(response=response, items=self._items, images=self._images.kept)
 
 
 def _message(item: KeptItem) -> Message:
-    """Return an item as a chat's message; its image is read by `_read_image`."""
+    """Return an item as a chat's message; the numbers of its images stand for their URLs."""
     parts: list[TextPart | ImagePart | RefusalPart] = [
-        ImagePart(type="image_url", image_url=ImageUrl(url="lookonce:"))
-        if part.type == "input_image"
-        else TextPart(type="text", text=part.text)
+        TextPart(type="text", text=part.text)
+        if part.image is None
+        else ImagePart(type="image_url", image_url=ImageUrl(url=str(part.image)))
         for part in item.parts
     ]
     return Message(role=item.role, content=parts or "")

@@ -1,21 +1,21 @@
 """Keep responses, so that the next request only sends the new messages.
 
 A record holds the whole conversation, not a pointer to the response before: one read finds it, and each response can be
-deleted, and expires, by itself. Of the image it holds the id of its context, and a digest; never a pixel.
+deleted, and expires, by itself. Of each image it holds the id of its context, and a digest; never a pixel.
 """
 
 import logging
 import re
 import secrets
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from lookonce_cache import BlobKey, BlobStore, CacheError
 from lookonce_server.errors import InvalidRequestError, ResponseNotFoundError
 from lookonce_server.http.responses import objects
-from lookonce_server.http.responses.request import Item, parts_of
+from lookonce_server.http.responses.request import InputImage, Item, parts_of
 
 _log = logging.getLogger(__name__)
 _ID = re.compile(r"resp_([0-9a-f]{64})")
@@ -27,10 +27,11 @@ class _Kept(BaseModel):
 
 
 class KeptPart(_Kept):
-    """A part of a message: text, or the place of the conversation's image."""
+    """A part of a message: text, or the place of an image."""
 
     type: Literal["input_text", "output_text", "input_image"]
     text: str = ""
+    image: int | None = None  # number in the conversation
 
 
 class KeptItem(_Kept):
@@ -41,14 +42,19 @@ class KeptItem(_Kept):
     parts: list[KeptPart]
 
     @classmethod
-    def of(cls, item: Item) -> "KeptItem":
-        """Return the record of a message."""
-        parts = [KeptPart(type=part.type, text=getattr(part, "text", "")) for part in parts_of(item)]
+    def of(cls, item: Item, numbers: Mapping[str, int]) -> "KeptItem":
+        """Return the record of a message, with images by number instead of URL."""
+        parts = [
+            KeptPart(type=part.type, image=numbers[part.image_url])
+            if isinstance(part, InputImage)
+            else KeptPart(type=part.type, text=part.text)
+            for part in parts_of(item)
+        ]
         return cls(id=item_id(), role=item.role, parts=parts)
 
 
 class KeptImage(_Kept):
-    """The conversation's image."""
+    """An image of the conversation."""
 
     context_id: str | None  # None if none was made
     digest: str | None  # of its bytes, as far as known
@@ -62,7 +68,14 @@ class KeptResponse(_Kept):
 
     response: objects.ResponseObject
     items: list[KeptItem]
-    image: KeptImage | None
+    images: list[KeptImage]  # by number
+
+    @model_validator(mode="after")
+    def _has_images(self) -> Self:
+        numbers = {part.image for item in self.items for part in item.parts if part.type == "input_image"}
+        if not numbers.issubset(range(len(self.images))):
+            raise ValueError("an image of the messages is missing")
+        return self
 
     @property
     def conversation(self) -> list[KeptItem]:
@@ -83,8 +96,8 @@ class KeptResponse(_Kept):
         return self.model_dump_json(by_alias=True).encode()
 
     def _listed(self, part: KeptPart) -> objects.ListedText | objects.ListedAnswer | objects.ListedImage:
-        if part.type == "input_image":
-            context_id = self.image.context_id if self.image else None
+        if part.image is not None:
+            context_id = self.images[part.image].context_id
             return objects.ListedImage(image_url=context_id and f"lookonce:{context_id}")
         return (objects.ListedText if part.type == "input_text" else objects.ListedAnswer)(text=part.text)
 
@@ -158,9 +171,9 @@ class ResponseStore:
         return BlobKey(self._tenant, match[1]) if match else None
 
 
-def check_size(draft: objects.ResponseObject, items: Sequence[KeptItem]) -> None:
+def check_size(kept: KeptResponse) -> None:
     """Reject a conversation that is too large to keep."""
-    size = len(KeptResponse(response=draft, items=list(items), image=None).encoded())
+    size = len(kept.encoded())
     if size > _MAX_BYTES:
         raise InvalidRequestError(
             f"The conversation has {size} bytes; one that is kept may have {_MAX_BYTES}. Begin a new one, or send"

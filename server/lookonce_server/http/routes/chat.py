@@ -5,13 +5,13 @@ from fastapi.responses import Response
 
 from lookonce_server.http.bodies.json_body import JsonRoute
 from lookonce_server.http.chat_format import ChatFormat
-from lookonce_server.http.chat_request import check_logit_bias, check_request, parse_chat
+from lookonce_server.http.chat_request import check_logit_bias, check_request, parse_chat, read_images
 from lookonce_server.http.generation import generate
 from lookonce_server.http.schemas.answers import ANSWER
 from lookonce_server.http.schemas.chat import ChatRequest
 from lookonce_server.http.schemas.errors import errors
 from lookonce_server.http.state import AppState, Tenant, state_of
-from lookonce_server.sessions.sessions import Session
+from lookonce_server.sessions.answer_passes import Session
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -26,9 +26,9 @@ async def chat(body: ChatRequest, request: Request, tenant: Tenant) -> Response:
 
 async def _ask(body: ChatRequest, state: AppState, tenant: str) -> Session:
     check_request(body, state)
-    question = parse_chat(body, state.settings.max_answer_tokens, state.settings.describe_prompt)
+    question = parse_chat(body, state.settings)
     check_logit_bias(body, state.engine.facts.vocabulary)
-    image = await state.images.read(*question.image) if question.image else None
+    images = await read_images(question.images, state)
     return await state.sessions.ask(
-        question.conversation, image, question.sampling, tenant=tenant, options=question.options, n=question.n
+        question.conversation, images, question.sampling, tenant=tenant, options=question.options, n=question.n
     )

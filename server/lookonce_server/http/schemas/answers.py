@@ -127,8 +127,18 @@ class CompletionUsage(AnswerModel):
     completion_tokens_details: CompletionTokens
 
 
+class ImageUsage(AnswerModel):
+    """One image of the question: its context."""
+
+    context_id: str | None
+    cache: Literal["hit", "miss", "bypass"]
+    tier: str | None
+    context_tokens: int
+    image_tokens: int
+
+
 class Lookonce(AnswerModel):
-    """The source of the answer: its context and the tokens saved."""
+    """The source of the answer: its contexts and the tokens saved."""
 
     cache: Literal["hit", "miss", "none", "bypass"]
     tier: str | None
@@ -136,6 +146,7 @@ class Lookonce(AnswerModel):
     context_tokens: int
     image_tokens: int
     tokens_saved: int
+    images: list[ImageUsage]
     fallback: Literal["none", "full_pass", "no_image", "no_room"] | None = None  # only where it was asked for
 
 

@@ -31,7 +31,18 @@ class Way {
     for (const [name, value] of Object.entries(figures)) {
       this.element.querySelector(`[data-figure=${name}]`).textContent = value;
     }
+    if (lookonce.images?.length > 1) this.#tellImages(lookonce.images);
     if (!answer.text) this.text = "(no words)";
+  }
+
+  /** Say what became of each of several pictures. */
+  #tellImages(images) {
+    const figure = this.element.querySelector("dl div").cloneNode(true);
+    figure.querySelector("dt").textContent = "Pictures";
+    const value = figure.querySelector("dd");
+    value.dataset.figure = "pictures";
+    value.textContent = images.map(({ cache }, i) => `${i + 1} ${cache}`).join(", ");
+    this.element.querySelector("dl").append(figure);
   }
 
   /** Say whether the answer is the right one. */
@@ -53,10 +64,12 @@ export class Row {
    * @param {string} question
    * @param {?string} right its only right answer, where that is known
    * @param {boolean} compares whether there is a full pass
+   * @param {import("./shown.js").Shown[]} shown the pictures that it is about
    */
-  constructor(question, right, compares) {
+  constructor(question, right, compares, shown) {
     this.question = question;
     this.right = right;
+    this.shown = shown;
     this.element = document.getElementById("answer-template").content.firstElementChild.cloneNode(true);
     this.element.querySelector("h3").textContent = question;
     if (compares) this.full = new Way("Full pass", "full");

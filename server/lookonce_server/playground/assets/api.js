@@ -28,7 +28,7 @@ import { events } from "./sse.js";
  * @property {number} firstToken milliseconds until its first text
  * @property {number} total milliseconds until its end
  * @property {{prompt_tokens: number, prompt_tokens_details: {cached_tokens: number}}} usage
- * @property {{cache: string, tier: ?string, tokens_saved: number}} lookonce
+ * @property {{cache: string, tier: ?string, tokens_saved: number, images?: {cache: string}[]}} lookonce
  */
 
 export class Api {
@@ -69,17 +69,18 @@ export class Api {
   }
 
   /**
-   * Ask about an image.
+   * Ask about images.
    * @param {string} model
    * @param {string} question
-   * @param {string} url the image's: `lookonce:<id>`, or `data:` with its pixels
+   * @param {string[]} urls the images': `lookonce:<id>`, or `data:` with its pixels
    * @param {object} extension the request's `lookonce` object
    * @param {(text: string) => void} onText called with the text so far
    * @param {AbortSignal} signal
    * @returns {Promise<Answer>}
    */
-  async ask(model, question, url, extension, onText, signal) {
-    const content = [{ type: "image_url", image_url: { url } }, { type: "text", text: question }];
+  async ask(model, question, urls, extension, onText, signal) {
+    const images = urls.map((url) => ({ type: "image_url", image_url: { url } }));
+    const content = [...images, { type: "text", text: question }];
     const body = {
       model,
       messages: [{ role: "user", content }],

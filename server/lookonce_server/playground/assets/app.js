@@ -1,16 +1,21 @@
-/** The playground: a picture is looked at once, and questions are answered from what was kept of it. */
+/** The playground: pictures are looked at once, and questions are answered from what was kept of them. */
 
 import { Row } from "./answers.js";
 import { Api } from "./api.js";
 import { Costs } from "./costs.js";
-import { ApiError, explained } from "./errors.js";
-import { bytes, count, milliseconds, percent } from "./format.js";
+import { ApiError, PictureError, explained } from "./errors.js";
 import { Keeping } from "./keeping.js";
 import { Overlay } from "./overlay.js";
-import { dataUrl, onFile, openPicture } from "./picture.js";
+import { dataUrl, onFiles, openPicture } from "./picture.js";
+import { Shown, Strip } from "./shown.js";
 
 const FIRST_SCENES = [26, 15, 9, 8, 11, 150];
 const SCENES_END = 1e9; // the server draws scenes below it
+const ACROSS = [
+  "Which image has more objects?",
+  "How many objects are there in all images?",
+  "What color is the first object in the second image?",
+];
 
 const at = (id) => document.getElementById(id);
 
@@ -21,35 +26,44 @@ const at = (id) => document.getElementById(id);
  * @property {number} min_retention what else may be asked for, from this
  * @property {number} max_retention to that; 0 for nothing else
  * @property {number} max_image_bytes
+ * @property {number} max_images how many it takes in a question
  */
+
+/** @typedef {(settings: Settings) => Promise<import("./picture.js").Picture>} Load */
 
 class Playground {
   #api = new Api(askForKey);
   #overlay = new Overlay(at("overlay"));
+  #strip = new Strip(at("pictures"), (shown) => this.#select(shown), (shown) => this.#remove(shown));
   #costs = new Costs();
   #keeping = new Keeping(
     (share) => this.#preview(share),
-    (share) => this.#inTurn((signal) => this.#make(share, signal)),
+    (share) => this.#shown.forEach((shown) => this.#inTurn((signal) => this.#make(shown, share, signal))),
   );
   /** @type {?Promise<Settings>} */
   #settings = null;
-  #opened = 0; // how many pictures were asked for: the last one counts
-  #leaving = new AbortController(); // ends what belongs to the picture that is shown
+  #opened = 0; // how often pictures were asked for in place of others: the last time counts
+  #adding = Promise.resolve(); // of what is loaded one after the other
+  #leaving = new AbortController(); // ends what belongs to the pictures that are shown
   #previewing = new AbortController();
   #last = Promise.resolve(); // of what runs one after the other
-  /** @type {?import("./picture.js").Picture} */
-  #picture = null;
-  /** @type {?import("./api.js").Context} */
-  #context = null;
-  #area = null; // of the picture, that its tokens cover; null where that is not known
+  /** @type {Shown[]} in order */
+  #shown = [];
+  /** @type {?Shown} */
+  #selected = null;
 
   start() {
     this.#showScenes(FIRST_SCENES);
     at("other-scenes").addEventListener("click", () => {
       this.#showScenes(FIRST_SCENES.map(() => Math.floor(Math.random() * SCENES_END)));
     });
-    onFile(at("file"), (file) => this.#open((settings) => openPicture(file, file.name, settings.max_image_bytes)));
-    at("views").addEventListener("change", (event) => (this.#overlay.view = event.target.value));
+    onFiles(at("file"), (files) => {
+      this.#open(files.map((file) => (settings) => openPicture(file, file.name, settings.max_image_bytes)));
+    });
+    at("views").addEventListener("change", (event) => {
+      this.#overlay.view = event.target.value;
+      this.#drawStrip();
+    });
     document.querySelector(".chart").addEventListener("change", (event) => (this.#costs.unit = event.target.value));
     at("ask-form").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -67,7 +81,7 @@ class Playground {
         const button = document.createElement("button");
         button.type = "button";
         button.append(image);
-        button.addEventListener("click", () => this.#open((settings) => this.#openScene(number, settings)));
+        button.addEventListener("click", () => this.#open([(settings) => this.#openScene(number, settings)]));
         const item = document.createElement("li");
         item.append(button);
         return item;
@@ -81,49 +95,106 @@ class Playground {
     return openPicture(blob, `Scene ${number}`, settings.max_image_bytes, suggestions);
   }
 
-  /** Take a picture in place of the one before, unless it cannot be loaded. */
-  async #open(load) {
-    const number = ++this.#opened;
-    try {
-      this.#settings ??= this.#api.get("playground/settings.json");
-      const settings = await this.#settings.catch((error) => {
-        this.#settings = null; // asked for again with the next picture
-        throw error;
-      });
-      const picture = await load(settings);
-      if (number === this.#opened) this.#show(picture, settings);
-      else URL.revokeObjectURL(picture.url);
-    } catch (error) {
-      if (number === this.#opened) tell(error, () => this.#open(load));
-    }
+  /**
+   * Take pictures, in place of those before or in addition to them; none if one cannot be loaded.
+   * @param {Load[]} loads
+   */
+  #open(loads, adds = at("add").checked && this.#shown.length > 0) {
+    const number = adds ? this.#opened : ++this.#opened;
+    const load = () => this.#load(loads, number, adds).catch((error) => {
+      if (number === this.#opened) tell(error, () => this.#open(loads, adds));
+    });
+    this.#adding = adds ? this.#adding.then(load) : load();
   }
 
-  #show(picture, settings) {
+  async #load(loads, number, adds) {
+    this.#settings ??= this.#api.get("playground/settings.json");
+    const settings = await this.#settings.catch((error) => {
+      this.#settings = null; // asked for again with the next picture
+      throw error;
+    });
+    if (loads.length + (adds ? this.#shown.length : 0) > settings.max_images) {
+      throw new PictureError(`This server takes up to ${settings.max_images} pictures in a question.`);
+    }
+    const loaded = await Promise.allSettled(loads.map((load) => load(settings)));
+    const pictures = loaded.flatMap(({ value }) => value ?? []);
+    const failed = loaded.find(({ status }) => status === "rejected");
+    if (failed || number !== this.#opened) {
+      for (const { url } of pictures) URL.revokeObjectURL(url);
+      if (failed) throw failed.reason;
+    } else this.#show(pictures, settings, adds);
+  }
+
+  /** @param {import("./picture.js").Picture[]} pictures */
+  #show(pictures, settings, adds) {
+    if (!adds) this.#leave(settings);
+    clearProblem();
+    const shown = pictures.map((picture) => new Shown(picture));
+    this.#shown.push(...shown);
+    this.#select(shown[0]);
+    this.#suggest();
+    at("frame").scrollIntoView({ block: "nearest" });
+    const share = adds ? this.#keeping.share : settings.retention;
+    for (const one of shown) this.#inTurn((signal) => this.#make(one, share, signal));
+  }
+
+  /** Leave the pictures that are shown, and all that belongs to them. */
+  #leave(settings) {
     this.#leaving.abort();
     this.#leaving = new AbortController();
     this.#keeping.forget();
-    if (this.#picture) URL.revokeObjectURL(this.#picture.url);
-    this.#picture = picture;
-    this.#context = null;
-    this.#overlay.clear();
-    this.#area = null;
+    for (const { picture } of this.#shown) URL.revokeObjectURL(picture.url);
+    this.#shown = [];
     this.#costs.clear();
-    clearProblem();
-    for (const id of ["answers", "suggestions", "description"]) at(id).replaceChildren();
-    for (const fact of at("facts").querySelectorAll("dd")) fact.textContent = "–";
-    for (const id of ["views", "keeping", "asking"]) at(id).disabled = true;
-    at("image").src = picture.url;
-    at("image").alt = picture.name;
-    at("picture").style.setProperty("--ratio", picture.width / picture.height);
-    at("no-area").hidden = true;
-    at("picture").hidden = false;
-    at("no-picture").hidden = true;
-    at("frame").scrollIntoView({ block: "nearest" });
+    at("answers").replaceChildren();
     this.#keeping.offer(settings);
-    this.#inTurn((signal) => this.#make(settings.retention, signal));
   }
 
-  /** Run what keeps the model busy one after the other, so that each is timed alone; a new picture ends all of it. */
+  #remove(shown) {
+    const index = this.#shown.indexOf(shown);
+    this.#shown.splice(index, 1); // its URL stays: questions about it may be under way
+    if (this.#selected === shown) this.#selected = this.#shown[Math.min(index, this.#shown.length - 1)];
+    this.#select(this.#selected);
+    this.#suggest();
+    this.#strip.focus(index);
+    say(`Picture ${index + 1} is removed: ${shown.picture.name}.`);
+  }
+
+  /** Show one of the pictures large, with what is known of it. */
+  #select(shown) {
+    this.#selected = shown;
+    at("image").src = shown.picture.url;
+    at("image").alt = shown.picture.name;
+    at("picture").style.setProperty("--ratio", shown.picture.width / shown.picture.height);
+    at("picture").hidden = false;
+    at("no-picture").hidden = true;
+    at("no-area").hidden = true;
+    this.#refresh(shown);
+  }
+
+  /** Show what is known of a picture now, if it is the one that is large. */
+  #refresh(shown) {
+    this.#drawStrip();
+    if (shown !== this.#selected) return;
+    const { context, tokens } = shown;
+    this.#refreshText(shown);
+    shown.drawOn(this.#overlay);
+    if (tokens) {
+      at("no-area").hidden = shown.isPlaced;
+      this.#keeping.tell(tokens.kept.length, tokens.scores.length);
+    }
+    for (const [name, value] of Object.entries(shown.facts)) {
+      document.querySelector(`[data-fact=${name}]`).textContent = value;
+    }
+    for (const id of ["views", "keeping"]) at(id).disabled = context === null;
+    at("asking").disabled = !this.#shown.some(({ context }) => context);
+  }
+
+  #drawStrip() {
+    this.#strip.draw(this.#shown, this.#selected, at("overlay").dataset.view);
+  }
+
+  /** Run what keeps the model busy one after the other, so that each is timed alone; other pictures end all of it. */
   #inTurn(action) {
     const { signal } = this.#leaving;
     this.#last = this.#last
@@ -131,75 +202,68 @@ class Playground {
       .catch((error) => signal.aborted || tell(error, () => this.#inTurn(action)));
   }
 
-  /** See that the server has the picture's context at that share, and show what it keeps. */
-  async #make(share, signal) {
-    const isFirst = this.#context === null;
-    if (isFirst) await this.#place(signal);
+  /** See that the server has a picture's context at that share, and show what it keeps. */
+  async #make(shown, share, signal) {
+    const isFirst = shown.context === null;
+    if (isFirst) await this.#place(shown, signal);
     let began = null;
     let text = "";
-    for await (const event of this.#api.makeContext(this.#picture.blob, share, signal)) {
+    let context = null;
+    for await (const event of this.#api.makeContext(shown.picture.blob, share, signal)) {
       if (event.type === "context.queued") {
-        at("progress").textContent = "Waiting for its turn…";
+        shown.progress = "Waiting for its turn…";
       } else if (event.type === "context.describing") {
         began = performance.now();
-        at("progress").textContent = "Looking…";
+        shown.progress = "Looking…";
       } else if (event.type === "context.description.delta") {
         text += event.delta;
-        if (isFirst) at("description").textContent = text;
+        if (isFirst) shown.description = text;
       } else if (event.type === "context.completed") {
-        this.#context = event.context;
+        context = event.context;
       }
+      if (!context) this.#refreshText(shown);
     }
     const took = began === null ? null : performance.now() - began;
-    this.#drawTokens(await this.#api.tokens(this.#context.id, null, signal));
-    this.#showContext(took);
+    shown.complete(context, await this.#api.tokens(context.id, null, signal), took);
+    if (took !== null) {
+      const { image_tokens: all, kept_tokens: kept, tokens } = context;
+      this.#costs.addLook({ tokens: all + tokens - kept, milliseconds: took });
+    }
+    this.#refresh(shown);
+    const which = this.#shown.length > 1 ? `Picture ${this.#shown.indexOf(shown) + 1}: ` : "";
+    say(`${which}${context.description} ${shown.progress}`);
+  }
+
+  /** Show a description as it is written. */
+  #refreshText(shown) {
+    if (shown !== this.#selected) return;
+    at("progress").textContent = shown.progress || "\u00a0";
+    if (at("description").textContent !== shown.description) at("description").textContent = shown.description;
   }
 
   /** Find where in the picture the model's tokens lie: it may crop pictures, or pad them. */
-  async #place(signal) {
-    const { width, height } = this.#picture;
-    this.#area = await this.#api.get(`playground/area.json?width=${width}&height=${height}`, signal);
-    if (this.#area) this.#overlay.cover(this.#picture, this.#area);
-  }
-
-  /** @param {?number} took milliseconds of the describe pass, null where none ran */
-  #showContext(took) {
-    const { description, image_tokens: all, kept_tokens: kept, tokens, retention, ...stored } = this.#context;
-    if (took !== null) this.#costs.addLook({ tokens: all + tokens - kept, milliseconds: took });
-    const facts = {
-      image: `${count(all)} tokens`,
-      kept: `${count(kept)} (${percent(retention)})`,
-      context: `${count(tokens)} tokens, with the prompt's`,
-      bytes: `${bytes(stored.bytes)}, ${stored.precision}`,
-    };
-    for (const [name, value] of Object.entries(facts)) document.querySelector(`[data-fact=${name}]`).textContent = value;
-    const how = took === null ? "It was looked at before: nothing was run." : `Looked at in ${milliseconds(took)}.`;
-    at("progress").textContent = `${how} The next questions are answered from ${count(kept)} of its tokens.`;
-    if (at("description").textContent !== description) at("description").textContent = description;
-    for (const id of ["views", "keeping", "asking"]) at(id).disabled = false;
-    if (!at("suggestions").hasChildNodes()) this.#suggest(this.#picture.suggestions);
-    say(`${description} ${at("progress").textContent}`);
+  async #place(shown, signal) {
+    const { width, height } = shown.picture;
+    shown.area = await this.#api.get(`playground/area.json?width=${width}&height=${height}`, signal);
   }
 
   async #preview(share) {
     this.#previewing.abort();
     this.#previewing = new AbortController();
     const signal = AbortSignal.any([this.#previewing.signal, this.#leaving.signal]);
+    const shown = this.#selected;
     try {
-      this.#drawTokens(await this.#api.tokens(this.#context.id, share, signal));
+      shown.tokens = await this.#api.tokens(shown.context.id, share, signal);
+      this.#refresh(shown);
     } catch (error) {
       if (!signal.aborted) tell(error, () => this.#preview(share));
     }
   }
 
-  #drawTokens(tokens) {
-    const isPlaced = this.#area !== null && (tokens.grid[0] > 1 || tokens.scores.length === 1);
-    if (isPlaced) this.#overlay.draw(tokens);
-    at("no-area").hidden = isPlaced;
-    this.#keeping.tell(tokens.kept.length, tokens.scores.length);
-  }
-
-  #suggest(suggestions) {
+  /** Suggest the picture's own questions, or questions across several. */
+  #suggest() {
+    const [only, ...others] = this.#shown;
+    const suggestions = others.length ? ACROSS.map((text) => ({ text, answer: null })) : only.picture.suggestions;
     at("suggestions").replaceChildren(
       ...suggestions.map(({ text, answer }) => {
         const button = document.createElement("button");
@@ -215,7 +279,7 @@ class Playground {
 
   #ask(question, right = null) {
     if (!question) return;
-    const row = new Row(question, right, at("compare").checked);
+    const row = new Row(question, right, at("compare").checked, [...this.#shown]);
     at("answers").prepend(row.element);
     this.#inTurn((signal) => this.#answer(row, signal));
   }
@@ -223,32 +287,40 @@ class Playground {
   /** Fill a row; what it has already is not asked again. */
   async #answer(row, signal) {
     if (!row.context.answer) {
-      await this.#answerFromContext(row, signal);
+      await this.#answerFromContexts(row, signal);
       say(`${row.question} ${row.context.answer.text}`);
     }
     if (row.full && !row.full.answer) {
-      await this.#fill(row.full, row, await dataUrl(this.#picture.blob), { cache: "bypass" }, signal);
+      const urls = await Promise.all(row.shown.map(({ picture }) => dataUrl(picture.blob)));
+      try {
+        await this.#fill(row.full, row, urls, { cache: "bypass" }, signal);
+      } catch (error) {
+        if (!(error instanceof ApiError) || error.code !== "context_length_exceeded") throw error;
+        row.full.text = "The whole pictures are longer than this model takes.";
+        return;
+      }
       this.#costs.addQuestion(row);
       row.compare();
       say(row.verdict());
     }
   }
 
-  async #answerFromContext(row, signal) {
-    const ask = () => this.#fill(row.context, row, `lookonce:${this.#context.id}`, {}, signal);
+  async #answerFromContexts(row, signal) {
+    const ask = () => this.#fill(row.context, row, row.shown.map(({ context }) => `lookonce:${context.id}`), {}, signal);
+    for (const shown of row.shown) if (!shown.context) await this.#make(shown, this.#keeping.share, signal);
     try {
       await ask();
     } catch (error) {
       if (!(error instanceof ApiError) || error.code !== "context_not_found") throw error;
-      await this.#make(this.#context.retention, signal); // it expired, or was evicted
+      for (const shown of row.shown) await this.#make(shown, shown.context.retention, signal); // one expired, or was evicted
       await ask();
     }
   }
 
-  async #fill(way, row, url, extension, signal) {
+  async #fill(way, row, urls, extension, signal) {
     const { model } = await this.#settings;
     const onText = (text) => (way.text = text);
-    way.finish(await this.#api.ask(model, row.question, url, extension, onText, signal));
+    way.finish(await this.#api.ask(model, row.question, urls, extension, onText, signal));
     if (row.right !== null) way.judge(row.right);
   }
 }

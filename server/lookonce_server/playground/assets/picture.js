@@ -50,14 +50,14 @@ export function dataUrl(blob) {
   });
 }
 
-/** Call `chosen(file)` for a file that the person chooses, drops anywhere on the page, or pastes. */
-export function onFile(input, chosen) {
-  const first = (files) => files?.length && chosen(files[0]);
+/** Call `chosen(files)` for files that the person chooses, drops anywhere on the page, or pastes. */
+export function onFiles(input, chosen) {
+  const all = (files) => files?.length && chosen([...files]);
   input.addEventListener("change", () => {
-    first(input.files);
+    all(input.files);
     input.value = ""; // so that the same file can be chosen again
   });
-  document.addEventListener("paste", (event) => first(event.clipboardData.files));
+  document.addEventListener("paste", (event) => all(event.clipboardData.files));
   const isFile = (event) => event.dataTransfer?.types.includes("Files");
   document.addEventListener("dragover", (event) => {
     if (!isFile(event)) return;
@@ -71,6 +71,6 @@ export function onFile(input, chosen) {
     if (!isFile(event)) return;
     event.preventDefault();
     document.body.classList.remove("dropping");
-    first(event.dataTransfer.files);
+    all(event.dataTransfer.files);
   });
 }

@@ -1,4 +1,4 @@
-"""What becomes of a chat request: the conversation, its one image, how to decode."""
+"""What becomes of a chat request: the conversation, its images, how to decode."""
 
 import json
 
@@ -9,14 +9,17 @@ from lookonce_server.errors import InvalidRequestError
 from lookonce_server.http.chat_request import parse_chat
 from lookonce_server.http.schemas.chat import ChatRequest
 from lookonce_server.sessions.context_options import ContextOptions
+from lookonce_server.settings import Settings
 
 from ....support.app_requests import OTHER_URL, URL, image, text, user
 from ....support.samples import PROMPT
 
+NAMED = "lookonce:" + "0" * 64
+
 
 def parsed(*messages, **fields):
     request = ChatRequest.model_validate({"model": "m", "messages": list(messages) or [user("Hi")]} | fields)
-    return parse_chat(request, 100, PROMPT)
+    return parse_chat(request, Settings(max_answer_tokens=100, describe_prompt=PROMPT, max_images=3))
 
 
 def turns_of(*messages) -> tuple[Turn, ...]:
@@ -68,24 +71,38 @@ def test_every_role_has_its_turn():
     )
 
 
-def test_an_image_sent_again_stands_where_it_came_first():
-    question = parsed(user("a", image()), said("assistant", "b"), user(image(detail="low"), "c", image()))
-    assert question.conversation.turns == (Turn("user", ("a", 0)), Turn("assistant", ("b",)), Turn("user", ("c",)))
-    assert question.image == (URL, "messages[0].content[1].image_url.url")
+def test_images_are_numbered_as_they_come_first_and_stand_where_they_were_sent():
+    question = parsed(
+        user("a", image(OTHER_URL), "b", "c", image()),
+        said("assistant", "d"),
+        user(image(detail="low"), "e", image(NAMED), image(OTHER_URL)),
+    )
+    assert question.conversation.turns == (
+        Turn("user", ("a", 0, "b\nc", 1)),
+        Turn("assistant", ("d",)),
+        Turn("user", (1, "e", 2, 0)),
+    )
+    assert question.images == (
+        (OTHER_URL, "messages[0].content[1].image_url.url"),
+        (URL, "messages[0].content[4].image_url.url"),
+        (NAMED, "messages[2].content[2].image_url.url"),
+    )
 
 
-def test_different_images_are_refused_with_their_count():
-    third = "lookonce:" + "0" * 64
-    error = refused(user("a", image()), user(image(), image(OTHER_URL), "b"), user("c", image(third)))
-    assert error.param == "messages[1].content[1].image_url.url"
-    assert "3 different images" in str(error)
+def test_too_many_different_images_are_refused_by_the_first_too_many():
+    some = [image(), image(OTHER_URL), image(), image(NAMED)]
+    assert len(parsed(user("a", *some)).images) == 3
+    error = refused(user("a", *some), user("b", image(), image(NAMED[:-1] + "1"), image(NAMED[:-1] + "2")))
+    assert error.param == "messages[1].content[2].image_url.url"
+    assert str(error) == "The conversation has 5 different images; this server accepts at most 3."
 
 
 def test_an_image_alone_at_the_end_asks_the_describe_prompt():
     assert turns_of(user(image())) == (Turn("user", (0, PROMPT)),)
     assert turns_of(user(image()), said("system", "s")) == (Turn("user", (0, PROMPT)), Turn("system", ("s",)))
     again = (user("a", image()), said("assistant", "b"), user(image()))
-    assert turns_of(*again)[-1] == Turn("user", (PROMPT,))
+    assert turns_of(*again)[-1] == Turn("user", (0, PROMPT))
+    assert turns_of(user(image(), " ", image(OTHER_URL))) == (Turn("user", (0, 1, PROMPT)),)
     wished = parsed(user(image()), lookonce={"describe_prompt": "What is there?"})
     assert wished.conversation.turns == (Turn("user", (0, "What is there?")),)
 

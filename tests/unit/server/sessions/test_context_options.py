@@ -12,6 +12,7 @@ from lookonce_server.errors import InvalidRequestError, PromptTooLongError
 from lookonce_server.images.sources import ContextReference, ImageBytes
 from lookonce_server.sessions.context_options import NO_OPTIONS, ContextLimits, ContextOptions
 from lookonce_server.sessions.contexts import Prepared
+from lookonce_server.sessions.lookup import ImageLookup, Lookup
 
 from ....support.samples import GREEDY, PLAN, TENANT, Bench, about, png, read
 
@@ -24,7 +25,7 @@ WISHES = {"retention": 0.2, "describe_prompt": OTHER_PROMPT}
 async def ask(bench: Bench, image: bytes | str, **wishes):
     options = ContextOptions(place="lookonce.", **wishes)
     source = ContextReference(image) if isinstance(image, str) else ImageBytes(image, "image")
-    session = await bench.sessions.ask(about(QUESTION), source, GREEDY, tenant=TENANT, options=options)
+    session = await bench.sessions.ask(about(QUESTION), [source], GREEDY, tenant=TENANT, options=options)
     (answer,) = session.answers
     return await read(answer, session.lookup)
 
@@ -55,7 +56,7 @@ async def test_no_answer_comes_from_a_context_made_otherwise(bench, bench_with, 
     assert (usual.lookup.cache, wanted.lookup.cache) == ("miss", "miss")
     again = await ask(bench, png(70), **wishes)
     named = await ask(bench, again.lookup.context_id)
-    identity = again.lookup.context.identity
+    identity = again.lookup.contexts[0].identity
     assert again.lookup.cache == "hit"
     assert (identity.retention, identity.describe_prompt) == (
         wishes.get("retention", PLAN.retention),
@@ -68,7 +69,7 @@ async def test_no_answer_comes_from_a_context_made_otherwise(bench, bench_with, 
     theirs = await ask(own, png(70), on_miss="compress")
     assert theirs.lookup.context_id == again.lookup.context_id
     assert theirs.pieces == again.pieces
-    made, alike = again.lookup.context, theirs.lookup.context
+    (made,), (alike,) = again.lookup.contexts, theirs.lookup.contexts
     assert (made.kept_tokens, made.description) == (alike.kept_tokens, alike.description)
     assert torch.equal(made.scores, alike.scores)
 
@@ -82,7 +83,7 @@ async def test_the_servers_own_settings_may_be_named(bench):
 async def test_each_of_many_concurrent_wishes_is_met_by_its_own_pass(bench):
     retentions = [0.05, 0.1, 0.15, 0.2] * 5
     asked = await asyncio.gather(*(ask(bench, png(73), on_miss="compress", retention=one) for one in retentions))
-    assert [one.lookup.context.identity.retention for one in asked] == retentions
+    assert [one.lookup.contexts[0].identity.retention for one in asked] == retentions
     assert bench.counted("describes_total", result="done") == 4
 
 
@@ -133,13 +134,13 @@ async def test_limits_hold_for_every_question(bench, image):
     options = ContextOptions(retention=0.9, place="lookonce.")
     source = image if image is None else ContextReference(image) if isinstance(image, str) else ImageBytes(image, "i")
     with pytest.raises(InvalidRequestError) as caught:
-        await bench.sessions.ask(about(QUESTION), source, GREEDY, tenant=TENANT, options=options)
+        await bench.sessions.ask(about(QUESTION), [source], GREEDY, tenant=TENANT, options=options)
     assert caught.value.param == "lookonce.retention"
 
 
 async def test_a_prompt_may_spell_the_models_image_token(bench):
     made = await ask(bench, png(74), on_miss="compress", describe_prompt="Describe <image> well.")
-    assert (made.lookup.cache, made.lookup.context.image_tokens) == ("miss", 196)
+    assert (made.lookup.cache, made.lookup.contexts[0].image_tokens) == ("miss", 196)
     assert (await ask(bench, png(74), describe_prompt="Describe <image> well.")).lookup.cache == "hit"
 
 
@@ -186,7 +187,7 @@ async def test_an_id_cannot_be_bypassed(bench):
 
 async def test_bypass_neither_looks_nor_makes(bench):
     whole = await ask(bench, png(76), bypass=True)
-    assert whole.lookup == ("bypass", None, None, None, None)
+    assert whole.lookup == Lookup("bypass", (ImageLookup("bypass"),))
     assert bench.counted("context_lookups_total", result="miss", tier="memory") == 0
     await ask(bench, png(76), on_miss="compress")
     again = await ask(bench, png(76), bypass=True, on_miss="compress", retention=0.1)

@@ -16,6 +16,7 @@ from lookonce_server.sessions.answer_streams import StartedAnswer
 from lookonce_server.sessions.context_options import ContextOptions
 from lookonce_server.sessions.fallback import Fallback, least_margin, request_margin, strip_margin
 from lookonce_server.sessions.image_store import ImageStore, _blob_key
+from lookonce_server.sessions.lookup import ImageLookup
 from lookonce_server.settings import Settings
 
 from ....support.app_requests import OTHER_URL, URL, body, events_of, image, send, user
@@ -74,7 +75,7 @@ def test_log_probabilities_are_those_asked_for(asked, looked):
 
 async def asked(bench, source: bytes | str, question=QUESTION, options=WANTED, sampling=GREEDY, n=1, tenant=TENANT):
     source = ContextReference(source) if isinstance(source, str) else ImageBytes(source, "image")
-    session = await bench.sessions.ask(about(question), source, sampling, tenant=tenant, options=options, n=n)
+    session = await bench.sessions.ask(about(question), [source], sampling, tenant=tenant, options=options, n=n)
     return [await read(answer, session.lookup) for answer in session.answers]
 
 
@@ -101,8 +102,8 @@ async def test_asked_again_it_is_the_full_passs_answer_and_else_the_contexts(ben
     assert [one.started for one in sure] == [one.started for one in from_context]
     assert [one.pieces for one in again] == [one.pieces for one in full]
     assert sure[0].lookup == from_context[0].lookup._replace(fallback="none")
-    assert again[0].lookup[:3] == ("hit", None, context.id)
-    assert (again[0].lookup.fallback, again[0].lookup.answering) == ("full_pass", None)
+    assert again[0].lookup.images == (ImageLookup("hit", context.id),)
+    assert (again[0].lookup.cache, again[0].lookup.fallback) == ("hit", "full_pass")
     in_vain = from_context[0].started.computed_tokens
     assert again[0].started == full[0].started._replace(computed_tokens=full[0].started.computed_tokens + in_vain)
     assert always.counted("fallbacks_total", outcome="full_pass") == 1
@@ -131,7 +132,7 @@ async def test_an_image_that_does_not_come_along_leaves_the_contexts_answer(benc
     (plain,) = await asked(bench, context.id, options=ContextOptions())
     (answer,) = await asked(bench, context.id)
     assert (answer.lookup.fallback, answer.pieces, answer.started) == ("no_image", plain.pieces, plain.started)
-    assert answer.lookup.answering is not None
+    assert len(answer.lookup.contexts) == 1
 
 
 async def test_a_prompt_that_fits_only_with_a_context_is_answered_from_it(bench_with, engine, monkeypatch):

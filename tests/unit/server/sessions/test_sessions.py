@@ -12,6 +12,7 @@ from lookonce_server.errors import ContextNotFoundError, ContextNotKeptError, En
 from lookonce_server.images.decode import ImageLimits
 from lookonce_server.images.sources import ImageBytes
 from lookonce_server.sessions.context_builder import context_identity, selection_method
+from lookonce_server.sessions.lookup import Lookup
 
 from ....support.samples import GREEDY, PLAN, TENANT, about, encoded, picture, png, read
 
@@ -21,7 +22,7 @@ QUESTION = "How many objects are there?"
 
 async def test_a_new_image_is_a_miss_and_the_next_question_a_hit(bench):
     miss = await bench.ask(png(1), QUESTION)
-    assert (miss.lookup.cache, miss.lookup.tier, miss.lookup.context) == ("miss", None, None)
+    assert (miss.lookup.cache, miss.lookup.tier, miss.lookup.contexts) == ("miss", None, [])
     await bench.settle()
     hit = await bench.ask(png(1), "What color is it?")
     assert (hit.lookup.cache, hit.lookup.tier) == ("hit", "memory")
@@ -31,9 +32,9 @@ async def test_a_new_image_is_a_miss_and_the_next_question_a_hit(bench):
 
 
 async def test_a_question_without_an_image_looks_nothing_up(bench):
-    session = await bench.sessions.ask(about("Hello"), None, GREEDY, tenant=TENANT)
+    session = await bench.sessions.ask(about("Hello"), [], GREEDY, tenant=TENANT)
     answer = await read(*session.answers)
-    assert session.lookup == ("none", None, None, None, None)
+    assert session.lookup == Lookup("none")
     assert answer.finish_reason
     assert await bench.listed() == ()
 
@@ -66,7 +67,7 @@ async def test_each_of_several_answers_has_a_seed_of_its_own(bench):
 async def test_on_miss_compress_answers_from_the_context_it_makes(bench):
     asked = await bench.ask(png(1), QUESTION, on_miss="compress")
     assert asked.lookup.cache == "miss"
-    assert asked.lookup.context is not None
+    assert len(asked.lookup.contexts) == 1
     assert asked.started.computed_tokens < 196
     assert await bench.contexts.info(TENANT, asked.lookup.context_id)
     hit = await bench.ask(png(1), QUESTION, on_miss="compress")
@@ -133,7 +134,7 @@ async def test_different_images_get_their_own_contexts(bench):
     for seed, answer in zip(seeds, asked, strict=True):
         found = await bench.contexts.get(TENANT, bench.context_id(png(seed)))
         assert found.context.identity.image_digest == digest(png(seed))
-        assert answer.lookup.context.identity.image_digest == digest(png(seed))
+        assert answer.lookup.contexts[0].identity.image_digest == digest(png(seed))
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ async def test_a_store_that_fails_is_a_miss_and_costs_no_answer(bench, bench_wit
     compressed = await broken.ask(png(5), QUESTION, on_miss="compress")
     await store.close()
     assert (full.lookup.cache, full.pieces) == ("miss", expected.pieces)
-    assert (compressed.lookup.cache, compressed.lookup.context is None) == ("miss", False)
+    assert (compressed.lookup.cache, len(compressed.lookup.contexts)) == ("miss", 1)
     assert broken.counted("context_lookups_total", result="unavailable", tier="redis") == 2
     assert broken.counted("describes_total", result="done") == 1  # none behind: the store would not keep it
 
@@ -262,7 +263,7 @@ async def test_the_same_picture_in_other_bytes_is_another_image(bench):
 
 async def test_a_context_of_another_model_is_not_found(bench):
     asked = await bench.ask(png(9), QUESTION, on_miss="compress")
-    mine = asked.lookup.context
+    (mine,) = asked.lookup.contexts
     theirs = replace(mine, identity=replace(mine.identity, model_fingerprint="0" * 64))
     await bench.store.put(theirs)
     for gone in (bench.contexts.get, bench.contexts.info):
