@@ -20,7 +20,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test test-all lint report bench bench-store bench-server bench-vllm soak train clean
+.PHONY: help serve demo test test-all lint report bench bench-store bench-server bench-vllm soak joins train clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ bench-vllm: $(VENV)/.dev ## measure a later question in vLLM, beside its prefix 
 
 soak: $(VENV)/.dev ## ask for 10 minutes while Redis is killed again and again; fails on a wrong answer
 	$(BIN)/python -m lookonce_evaluation.bench.soak $(ARGS)
+
+joins: $(VENV)/.dev ## ask 1,000 questions about several images at once; fails on an answer that is not the one given alone
+	$(BIN)/python -m lookonce_evaluation.bench.joins $(ARGS)
 
 train: $(VENV)/.dev ## train the small model that ships
 	$(BIN)/python -m lookonce_server.engines.torch_extensions lookonce_scenes.train $(ARGS)

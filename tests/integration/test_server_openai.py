@@ -184,6 +184,7 @@ def test_a_question_without_an_image_is_answered(client):
         "context_tokens": 0,
         "image_tokens": 0,
         "tokens_saved": 0,
+        "images": [],
     }
     assert completion.usage.prompt_tokens_details.cached_tokens == 0
 
@@ -271,8 +272,8 @@ REFUSED = [
     ({"messages": messages("Hi", "data:image/png;base64,AAAA")}, "messages[0].content[1].image_url.url"),
     ({"messages": messages("Hi", data_url(png(1)[:300]))}, "messages[0].content[1].image_url.url"),
     (
-        {"messages": [*messages("Hi", picture_url(1)), *messages("Hi", picture_url(2))]},
-        "messages[1].content[1].image_url.url",
+        {"messages": [message for i in range(17) for message in messages("Hi", f"lookonce:{i:064x}")]},
+        "messages[16].content[1].image_url.url",
     ),
     (
         {"messages": [messages("Hi", picture_url(1))[0] | {"role": "system"}, *messages("Hi", None)]},

@@ -132,11 +132,10 @@ def test_history_that_is_sent_again_with_its_image_is_a_hit(client, context, who
         assert text_of(first) == text_of(whole)
 
 
-def test_the_pixels_and_the_id_of_one_image_do_not_mix(client, context):
-    chat = [*messages(FIND, picture_url(SEED)), *messages(FIND, context)]
-    with pytest.raises(openai.BadRequestError, match="2 different images") as caught:
-        client.chat.completions.create(messages=chat, **OPTIONS)
-    assert caught.value.param == "messages[1].content[1].image_url.url"
+def test_the_pixels_and_the_id_of_one_image_are_one(client, context):
+    chats = [[*messages(FIND, first), *messages(FIND, context)] for first in (picture_url(SEED), context)]
+    mixed, same = [client.chat.completions.create(messages=chat, **OPTIONS) for chat in chats]
+    assert (len(mixed.lookonce["images"]), text_of(mixed), mixed.usage) == (1, text_of(same), same.usage)
 
 
 def test_an_image_alone_is_described(client):

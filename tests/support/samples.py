@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -16,7 +16,7 @@ from lookonce_server.images.decode import DecodeProcesses, ImageLimits
 from lookonce_server.images.reading import Images
 from lookonce_server.images.sources import ContextReference, ImageBytes
 from lookonce_server.metrics import Metrics
-from lookonce_server.sessions.context_options import ContextOptions
+from lookonce_server.sessions.context_options import NO_OPTIONS, ContextOptions
 from lookonce_server.sessions.contexts import Contexts
 from lookonce_server.sessions.fallback import Fallback
 from lookonce_server.sessions.lookup import Lookup
@@ -57,9 +57,9 @@ def decode_processes() -> DecodeProcesses:
     return DecodeProcesses()
 
 
-def about(question: str) -> Conversation:
-    """A question about an image."""
-    return Conversation((Turn("user", (0, question)),))
+def about(question: str, images: int = 1) -> Conversation:
+    """A question about images."""
+    return Conversation((Turn("user", (*range(images), question)),))
 
 
 @dataclass
@@ -141,9 +141,26 @@ class Bench:
         tenant: str = TENANT,
     ) -> list[Asked]:
         """Ask once, for several answers."""
-        source = ContextReference(image) if isinstance(image, str) else ImageBytes(image, "image")
         options = ContextOptions(on_miss=on_miss)
-        session = await self.sessions.ask(about(question), [source], sampling, tenant=tenant, options=options, n=n)
+        return await self.ask_about([image], question, options, n=n, sampling=sampling, tenant=tenant)
+
+    async def ask_about(
+        self,
+        images: Sequence[bytes | str],
+        question: str | Conversation,
+        options: ContextOptions = NO_OPTIONS,
+        *,
+        n: int = 1,
+        sampling: Sampling = GREEDY,
+        tenant: str = TENANT,
+    ) -> list[Asked]:
+        """Ask once about images, each given by its bytes or by its context's id."""
+        conversation = about(question, len(images)) if isinstance(question, str) else question
+        sources = [
+            ContextReference(image) if isinstance(image, str) else ImageBytes(image, f"image[{i}]")
+            for i, image in enumerate(images)
+        ]
+        session = await self.sessions.ask(conversation, sources, sampling, tenant=tenant, options=options, n=n)
         return [await read(answer, session.lookup) for answer in session.answers]
 
     async def create(self, image: bytes) -> CompressedContext:

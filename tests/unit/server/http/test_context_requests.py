@@ -277,6 +277,7 @@ async def test_bypass_is_told(client):
         "context_tokens": 0,
         "image_tokens": 0,
         "tokens_saved": 0,
+        "images": [{"context_id": None, "cache": "bypass", "tier": None, "context_tokens": 0, "image_tokens": 0}],
     }
 
 

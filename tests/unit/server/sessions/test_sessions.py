@@ -194,7 +194,7 @@ async def test_an_image_that_cannot_be_decoded_is_refused_by_its_field(bench):
     for on_miss in ("full", "compress"):
         with pytest.raises(InvalidImageError) as caught:
             await bench.ask(b"no image", QUESTION, on_miss=on_miss)
-        assert caught.value.param == "image"
+        assert caught.value.param == "image[0]"
 
 
 async def test_an_image_that_cannot_be_decoded_is_tried_once(bench):
