@@ -10,7 +10,6 @@ contexts, or from the whole images, as the reply says. Exit status 1 if an answe
 
 import base64
 import io
-import itertools
 import random
 import statistics
 import sys
@@ -110,7 +109,7 @@ def messages(question: Question, urls: Sequence[str]) -> list[dict[str, Any]]:
     turns = [
         [{"role": "user", "content": [image]}, {"role": "assistant", "content": "I see it."}] for image in images[:-1]
     ]
-    return [*itertools.chain(*turns), {"role": "user", "content": [images[-1], text]}]
+    return [*(message for turn in turns for message in turn), {"role": "user", "content": [images[-1], text]}]
 
 
 class Asker:
