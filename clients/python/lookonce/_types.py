@@ -166,10 +166,12 @@ class Saved:
 
     Attributes:
         questions: number of questions answered.
-        hits: number of answers that came from a stored context.
+        hits: number of answers that came from stored contexts alone.
         prompt_tokens_saved: prompt tokens that were not run through the model.
         prompt_tokens_full: prompt tokens that the whole image for each question would have taken.
         bytes_not_sent: bytes of images, as requests carry them (base64), that a context's id replaced.
+        images: number of images asked about, each counted with each question.
+        image_hits: those of them whose context was stored already.
     """
 
     questions: int = 0
@@ -177,6 +179,8 @@ class Saved:
     prompt_tokens_saved: int = 0
     prompt_tokens_full: int = 0
     bytes_not_sent: int = 0
+    images: int = 0
+    image_hits: int = 0
 
     @property
     def share(self) -> float:
