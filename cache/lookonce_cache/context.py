@@ -33,7 +33,8 @@ class CompressedContext:
         kept_indices: [rows, kept], int32; indices into the image tokens, strictly ascending in each row. One row
             when all layers keep the same tokens, else one row a layer.
         scores: [image_tokens], float32; attention to each image token, mean over the scoring window.
-        grid: height and width of the image tokens' grid; (1, image_tokens) for a model without one.
+        grid: height and width of the image tokens' grid; (1, image_tokens) for a model without one. Of a video the
+            number of frames comes first.
         description: text that the describe pass generated.
         created_at: unix time in seconds.
         key: the content key, derived from the identity.
@@ -50,7 +51,7 @@ class CompressedContext:
     full_tokens: int
     kept_indices: torch.Tensor = field(repr=False)
     scores: torch.Tensor = field(repr=False)
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     description: str
     created_at: float
     key: ContextKey = field(init=False, repr=False)
@@ -87,6 +88,11 @@ class CompressedContext:
     def image_tokens(self) -> int:
         """The number of image tokens in the describe turn's prompt."""
         return self.scores.shape[0]
+
+    @property
+    def frames(self) -> int | None:
+        """The number of frames, as the model sees them, of a video; None for an image."""
+        return frames_of(self.grid)
 
     @property
     def kept_tokens(self) -> int:
@@ -138,6 +144,11 @@ class CompressedContext:
             require(ascending, "kept_indices must be strictly ascending in each row")
 
 
+def frames_of(grid: tuple[int, ...]) -> int | None:
+    """Return the number of frames of a video's grid; None for an image's."""
+    return grid[0] if len(grid) == 3 else None
+
+
 def check_facts(
     *,
     shared_tokens: object,
@@ -153,8 +164,8 @@ def check_facts(
     is_shift = type(moved_by) is int and abs(moved_by) <= MAX_DIMENSION
     require(is_shift, f"moved_by must be an int, at most {MAX_DIMENSION} either way", moved_by)
     require(_is_dimension(full_tokens), "full_tokens must be a positive int", full_tokens)
-    is_pair = isinstance(grid, tuple) and len(grid) == 2 and all(map(_is_dimension, grid))
-    require(is_pair, "grid must be two positive ints", grid)
+    is_grid = isinstance(grid, tuple) and len(grid) in (2, 3) and all(map(_is_dimension, grid))
+    require(is_grid, "grid must be two positive ints, or three", grid)
     check_text("description", description, MAX_DESCRIPTION_BYTES)
     require(is_seconds(created_at), "created_at must be unix seconds, a float", created_at)
 

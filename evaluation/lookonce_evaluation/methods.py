@@ -184,7 +184,7 @@ def as_json(chosen: Sequence[Method]) -> list[Any]:
     return [{"method": type(each).__name__, **asdict(each)} for each in chosen]  # type: ignore[call-overload]
 
 
-def oracle(scene: Scene | None, grid: tuple[int, int], keep: int) -> Tensor:
+def oracle(scene: Scene | None, grid: tuple[int, ...], keep: int) -> Tensor:
     """Select the tokens nearest to the objects' centres, in turn: `[1, keep]`.
 
     Raises:
@@ -193,7 +193,7 @@ def oracle(scene: Scene | None, grid: tuple[int, int], keep: int) -> Tensor:
     if scene is None:
         raise EvaluationError("the oracle needs to know where the objects are, which is known of scenes alone")
     rows, columns = torch.meshgrid(*((torch.arange(count) + 0.5) * IMAGE_SIZE / count for count in grid), indexing="ij")
-    nearness = torch.zeros(grid[0] * grid[1])
+    nearness = torch.zeros(rows.numel())
     for o in scene.objects:
         rank = ((rows - o.y) ** 2 + (columns - o.x) ** 2).flatten().argsort().argsort()
         nearness = torch.maximum(nearness, 1 / (1 + rank))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -48,7 +50,7 @@ class AttentionRecorder(Observing):
     image_positions: [image tokens], int64, ascending: where the image tokens stand in the prompt; gaps are allowed
     prompt_length: tokens of the prompt, all prefilled inside the block, in one or several forward calls
     window: layer indices to record, see `parse_window`
-    grid: (rows, columns) of the image tokens
+    grid: of the image tokens, see `ImageScores`
 
     Raises ValueError for arguments that contradict each other. Inside the block the forward pass raises RecordingError
     for a cache that does not simply grow, and UnsupportedModelError for attention that is not plainly causal.
@@ -61,13 +63,13 @@ class AttentionRecorder(Observing):
         image_positions: Tensor,
         prompt_length: int,
         window: range,
-        grid: tuple[int, int],
+        grid: tuple[int, ...],
     ) -> None:
         super().__init__(model)
         self._num_layers: int = model.config.get_text_config().num_hidden_layers
         if not window or window.start < 0 or window.stop > self._num_layers:
             raise ValueError(f"window {window}: expected layers of 0-{self._num_layers}")
-        if grid[0] * grid[1] != len(image_positions) or not len(image_positions):
+        if math.prod(grid) != len(image_positions) or not len(image_positions):
             raise ValueError(
                 f"grid {grid}: expected as many cells as image tokens, {len(image_positions)}, at least one"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,8 @@ class ImageScores:
 
     values: [layers in the window, image tokens], float32, on the CPU: means over recorded rows and heads, finite, >= 0
     layers: the indices of those layers, ascending
-    grid: (rows, columns) of the image tokens in reading order; rows * columns = image tokens
+    grid: (rows, columns) of the image tokens in reading order, or (frames, rows, columns) of a video's; the product is
+        the number of image tokens
     num_layers: how many layers the model has
 
     Raises ValueError when the shapes do not agree, RecordingError when a value is not finite.
@@ -24,12 +26,12 @@ class ImageScores:
 
     values: Tensor
     layers: tuple[int, ...]
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     num_layers: int
 
     def __post_init__(self) -> None:
-        expected = (len(self.layers), self.grid[0] * self.grid[1])
-        if tuple(self.values.shape) != expected:
+        expected = (len(self.layers), math.prod(self.grid))
+        if len(self.grid) not in (2, 3) or tuple(self.values.shape) != expected:
             raise ValueError(f"values {tuple(self.values.shape)}: expected {expected} from layers and grid")
         if not torch.isfinite(self.values).all():
             raise RecordingError("the scores hold a value that is not finite: the model overflowed")

@@ -16,10 +16,12 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from lookonce_scenes.album import draw_album_question, sample_scenes
-from lookonce_scenes.packing import CATEGORIES, Sample, Sheet, drop_from_all
+from lookonce_scenes.packing import CATEGORIES, Sample, Sheet, keep_in_all
 from lookonce_scenes.phrasings import describe_again, draw_question, say
 from lookonce_scenes.questions import DESCRIBE_PROMPTS, Question
 from lookonce_scenes.tokenizer import ASSISTANT, BOS, EOS, SYSTEM, USER
@@ -38,6 +40,8 @@ _LABELS = (
 )  # fmt: skip
 SINGLE_TEXT, SEVERAL_TEXT, JOINT_HEAD = 224, 320, 56
 _LINE = "\n"
+_NOTHING_KEPT = 0.16
+"""Share of the dropping follow-ups that see no image token: the describe turns' own tokens must tell."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Exercise:
         images: pictures a sample.
         max_objects: most objects of a picture.
         drop_rate: share of the questions under context-drop.
+        retention: instead, the share of the image tokens that every question sees, asked of a context.
         system: the system prompt of a full pass.
 
     """
@@ -57,12 +62,23 @@ class Exercise:
     images: int = 1
     max_objects: int = 4
     drop_rate: float = 0.0
+    retention: float | None = None
     system: str | None = None
 
     @property
     def is_joint(self) -> bool:
         """Whether pictures see those before them."""
         return self.form in ("joint", "video")
+
+    def draw_kept(self, scenes: Sequence[Scene], rng: random.Random, *, is_direct: bool) -> NDArray[np.bool_] | None:
+        """Draw the image tokens that a question sees; None for all: `[pictures x IMAGE_TOKENS]`."""
+        if self.retention is not None:
+            return keep_in_all(scenes, rng, self.retention)
+        if rng.random() >= self.drop_rate * (0.5 if is_direct else 1.25):
+            return None
+        if not is_direct and rng.random() < _NOTHING_KEPT:
+            return keep_in_all(scenes, rng, 0.0)
+        return keep_in_all(scenes, rng)
 
 
 def draw_scene(seed: int, max_objects: int = 4) -> Scene:
@@ -122,7 +138,7 @@ class Packer:
         def draw(rng: random.Random) -> Question | None:
             return describe_again(scene, rng) if rng.random() < 0.02 else draw_question(scene, rng)
 
-        if rng.random() < 0.4:
+        if rng.random() < 0.4 and exercise.retention is None:
             self._ask(sheet, draw, exercise, rng, at, (), is_direct=True)
         else:
             self._describe_and_ask(sheet, draw, exercise, rng, at, rng.choice(DESCRIBE_PROMPTS), scene.caption)
@@ -138,7 +154,7 @@ class Packer:
         second = sheet.add(
             [], description, start=at, sees=(0, *sheet.images, first), kind="description", continues=True
         )
-        if rng.random() < 0.3:
+        if rng.random() < 0.3 and exercise.retention is None:
             self._ask(sheet, draw, exercise, rng, at + len(description), (first, second))
         else:
             self._ask(sheet, draw, exercise, rng, at, (first,), is_hidden=True)
@@ -216,7 +232,7 @@ class Packer:
             at = sheet.place(image, at, seen)
             seen = (*seen, image)
         draw = _drawing(video.frames, video)
-        if rng.random() < 0.35:
+        if rng.random() < 0.35 and exercise.retention is None:
             self._ask(sheet, draw, exercise, rng, at, (), is_direct=True)
         else:
             self._describe_and_ask(sheet, draw, exercise, rng, at, DESCRIBE_VIDEO, video.caption)
@@ -264,8 +280,7 @@ class Packer:
             answer = [*self._encode(question.answer), EOS]
             if not sheet.fits(len(prompt) + len(answer)):
                 break
-            drops = rng.random() < exercise.drop_rate * (0.5 if is_direct else 1.2)
-            kept = drop_from_all(sheet.scenes, rng, may_drop_all=is_ours) if drops else None
+            kept = exercise.draw_kept(sheet.scenes, rng, is_direct=is_direct)
             sees = (0, *sheet.images, *base, *asked)
             segment = sheet.add(prompt, answer, start=start, sees=sees, kind=_kind(question), kept=kept)
             if is_chained:
@@ -275,7 +290,8 @@ class Packer:
 
 def _drawing(scenes: Sequence[Scene], video: Video | None) -> Drawing:
     if video:
-        return lambda rng: draw_video_question(video, rng)
+        again = Question("describe", DESCRIBE_VIDEO, video.caption)
+        return lambda rng: again if rng.random() < 0.02 else draw_video_question(video, rng)
     return lambda rng: draw_album_question(scenes, rng)
 
 

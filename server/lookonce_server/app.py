@@ -29,7 +29,7 @@ from lookonce_server.http.routes import chat, context_views, operations
 from lookonce_server.http.routes import contexts as context_routes
 from lookonce_server.http.routes import pages as playground
 from lookonce_server.http.state import AppState
-from lookonce_server.images.decode import DecodeProcesses, ImageLimits
+from lookonce_server.images.decode import DecodeProcesses, ImageLimits, VideoLimits
 from lookonce_server.images.fetch.addresses import parse_network
 from lookonce_server.images.fetch.client import Fetcher
 from lookonce_server.images.fetch.hosts import AllowedHost
@@ -217,11 +217,8 @@ async def _load_vllm(settings: Settings) -> Engine:
         dtype=_dtype(settings.dtype, on_cpu=not torch.cuda.is_available()),
         describe_prompt=settings.describe_prompt,
         max_queue=settings.max_queue,
-        options={
-            "use_tqdm_on_load": _set_progress_bars(settings),
-            "limit_mm_per_prompt": {"image": settings.max_images},
-            **settings.vllm,
-        },
+        max_images=settings.max_images,
+        options={"use_tqdm_on_load": _set_progress_bars(settings)} | settings.vllm,
         handover_dir=settings.handover_dir,
         allow_control_tokens=settings.allow_control_tokens,
     )
@@ -256,11 +253,11 @@ def _images(settings: Settings, metrics: Metrics) -> Images:
         tuple(AllowedHost.parse(host) for host in settings.image_hosts),
         networks=tuple(parse_network(network) for network in settings.image_networks),
         plain_http=settings.image_http,
-        max_bytes=settings.max_image_bytes,
         timeout=settings.image_fetch_timeout,
     )
     return Images(
         limits,
+        video_limits=VideoLimits(settings.max_video_bytes, settings.max_video_seconds, settings.max_frames),
         processes=DecodeProcesses(settings.image_decoders, settings.image_decode_timeout),
         fetcher=Fetcher(policy, metrics=metrics) if policy.hosts else None,
         metrics=metrics,
@@ -282,6 +279,7 @@ def describe_plan(settings: Settings, engine: Engine) -> DescribePlan:
         raise ModelRefusedError(str(error)) from error
     return DescribePlan(
         prompt=settings.describe_prompt,
+        video_prompt=settings.describe_video_prompt,
         max_tokens=settings.describe_tokens,
         rows=settings.rows,
         window=(window.start, window.stop),

@@ -229,6 +229,12 @@ async def test_info(store):
     )
 
 
+async def test_info_of_a_video(store):
+    await store.put(make_context(grid=(3, 2, 2)))
+    assert (await store.info(KEY)).frames == 3
+    assert (await store.get(KEY)).context.grid == (3, 2, 2)
+
+
 async def test_list_tells_the_same_as_info(store):
     await store.put(make_context())
     page = await store.list("acme")

@@ -125,8 +125,8 @@ def _decode_header(header: bytes | memoryview, head_bytes: int) -> Header:
     fields = _unpack(header)
     if not isinstance(fields, dict) or fields.keys() != FIELDS:
         raise ContextFormatError("header", "the header does not have exactly the fields of this version")
-    for name, least in (("shape", (1, 1, 1, 1)), ("kept", (1, 0)), ("grid", (1, 1))):
-        if not _is_shape(fields[name], least):
+    for name, *least in (("shape", (1, 1, 1, 1)), ("kept", (1, 0)), ("grid", (1, 1), (1, 1, 1))):
+        if not any(_is_shape(fields[name], sizes) for sizes in least):
             raise ContextFormatError("header", f"{name} is impossible")
     dtype, shape, facts = _decode_dtype(fields["dtype"]), fields["shape"], {name: fields[name] for name in FACTS}
     try:

@@ -46,6 +46,7 @@ class ContextInfo:
     retention: float
     selection: str
     precision: str
+    frames: int | None = None
 
 
 class Page(NamedTuple):

@@ -276,6 +276,7 @@ class MemoryStore:
             retention=context.identity.retention,
             selection=context.identity.selection,
             precision=context.identity.precision,
+            frames=context.frames,
         )
 
 

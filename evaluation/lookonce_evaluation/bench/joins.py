@@ -106,10 +106,10 @@ def messages(question: Question, urls: Sequence[str]) -> list[dict[str, Any]]:
     text = {"type": "text", "text": question.text}
     if not question.over_turns:
         return [{"role": "user", "content": [*images, text]}]
-    turns = [
-        [{"role": "user", "content": [image]}, {"role": "assistant", "content": "I see it."}] for image in images[:-1]
-    ]
-    return [*(message for turn in turns for message in turn), {"role": "user", "content": [images[-1], text]}]
+    chat: list[dict[str, Any]] = []
+    for image in images[:-1]:
+        chat += [{"role": "user", "content": [image]}, {"role": "assistant", "content": "I see it."}]
+    return [*chat, {"role": "user", "content": [images[-1], text]}]
 
 
 class Asker:

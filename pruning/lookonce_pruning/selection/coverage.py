@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +31,8 @@ class Coverage:
     The radius follows the budget: radius = reach * sqrt(image tokens / keep) cells, a share of the distance between
     neighbours were the kept tokens spread evenly. A small budget goes further apart; a large one weights by attention.
 
+    A video's tokens lie in space and time: the next frame is one cell away, and the root is the third.
+
     reach: > 0
     strength: 0 to 1; 0 is the plain attention ranking
 
@@ -52,22 +53,24 @@ class Coverage:
         import torch
 
         check_keep(scores, keep)
-        height, width = scores.grid
-        weights = scores.values.double().mean(dim=0).clamp_min(1e-300).log().view(height, width)
-        suppression = self._log_suppression(height, width, self.reach * math.sqrt(scores.tokens / max(1, keep)))
-        chosen = torch.zeros(height, width, dtype=torch.bool)
+        grid = scores.grid
+        weights = scores.values.double().mean(dim=0).clamp_min(1e-300).log().view(grid)
+        suppression = self._log_suppression(grid, self.reach * (scores.tokens / max(1, keep)) ** (1 / len(grid)))
+        chosen = torch.zeros(grid, dtype=torch.bool)
         for _ in range(keep):
-            row, column = divmod(int(weights.argmax()), width)
-            weights += suppression[height - 1 - row : 2 * height - 1 - row, width - 1 - column : 2 * width - 1 - column]
-            weights[row, column] = -torch.inf
-            chosen[row, column] = True
+            cell = tuple(int(at) for at in torch.unravel_index(weights.argmax(), grid))
+            weights += suppression[
+                tuple(slice(size - 1 - at, 2 * size - 1 - at) for size, at in zip(grid, cell, strict=True))
+            ]
+            weights[cell] = -torch.inf
+            chosen[cell] = True
         return chosen.flatten().nonzero().flatten()[None]
 
-    def _log_suppression(self, height: int, width: int, radius: float) -> Tensor:
-        """Return log factors by offset, [2 * height - 1, 2 * width - 1], 0 centred."""
+    def _log_suppression(self, grid: tuple[int, ...], radius: float) -> Tensor:
+        """Return log factors by offset, [2 * size - 1] in each dimension, 0 centred."""
         import torch
 
-        rows = torch.arange(1 - height, height, dtype=torch.float64)[:, None]
-        columns = torch.arange(1 - width, width, dtype=torch.float64)
-        nearness = torch.exp(-(rows**2 + columns**2) / (2 * radius**2))
+        offsets = [torch.arange(1 - size, size, dtype=torch.float64) for size in grid]
+        squares = torch.stack(torch.meshgrid(*offsets, indexing="ij")).square().sum(dim=0)
+        nearness = torch.exp(-squares / (2 * radius**2))
         return torch.log1p(-self.strength * nearness).clamp_min(_LEAST)

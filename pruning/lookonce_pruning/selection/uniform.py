@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class Uniform:
-    """Keep a lattice as square as the count allows, in bands of the grid."""
+    """Keep a lattice as square as the count allows, in bands of the grid.
+
+    A video's frames are one below the other.
+    """
 
     def select(self, scores: ImageScores, keep: int) -> Tensor:
         """See `Selection.select`; one row."""
@@ -22,7 +25,8 @@ class Uniform:
 
         check_keep(scores, keep)
         cells: list[int] = []
-        height, width = scores.grid
+        *above, width = scores.grid
+        height = math.prod(above)
         bands = _band_count(keep, height, width)
         for band in range(bands):
             row = _centre(band, bands, height)

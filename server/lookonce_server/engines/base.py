@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
-from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from lookonce_cache import CompressedContext
@@ -13,6 +12,7 @@ from lookonce_pruning import ScoreQueries
 from lookonce_server.engines.conversation import Conversation
 from lookonce_server.engines.description import Description
 from lookonce_server.engines.geometry import ImageCrop
+from lookonce_server.engines.visuals import Visual
 from lookonce_server.errors import EngineError, PromptTooLongError
 
 _log = logging.getLogger(__name__)
@@ -118,6 +118,7 @@ class DescribePlan:
         window: half-open range of layers whose attention is recorded.
         selection: name of the selection method, with options or without.
         retention: share of the image tokens kept.
+        video_prompt: the instruction for a video, where `prompt` is an image's.
     """
 
     prompt: str
@@ -126,6 +127,7 @@ class DescribePlan:
     window: tuple[int, int]
     selection: str
     retention: float
+    video_prompt: str = "Describe the video."
 
     @property
     def options(self) -> dict[str, Any]:
@@ -153,6 +155,7 @@ class Started(NamedTuple):
     prompt_tokens: int  # of everything the answer stands on
     computed_tokens: int  # of those, how many were run through the model for this answer
     full_prompt_tokens: int  # of the same question's prompt with the whole image
+    frames: tuple[int | None, ...] = ()  # of a full pass: the frames that it saw of each video; None for an image
 
 
 class TokenLogprob(NamedTuple):
@@ -205,9 +208,7 @@ class Engine(Protocol):
     async def check_schema(self, schema: str) -> None:
         """Raise InvalidRequestError unless answers can be held to a JSON Schema."""
 
-    def full(
-        self, conversation: Conversation, images: Sequence[Image.Image], sampling: Sampling, tenant: str
-    ) -> Answer:
+    def full(self, conversation: Conversation, images: Sequence[Visual], sampling: Sampling, tenant: str) -> Answer:
         """Answer from the whole prompt, with the conversation's images in the order of their numbers."""
 
     def answer(self, contexts: Sequence[CompressedContext], conversation: Conversation, sampling: Sampling) -> Answer:
@@ -217,9 +218,9 @@ class Engine(Protocol):
         """
 
     async def describe(
-        self, image: Image.Image, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
+        self, image: Visual, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
     ) -> Description:
-        """Describe and compress an image, behind everything that somebody waits for.
+        """Describe and compress an image or a video, behind everything that somebody waits for.
 
         The pieces that `on_text` takes, joined, are the description with the spaces around it.
         """

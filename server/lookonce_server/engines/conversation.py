@@ -1,12 +1,14 @@
 """Conversations free of any wire format, and their images by number."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
+PartsOf = Callable[[int], list[dict[str, Any]]]
+"""Returns the parts of a message that show an image or a video."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,14 @@ class Conversation:
 
     Images are numbered from 0 in the order in which they come first. One that comes again is shown once, where it came
     first.
+
+    Attributes:
+        turns: the messages.
+        videos: the numbers that are those of videos.
     """
 
     turns: tuple[Turn, ...]
+    videos: frozenset[int] = frozenset()
 
     @cached_property
     def num_images(self) -> int:
@@ -54,10 +61,14 @@ class Conversation:
         """Count the characters of all its text."""
         return sum(len(part) for turn in self.turns for part in turn.parts if isinstance(part, str))
 
-    def as_messages(self) -> list[dict[str, Any]]:
-        """Return the messages as chat templates take them, parts in order."""
+    def as_messages(self, parts_of: PartsOf | None = None) -> list[dict[str, Any]]:
+        """Return the messages as chat templates take them, parts in order.
+
+        Args:
+            parts_of: shows an image or a video by its number; by default as one image.
+        """
         shown: set[int] = set()
-        return [_message(turn, list(self._content(turn, shown))) for turn in self.turns]
+        return [_message(turn, list(self._content(turn, shown, parts_of or _image_parts))) for turn in self.turns]
 
     def after_images(self) -> list[dict[str, Any]]:
         """Return the messages as they follow the describe turns of all images.
@@ -88,30 +99,37 @@ class Conversation:
 
     def _text(self, turn: Turn) -> str:
         """Return a turn's text, with marks in place of its images if there are marks."""
-        texts = [part if isinstance(part, str) else image_mark(part) for part in turn.parts]
+        texts = [part if isinstance(part, str) else self._mark(part) for part in turn.parts]
         return "\n".join(filter(None, texts)) if self._has_marks else turn.text
 
-    def _content(self, turn: Turn, shown: set[int]) -> Iterator[dict[str, Any]]:
+    def _mark(self, image: int) -> str:
+        """Return the text that stands for an image or a video shown before."""
+        return f"[{'video' if image in self.videos else 'image'} {image + 1}]"
+
+    def _content(self, turn: Turn, shown: set[int], parts_of: PartsOf) -> Iterator[dict[str, Any]]:
         """Yield a turn's parts: an image where it comes first, a mark where it comes again; texts that meet are one."""
-        for is_image, texts in groupby((self._shown(part, shown) for part in turn.parts), lambda text: text is None):
+        for is_image, parts in groupby(turn.parts, lambda part: self._is_first(part, shown)):
             if is_image:
-                yield from ({"type": "image"} for _ in texts)
-            elif text := "\n".join(filter(None, texts)):
+                yield from (shown_part for part in parts if isinstance(part, int) for shown_part in parts_of(part))
+            elif text := "\n".join(filter(None, (self._spoken(part) for part in parts))):
                 yield _text(text)
 
-    def _shown(self, part: str | int, shown: set[int]) -> str | None:
-        """Return the text shown for a part; None for an image that is shown itself."""
+    def _is_first(self, part: str | int, shown: set[int]) -> bool:
+        """Return whether a part is an image or a video that is shown itself."""
+        if isinstance(part, str) or part in shown:
+            return False
+        shown.add(part)
+        return True
+
+    def _spoken(self, part: str | int) -> str:
+        """Return the text shown for a part."""
         if isinstance(part, str):
             return part
-        if part not in shown:
-            shown.add(part)
-            return None
-        return image_mark(part) if self.num_images > 1 else ""
+        return self._mark(part) if self.num_images > 1 else ""
 
 
-def image_mark(image: int) -> str:
-    """Return the text that stands for an image shown before."""
-    return f"[image {image + 1}]"
+def _image_parts(image: int) -> list[dict[str, Any]]:
+    return [{"type": "image"}]
 
 
 def _message(turn: Turn, content: list[dict[str, Any]]) -> dict[str, Any]:

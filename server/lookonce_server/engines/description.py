@@ -21,7 +21,7 @@ class Description(NamedTuple):
     position_shift: int  # positions by which the keys were rotated
     kept: Tensor  # [1 or layers, kept], int32, ascending
     scores: Tensor  # [image tokens], float32: mean attention over the window
-    grid: tuple[int, int]  # of the image tokens
+    grid: tuple[int, ...]  # of the image tokens, see `ImageScores`
     prompt_tokens: int  # of the whole prompt before compression
 
 
@@ -33,7 +33,7 @@ class PackedPrompt(NamedTuple):
     position_shift: int  # positions by which the keys were rotated
     kept: Tensor  # [1 or layers, kept], int32, ascending
     scores: Tensor  # [image tokens], float32: mean attention over the window
-    grid: tuple[int, int]  # of the image tokens
+    grid: tuple[int, ...]  # of the image tokens
 
     def describe(self, text: str, turn: DescribeTurn, prompt_ids: Sequence[int]) -> Description:
         """Build the description, without the tokens before the image.
@@ -67,8 +67,8 @@ class PackedPrompt(NamedTuple):
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor]) -> "PackedPrompt":
         """Build the prompt from the tensors of `as_tensors`."""
-        rows, columns = tensors["grid"].tolist()
-        return cls(**tensors | {"position_shift": int(tensors["position_shift"]), "grid": (rows, columns)})  # type: ignore[arg-type]
+        numbers = {"position_shift": int(tensors["position_shift"]), "grid": tuple(tensors["grid"].tolist())}
+        return cls(**tensors | numbers)  # type: ignore[arg-type]
 
 
 def pack_prompt(

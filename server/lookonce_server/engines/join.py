@@ -168,10 +168,11 @@ def join_contexts(
     """
     if len(contexts) != max(1, conversation.num_images):
         raise ValueError(f"{len(contexts)} contexts were given for {conversation.num_images} images")
-    turns = {prompt: prompts.describe_turn(prompt) for prompt in {c.identity.describe_prompt for c in contexts}}
-    for context in contexts:
-        check_prefix(context, turns[context.identity.describe_prompt].digest)
-    joined = prompts.join([turns[context.identity.describe_prompt] for context in contexts], conversation)
+    kinds = [(context.identity.describe_prompt, context.frames) for context in contexts]
+    turns = {kind: prompts.describe_turn(*kind) for kind in set(kinds)}
+    for context, kind in zip(contexts, kinds, strict=True):
+        check_prefix(context, turns[kind].digest)
+    joined = prompts.join([turns[kind] for kind in kinds], conversation)
     return plan_join(joined, list(map(ContextSize.of_context, contexts)), max_tokens)
 
 

@@ -9,7 +9,7 @@ Several contexts follow each other as their describe turns do, each closed with 
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ import torch
 from jinja2 import TemplateError
 from torch import Tensor
 
-from lookonce_cache import digest
+from lookonce_cache import CompressedContext, digest
 from lookonce_server.engines.control_tokens import (
     Change,
     ControlTokens,
@@ -28,7 +28,9 @@ from lookonce_server.engines.control_tokens import (
     UnencodableError,
 )
 from lookonce_server.engines.conversation import Conversation, Turn
+from lookonce_server.engines.media import Media, media_grid
 from lookonce_server.engines.placeholder_tokens import PlaceholderTokens
+from lookonce_server.engines.visuals import Video, Visual, frames_of
 from lookonce_server.errors import (
     ContextOutdatedError,
     InvalidImageError,
@@ -39,6 +41,7 @@ from lookonce_server.errors import (
 
 _MARK = "lookonce:description"  # stands for the description while what follows it is looked for
 _SEAM_TEXTS = ("What is it?", "1?", "\u6f22?", " x", "\nx", "")  # questions by which the seam is tried
+_ANSWER_ROOM = 256  # tokens that a video's frames leave to an answer, or an eighth of the positions
 _TRIES = 3  # of a check that the clock may spoil, where a template prints the time
 
 
@@ -47,7 +50,9 @@ class Prompt(NamedTuple):
 
     inputs: dict[str, Tensor]  # what the processor made: input_ids [1, tokens], pixels, ...
     image_positions: Tensor  # [image tokens], int64: where the image tokens stand
-    grid: tuple[int, int]  # of the image tokens, rows and columns
+    grid: tuple[int, ...]  # of the image tokens: rows and columns, of a video frames before them
+    images: tuple[Visual, ...] = ()  # and videos, as they are shown
+    turn: "DescribeTurn | None" = None  # that was processed
 
     @property
     def tokens(self) -> int:
@@ -69,6 +74,7 @@ class DescribeTurn(NamedTuple):
     prefix: tuple[int, ...]  # ids of what comes before the image
     digest: str  # of the template and the turn: part of what a context is a function of
     prompt: str  # the instruction
+    frames: int | None = None  # of a video
 
 
 class JoinedPrompt(NamedTuple):
@@ -93,45 +99,81 @@ class PromptRenderer:
         self._config = config
         self._allow_control_tokens = allow_control_tokens
         self.tokenizer = processor.tokenizer
-        image_id = getattr(config, "image_token_id", None)
-        if image_id is None:
-            raise ModelRefusedError("The model's configuration names no image token.")
-        self.image_id = int(image_id)
+        self._media = Media(processor, config)
+        self.image_id = self._media.image_id
         self.placeholder_tokens = PlaceholderTokens.of(processor, config)
         texts = [text for text, _ in self.placeholder_tokens.kinds]
         self._max_tokens: int = config.get_text_config().max_position_embeddings
         self._control_tokens = ControlTokens(self.tokenizer, str(processor.chat_template), texts)
         added, placeholder = self.tokenizer.added_tokens_decoder, getattr(processor, "image_token", None)
-        self._image_ids = {self.image_id, *(id_ for id_, token in added.items() if token.content == placeholder)}
+        self._image_ids = {*self._media.ids, *(id_ for id_, token in added.items() if token.content == placeholder)}
 
-    def full(self, conversation: Conversation, images: Sequence[Any]) -> Prompt:
-        """Render the whole conversation, with its images in the order of their numbers."""
-        return self._process(self._encode_conversation(conversation), images)
+    @property
+    def media(self) -> Media:
+        """Return how images and videos are shown to the model."""
+        return self._media
 
-    def describe(self, prompt: str, image: Any) -> Prompt:
-        """Render the describe turn, with its image."""
-        return self.process_turn(self.describe_turn(prompt), image)
+    def full(self, conversation: Conversation, images: Sequence[Visual], max_tokens: int | None = None) -> Prompt:
+        """Render the whole conversation, with its images in the order of their numbers.
 
-    def process_turn(self, turn: DescribeTurn, image: Any) -> Prompt:
-        """Tokenise a describe turn with its image."""
-        return self._process(turn.rendered, [image])
+        Args:
+            conversation: with their numbers.
+            images: and videos, which have fewer frames where they would not fit; see `Prompt.images`.
+            max_tokens: positions that there are; by default those of the model.
+        """
 
-    def describe_turn(self, prompt: str) -> DescribeTurn:
+        def render(shown: Sequence[Visual]) -> Prompt:
+            return self._process(self._encode_conversation(conversation, list(map(frames_of, shown))), shown)
+
+        return self._fit(images, render, max_tokens)
+
+    def describe(self, prompt: str, image: Visual, max_tokens: int | None = None) -> Prompt:
+        """Render the describe turn, with its image or video; see `full`."""
+
+        def render(shown: Sequence[Visual]) -> Prompt:
+            return self.process_turn(self.describe_turn(prompt, frames_of(shown[0])), shown[0])
+
+        return self._fit([image], render, max_tokens)
+
+    def process_turn(self, turn: DescribeTurn, image: Visual) -> Prompt:
+        """Tokenise a describe turn with its image or video."""
+        return self._process(turn.rendered, [image])._replace(turn=turn)
+
+    def _fit(
+        self, images: Sequence[Visual], render: Callable[[Sequence[Visual]], Prompt], max_tokens: int | None
+    ) -> Prompt:
+        """Render a prompt, with as many frames of videos as leave room for an answer."""
+        positions = self._max_tokens if max_tokens is None else max_tokens
+        limit = positions - min(_ANSWER_ROOM, positions // 8)
+        prompt = render(images)
+        while prompt.tokens > limit and any((frames_of(image) or 1) > 1 for image in prompt.images):
+            text = prompt.tokens - len(prompt.image_positions)
+            share = max(0, limit - text) / len(prompt.image_positions)
+            prompt = render([_thin_out(image, share) for image in prompt.images])
+        return prompt
+
+    def describe_turn(self, prompt: str, frames: int | None = None) -> DescribeTurn:
         """Render the describe turn, as the template does now.
+
+        Args:
+            prompt: the instruction.
+            frames: of a video; None for an image.
 
         Raises:
             InvalidRequestError: the prompt cannot be encoded.
         """
-        turn = _describe_messages(prompt)
+        turn = self._describe_messages(prompt, frames)
         rendered = self._encode(
             lambda change: self._apply_template(_change_texts(turn, change)), [("lookonce.describe_prompt", prompt)]
         )
         ids = rendered.ids
         at = self._find_image(ids, 0)
         prefix = tuple(ids[: at if at < len(ids) else 0])
-        # All of the turn, since a context keeps what is printed behind the image too, as the date of the day.
+        # All of the turn, since a context keeps what is printed behind the image too, as the date of the day. A video's
+        # identity is needed before its frames are counted, so its turn is known by that of an image.
         content = [str(self._processor.chat_template), rendered.is_broken, ids]
-        return DescribeTurn(rendered, ids, prefix, digest(repr(content).encode()), prompt)
+        known = digest(repr(content).encode()) if frames is None else self.describe_turn(prompt).digest
+        return DescribeTurn(rendered, ids, prefix, known, prompt, frames)
 
     def describe_ids(self, prompt: str) -> list[int]:
         """Return the ids of the describe turn, one token for the whole image."""
@@ -190,30 +232,39 @@ class PromptRenderer:
     def _render_joined(self, turns: Sequence[DescribeTurn], conversation: Conversation, change: Change) -> str:
         """Render turns as they are by themselves, with what stands between them."""
         mark = _mark("".join(turn.prompt for turn in turns))
-        questions = [_change_texts(_describe_messages(turn.prompt), change) for turn in turns]
+        questions = [_change_texts(self._describe_messages(turn.prompt, turn.frames), change) for turn in turns]
         messages = [message for question in questions for message in (*question, _assistant_message(mark))]
         text = self._apply_template([*messages, *_change_texts(conversation.after_images(), change)])
         _, *rests = text.split(mark, len(turns))
         if len(rests) != len(turns):
             raise ModelRefusedError("The chat template does not show the assistant's turns.")
         # Before an answer templates differ in blanks: alone the turn ends as a context does.
-        alone = {turn.prompt: self._apply_template(question) for turn, question in zip(turns, questions, strict=True)}
-        ends = [alone[turn.prompt][len(alone[turn.prompt].rstrip()) :] for turn in turns[1:]]
+        kinds = {(turn.prompt, turn.frames): question for turn, question in zip(turns, questions, strict=True)}
+        alone = {kind: self._apply_template(question) for kind, question in kinds.items()}
+        own = [alone[turn.prompt, turn.frames] for turn in turns]
+        ends = [text[len(text.rstrip()) :] for text in own[1:]]
         between = [rest.rstrip() + end for rest, end in zip(rests, ends, strict=False)]
-        return "".join((alone[turns[0].prompt], *between, rests[-1]))
+        return "".join((own[0], *between, rests[-1]))
 
-    def full_prompt_tokens(self, conversation: Conversation, image_tokens: Sequence[int]) -> int:
+    def full_prompt_tokens(self, conversation: Conversation, contexts: Sequence[CompressedContext]) -> int:
         """Count the tokens of the conversation's prompt with all whole images.
 
         Args:
-            conversation: with a prompt of one token an image.
-            image_tokens: of each image.
+            conversation: with their numbers.
+            contexts: of the images and videos.
         """
-        return len(self.full_ids(conversation)) + sum(image_tokens) - len(image_tokens)
+        frames = [context.frames for context in contexts]
+        placeholders = sum(len(self._media.parts(count)) for count in frames)
+        return len(self.full_ids(conversation, frames)) + sum(c.image_tokens for c in contexts) - placeholders
 
-    def full_ids(self, conversation: Conversation) -> list[int]:
-        """Return the ids of the conversation, one token for each whole image."""
-        return self._encode_conversation(conversation).ids
+    def full_ids(self, conversation: Conversation, frames: Sequence[int | None] = ()) -> list[int]:
+        """Return the ids of the conversation, one token for each whole image.
+
+        Args:
+            conversation: with numbers of images and videos.
+            frames: of each, None for an image; all images by default.
+        """
+        return self._encode_conversation(conversation, frames).ids
 
     def check_template(self, describe_prompt: str) -> None:
         """Raise ModelRefusedError unless contexts can be continued.
@@ -221,7 +272,7 @@ class PromptRenderer:
         A later turn must leave the describe turn's own rendering and tokens as they are.
         """
         self._control_tokens.prepare()
-        turn, mark = _describe_messages(describe_prompt), _mark(describe_prompt)
+        turn, mark = self._describe_messages(describe_prompt), _mark(describe_prompt)
         question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
         joined = None
         for _ in range(_TRIES):
@@ -277,8 +328,11 @@ class PromptRenderer:
                 return text
         return None
 
-    def _encode_conversation(self, conversation: Conversation) -> Rendered:
-        messages = conversation.as_messages()
+    def _describe_messages(self, prompt: str, frames: int | None = None) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": [*self._media.parts(frames), {"type": "text", "text": prompt}]}]
+
+    def _encode_conversation(self, conversation: Conversation, frames: Sequence[int | None] = ()) -> Rendered:
+        messages = conversation.as_messages(lambda image: self._media.parts(frames[image] if frames else None))
         return self._encode(lambda change: self._apply_template(_change_texts(messages, change)), _texts(conversation))
 
     def _encode(self, render: Render, texts: list[tuple[str, str]]) -> Rendered:
@@ -317,8 +371,8 @@ class PromptRenderer:
             ) from error
         return text
 
-    def _process(self, rendered: Rendered, images: Sequence[Any]) -> Prompt:
-        options: dict[str, Any] = {"images": list(images)} if images else {}
+    def _process(self, rendered: Rendered, images: Sequence[Visual]) -> Prompt:
+        options = self._media.options(images)
         if not rendered.has_own:
             options["add_special_tokens"] = False
         processor = self._broken_processor if rendered.is_broken else self._processor
@@ -329,8 +383,9 @@ class PromptRenderer:
                 raise
             raise InvalidImageError(f"This model does not take the image: {error}.") from error
         inputs = {name: value for name, value in output.items() if isinstance(value, Tensor)}
-        columns = (inputs["input_ids"][0] == self.image_id).nonzero().flatten()
-        return Prompt(inputs, columns, image_grid(self._config, len(columns), inputs.get("image_grid_thw")))
+        columns = self._media.positions(inputs["input_ids"][0])
+        grid = media_grid(self._config, len(columns), inputs, frames_of(images[0]) if len(images) == 1 else None)
+        return Prompt(inputs, columns, grid, tuple(images))
 
     @cached_property
     def _broken_processor(self) -> Any:
@@ -344,26 +399,6 @@ def common_prefix(prefix: Sequence[int], prompt: Sequence[int]) -> tuple[int, ..
     """Return the tokens of a prefix that a prompt, as processed, begins with."""
     same = takewhile(lambda pair: pair[0] == pair[1], zip(prefix, prompt, strict=False))
     return tuple(id_ for id_, _ in same)
-
-
-def image_grid(config: Any, count: int, grid_thw: Tensor | None) -> tuple[int, int]:
-    """Return the rows and columns of an image's tokens.
-
-    The processor gives them; else they are a square, else one row, as those of several images are.
-
-    Args:
-        config: the model's.
-        count: image tokens.
-        grid_thw: [images, 3] or [3], frames, rows and columns of patches, where the processor tells them.
-    """
-    if grid_thw is not None and grid_thw.numel() > 3:
-        return 1, count
-    if grid_thw is not None:
-        merge = config.vision_config.spatial_merge_size
-        _, height, width = grid_thw.flatten().tolist()
-        return height // merge, width // merge
-    side = int(count**0.5)
-    return (side, side) if side * side == count else (1, count)
 
 
 def _texts(conversation: Conversation) -> list[tuple[str, str]]:
@@ -385,8 +420,12 @@ def _change_texts(messages: list[dict[str, Any]], change: Change) -> list[dict[s
     return [changed(message) for message in messages]
 
 
-def _describe_messages(prompt: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+def _thin_out(image: Visual, share: float) -> Visual:
+    """Return a video with that share of its frames, fewer than it has if it can be."""
+    if not isinstance(image, Video):
+        return image
+    count = len(image.frames)
+    return image.thin_out(max(1, min(count - 1, int(count * share))))
 
 
 def _assistant_message(text: str) -> dict[str, Any]:

@@ -1,17 +1,18 @@
 """Parse a chat request into a conversation, its images and the sampling."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
-from typing import NamedTuple
+from itertools import chain, groupby
+from typing import Any, NamedTuple, Protocol
 
 from lookonce_server.concurrency import gather_in_order
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.conversation import Conversation, Role, Turn
 from lookonce_server.errors import InvalidImageError, InvalidRequestError
 from lookonce_server.http.schemas.chat import ChatRequest, GenerationRequest
-from lookonce_server.http.schemas.messages import ImagePart, Message, RefusalPart, TextPart
+from lookonce_server.http.schemas.messages import ImagePart, Message, RefusalPart, TextPart, VideoPart
 from lookonce_server.http.state import AppState, check_model
+from lookonce_server.images.decode import FrameSampling
 from lookonce_server.images.sources import ImageBytes, ImageSource
 from lookonce_server.sessions.context_options import ContextOptions
 from lookonce_server.settings import Settings
@@ -19,11 +20,29 @@ from lookonce_server.settings import Settings
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
+class AsksForFrames(Protocol):
+    """A request with a video's fields."""
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second."""
+
+    @property
+    def max_frames(self) -> int | None:
+        """Most frames."""
+
+
 class ImageField(NamedTuple):
-    """An image's URL, and its field in the request."""
+    """The URL of an image or a video, and its field in the request."""
 
     url: str
     param: str
+    sampling: FrameSampling | None = None  # which frames are taken of a video; None for an image
+
+    @property
+    def shown(self) -> tuple[str, FrameSampling | None]:
+        """Return the URL and the frames: what is equal of equal fields."""
+        return self.url, self.sampling
 
 
 class Question(NamedTuple):
@@ -64,7 +83,7 @@ def parse_chat(request: ChatRequest, settings: Settings) -> Question:
         InvalidRequestError: too many images, no question at the end, or fields that contradict each other.
     """
     options = request.lookonce.options()
-    conversation, images = read_messages(request.messages, options.describe_prompt or settings.describe_prompt)
+    conversation, images = read_messages(request.messages, settings, options.describe_prompt)
     check_image_count([image.param for image in images], settings)
     return Question(conversation, images, _sampling(request, settings.max_answer_tokens), options, request.n or 1)
 
@@ -105,33 +124,69 @@ async def read_images(fields: Sequence[ImageField], state: AppState) -> list[Ima
     return await gather_in_order(map(read, fields))
 
 
-def read_messages(messages: list[Message], describe_prompt: str) -> tuple[Conversation, tuple[ImageField, ...]]:
+def read_messages(
+    messages: list[Message], settings: Settings, describe_prompt: str | None = None
+) -> tuple[Conversation, tuple[ImageField, ...]]:
     """Return the conversation and its images, by number.
 
     Images of equal URLs are one. A last message that is images alone asks the describe prompt.
 
+    Args:
+        messages: of the request.
+        settings: have the describe prompts, and the most frames of a video.
+        describe_prompt: the request's own.
+
     Raises:
-        InvalidRequestError: a part that its role may not have, or no question at the end.
+        InvalidRequestError: too many frames, a part that its role may not have, or no question at the end.
     """
     last = _last_question(messages)
     for i, message in enumerate(messages):
         _check_parts(message, f"messages[{i}]")
-    images: dict[str, ImageField] = {}
-    for field in _image_fields(messages):
-        images.setdefault(field.url, field)
-    numbers = {url: number for number, url in enumerate(images)}
-    turns = [Turn(_ROLES[message.role], tuple(_parts(message, numbers)), message.name) for message in messages]
+    fields = [_image_fields(message, f"messages[{i}]", settings.max_frames) for i, message in enumerate(messages)]
+    images: dict[Any, ImageField] = {}
+    for field in chain.from_iterable(fields):
+        images.setdefault(field.shown, field)
+    numbers = {shown: number for number, shown in enumerate(images)}
+    videos = frozenset(number for number, field in enumerate(images.values()) if field.sampling is not None)
+    turns = [
+        Turn(_ROLES[message.role], tuple(_parts(message, [numbers[field.shown] for field in shown])), message.name)
+        for message, shown in zip(messages, fields, strict=True)
+    ]
     if turns[last].images and not turns[last].text.strip():
-        turns[last] = replace(turns[last], parts=(*turns[last].images, describe_prompt))
-    return Conversation(tuple(turns)), tuple(images.values())
+        is_video = videos.issuperset(turns[last].images)
+        prompt = describe_prompt or (settings.describe_video_prompt if is_video else settings.describe_prompt)
+        turns[last] = replace(turns[last], parts=(*turns[last].images, prompt))
+    return Conversation(tuple(turns), videos), tuple(images.values())
 
 
-def _image_fields(messages: list[Message]) -> Iterator[ImageField]:
-    """Yield each image of the messages, repeated ones too."""
-    for i, message in enumerate(messages):
-        for j, part in enumerate(message.parts):
-            if isinstance(part, ImagePart):
-                yield ImageField(part.image_url.url, f"messages[{i}].content[{j}].image_url.url")
+def _image_fields(message: Message, place: str, max_frames: int) -> list[ImageField]:
+    """List the images and videos of a message, repeated ones too."""
+    fields = []
+    for i, part in enumerate(message.parts):
+        if isinstance(part, ImagePart):
+            fields.append(ImageField(part.image_url.url, f"{place}.content[{i}].image_url.url"))
+        elif isinstance(part, VideoPart):
+            sampling = frame_sampling(part, f"{place}.content[{i}].", max_frames)
+            fields.append(ImageField(part.video_url.url, f"{place}.content[{i}].video_url.url", sampling))
+    return fields
+
+
+def frame_sampling(request: AsksForFrames, place: str, limit: int) -> FrameSampling:
+    """Return which frames a request takes of a video.
+
+    Args:
+        request: with `fps` and `max_frames`.
+        place: the prefix of these fields' names in the request.
+        limit: most frames.
+
+    Raises:
+        InvalidRequestError: it asks for more.
+    """
+    if (request.max_frames or 0) > limit:
+        field = f"{place}max_frames"
+        raise InvalidRequestError(f"{field}: {request.max_frames}; accepted here: at most {limit}.", param=field)
+    default = FrameSampling(max_frames=limit)
+    return FrameSampling(request.fps or default.fps, request.max_frames or limit)
 
 
 def _last_question(messages: list[Message]) -> int:
@@ -157,8 +212,9 @@ def _check_parts(message: Message, place: str) -> None:
         if extras := message.extras:
             raise _invalid(f"{place}.{extras[0]}", f"only assistant messages may have it, not {role!r}")
     for i, part in enumerate(message.content if isinstance(message.content, list) else []):
-        if isinstance(part, ImagePart) and role != "user":
-            raise _invalid(f"{place}.content[{i}].type", f"only user messages may have images, not {role!r}")
+        if isinstance(part, ImagePart | VideoPart) and role != "user":
+            noun = "images" if isinstance(part, ImagePart) else "videos"
+            raise _invalid(f"{place}.content[{i}].type", f"only user messages may have {noun}, not {role!r}")
         if isinstance(part, RefusalPart) and role != "assistant":
             raise _invalid(f"{place}.content[{i}].type", f"only assistant messages may have a refusal, not {role!r}")
 
@@ -167,16 +223,22 @@ def _invalid(param: str, why: str) -> InvalidRequestError:
     return InvalidRequestError(f"{param}: {why}.", param=param)
 
 
-def _parts(message: Message, numbers: Mapping[str, int]) -> Iterator[str | int]:
-    """Yield the parts of a turn: numbers of images, and between them texts, adjacent ones joined."""
-    for is_image, parts in groupby(message.parts, lambda part: isinstance(part, ImagePart)):
+def _parts(message: Message, numbers: Iterable[int]) -> Iterator[str | int]:
+    """Yield the parts of a turn: numbers of images, and between them texts, adjacent ones joined.
+
+    Args:
+        message: of the request.
+        numbers: of its images and videos.
+    """
+    left = iter(numbers)
+    for is_image, parts in groupby(message.parts, lambda part: isinstance(part, ImagePart | VideoPart)):
         if is_image:
-            yield from (numbers[part.image_url.url] for part in parts if isinstance(part, ImagePart))
+            yield from (next(left) for _ in parts)
         elif text := "\n".join(filter(None, map(_text, parts))):
             yield text
 
 
-def _text(part: TextPart | ImagePart | RefusalPart) -> str:
+def _text(part: TextPart | ImagePart | VideoPart | RefusalPart) -> str:
     return part.refusal if isinstance(part, RefusalPart) else getattr(part, "text", "")
 
 

@@ -127,7 +127,8 @@ class Usage:
     def lookonce(self, index: int = 0) -> Lookonce:
         """Return the `lookonce` object, that of one answer where they differ."""
         lookup, tier = self.lookup, self._answers[index].tier
-        images = [_image_usage(image, tier) for image in lookup.images]
+        frames = self._started[0].frames or (None,) * len(lookup.images)
+        images = [_image_usage(*image, tier) for image in zip(lookup.images, frames, strict=True)]
         return Lookonce(
             cache=lookup.cache,
             tier=tier or lookup.tier,
@@ -153,12 +154,20 @@ def _saved_tokens(started: Started) -> int:
     return max(0, started.full_prompt_tokens - started.computed_tokens)
 
 
-def _image_usage(image: ImageLookup, tier: str | None) -> ImageUsage:
-    """Return one image's part of the `lookonce` object."""
+def _image_usage(image: ImageLookup, frames: int | None, tier: str | None) -> ImageUsage:
+    """Return one image's part of the `lookonce` object.
+
+    Args:
+        image: its lookup.
+        frames: that a full pass saw of a video.
+        tier: of the engine's own cache.
+    """
+    frames = image.context.frames if image.context else frames
     return ImageUsage(
         context_id=image.context_id,
         cache=image.cache,
         tier=tier or image.tier,
         context_tokens=image.context.tokens if image.context else 0,
         image_tokens=image.context.image_tokens if image.context else 0,
+        **({} if frames is None else {"frames": frames}),
     )

@@ -1,18 +1,18 @@
-"""Read and decode the images of requests."""
+"""Read and decode the images and videos of requests."""
 
 import asyncio
 import time
 
-from PIL import Image
-
+from lookonce_server.engines.visuals import Visual
 from lookonce_server.errors import InvalidImageError
-from lookonce_server.images.decode import DecodeProcesses, ImageLimits
+from lookonce_server.images.decode import DecodeProcesses, FrameSampling, ImageLimits, VideoLimits
 from lookonce_server.images.decode.pool import DecodeCrashError, DecodeTimeoutError
 from lookonce_server.images.fetch.client import Fetcher
 from lookonce_server.images.sources import (
     SCHEME,
     ImageBytes,
     ImageSource,
+    Media,
     is_data_url,
     parse_reference,
     read_data_url,
@@ -21,52 +21,63 @@ from lookonce_server.metrics import Metrics
 
 
 class Images:
-    """Read and decode images away from the event loop.
+    """Read and decode images and videos away from the event loop.
 
     Args:
         limits: the largest image accepted.
-        processes: decode images.
+        video_limits: the largest video accepted.
+        processes: decode both.
         fetcher: fetches remote URLs; None refuses them.
-        metrics: counts decoded images.
+        metrics: counts what is decoded.
     """
 
     def __init__(
         self,
         limits: ImageLimits,
         *,
+        video_limits: VideoLimits | None = None,
         processes: DecodeProcesses | None = None,
         fetcher: Fetcher | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self.limits = limits
+        self.video_limits = video_limits or VideoLimits()
+        self.image_media = Media("image", limits.max_bytes)
+        self.video_media = Media("video", self.video_limits.max_bytes)
         self._processes = processes or DecodeProcesses()
         self._fetcher = fetcher
         self._metrics = metrics or Metrics()
 
-    async def read(self, url: str, param: str) -> ImageSource:
-        """Read the image, or the context's id, of a URL.
+    async def read(self, url: str, param: str, sampling: FrameSampling | None = None) -> ImageSource:
+        """Read the image or the video, or the context's id, of a URL.
 
         Args:
             url: a base64 `data:` URL, `lookonce:` with a context id, or a remote one that the operator allows.
             param: the request's field that it came in.
+            sampling: which frames are chosen of a video; None for an image.
 
         Raises:
             InvalidImageError: it is none of these, or cannot be read.
-            OverloadedError: too many images are being fetched.
+            OverloadedError: too many are being fetched.
         """
         if url.startswith(SCHEME):
             return parse_reference(url, param)
+        media = self.image_media if sampling is None else self.video_media
         if self._fetcher is None or is_data_url(url):
-            return ImageBytes(await asyncio.to_thread(read_data_url, url, self.limits, param), param)
-        return ImageBytes(await self._fetcher.fetch(url, param), param)
+            data = await asyncio.to_thread(read_data_url, url, media, param)
+        else:
+            data = await self._fetcher.fetch(url, media, param)
+        return ImageBytes(data, param, sampling)
 
-    async def decode(self, image: ImageBytes) -> Image.Image:
-        """Decode an image to RGB, as a person would see it, once for all passes.
+    async def decode(self, image: ImageBytes) -> Visual:
+        """Decode an image, or frames of a video, to RGB, once for all passes.
+
+        They are as a person would see them.
 
         One that nobody waits for any more leaves the queue of images to decode.
 
         Raises:
-            InvalidImageError: no image of a known format, damaged, beyond the limits, or too slow to decode.
+            InvalidImageError: no image or video of a known format, damaged, beyond the limits, or too slow to decode.
         """
         if image.decoding is None:
             image.decoding = asyncio.create_task(self._decode(image))
@@ -80,11 +91,11 @@ class Images:
                 decoding.cancel()
                 image.decoding = None
 
-    async def _decode(self, image: ImageBytes) -> Image.Image:
+    async def _decode(self, image: ImageBytes) -> Visual:
         started_at = time.monotonic()
         outcome = "failed"
         try:
-            picture = await self._processes.decode(image.data, self.limits, image.param)
+            visual = await self._decode_in_process(image)
             outcome = "decoded"
         except DecodeTimeoutError:
             outcome = "timeout"
@@ -98,7 +109,12 @@ class Images:
         finally:
             self._metrics.image_decodes.labels(outcome).inc()
             self._metrics.image_decode_seconds.observe(time.monotonic() - started_at)
-        return picture
+        return visual
+
+    async def _decode_in_process(self, image: ImageBytes) -> Visual:
+        if image.sampling is None:
+            return await self._processes.decode(image.data, self.limits, image.param)
+        return await self._processes.decode_video(image.data, self.video_limits, image.sampling, image.param)
 
     def close(self) -> None:
         """End the processes that decode."""

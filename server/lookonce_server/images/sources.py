@@ -1,39 +1,78 @@
-"""Images of requests as `data:` URLs, or as `lookonce:` with a context id."""
+"""Images and videos of requests as `data:` URLs, or as `lookonce:` with an id."""
 
 import asyncio
 import base64
 import re
+import struct
 from dataclasses import dataclass, field
+from typing import NamedTuple, Self
 
-from PIL import Image
-
+from lookonce_cache import digest
+from lookonce_server.engines.visuals import Visual
 from lookonce_server.errors import InvalidImageError
-from lookonce_server.images.decode import ImageLimits
+from lookonce_server.images.decode import FrameSampling, Noun, join_pictures
 
 SCHEME = "lookonce:"
 _ID = re.compile(r"[0-9a-f]{64}")
+_FRAMES = "data:video/jpeg;base64"  # begins a list of pictures, as vLLM takes them
+_KEPT_MARK = b"lookonce video\0\0"  # begins a kept video, and no image
+_KEPT_VIDEO = struct.Struct(f">{len(_KEPT_MARK)}sdQ")  # fps and max_frames
+
+
+class Media(NamedTuple):
+    """A kind of input: what it is called, and the most bytes of one."""
+
+    noun: Noun
+    max_bytes: int
 
 
 @dataclass(slots=True)
 class ImageBytes:
-    """An image as the client sent it, or as it was fetched.
+    """An image or a video as the client sent it, or as it was fetched.
 
     Attributes:
-        data: the encoded image.
+        data: the encoded image or video.
         param: the request's field that it came in.
+        sampling: which frames are chosen of a video; None of an image.
         decoding: decodes it for all passes of the request, once one of them wants it; see `Images.decode`.
         waiting: the passes that wait for it.
     """
 
     data: bytes
     param: str
-    decoding: asyncio.Task[Image.Image] | None = field(default=None, repr=False, compare=False)
+    sampling: FrameSampling | None = None
+    decoding: asyncio.Task[Visual] | None = field(default=None, repr=False, compare=False)
     waiting: int = field(default=0, repr=False, compare=False)
+
+    @property
+    def content(self) -> bytes:
+        """The bytes that identify what the model sees: of a video, with how its frames are chosen.
+
+        An image of these bytes there is none, so no image has a video's identity.
+        """
+        if self.sampling is None:
+            return self.data
+        fps, max_frames = float(self.sampling.fps), self.sampling.max_frames
+        return f"video, {fps!r} fps, at most {max_frames}: {digest(self.data)}".encode()
+
+    def encode(self) -> bytes:
+        """Encode it to be kept; see `decode`."""
+        if self.sampling is None:
+            return self.data
+        return _KEPT_VIDEO.pack(_KEPT_MARK, self.sampling.fps, self.sampling.max_frames) + self.data
+
+    @classmethod
+    def decode(cls, kept: bytes, param: str) -> Self:
+        """Decode what `encode` made."""
+        if not kept.startswith(_KEPT_MARK):
+            return cls(kept, param)
+        _, fps, max_frames = _KEPT_VIDEO.unpack_from(kept)
+        return cls(kept[_KEPT_VIDEO.size :], param, FrameSampling(fps, max_frames))
 
 
 @dataclass(frozen=True, slots=True)
 class ContextReference:
-    """An image named by its context's id, without pixels."""
+    """An image or a video named by its context's id, without pixels."""
 
     context_id: str
 
@@ -53,40 +92,54 @@ def parse_reference(url: str, param: str) -> ContextReference:
     return ContextReference(context_id)
 
 
-def read_data_url(url: str, limits: ImageLimits, param: str) -> bytes:
+def read_data_url(url: str, media: Media, param: str) -> bytes:
     """Read the bytes of a base64 `data:` URL of any media type.
+
+    A video may be a list of pictures: `data:video/jpeg;base64,<picture>,<picture>`.
 
     Args:
         url: as the client sent it.
-        limits: the largest image accepted.
+        media: what is accepted.
         param: the request's field that it came in.
 
     Raises:
-        InvalidImageError: it is another kind of URL, its base64 is damaged, or the image is too large.
+        InvalidImageError: it is another kind of URL, its base64 is damaged, or it is too large.
     """
     header, comma, payload = url.partition(",")
+    noun = media.noun
     if not is_data_url(header):
         raise InvalidImageError(
-            f"{abbreviate(url)} cannot be fetched: this server does not load remote images. Accepted: a base64 data:"
-            " URL such as 'data:image/png;base64,...', or 'lookonce:<context id>'.",
+            f"{abbreviate(url)} cannot be fetched: this server does not load remote {noun}s. Accepted:"
+            f" {accepted(noun)}.",
             param=param,
         )
     if not comma or not header.lower().endswith(";base64"):
         raise InvalidImageError(f"{abbreviate(url)} is not a base64 data: URL.", param=param)
+    is_list = noun == "video" and header.lower() == _FRAMES
     try:
-        data = base64.b64decode("".join(payload.split()), validate=True)
+        pieces = [
+            base64.b64decode("".join(piece.split()), validate=True)
+            for piece in (payload.split(",") if is_list else [payload])
+        ]
     except ValueError as error:  # binascii.Error, and the error for text beyond ASCII
-        raise InvalidImageError(f"The image's base64 is damaged: {error}.", param=param) from None
-    check_size(data, limits, param)
+        raise InvalidImageError(f"The {noun}'s base64 is damaged: {error}.", param=param) from None
+    data = join_pictures(pieces) if is_list else pieces[0]
+    check_size(data, media, param)
     return data
 
 
-def check_size(data: bytes, limits: ImageLimits, param: str) -> None:
-    """Raise InvalidImageError for an empty image, and for one with too many bytes."""
+def accepted(noun: Noun) -> str:
+    """Name the URLs that are always accepted."""
+    example = "image/png" if noun == "image" else "video/mp4"
+    return f"a base64 data: URL such as 'data:{example};base64,...', or 'lookonce:<context id>'"
+
+
+def check_size(data: bytes, media: Media, param: str) -> None:
+    """Raise InvalidImageError for empty input, and for too many bytes."""
     if not data:
-        raise InvalidImageError("The image is empty.", param=param)
-    if len(data) > limits.max_bytes:
-        raise InvalidImageError(f"The image is larger than the limit of {limits.max_bytes} bytes.", param=param)
+        raise InvalidImageError(f"The {media.noun} is empty.", param=param)
+    if len(data) > media.max_bytes:
+        raise InvalidImageError(f"The {media.noun} is larger than the limit of {media.max_bytes} bytes.", param=param)
 
 
 def is_data_url(url: str) -> bool:

@@ -10,10 +10,9 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import NamedTuple
 
-from PIL import Image
-
 from lookonce_server.concurrency import gather_in_order
 from lookonce_server.engines.base import Answer, Engine, Piece, Started
+from lookonce_server.engines.visuals import Visual, pixels_of
 from lookonce_server.errors import ContextLostError, InvalidImageError
 from lookonce_server.images.reading import Images
 from lookonce_server.images.sources import ImageBytes
@@ -116,7 +115,7 @@ class AnswerPasses:
 
     async def _needs_full_pass(
         self, answers: tuple[StartedAnswer, ...], images: Sequence[ImageBytes] | None
-    ) -> tuple[Outcome, list[Image.Image] | None]:
+    ) -> tuple[Outcome, list[Visual] | None]:
         """Decide on a full pass in place of answers; return pixels if so."""
         if not self._fallback.is_uncertain(answers):
             return "none", None
@@ -132,11 +131,11 @@ class AnswerPasses:
             _log.warning("a question cannot be asked again of the whole images: %s", error)
             return "no_image", None
 
-    def _full_passes(self, pixels: Sequence[Image.Image], question: Question) -> tuple[Answer, ...]:
+    def _full_passes(self, pixels: Sequence[Visual], question: Question) -> tuple[Answer, ...]:
         full, conversation = self._engine.full, question.conversation
         return tuple(full(conversation, pixels, sampling, question.tenant) for sampling in question.samplings)
 
-    async def _decode(self, images: Sequence[ImageBytes]) -> list[Image.Image]:
+    async def _decode(self, images: Sequence[ImageBytes]) -> list[Visual]:
         """Decode images, by number.
 
         Raises:
@@ -144,10 +143,10 @@ class AnswerPasses:
         """
         pixels = 0
 
-        async def decode(image: ImageBytes) -> Image.Image:
+        async def decode(image: ImageBytes) -> Visual:
             nonlocal pixels
             picture = await self._images.decode(image)
-            pixels += picture.width * picture.height
+            pixels += pixels_of(picture)
             if pixels > self._max_pixels and len(images) > 1:
                 raise InvalidImageError(
                     f"The images have more pixels together than the limit of {self._max_pixels}.", param="messages"

@@ -37,23 +37,32 @@ class ContextBuilder:
         """Raise InvalidRequestError, naming the field, if options are beyond the limits."""
         self._limits.check(options, self._plan)
 
-    def identity(self, tenant: str, data: bytes, options: ContextOptions) -> ContextIdentity:
+    def identity(
+        self, tenant: str, content: bytes, options: ContextOptions, *, is_video: bool = False
+    ) -> ContextIdentity:
         """Return the identity that an image's context has now, under a request's options.
+
+        Args:
+            tenant: owner of the context.
+            content: see `ImageBytes.content`.
+            options: of the request.
+            is_video: whether it is a video's.
 
         Raises:
             InvalidRequestError: the describe prompt cannot be encoded.
         """
         retention, prompt = options.retention, options.describe_prompt
+        own_prompt = self._plan.video_prompt if is_video else self._plan.prompt
         plan = replace(
             self._plan,
             retention=self._plan.retention if retention is None else retention,
-            prompt=self._plan.prompt if prompt is None else prompt,
+            prompt=own_prompt if prompt is None else prompt,
         )
         try:
             template = self._engine.template_digest(plan.prompt)
         except InvalidRequestError as error:
             raise type(error)(str(error), param=f"{options.place}describe_prompt") from error
-        return context_identity(tenant, data, self._engine.facts, plan, template, self._precision)
+        return context_identity(tenant, content, self._engine.facts, plan, template, self._precision)
 
     def is_current(self, identity: ContextIdentity) -> bool:
         """Return whether this model and its template, as it renders now, make this."""
@@ -78,13 +87,13 @@ class ContextBuilder:
 
 
 def context_identity(
-    tenant: str, data: bytes, facts: ModelFacts, plan: DescribePlan, template: str, precision: str
+    tenant: str, content: bytes, facts: ModelFacts, plan: DescribePlan, template: str, precision: str
 ) -> ContextIdentity:
     """Return the identity of an image's context.
 
     Args:
         tenant: owner of the context.
-        data: the image's bytes.
+        content: see `ImageBytes.content`.
         facts: of the model that describes the image.
         plan: how it is described and compressed.
         template: see `Engine.template_digest`.
@@ -93,7 +102,7 @@ def context_identity(
     return ContextIdentity(
         tenant=tenant,
         model_fingerprint=facts.fingerprint,
-        image_digest=digest(data),
+        image_digest=digest(content),
         describe_prompt=plan.prompt,
         template_digest=template,
         retention=float(plan.retention),

@@ -61,7 +61,7 @@ class ContextLimits:
             self._check_retention(options, own)
         if options.ttl is not None:
             self._check_ttl(options)
-        if options.describe_prompt not in (None, own.prompt):
+        if options.describe_prompt not in (None, own.prompt, own.video_prompt):
             self._check_prompt(options)
 
     def _check_retention(self, options: ContextOptions, own: DescribePlan) -> None:

@@ -310,7 +310,7 @@ class DescribeQueue:
     async def _put(self, job: DescribeJob, context: CompressedContext, lease: Lease | None) -> None:
         await self._store.put(context, lease, ttl=job.ttl)
         if self._images is not None:
-            await self._images.put(job.key, job.image.data, job.ttl)
+            await self._images.put(job.key, job.image, job.ttl)
 
     async def _retry_put(self, job: DescribeJob, context: CompressedContext, lease: Lease) -> None:
         """Store a context once the store answers again, so that its pass was not in vain."""

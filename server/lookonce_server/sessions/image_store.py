@@ -22,10 +22,10 @@ class ImageStore:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def put(self, key: ContextKey, data: bytes, ttl: float | None) -> None:
+    async def put(self, key: ContextKey, image: ImageBytes, ttl: float | None) -> None:
         """Keep the image of a stored context; a failure is logged, no more."""
         try:
-            await self._store.images.write(_blob_key(key), data, ttl=ttl)
+            await self._store.images.write(_blob_key(key), image.encode(), ttl=ttl)
             if await self._store.state(key) != "kept":  # deleted meanwhile, perhaps before the image was written
                 await self.delete(key)
         except CacheError as error:
@@ -38,7 +38,7 @@ class ImageStore:
         except CacheError as error:
             _log.warning("the image of context %s was not read: %s", key.id[:12], error)
             return None
-        return None if data is None else ImageBytes(data, "messages")
+        return None if data is None else ImageBytes.decode(data, "messages")
 
     async def delete(self, key: ContextKey) -> None:
         """Delete the image of a context, if it is kept; raises StoreUnavailableError."""

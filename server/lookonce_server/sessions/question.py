@@ -92,5 +92,6 @@ def _renumber(conversation: Conversation, numbers: Sequence[int]) -> Conversatio
         tuple(
             replace(turn, parts=tuple(part if isinstance(part, str) else numbers[part] for part in turn.parts))
             for turn in conversation.turns
-        )
+        ),
+        frozenset(numbers[video] for video in conversation.videos),
     )

@@ -38,6 +38,9 @@ class DescribeSettings(BaseModel):
     describe_prompt: Annotated[str, Field(min_length=1, description="the describe pass's instruction")] = (
         "Describe the image."
     )
+    describe_video_prompt: Annotated[
+        str, Field(min_length=1, description="the describe pass's instruction for a video")
+    ] = "Describe the video."
     describe_tokens: Annotated[int, Field(ge=1, le=4096, description="maximum tokens of a description")] = 128
     on_miss: Annotated[
         Literal["full", "compress"],

@@ -24,9 +24,20 @@ class ImageSettings(BaseModel):
         int, Field(gt=0, description="largest sum of the pixels of a question's images, where several are decoded")
     ] = 160_000_000
     max_image_side: Annotated[int, Field(gt=0, description="largest width, and height, in pixels")] = 20_000
-    image_decoders: Annotated[int, Field(gt=0, description="images decoded at once, each in a process of its own")] = 2
+    max_video_bytes: Annotated[int, Field(gt=0, description="largest video accepted, encoded, in bytes")] = (
+        32 * 1024 * 1024
+    )
+    max_video_seconds: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="longest video accepted, in seconds")
+    ] = 600.0
+    max_frames: Annotated[
+        int, Field(gt=0, le=1024, description="frames chosen from a video, where a request asks for no fewer")
+    ] = 32
+    image_decoders: Annotated[
+        int, Field(gt=0, description="images and videos decoded at once, each in a process of its own")
+    ] = 2
     image_decode_timeout: Annotated[
-        float, Field(gt=0, le=3600, description="seconds that decoding an image may take")
+        float, Field(gt=0, le=3600, description="seconds that decoding an image or a video may take")
     ] = 30.0
     image_hosts: Annotated[
         CommaList,
@@ -42,8 +53,8 @@ class ImageSettings(BaseModel):
 
     @property
     def max_body_bytes(self) -> int:
-        """The largest request body: the largest image in base64, and 1 MiB."""
-        return self.max_image_bytes * 4 // 3 + 1024 * 1024
+        """The largest request body: the largest image or video in base64, and 1 MiB."""
+        return max(self.max_image_bytes, self.max_video_bytes) * 4 // 3 + 1024 * 1024
 
     @field_validator("image_hosts")
     @classmethod

@@ -27,6 +27,7 @@ class Case(NamedTuple):
     shape: tuple[int, int, int, int] = (2, 2, 3, 8)
     kept: tuple[tuple[int, ...], ...] = ((0, 5),)
     description: str = "A red bicycle."
+    grid: tuple[int, ...] = (2, 3)
 
 
 CASES = {
@@ -39,6 +40,7 @@ CASES = {
     "int4-odd-head": Case("int4", torch.float32, shape=(2, 1, 2, 5)),
     "kept-per-layer": Case("native", torch.float16, kept=((0, 1, 5), (2, 3, 4))),
     "kept-none": Case("native", torch.bfloat16, kept=((),)),
+    "video": Case("native", torch.bfloat16, grid=(3, 1, 2)),
     "long-description": Case("native", torch.bfloat16, shape=(1, 1, 1, 2), kept=((3,),), description=LONG_DESCRIPTION),
 }
 
@@ -57,7 +59,7 @@ def golden_context(name: str) -> CompressedContext:
         full_tokens=40,
         kept_indices=torch.tensor(case.kept, dtype=torch.int32),
         scores=_numbers(6).abs(),
-        grid=(2, 3),
+        grid=case.grid,
         description=case.description,
         created_at=1_750_000_000.125,
     )

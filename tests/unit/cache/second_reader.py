@@ -1,6 +1,7 @@
 """A second reader of the context format, written from docs/context-format.md with numpy, and nothing of lookonce."""
 
 import hashlib
+import math
 import struct
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ def read(value: bytes) -> Read:
         _dense("keys", header, tensors),
         _dense("values", header, tensors),
         tensors.take("<i4", header["kept"]),
-        tensors.take("<f4", [header["grid"][0] * header["grid"][1]]),
+        tensors.take("<f4", [math.prod(header["grid"])]),
     )
     assert tensors.offset + 16 == len(value)
     return read

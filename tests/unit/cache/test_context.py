@@ -59,6 +59,7 @@ def test_no_image_token_need_be_kept(rows):
         {"created_at": 0.0},
         {"description": ""},
         {"grid": (1, 12)},
+        {"grid": (3, 2, 2)},  # of a video
         {"window": (0, 1)},
     ],
 )
@@ -116,7 +117,7 @@ CONTRADICTIONS = [
     ({"full_tokens": True}, "full_tokens must be a positive int, not True"),
     ({"grid": (3, 5)}, r"grid \(3, 5\) does not have a cell for each of 12 scores"),
     ({"grid": [3, 4]}, "grid must be two positive ints"),
-    ({"grid": (3, 4, 1)}, "grid must be two positive ints"),
+    ({"grid": (3, 2, 2, 1)}, "grid must be two positive ints"),
     ({"grid": (-3, -4)}, "grid must be two positive ints"),
     ({"created_at": float("inf")}, "created_at must be unix seconds"),
     ({"created_at": -1.0}, "created_at must be unix seconds"),

@@ -22,6 +22,7 @@ IDS = {
     "int4-odd-head": "5d09fdc0b2f0072a",
     "kept-per-layer": "c0c88cdaae15f1ba",
     "kept-none": "892e1ea1088016d6",
+    "video": "53788f6c0dc9ea26",
     "long-description": "c9c70043906055a2",
 }
 

@@ -1,4 +1,5 @@
 import gc
+import math
 import struct
 import tracemalloc
 
@@ -36,11 +37,12 @@ def test_every_field_is_in_the_format():
 def contexts(draw):
     layers, heads, tokens = (draw(st.integers(1, 5)) for _ in range(3))
     head_dim = draw(st.sampled_from([1, 2, 3, 5, 8, 24]))
-    height, width = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    rows, kept = draw(st.sampled_from([1, layers])), draw(st.integers(0, min(tokens, height * width)))
+    grid = tuple(draw(st.lists(st.integers(1, 4), min_size=2, max_size=3)))
+    cells = math.prod(grid)
+    rows, kept = draw(st.sampled_from([1, layers])), draw(st.integers(0, min(tokens, cells)))
     seed = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     shape, dtype = (layers, heads, tokens, head_dim), draw(st.sampled_from(FLOATS))
-    indices = [torch.randperm(height * width, generator=seed)[:kept].sort().values for _ in range(rows)]
+    indices = [torch.randperm(cells, generator=seed)[:kept].sort().values for _ in range(rows)]
     shared_tokens, first = draw(st.integers(0, 2**31 - 6)), draw(st.integers(0, 2**31 - 2))
     return make_context(
         keys=torch.randn(shape, generator=seed).to(dtype),
@@ -49,8 +51,8 @@ def contexts(draw):
         moved_by=draw(st.integers(1 - 2**31, 2**31 - 1)),
         full_tokens=draw(st.integers(shared_tokens + tokens, 2**31 - 1)),
         kept_indices=torch.stack(indices).int(),
-        scores=torch.rand(height * width, generator=seed),
-        grid=(height, width),
+        scores=torch.rand(cells, generator=seed),
+        grid=grid,
         description=draw(st.text(max_size=100)),
         created_at=draw(st.floats(0, 1e12)),
         tenant=draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)),

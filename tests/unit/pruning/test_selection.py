@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,12 +18,11 @@ def scores_of(values, grid):
 
 @st.composite
 def scored(draw):
-    height, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    grid = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)) | st.tuples(*[st.integers(1, 4)] * 3))
     layers = draw(st.integers(1, 4))
-    cells = st.floats(0, 1, width=32)
-    flat = draw(st.lists(cells, min_size=layers * height * width, max_size=layers * height * width))
-    keep = draw(st.integers(0, height * width))
-    return scores_of(torch.tensor(flat).view(layers, -1), (height, width)), keep
+    tokens = math.prod(grid)
+    flat = draw(st.lists(st.floats(0, 1, width=32), min_size=layers * tokens, max_size=layers * tokens))
+    return scores_of(torch.tensor(flat).view(layers, -1), grid), draw(st.integers(0, tokens))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -112,6 +113,18 @@ def test_coverage_spreads_a_small_budget_further():
 
     assert closest("attention", 2) == 1
     assert closest("coverage", 2) > closest("coverage", 8) > closest("coverage", 100) >= 1
+
+
+def test_coverage_of_a_video_knows_its_frames():
+    """The last row of a frame is no neighbour of the next frame's first; the same place in the next frame is one."""
+    values = torch.full((4, 3, 3), 0.1)
+    values[0, 2, 1], values[1, 0, 1], values[1, 2, 1] = 1.0, 0.5, 0.51
+
+    def kept(grid):
+        return get_selection("coverage:reach=0.5,strength=1").select(scores_of(values.view(1, -1), grid), 2)[0].tolist()
+
+    assert kept((4, 3, 3)) == [7, 10]
+    assert kept((12, 3)) == [7, 16]
 
 
 @settings(deadline=None)

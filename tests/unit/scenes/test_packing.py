@@ -141,7 +141,7 @@ def test_questions_of_one_picture_are_what_the_server_asks(prompts, tokenizer, s
             forms["system" if "\n" in said[users[1]] else "context"] += 1
             if "\n" in said[users[1]]:
                 system, _, rest = said[users[1]].partition("\n")
-                turns = (Turn("system", system), Turn("user", rest, has_image=True), *asked.turns[1:])
+                turns = (Turn("system", (system,)), Turn("user", (0, rest)), *asked.turns[1:])
                 assert prompts.continuation(said[users[0]], Conversation(turns))[0].tolist() == continuation
         else:
             assert one_token_an_image(before) == prompts.full_ids(as_turns(chat))

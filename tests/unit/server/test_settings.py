@@ -19,10 +19,11 @@ store_responses_bytes
 api_key_hashes allow_anyone allowed_origins max_concurrent_per_tenant requests_per_minute max_requests
 max_held_bytes body_timeout max_header_bytes header_timeout send_timeout stream_silence keep_alive_timeout
 max_connections backlog root_path forwarded_allow_ips shutdown_seconds ready_needs_store profile retention
-selection window rows on_miss fallback fallback_margin fallback_tokens keep_images keep_images_bytes describe_prompt
+selection window rows on_miss fallback fallback_margin fallback_tokens keep_images keep_images_bytes describe_prompt describe_video_prompt
 describe_tokens min_retention max_retention max_ttl max_describe_prompt max_images max_image_bytes max_image_pixels
 max_request_pixels
-max_image_side image_decoders image_decode_timeout image_hosts image_http image_networks image_fetch_timeout
+max_image_side max_video_bytes max_video_seconds max_frames
+image_decoders image_decode_timeout image_hosts image_http image_networks image_fetch_timeout
 allow_control_tokens max_answer_tokens max_running max_queue log_level log_format
 """.split()
 # A value of one setting in each group, other than its default.
@@ -273,7 +274,7 @@ def test_without_keys_this_machine_is_listened_to(host):
 
 
 def test_bodies_held_must_have_room_for_one(capsys):
-    assert "--max-held-bytes 1000 is less than the 29010602 bytes" in refused(capsys, "--max-held-bytes", "1000")
+    assert "--max-held-bytes 1000 is less than the 45787818 bytes" in refused(capsys, "--max-held-bytes", "1000")
 
 
 def test_a_key_in_the_wrong_place_is_not_repeated(capsys, toml):

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from lookonce_cache.context import frames_of
 from lookonce_cache.errors import ContextFormatError
 from lookonce_cache.format.header import MAX_HEAD_BYTES, Header, decode_head
 from lookonce_cache.identity import ContextKey
@@ -61,4 +62,5 @@ def _describe(key: ContextKey, head: Header, expires_at: float | None) -> Contex
         retention=identity.retention,
         selection=identity.selection,
         precision=identity.precision,
+        frames=frames_of(facts["grid"]),
     )

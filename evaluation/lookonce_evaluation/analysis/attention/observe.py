@@ -97,7 +97,7 @@ def with_bands(maps: Tensor, bands: list[Band]) -> Tensor:
     return torch.cat([maps, torch.stack(means)])
 
 
-def patches_of(mask: NDArray[np.bool_], area: Area, grid: tuple[int, int]) -> Tensor:
+def patches_of(mask: NDArray[np.bool_], area: Area, grid: tuple[int, ...]) -> Tensor:
     """Find the patches that an object covers, `[rows * columns]`, bool.
 
     Args:

@@ -142,7 +142,7 @@ def _span(decode: Callable[[list[int]], str], ids: list[int], text: str) -> rang
     return range(next(i for i in reversed(range(stop)) if text in decode(ids[i:stop])), stop)
 
 
-def asked_tokens(scene: Scene, index: int, grid: tuple[int, int]) -> Tensor | None:
+def asked_tokens(scene: Scene, index: int, grid: tuple[int, ...]) -> Tensor | None:
     """Find the image tokens of an object, `[tokens]`, if they can be told.
 
     They can where the tokens are a square, as scenes are: then each stands for an equal square of the picture.

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, Self
 
 import torch
-from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from lookonce_cache import CompressedContext
@@ -35,6 +34,7 @@ from lookonce_server.engines.transformers.model import ModelRunner, State, stack
 from lookonce_server.engines.transformers.sampler import Sampler
 from lookonce_server.engines.transformers.scheduler import PassScheduler
 from lookonce_server.engines.transformers.selfcheck import check_model, find_join_problem
+from lookonce_server.engines.visuals import Visual, frames_of
 from lookonce_server.errors import EngineEndedError, EngineError
 
 _log = logging.getLogger(__name__)
@@ -119,9 +119,7 @@ class TransformersEngine:
         """Stop the thread."""
         await asyncio.to_thread(self._scheduler.close)
 
-    def full(
-        self, conversation: Conversation, images: Sequence[Image.Image], sampling: Sampling, tenant: str
-    ) -> Answer:
+    def full(self, conversation: Conversation, images: Sequence[Visual], sampling: Sampling, tenant: str) -> Answer:
         """See `Engine.full`; nothing is kept between passes."""
         return self._scheduler.run(self._full(conversation, images, sampling))
 
@@ -130,7 +128,7 @@ class TransformersEngine:
         return self._scheduler.run(self._answer(contexts, conversation, sampling))
 
     async def describe(
-        self, image: Image.Image, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
+        self, image: Visual, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
     ) -> Description:
         """See `Engine.describe`."""
         async for event in self._scheduler.run(self._describe(image, plan), background=True):
@@ -140,11 +138,11 @@ class TransformersEngine:
         raise EngineError("The describe pass ended without a result.")
 
     def _full(
-        self, conversation: Conversation, images: Sequence[Image.Image], sampling: Sampling
+        self, conversation: Conversation, images: Sequence[Visual], sampling: Sampling
     ) -> Iterator[Started | Piece]:
-        prompt = self._prompts.full(conversation, images)
+        prompt = self._prompts.full(conversation, images, self.facts.max_tokens)
         sampling = self.facts.fit(prompt.tokens, sampling)
-        yield Started(prompt.tokens, prompt.tokens, prompt.tokens)
+        yield Started(prompt.tokens, prompt.tokens, prompt.tokens, tuple(map(frames_of, prompt.images)))
         yield from self._decode(self._runner.prefill(prompt), sampling)
 
     def _answer(
@@ -153,8 +151,7 @@ class TransformersEngine:
         self.facts.check_joins(len(contexts))
         join = join_contexts(self._prompts, contexts, conversation, self.facts.max_tokens)
         sampling = self.facts.fit(join.tokens, sampling)
-        image_tokens = [context.image_tokens for context in contexts]
-        full_prompt_tokens = self._prompts.full_prompt_tokens(conversation, image_tokens)
+        full_prompt_tokens = self._prompts.full_prompt_tokens(conversation, contexts)
         device = self._runner.model.device
         own = ((context.keys.dequantize(device), context.values.dequantize(device)) for context in contexts)
         dense = join.combine([self._text_kv(span) for span in join.spans], own, self._runner.inv_freq)
@@ -181,11 +178,10 @@ class TransformersEngine:
                 return
             state = self._runner.extend(state.cache, state.next_position, torch.tensor([[token]]))
 
-    def _describe(self, image: Image.Image, plan: DescribePlan) -> Iterator[str | Description]:
+    def _describe(self, image: Visual, plan: DescribePlan) -> Iterator[str | Description]:
         """Yield the text's pieces, one a step, and the description at last."""
         yield ""
-        turn = self._prompts.describe_turn(plan.prompt)
-        prompt = self._prompts.process_turn(turn, image)
+        prompt = self._prompts.describe(plan.prompt, image, self.facts.max_tokens)
         sampling = self.facts.fit(prompt.tokens, Sampling(plan.max_tokens))
         recorder = AttentionRecorder(
             self._runner.model,
@@ -223,4 +219,5 @@ class TransformersEngine:
             )
         except PruningError as error:
             raise EngineError(f"The describe pass could not be recorded: {error}") from error
-        yield packed.describe("".join(pieces), turn, prompt.ids)
+        assert prompt.turn is not None
+        yield packed.describe("".join(pieces), prompt.turn, prompt.ids)

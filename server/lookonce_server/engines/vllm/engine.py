@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
-from PIL import Image
 from prometheus_client import REGISTRY, CollectorRegistry
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
 from vllm.config import VllmConfig
@@ -37,9 +36,10 @@ from lookonce_server.engines.description import Description, PackedPrompt
 from lookonce_server.engines.geometry import image_crop
 from lookonce_server.engines.join import Join, join_contexts
 from lookonce_server.engines.prefix import DenseContext, TextCache, TextKV, TextSpan
-from lookonce_server.engines.prompts import PromptRenderer
+from lookonce_server.engines.prompts import DescribeTurn, PromptRenderer
 from lookonce_server.engines.structured.grammar import Grammars
 from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
+from lookonce_server.engines.visuals import Video, Visual, frames_of
 from lookonce_server.engines.vllm.capture_client import CaptureClient
 from lookonce_server.engines.vllm.client import BACKGROUND, VllmClient, sampling_params
 from lookonce_server.engines.vllm.connector.files import SharedFiles
@@ -235,17 +235,21 @@ class VllmEngine:
         self._files.close()
 
     async def full(
-        self, conversation: Conversation, images: Sequence[Image.Image], sampling: Sampling, tenant: str
+        self, conversation: Conversation, images: Sequence[Visual], sampling: Sampling, tenant: str
     ) -> Answer:
         """See `Engine.full`."""
         with self._client.admission.admit():
-            ids = await asyncio.to_thread(self._prompts.full_ids, conversation)
+            images = await asyncio.to_thread(self._fit, conversation, images)
+            frames = tuple(map(frames_of, images))
+            ids = await asyncio.to_thread(self._prompts.full_ids, conversation, frames)
             prompt = await asyncio.to_thread(self._prompt, ids, images, tenant)
 
             def started(output: RequestOutput) -> Started:
                 tokens = len(output.prompt_token_ids or ())
                 computed = tokens - (output.num_cached_tokens or 0)
-                return Started(tokens, computed, computed)  # what vLLM's own cache saves is not a context's merit
+                return Started(
+                    tokens, computed, computed, frames
+                )  # what vLLM's own cache saves is not a context's merit
 
             async with aclosing(self._stream_answer(prompt, sampling, None, started)) as events:
                 async for event in events:
@@ -273,7 +277,7 @@ class VllmEngine:
                     yield event
 
     async def describe(
-        self, image: Image.Image, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
+        self, image: Visual, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
     ) -> Description:
         """See `Engine.describe`.
 
@@ -281,7 +285,7 @@ class VllmEngine:
         captured: in it, every row that scores is a prompt row, which vLLM computes in the same way on every platform.
         """
         with self._client.admission.admit(background=True):
-            turn = await asyncio.to_thread(self._prompts.describe_turn, plan.prompt)
+            turn, image = await asyncio.to_thread(self._describe_turn, plan.prompt, image)
             prompt = await asyncio.to_thread(self._prompt, turn.ids, [image], tenant)
             on_text("")
             token_ids, text = await self._generate_description(prompt, Sampling(plan.max_tokens), on_text)
@@ -289,7 +293,7 @@ class VllmEngine:
             tensors, ids = await self._captures.capture(
                 prompt | {"prompt_token_ids": [*prompt["prompt_token_ids"], *fed]},
                 num_description_tokens=len(fed),
-                compression=Compression(plan.rows, plan.window, plan.selection, plan.retention),
+                compression=Compression(plan.rows, plan.window, plan.selection, plan.retention, frames_of(image)),
             )
         return PackedPrompt.of_tensors(tensors).describe(text, turn, ids[: len(ids) - len(fed)])
 
@@ -342,22 +346,42 @@ class VllmEngine:
             raise EngineError("vLLM described the image with nothing.")
         return token_ids, "".join(pieces)
 
-    def _prompt(self, ids: list[int], images: Sequence[Image.Image], tenant: str) -> dict[str, Any]:
+    def _fit(self, conversation: Conversation, images: Sequence[Visual]) -> Sequence[Visual]:
+        """Return the images, with as many frames of videos as fit."""
+        if not any(isinstance(image, Video) for image in images):
+            return images
+        return self._prompts.full(conversation, images, self.facts.max_tokens).images
+
+    def _describe_turn(self, prompt: str, image: Visual) -> tuple[DescribeTurn, Visual]:
+        """Return the describe turn and its image, or its video with as many frames as fit."""
+        if not isinstance(image, Video):
+            return self._prompts.describe_turn(prompt), image
+        described = self._prompts.describe(prompt, image, self.facts.max_tokens)
+        assert described.turn is not None
+        return described.turn, described.images[0]
+
+    def _prompt(self, ids: list[int], images: Sequence[Visual], tenant: str) -> dict[str, Any]:
         """Return a prompt whose cached blocks and images serve this tenant alone.
 
         One tenant could else tell from an answer's speed what another has asked about.
         """
         prompt: dict[str, Any] = {"prompt_token_ids": ids, "cache_salt": self._contexts.salt(f"tenant {tenant}")}
-        if images:
-            pixels = [digest(f"{image.mode} {image.size} ".encode() + image.tobytes()) for image in images]
-            prompt["multi_modal_data"] = {"image": list(images)}
-            prompt["multi_modal_uuids"] = {"image": [self._contexts.salt(f"image {tenant} {one}") for one in pixels]}
+        pictures, videos = self._prompts.media.split(images)
+        data: dict[str, list[Any]] = {"image": pictures, "video": videos}
+        pixels = {
+            "image": [f"{image.mode} {image.size} ".encode() + image.tobytes() for image in pictures],
+            "video": [f"{frames.shape} {metadata} ".encode() + frames.tobytes() for frames, metadata in videos],
+        }
+        if kinds := [kind for kind in data if data[kind]]:
+            prompt["multi_modal_data"] = {kind: data[kind] for kind in kinds}
+            prompt["multi_modal_uuids"] = {
+                kind: [self._contexts.salt(f"{kind} {tenant} {digest(one)}") for one in pixels[kind]] for kind in kinds
+            }
         return prompt
 
     def _continue(self, contexts: Sequence[CompressedContext], conversation: Conversation) -> _Continuation:
         join = join_contexts(self._prompts, contexts, conversation, self.facts.max_tokens)
-        image_tokens = [context.image_tokens for context in contexts]
-        return _Continuation(join, self._prompts.full_prompt_tokens(conversation, image_tokens))
+        return _Continuation(join, self._prompts.full_prompt_tokens(conversation, contexts))
 
     def _combine(self, join: Join, texts: Sequence[TextKV], contexts: Sequence[CompressedContext]) -> DenseContext:
         own = ((context.keys.dequantize(), context.values.dequantize()) for context in contexts)

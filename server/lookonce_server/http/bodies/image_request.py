@@ -108,7 +108,7 @@ async def _split(form: FormData, images: Images) -> tuple[ImageBytes, dict[str, 
 
 async def _read_file(file: UploadFile, images: Images) -> bytes:
     data = await file.read(images.limits.max_bytes + 1)
-    check_size(data, images.limits, _FILE)
+    check_size(data, images.image_media, _FILE)
     return data
 
 

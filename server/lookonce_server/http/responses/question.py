@@ -9,7 +9,15 @@ from lookonce_server.http.responses.objects import ResponseObject
 from lookonce_server.http.responses.request import ResponseRequest
 from lookonce_server.http.responses.response_store import KeptItem, KeptResponse, ResponseStore, check_size
 from lookonce_server.http.schemas.chat import ChatRequest
-from lookonce_server.http.schemas.messages import MAX_MESSAGES, ImagePart, ImageUrl, Message, RefusalPart, TextPart
+from lookonce_server.http.schemas.messages import (
+    MAX_MESSAGES,
+    ImagePart,
+    ImageUrl,
+    Message,
+    RefusalPart,
+    TextPart,
+    VideoPart,
+)
 from lookonce_server.http.schemas.response_format import ChatSchemaFormat, ResponseSchemaFormat
 from lookonce_server.http.state import AppState
 from lookonce_server.sessions.answer_passes import Session
@@ -140,7 +148,7 @@ class ResponseQuestion:
 
 def _message(item: KeptItem) -> Message:
     """Return an item as a chat's message; the numbers of its images stand for their URLs."""
-    parts: list[TextPart | ImagePart | RefusalPart] = [
+    parts: list[TextPart | ImagePart | VideoPart | RefusalPart] = [
         TextPart(type="text", text=part.text)
         if part.image is None
         else ImagePart(type="image_url", image_url=ImageUrl(url=str(part.image)))

@@ -6,8 +6,10 @@ Neither counts as use, and neither makes a context.
 import asyncio
 from typing import Annotated, Any
 
+import torch
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
+from PIL import Image
 
 from lookonce_cache import CompressedContext, digest
 from lookonce_server.engines.geometry import ImageCrop
@@ -66,6 +68,7 @@ async def heatmap_over(
     image_crop = _image_crop(context, state.engine.facts.image_crop)
     await asyncio.to_thread(_check_image, context, image)
     picture = await state.images.decode(image)
+    assert isinstance(picture, Image.Image)
 
     def draw() -> bytes:
         shown = width or min(max(picture.width, _WIDTHS[0]), _WIDTHS[1])
@@ -79,7 +82,11 @@ def _grid(context: CompressedContext, retention: float | None, width: int | None
 
 
 def _token_map(context: CompressedContext, retention: float | None) -> TokenMap:
-    return TokenMap(context.scores.view(context.grid).numpy(), _kept(context, retention))
+    """Return the map of an image, or of a video's frames side by side."""
+    scores = context.scores.view(context.frames or 1, -1, context.grid[-1]).transpose(0, 1).flatten(1)
+    places = torch.arange(context.image_tokens).view(context.frames or 1, -1, context.grid[-1])
+    cells = places.transpose(0, 1).flatten().argsort()
+    return TokenMap(scores.numpy(), cells[_kept(context, retention)].tolist())
 
 
 def _kept(context: CompressedContext, retention: float | None) -> list[int]:
@@ -88,6 +95,8 @@ def _kept(context: CompressedContext, retention: float | None) -> list[int]:
 
 def _image_crop(context: CompressedContext, image_crop: ImageCrop | None) -> ImageCrop:
     """Return the image crop; reject models whose tokens have no place in it."""
+    if context.frames is not None:
+        raise InvalidRequestError("The context is a video's: GET draws its frames side by side, without them.")
     if image_crop is None or (context.grid[0] == 1 and context.image_tokens > 1):
         raise InvalidRequestError(
             "The places of this model's image tokens in a picture are unknown. GET draws them without the picture."
@@ -96,5 +105,5 @@ def _image_crop(context: CompressedContext, image_crop: ImageCrop | None) -> Ima
 
 
 def _check_image(context: CompressedContext, image: ImageBytes) -> None:
-    if digest(image.data) != context.identity.image_digest:
+    if digest(image.content) != context.identity.image_digest:
         raise InvalidImageError("This is not the context's image, byte by byte.", param=image.param)

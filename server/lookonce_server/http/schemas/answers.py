@@ -135,6 +135,7 @@ class ImageUsage(AnswerModel):
     tier: str | None
     context_tokens: int
     image_tokens: int
+    frames: int | None = None  # of a video, that the model saw
 
 
 class Lookonce(AnswerModel):

@@ -47,6 +47,7 @@ class ContextObject(BaseModel):
     retention: float
     selection: str
     precision: str
+    frames: int | None = None  # of a video, as the model sees them
 
     @classmethod
     def of(cls, info: ContextInfo) -> "ContextObject":
@@ -63,6 +64,7 @@ class ContextObject(BaseModel):
             retention=info.retention,
             selection=selection_method(info),
             precision=info.precision,
+            frames=info.frames,
         )
 
 
@@ -120,7 +122,9 @@ class ContextTokens(BaseModel):
 
     id: str
     object: Literal["context.tokens"] = "context.tokens"
-    grid: Annotated[list[int], Field(min_length=2, max_length=2, description="rows and columns")]
+    grid: Annotated[
+        list[int], Field(min_length=2, max_length=3, description="rows and columns; a video's frames before them")
+    ]
     scores: Annotated[list[float], Field(description="one an image token, row by row")]
     kept: Annotated[list[int], Field(description="indices into the scores, ascending")]
     retention: float

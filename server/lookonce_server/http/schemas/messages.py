@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from lookonce_server.http.schemas.must_be_unset import MustBeUnset, NoTools, StrictModel
-from lookonce_server.images.decode import FORMATS
+from lookonce_server.images.decode import FORMATS, VIDEO_FORMATS
 
 # For unions: pydantic names the branch of a plain str "str", which a client's object may have as a name.
 Text = Annotated[str, Field(min_length=0)]
@@ -19,7 +19,21 @@ ImageUrlText = Annotated[
         json_schema_extra={"format": "image-url"},
     ),
 ]
-
+VideoUrlText = Annotated[
+    str,
+    Field(
+        description=f"a base64 `data:` URL ({', '.join(VIDEO_FORMATS)}), a list of its frames as"
+        " `data:video/jpeg;base64,<frame>,<frame>`, `lookonce:<context id>`, or the URL of a video at a host that this"
+        " server's operator allows",
+        json_schema_extra={"format": "video-url"},
+    ),
+]
+Fps = Annotated[
+    float, Field(gt=0, le=1000, allow_inf_nan=False, description="frames a second that are taken from it; default: 2")
+]
+MaxFrames = Annotated[
+    int, Field(ge=1, description="most frames that are taken from it, evenly; default: the server's limit")
+]
 
 _Ignored = Annotated[Any, Field(description="ignored; in an assistant's message only")]
 # Longer lists are not read to the end; nor is a list after its first wrong item.
@@ -60,6 +74,22 @@ class ImagePart(StrictModel):
     prompt_cache_breakpoint: Annotated[Any, MustBeUnset()] = None
 
 
+class VideoUrl(StrictModel):
+    """A video's URL."""
+
+    url: VideoUrlText
+
+
+class VideoPart(StrictModel):
+    """A video within a message, as vLLM and Qwen's services take it."""
+
+    type: Literal["video_url"]
+    video_url: VideoUrl
+    fps: Fps | None = None
+    max_frames: MaxFrames | None = None
+    prompt_cache_breakpoint: Annotated[Any, MustBeUnset()] = None
+
+
 def field_value(value: Any, field: str) -> Any:
     """Return a field of an object, parsed or not."""
     return value.get(field) if isinstance(value, dict) else getattr(value, field, None)
@@ -81,8 +111,9 @@ def by_type(message: str) -> Discriminator:
 Part = Annotated[
     Annotated[TextPart, Tag("type=text")]
     | Annotated[ImagePart, Tag("type=image_url")]
+    | Annotated[VideoPart, Tag("type=video_url")]
     | Annotated[RefusalPart, Tag("type=refusal")],
-    by_type("a part's type must be 'text' or 'image_url', or in an assistant's message 'refusal'"),
+    by_type("a part's type must be 'text', 'image_url' or 'video_url', or in an assistant's message 'refusal'"),
 ]
 
 
@@ -129,7 +160,7 @@ class Message(AnswerExtras):
         return [name for name in AnswerExtras.model_fields if getattr(self, name) not in (None, [], {})]
 
     @property
-    def parts(self) -> list[TextPart | ImagePart | RefusalPart]:
+    def parts(self) -> list[TextPart | ImagePart | VideoPart | RefusalPart]:
         """Return the content as parts; a refusal beside it is the last one."""
         content = [TextPart(type="text", text=self.content)] if isinstance(self.content, str) else self.content or []
         return [*content, *([RefusalPart(type="refusal", refusal=self.refusal)] if self.refusal else [])]

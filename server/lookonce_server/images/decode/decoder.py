@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from PIL import Image, UnidentifiedImageError
 
@@ -30,21 +32,35 @@ def decode_image(data: bytes, limits: ImageLimits, param: str) -> Image.Image:
     name = format_of(data)
     if name is None:
         raise InvalidImageError(f"The bytes are no image of a known format ({', '.join(FORMATS)}).", param=param)
+    with clear_errors("image", param, name), _open(data, name) as image:
+        limits.check_size(image.size)
+        return to_rgb(image)
+
+
+@contextmanager
+def clear_errors(noun: str, param: str, name: str) -> Iterator[None]:
+    """Turn whatever decoders raise in the block into one clear error.
+
+    Warnings are silenced for the whole process meanwhile, so only one thread at a time may enter it.
+
+    Args:
+        noun: what is decoded.
+        param: the request's field that it came in.
+        name: of the format that its first bytes name.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd files
-            with _open(data, name) as image:
-                _check(image.size, limits)
-                return to_rgb(image)
+            yield
     except InvalidImageError as error:
         raise InvalidImageError(str(error), param=param) from None
     except MemoryError:
-        raise InvalidImageError("The image needs too much memory to decode.", param=param) from None
+        raise InvalidImageError(f"The {noun} needs too much memory to decode.", param=param) from None
     except UnidentifiedImageError:  # its text is only an address in memory
-        raise InvalidImageError(f"The image is damaged: it begins as {name}, and is none.", param=param) from None
+        raise InvalidImageError(f"The {noun} is damaged: it begins as {name}, and is none.", param=param) from None
     except Exception as error:  # on damaged files decoders raise almost anything
-        reason = str(error)[:_MAX_REASON] or type(error).__name__
-        raise InvalidImageError(f"The image is damaged: {reason}.", param=param) from None
+        reason = (getattr(error, "strerror", None) or str(error))[:_MAX_REASON] or type(error).__name__
+        raise InvalidImageError(f"The {noun} is damaged: {reason.rstrip('.')}.", param=param) from None
 
 
 def _open(data: bytes, name: str) -> Image.Image:
@@ -53,13 +69,3 @@ def _open(data: bytes, name: str) -> Image.Image:
 
         pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
     return Image.open(io.BytesIO(data), formats=(name,))
-
-
-def _check(size: tuple[int, int], limits: ImageLimits) -> None:
-    actual = f"The image has {size[0]} x {size[1]} pixels"
-    if size[0] * size[1] > limits.max_pixels:
-        raise InvalidImageError(f"{actual}; the limit is {limits.max_pixels} in all.")
-    if max(size) > limits.max_side:
-        raise InvalidImageError(f"{actual}; the limit is {limits.max_side} a side.")
-    if max(size) > limits.max_aspect * min(size):
-        raise InvalidImageError(f"{actual}; the longer side may be {limits.max_aspect} times the shorter one at most.")

@@ -25,7 +25,7 @@ _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Render an image as RGB: first frame, upright, colour-managed, on white.
+    """Render an image as RGB: its frame, upright, colour-managed, on white.
 
     Args:
         image: opened, not loaded.
@@ -51,8 +51,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _frame(image: Image.Image) -> tuple[int, int, int, int] | None:
-    """Return the box of a GIF's first frame; None if it fills the canvas."""
-    if image.format != "GIF" or not image.tile:  # type: ignore[attr-defined]
+    """Return the box of a GIF's first frame; None if it fills the canvas.
+
+    Later frames are laid over it by Pillow.
+    """
+    if image.format != "GIF" or image.tell() or not image.tile:  # type: ignore[attr-defined]
         return None
     extents: tuple[int, int, int, int] = image.tile[0].extents  # type: ignore[attr-defined]
     return None if extents == (0, 0, *image.size) else extents

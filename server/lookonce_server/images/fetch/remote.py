@@ -50,7 +50,6 @@ class FetchPolicy:
         hosts: allowed hosts.
         networks: allowed addresses that are not public.
         plain_http: whether http: URLs are fetched too.
-        max_bytes: the largest image.
         timeout: seconds for a fetch, redirects included.
         at_once: number of fetches at a time; others wait for up to `timeout`.
     """
@@ -58,7 +57,6 @@ class FetchPolicy:
     hosts: tuple[AllowedHost, ...]
     networks: tuple[Network, ...] = ()
     plain_http: bool = False
-    max_bytes: int = 20 * 1024 * 1024
     timeout: float = 10.0
     at_once: int = 16
 

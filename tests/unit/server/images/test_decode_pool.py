@@ -16,13 +16,14 @@ import pytest
 from PIL import Image
 
 from lookonce_server.errors import InvalidImageError
-from lookonce_server.images.decode import DecodeProcesses, ImageLimits
+from lookonce_server.images.decode import DecodeProcesses, FrameSampling, ImageLimits, VideoLimits, join_pictures
 from lookonce_server.images.decode.pool import DecodeCrashError, DecodeTimeoutError
 from lookonce_server.images.reading import Images
 from lookonce_server.images.sources import ImageBytes
 from lookonce_server.metrics import Metrics
 
 from ....support.image_files import BLUE, RED, encoded, many_scans, run_length_bmp
+from ....support.video_files import moving_pictures, number_of, video_file
 
 pytestmark = pytest.mark.anyio
 LIMITS = ImageLimits()
@@ -198,3 +199,27 @@ async def test_outcomes_are_counted(hasty):
     outcomes = {o: found("lookonce_image_decodes_total", {"outcome": o}) for o in ("decoded", "refused", "timeout")}
     assert outcomes == {"decoded": 1, "refused": 1, "timeout": 1}
     assert found("lookonce_image_decode_duration_seconds_count") == 3
+
+
+async def test_videos_and_images_take_turns_in_one_process(processes):
+    data = video_file(moving_pictures(31))
+    for _ in range(2):
+        video = await processes.decode_video(data, VideoLimits(), FrameSampling(fps=1), "")
+        assert [number_of(frame) for frame in video.frames] == [0, 10, 20, 30]
+        assert video.times == (0, 1, 2, 3)
+        assert (await processes.decode(PICTURE, LIMITS, "")).size == (4, 3)
+        with pytest.raises(InvalidImageError, match="The video is damaged") as error:
+            await processes.decode_video(data[:200], VideoLimits(), FrameSampling(), "here")
+        assert error.value.param == "here"
+    (process,) = children()
+    assert process.num_threads() == 1  # FFmpeg's own threads would be more
+
+
+async def test_a_video_that_hangs_is_ended_too(hasty):
+    with pytest.raises(DecodeTimeoutError, match="The video takes longer than 2 seconds to decode"):
+        await hasty.decode_video(join_pictures([ENDLESS]), VideoLimits(frame=LIMITS), FrameSampling(), "")
+
+
+def test_ffmpeg_is_loaded_only_where_a_video_is_decoded():
+    code = "import sys, lookonce_server.images.decode.worker; sys.exit('av' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -18,7 +18,7 @@ from lookonce_server.images.fetch.hosts import AllowedHost
 from lookonce_server.images.fetch.remote import FetchPolicy
 from lookonce_server.images.fetch.resolver import SystemResolver
 from lookonce_server.images.reading import Images
-from lookonce_server.images.sources import ImageBytes
+from lookonce_server.images.sources import ImageBytes, Media
 from lookonce_server.metrics import Metrics
 
 from ....support.image_files import RED, encoded
@@ -30,6 +30,7 @@ PICTURE = encoded(Image.new("RGB", (8, 8), RED), "PNG")
 NAME = "pictures.example"
 HERE = (parse_network("127.0.0.0/8"),)  # the operator's own word that this machine may be fetched from
 LIMIT = 10_000
+MEDIA = Media("image", LIMIT)
 
 
 class Resolver:
@@ -55,7 +56,7 @@ def fetcher(web: Web, resolve: Resolver | None = None, **options) -> Fetcher:
     """One that may fetch from the test's server by http:, by its address or by names that `resolve` knows."""
     more = {name: options.pop(name) for name in ("tls", "metrics") if name in options}
     hosts = options.pop("hosts", ("127.0.0.1", NAME, f"*.{NAME}"))
-    policy = {"networks": HERE, "plain_http": True, "max_bytes": LIMIT, "timeout": 20.0} | options
+    policy = {"networks": HERE, "plain_http": True, "timeout": 20.0} | options
     allowed = tuple(AllowedHost.parse(f"{host}:{web.port}") for host in hosts)
     return Fetcher(FetchPolicy(allowed, **policy), resolve=resolve, **more)
 
@@ -67,7 +68,7 @@ def url(web: Web, path: str = "/a.png", host: str = "127.0.0.1", scheme: str = "
 async def failure(fetching: Fetcher, address: str, code: str = "image_fetch_failed") -> str:
     """What the client is told."""
     with pytest.raises(InvalidImageError) as caught:
-        await fetching.fetch(address, PARAM)
+        await fetching.fetch(address, MEDIA, PARAM)
     assert (caught.value.param, caught.value.code) == (PARAM, code)
     return str(caught.value)
 
@@ -78,7 +79,19 @@ async def failure(fetching: Fetcher, address: str, code: str = "image_fetch_fail
 @pytest.mark.parametrize("kind", ["image/png", "image/anything", "IMAGE/PNG; x=y", "application/octet-stream"])
 async def test_an_image_is_fetched(web, kind):
     web.answers["/a.png?size=1"] = response(PICTURE, kind=kind)
-    assert await fetcher(web).fetch(url(web, "/a.png?size=1#part"), PARAM) == PICTURE
+    assert await fetcher(web).fetch(url(web, "/a.png?size=1#part"), MEDIA, PARAM) == PICTURE
+
+
+async def test_a_video_is_fetched_as_such(web):
+    video = Media("video", 2 * LIMIT)
+    for kind in ("video/mp4", "image/gif", "image/webp", "application/octet-stream"):
+        web.answers["/a.mp4"] = response(bytes(LIMIT + 1), kind=kind)
+        assert await fetcher(web).fetch(url(web, "/a.mp4"), video, PARAM) == bytes(LIMIT + 1)
+    web.answers["/a.mp4"] = response(PICTURE, kind="image/png")
+    with pytest.raises(InvalidImageError, match=r"The video could not be fetched .* no video by its content-type"):
+        await fetcher(web).fetch(url(web, "/a.mp4"), video, PARAM)
+    web.answers["/a.mp4"] = response(PICTURE, kind="video/mp4")
+    assert "no image by its content-type" in await failure(fetcher(web), url(web, "/a.mp4"))
 
 
 async def test_a_request_says_no_more_than_it_must(web, monkeypatch):
@@ -88,7 +101,7 @@ async def test_a_request_says_no_more_than_it_must(web, monkeypatch):
     web.answers["/b.png"] = response(PICTURE)
     fetching = fetcher(web)
     for _ in range(2):
-        await fetching.fetch(url(web), PARAM)
+        await fetching.fetch(url(web), MEDIA, PARAM)
     assert [head.split(b" ")[1] for head in web.asked] == [b"/a.png", b"/b.png"] * 2
     for head in web.asked:
         first, *headers = head.decode().strip().split("\r\n")
@@ -105,7 +118,7 @@ async def test_a_request_says_no_more_than_it_must(web, monkeypatch):
 
 async def test_the_host_header_is_the_name_and_not_the_address(web):
     web.answers["/a.png"] = response(PICTURE)
-    await fetcher(web, Resolver(["127.0.0.1"])).fetch(url(web, host="PICTURES.example."), PARAM)
+    await fetcher(web, Resolver(["127.0.0.1"])).fetch(url(web, host="PICTURES.example."), MEDIA, PARAM)
     assert f"host: {NAME}:{web.port}".encode() in web.asked[0].lower()
 
 
@@ -182,7 +195,7 @@ async def test_the_connection_is_made_to_the_address_that_was_checked(web):
         resolve = Resolver(["127.0.0.1"], ["127.0.0.2"])
         allowed = (parse_network("127.0.0.1/32"),)
         fetching = fetcher(web, resolve, networks=allowed)
-        assert await fetching.fetch(url(web, host=NAME), PARAM) == PICTURE
+        assert await fetching.fetch(url(web, host=NAME), MEDIA, PARAM) == PICTURE
         assert resolve.asked == [NAME]  # once
         await failure(fetching, url(web, host=NAME))  # asked again, it is another one, and checked again
         assert (web.connections, elsewhere.connections) == (1, 0)
@@ -200,7 +213,7 @@ async def test_a_redirect_is_resolved_and_checked_again(web):
 async def test_the_next_address_is_tried_where_one_does_not_answer(web):
     web.answers["/a.png"] = response(PICTURE)
     resolve = Resolver(["127.0.0.77", "127.0.0.1"])  # nobody listens at the first
-    assert await fetcher(web, resolve).fetch(url(web, host=NAME), PARAM) == PICTURE
+    assert await fetcher(web, resolve).fetch(url(web, host=NAME), MEDIA, PARAM) == PICTURE
 
 
 async def test_refused_unknown_and_unreachable_hosts_look_alike(web):
@@ -232,12 +245,12 @@ async def test_the_log_says_why_and_not_what_was_asked_for(web, caplog):
 @pytest.mark.parametrize("status", ["301 x", "302 x", "303 x", "307 x", "308 x"])
 async def test_redirects_are_followed(web, status):
     web.answers |= {"/a.png": redirect("b.png", status), "/b.png": response(PICTURE)}
-    assert await fetcher(web).fetch(url(web), PARAM) == PICTURE
+    assert await fetcher(web).fetch(url(web), MEDIA, PARAM) == PICTURE
 
 
 async def test_three_redirects_and_no_more(web):
     web.answers |= {f"/{i}": redirect(f"/{i + 1}") for i in range(4)} | {"/4": response(PICTURE)}
-    assert await fetcher(web).fetch(url(web, "/1"), PARAM) == PICTURE
+    assert await fetcher(web).fetch(url(web, "/1"), MEDIA, PARAM) == PICTURE
     await failure(fetcher(web), url(web, "/0"))
     web.answers["/loop"] = redirect("/loop")
     before = web.connections
@@ -313,7 +326,7 @@ async def test_answers_that_are_no_http(web, answer):
 
 async def test_bytes_behind_the_stated_length_are_not_read(web):
     web.answers["/a.png"] = response(PICTURE + b"more", f"content-length: {len(PICTURE)}")
-    assert await fetcher(web).fetch(url(web), PARAM) == PICTURE
+    assert await fetcher(web).fetch(url(web), MEDIA, PARAM) == PICTURE
 
 
 async def test_a_gzip_bomb_is_never_unpacked(web):
@@ -337,7 +350,7 @@ async def test_an_endless_body_is_cut_off_at_the_limit(web, header):
 
     web.answers["/a.png"] = endless
     if "length" in header:
-        assert len(await fetcher(web).fetch(url(web), PARAM)) == 9000  # what follows is not read
+        assert len(await fetcher(web).fetch(url(web), MEDIA, PARAM)) == 9000  # what follows is not read
     else:
         assert "larger than the limit" in await failure(fetcher(web), url(web))
     assert sent < 20_000_000  # what the sockets hold
@@ -370,7 +383,7 @@ async def test_only_so_many_at_once(web):
 
     web.answers["/a.png"] = later
     fetching = fetcher(web, at_once=2)
-    running = [asyncio.ensure_future(fetching.fetch(url(web), PARAM)) for _ in range(5)]
+    running = [asyncio.ensure_future(fetching.fetch(url(web), MEDIA, PARAM)) for _ in range(5)]
     while web.connections < 2:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     going_on.set()
@@ -384,7 +397,7 @@ async def test_who_waits_too_long_for_a_place_is_told_to_come_again(web):
 
     web.answers["/a.png"] = never
     fetching = fetcher(web, at_once=1, timeout=1.0)
-    outcomes = await asyncio.gather(*(fetching.fetch(url(web), PARAM) for _ in range(3)), return_exceptions=True)
+    outcomes = await asyncio.gather(*(fetching.fetch(url(web), MEDIA, PARAM) for _ in range(3)), return_exceptions=True)
     assert {type(one) for one in outcomes} == {InvalidImageError, OverloadedError}
 
 
@@ -392,7 +405,7 @@ async def test_outcomes_are_counted(web):
     metrics = Metrics()
     fetching = fetcher(web, metrics=metrics)
     web.answers |= {"/a.png": response(PICTURE), "/b.png": response(status="500 x")}
-    await fetching.fetch(url(web), PARAM)
+    await fetching.fetch(url(web), MEDIA, PARAM)
     await failure(fetching, url(web, "/b.png"))
     await failure(fetching, "https://evil.example/", "image_url_not_allowed")
     found = metrics.registry.get_sample_value
@@ -419,7 +432,7 @@ async def test_the_certificate_is_of_the_name_though_the_connection_goes_to_the_
     async with serving(tls=server) as web:
         web.answers["/a.png"] = response(PICTURE)
         fetching = fetcher(web, Resolver(["127.0.0.1"]), tls=client, plain_http=False)
-        assert await fetching.fetch(url(web, host=NAME, scheme="https"), PARAM) == PICTURE
+        assert await fetching.fetch(url(web, host=NAME, scheme="https"), MEDIA, PARAM) == PICTURE
         assert web.names == [NAME]
         await failure(fetching, url(web, host=f"other.{NAME}", scheme="https"))  # a name that the certificate has not
         assert len(web.asked) == 1
@@ -442,4 +455,4 @@ async def test_a_redirect_from_https_to_http(web, tmp_path):
         fetching = Fetcher(policy, resolve=Resolver(["127.0.0.1"]), tls=client)
         await failure(fetching, url(secure, host=NAME, scheme="https"))
         assert web.connections == 0
-        assert await fetching.fetch(url(web, host=NAME), PARAM) == PICTURE
+        assert await fetching.fetch(url(web, host=NAME), MEDIA, PARAM) == PICTURE

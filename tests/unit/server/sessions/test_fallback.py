@@ -219,7 +219,7 @@ async def test_images_push_no_response_out_of_memory(bench_with):
     for i in range(4):
         other = replace(context, identity=replace(context.identity, model_fingerprint=f"{i}" * 64))
         await store.put(other)
-        await images.put(other.key, bytes(17 * 1024**2), None)
+        await images.put(other.key, ImageBytes(bytes(17 * 1024**2), "image"), None)
     assert await store.records.read(response) == b"a response"
     assert store.images.used_bytes <= 40 * 1024**2
     assert await images.get(other.key, None) is not None

@@ -32,12 +32,17 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """The compression of a captured describe pass; see `DescribePlan`."""
+    """The compression of a captured describe pass; see `DescribePlan`.
+
+    Attributes:
+        frames: of a video; None for an image.
+    """
 
     rows: ScoreQueries
     window: tuple[int, int]
     selection: str
     retention: float
+    frames: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +105,14 @@ class CapturedPrompt:
         token_ids: the description's included.
         length: of the prompt without the description.
         image_positions: where the image tokens stand.
-        grid: rows and columns of the image tokens.
+        grid: of the image tokens, see `ImageScores`.
         image_features: vLLM's, without the pixels.
     """
 
     token_ids: tuple[int, ...]
     length: int
     image_positions: tuple[int, ...]
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     image_features: tuple[Any, ...]
 
 

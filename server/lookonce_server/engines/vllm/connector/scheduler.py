@@ -12,7 +12,7 @@ from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import Request
 
-from lookonce_server.engines.prompts import image_grid
+from lookonce_server.engines.media import media_grid
 from lookonce_server.engines.vllm.connector.guard import log_failure
 from lookonce_server.engines.vllm.connector.messages import (
     Capture,
@@ -23,7 +23,14 @@ from lookonce_server.engines.vllm.connector.messages import (
     StepPlan,
 )
 
-_POSITION_FIELDS = ("image_grid_thw",)  # what M-RoPE positions are made of; pixels are never sent along
+_POSITION_FIELDS = (
+    "image_grid_thw",
+    "video_grid_thw",
+    "second_per_grid_ts",
+    "timestamps",
+)  # what M-RoPE positions are made of; pixels are never sent along
+
+_GRIDS = ("image_grid_thw", "video_grid_thw")
 
 
 @dataclass
@@ -81,7 +88,7 @@ class ConnectorScheduler:
             elif external:
                 self._loads.append(LoadStep(job.load, start, tuple(block_ids)))
         if job.capture is not None:
-            prompt = self._prompt(request, job.capture.num_description_tokens)
+            prompt = self._prompt(request, job.capture)
             self._captured[request.request_id] = _CaptureState(job.capture, prompt, list(block_ids))
 
     def plan(self, scheduled: SchedulerOutput) -> StepPlan:
@@ -152,15 +159,16 @@ class ConnectorScheduler:
             first_slot=captured.block_ids[block] * self._block_size + offset,
         )
 
-    def _prompt(self, request: Request, num_description_tokens: int) -> CapturedPrompt:
+    def _prompt(self, request: Request, capture: Capture) -> CapturedPrompt:
         ids = tuple(request.prompt_token_ids or ())
-        length = len(ids) - num_description_tokens
+        length = len(ids) - capture.num_description_tokens
         features = tuple(_without_pixels(feature) for feature in request.mm_features)
-        grids = [feature.data["image_grid_thw"].data for feature in features if "image_grid_thw" in feature.data]
-        image_id = getattr(self._config, "image_token_id", None)
+        grids = {name: feature.data[name].data for feature in features for name in _GRIDS if name in feature.data}
+        image_ids = {getattr(self._config, f"{kind}_token_id", None) for kind in ("image", "video")} - {None}
         # Only in the prompt: a model may say its image token, which then is a word like any other.
-        columns = tuple(i for i, token in enumerate(ids[:length]) if token == image_id)
-        grid = image_grid(self._config, len(columns), grids[0] if grids else None)
+        columns = tuple(i for i, token in enumerate(ids[:length]) if token in image_ids)
+        frames = capture.compression.frames if capture.compression else None
+        grid = media_grid(self._config, len(columns), grids, frames)
         return CapturedPrompt(ids, length, columns, grid, features)
 
 
