@@ -20,7 +20,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test test-all lint report bench bench-store bench-server bench-vllm soak joins train clean
+.PHONY: help serve demo test test-all lint report bench bench-store bench-server bench-vllm bench-images soak joins train clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ bench-server: $(VENV)/.dev ## measure what the HTTP server adds to an answer
 
 bench-vllm: $(VENV)/.dev ## measure a later question in vLLM, beside its prefix cache
 	$(BIN)/python -m lookonce_evaluation.bench.vllm $(ARGS)
+
+bench-images: $(VENV)/.dev ## measure a question over 1 to 16 images in both engines: full pass, prefix cache, joined contexts
+	$(BIN)/python -m lookonce_evaluation.bench.images $(ARGS)
 
 soak: $(VENV)/.dev ## ask for 10 minutes while Redis is killed again and again; fails on a wrong answer
 	$(BIN)/python -m lookonce_evaluation.bench.soak $(ARGS)

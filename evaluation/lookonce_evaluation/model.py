@@ -50,7 +50,12 @@ class PreparedCache(NamedTuple):
 
 def about_image(text: str) -> Conversation:
     """Ask one question about an image."""
-    return Conversation((Turn("user", (0, text)),))
+    return about_images(1, text)
+
+
+def about_images(count: int, text: str) -> Conversation:
+    """Ask one question about several images, or about none."""
+    return Conversation((Turn("user", (*range(count), text)),))
 
 
 class EvalModel:
@@ -88,18 +93,18 @@ class EvalModel:
         except ValueError as error:
             raise EvaluationError(f"--window: {error}") from None
 
-    def prefix(self, image: Image.Image) -> PreparedCache:
-        """Run a prompt up to its image's end, shared by all questions."""
-        prompt = self.prompts.full(about_image("?"), [image])
-        after = len(self.after_image("?"))
+    def prefix(self, *images: Image.Image) -> PreparedCache:
+        """Run a prompt up to its last image's end, shared by all questions."""
+        prompt = self.prompts.full(about_images(len(images), "?"), images)
+        after = len(self.after_image("?", len(images)))
         state = self.runner.prefill(prompt)
         # What follows the image is text, which takes one position a token.
         return PreparedCache(*stacked(state.cache, prompt.tokens - after), state.next_position - after)
 
-    def after_image(self, question: str) -> list[int]:
-        """Encode what follows the image's last token where a question is asked directly."""
-        ids = self.prompts.full_ids(about_image(question))
-        return ids[ids.index(self.prompts.image_id) + 1 :]
+    def after_image(self, question: str, images: int = 1) -> list[int]:
+        """Encode what follows the last image's last token where a question is asked directly."""
+        ids = self.prompts.full_ids(about_images(images, question))
+        return ids[len(ids) - ids[::-1].index(self.prompts.image_id) :]
 
     def after_context(self, question: str, describe_prompt: str | None = None) -> list[int]:
         """Encode a question as it follows a context of a describe prompt."""

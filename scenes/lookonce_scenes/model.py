@@ -41,7 +41,7 @@ def build_config(vocabulary: int) -> LlavaConfig:
         num_attention_heads=6,
         num_key_value_heads=2,
         head_dim=HEAD_DIM,
-        max_position_embeddings=2048,
+        max_position_embeddings=4096,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         rms_norm_eps=1e-5,
         bos_token_id=BOS,

@@ -7,6 +7,7 @@ The auxiliary losses make a small model see within minutes.
   its name starts near the solution. Without it, "what color is the square" stays at chance for long.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,28 +15,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
+from lookonce_scenes.forms import Exercise
 from lookonce_scenes.model import WIDTH, normalise
-from lookonce_scenes.packing import IGNORE
-from lookonce_scenes.world import COLORS, KINDS, SIZES
+from lookonce_scenes.packing import CATEGORIES, DESCRIPTION_WEIGHT, IGNORE, MAX_SEGMENTS, Sample
+from lookonce_scenes.world import SIZES, WIDE, Scene, render
 
-_CLASSES = (1 + len(KINDS), 1 + len(COLORS), 1 + len(SIZES), 2, 10)
+_CLASSES = (1 + len(WIDE.kinds), 1 + len(WIDE.colors), 1 + len(SIZES), 2, 10, 3)
 _BACKGROUND_WEIGHT = 0.15
 _ALIGNMENT_TEMPERATURE = 12.0
-_DESCRIPTION = 2
 
 
 class Batch(NamedTuple):
-    """Stacked samples of one prefix; see `packing.Sample`."""
+    """Stacked samples of one exercise; see `packing.Sample`."""
 
-    prefix: Tensor  # [prefix]
-    pixels: Tensor  # [batch, height, width, 3] uint8
+    pixels: Tensor  # [batch, pictures, height, width, 3] uint8
+    is_joint: Tensor  # whether pictures see those before them
+    head: Tensor  # [batch, head]
     ids: Tensor  # [batch, text]
-    positions: Tensor  # [batch, text]
-    segments: Tensor  # [batch, text]
+    positions: Tensor  # [batch, rows]
+    segments: Tensor  # [batch, rows]
     labels: Tensor  # [batch, text]
+    weights: Tensor  # [batch, text]
+    kinds: Tensor  # [batch, segments]
     visible: Tensor  # [batch, segments, segments]
-    image_kept: Tensor  # [batch, segments, image tokens]
-    patches: Tensor  # [batch, 5, image tokens]
+    image_kept: Tensor  # [batch, segments, pictures x image tokens]
+    patches: Tensor  # [batch, pictures, patch rows, image tokens]
+
+
+def stack(packed: Sequence[tuple[Sequence[Scene], Sample]], exercise: Exercise) -> Batch:
+    """Stack the packed samples of one exercise, and draw their pictures."""
+    pixels = [torch.stack([torch.from_numpy(render(scene)) for scene in scenes]) for scenes, _ in packed]
+    columns = zip(*(sample for _, sample in packed), strict=True)
+    stacked = [torch.stack([torch.from_numpy(array) for array in column]) for column in columns]
+    return Batch(torch.stack(pixels), torch.tensor(exercise.is_joint), *stacked)
 
 
 class Losses(NamedTuple):
@@ -44,10 +56,11 @@ class Losses(NamedTuple):
     total: Tensor
     description: Tensor
     answers: Tensor
-    answer_accuracy: Tensor  # of tokens, end tokens left out
     patch: Tensor
     kind_accuracy: Tensor  # of the patches that show an object
     alignment: Tensor
+    right: Tensor  # [categories] answers that are right to the last token
+    asked: Tensor  # [categories]
 
 
 class Objective(nn.Module):
@@ -63,25 +76,29 @@ class Objective(nn.Module):
         self.patch_head = nn.Linear(WIDTH, sum(_CLASSES))
         nn.init.normal_(self.patch_head.weight, std=WIDTH**-0.5)
         self._eos = tokenizer.eos_token_id
-        for name, words in (("kinds", KINDS), ("colors", tuple(COLORS)), ("sizes", SIZES)):
+        for name, words in (("kinds", WIDE.kinds), ("colors", WIDE.colors), ("sizes", SIZES)):
             ids = [tokenizer.encode(f" {w}", add_special_tokens=False) for w in ("nothing", *words)]
             self.register_buffer(f"_{name}", torch.tensor([i for (i,) in ids]), persistent=False)
 
     def see(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return patches, patch loss, kind accuracy and alignment loss.
 
-        The patches are projected: `[batch, image tokens, width]`.
+        The patches are projected: `[batch, pictures x image tokens, width]`.
         """
-        features = self.model.model.vision_tower(normalise(batch.pixels)).last_hidden_state[:, 1:]
+        size = len(batch.pixels)
+        patches = batch.patches.flatten(0, 1)
+        features = self.model.model.vision_tower(normalise(batch.pixels.flatten(0, 1))).last_hidden_state[:, 1:]
         projected = self.model.model.multi_modal_projector(features)
-        patch, accuracy = _patch_loss(self.patch_head(features), batch.patches)
-        return projected, patch, accuracy, self._alignment_loss(projected, batch.patches)
+        patch, accuracy = _patch_loss(self.patch_head(features), patches)
+        alignment = self._alignment_loss(projected, patches)
+        return projected.reshape(size, -1, projected.shape[-1]), patch, accuracy, alignment
 
     def see_only(self, batch: Batch) -> Losses:
         """Train the tower, the projector and the words' embeddings: the first stage."""
         _, patch, accuracy, alignment = self.see(batch)
         zero = torch.zeros((), device=patch.device)
-        return Losses(patch + 0.2 * alignment, zero, zero, zero, patch, accuracy, alignment)
+        none = zero.expand(len(CATEGORIES))
+        return Losses(patch + 0.2 * alignment, zero, zero, patch, accuracy, alignment, none, none)
 
     def forward(self, batch: Batch) -> Losses:
         """All of it: describe turns and answers, with the auxiliary losses at low weight."""
@@ -89,32 +106,27 @@ class Objective(nn.Module):
         hidden = self._language(batch, projected)
         labelled = batch.labels != IGNORE
         logits = self.model.lm_head(hidden[labelled]).float()
-        labels = batch.labels[labelled]
-        described = batch.segments[labelled] == _DESCRIPTION
-        # The describe turn's last row predicts the description's first token, always "A": it counts as an answer.
+        labels, weights = batch.labels[labelled], batch.weights[labelled]
         losses = F.cross_entropy(logits, labels, reduction="none")
-        weights = torch.where(described, 0.5, 1.0)
-        answers = ~described & (labels != self._eos)
-        right = (logits.argmax(-1) == labels)[answers].float().mean()
         total = (losses * weights).sum() / weights.sum() + 0.15 * patch + 0.2 * alignment
-        described_loss, answer_loss = losses[described].mean().detach(), losses[~described].mean().detach()
-        return Losses(total, described_loss, answer_loss, right, patch, accuracy, alignment)
+        # The describe turn's last row predicts the description's first token, always "A": it counts as an answer.
+        described = weights == DESCRIPTION_WEIGHT
+        description, answers = (losses[rows].mean().detach() for rows in (described, ~described))
+        right, asked = _count_right(batch, labelled, logits.argmax(-1) != labels)
+        return Losses(total, description, answers, patch, accuracy, alignment, right, asked)
 
     def _language(self, batch: Batch, projected: Tensor) -> Tensor:
         """Hidden states of the text rows, `[batch, text, width]`."""
-        language, size = self.model.model.language_model, len(batch.ids)
-        prefix = len(batch.prefix)
+        language = self.model.model.language_model
         embed = language.get_input_embeddings()
-        head = embed(batch.prefix[: prefix - projected.shape[1]]).expand(size, -1, -1)
-        embeddings = torch.cat([head, projected.to(head.dtype), embed(batch.ids)], 1)
-        places = torch.arange(prefix, device=batch.ids.device).expand(size, -1)
+        embeddings = torch.cat([embed(batch.head), projected.to(embed.weight.dtype), embed(batch.ids)], 1)
         hidden = language(
             inputs_embeds=embeddings,
-            attention_mask=_text_mask(batch),
-            position_ids=torch.cat([places, batch.positions], 1),
+            attention_mask=_mask(batch),
+            position_ids=batch.positions,
             use_cache=False,
         ).last_hidden_state
-        rows: Tensor = hidden[:, prefix:]
+        rows: Tensor = hidden[:, -batch.ids.shape[1] :]
         return rows
 
     def _alignment_loss(self, projected: Tensor, patches: Tensor) -> Tensor:
@@ -138,18 +150,32 @@ def _patch_loss(logits: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
     return total, accuracy
 
 
-def _text_mask(batch: Batch) -> Tensor:
-    """Additive mask of the text rows, `[batch, 1, text, prefix + text]`.
+def _mask(batch: Batch) -> Tensor:
+    """Additive mask, `[batch, 1, masked rows, rows]`: which segments, and which image tokens, each row sees.
 
-    Which segments, and which image tokens, each sees.
+    The masked rows are all of them where pictures see each other, else the text's alone.
 
     """
-    size, text = batch.ids.shape
-    prefix = len(batch.prefix)
-    rows = torch.arange(size, device=batch.ids.device)[:, None]
-    columns = torch.cat([torch.zeros_like(batch.prefix).expand(size, -1), batch.segments], 1)
-    seen = batch.visible[rows[..., None], batch.segments[:, :, None], columns[:, None, :]]
-    seen[:, :, prefix:] &= torch.ones(text, text, dtype=torch.bool, device=seen.device).tril()
-    images = batch.image_kept.shape[-1]
-    seen[:, :, prefix - images : prefix] &= batch.image_kept[rows, batch.segments]
+    (size, rows), text = batch.segments.shape, batch.ids.shape[1]
+    first = 0 if batch.is_joint else rows - text
+    samples = torch.arange(size, device=batch.ids.device)[:, None]
+    of_rows, of_columns = batch.segments[:, first:, None], batch.segments[:, None, :]
+    seen = batch.visible[samples[..., None], of_rows, of_columns]
+    later = torch.ones(rows, rows, dtype=torch.bool, device=seen.device).triu(1)[first:]
+    seen &= ~((of_rows == of_columns) & later)
+    head = batch.head.shape[1]
+    seen[:, -text:, head : rows - text] &= batch.image_kept[samples, batch.segments[:, -text:]]
     return torch.zeros(seen.shape, dtype=torch.bfloat16, device=seen.device).masked_fill_(~seen, -1e4)[:, None]
+
+
+def _count_right(batch: Batch, labelled: Tensor, is_wrong: Tensor) -> tuple[Tensor, Tensor]:
+    """Count by category the segments with an answer, and those whose answer is right as a whole."""
+    size, text = batch.ids.shape
+    segments = batch.segments[:, -text:] + torch.arange(size, device=batch.ids.device)[:, None] * MAX_SEGMENTS
+    labels, wrong = (torch.zeros(size * MAX_SEGMENTS, device=batch.ids.device) for _ in range(2))
+    labels.index_add_(0, segments[labelled], torch.ones_like(is_wrong, dtype=labels.dtype))
+    wrong.index_add_(0, segments[labelled], is_wrong.to(wrong.dtype))
+    answered = labels > 0
+    asked = torch.bincount(batch.kinds.flatten()[answered], minlength=len(CATEGORIES))
+    right = torch.bincount(batch.kinds.flatten()[answered & (wrong == 0)], minlength=len(CATEGORIES))
+    return right, asked

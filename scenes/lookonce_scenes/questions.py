@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lookonce_scenes.world import COLORS, DIGITS, REGIONS, SHAPES, SIZES, Scene, SceneObject
+from lookonce_scenes.world import DIGITS, REGIONS, SIZES, Scene, SceneObject
 
 CATEGORIES = ("existence", "count", "position", "color", "shape", "size", "digit")
 DESCRIBE_PROMPTS = ("Describe the image.", "What do you see?", "List the objects.", "What is in the image?")
@@ -33,7 +33,7 @@ def _choice(rng: random.Random, *texts: str) -> str:
 
 
 def _shapes(scene: Scene) -> list[SceneObject]:
-    return [o for o in scene.objects if o.kind in SHAPES]
+    return [o for o in scene.objects if o.kind not in DIGITS]
 
 
 def _unique(scene: Scene, attribute: str) -> list[SceneObject]:
@@ -63,10 +63,10 @@ def ask_existence(scene: Scene, rng: random.Random, yes: bool) -> Question | Non
     colors = {o.color for o in scene.objects}
     form = rng.random()
     if form < 0.2:
-        fitting = [k for k in SHAPES if (k in kinds) == yes]
+        fitting = [k for k in scene.world.shapes if (k in kinds) == yes]
         noun = rng.choice(fitting) if fitting else ""
     elif form < 0.4:
-        fitting = [c for c in COLORS if (c in colors) == yes]
+        fitting = [c for c in scene.world.colors if (c in colors) == yes]
         noun = f"{rng.choice(fitting)} object" if fitting else ""
     elif yes:
         fitting = [f"{o.color} {o.kind}" for o in _shapes(scene)]
@@ -81,11 +81,11 @@ def ask_existence(scene: Scene, rng: random.Random, yes: bool) -> Question | Non
 
 
 def _absent_pair(scene: Scene, rng: random.Random, pairs: set[tuple[str, str]]) -> str:
-    kinds = [o.kind for o in _shapes(scene)] or list(SHAPES)
+    kinds = [o.kind for o in _shapes(scene)] or list(scene.world.shapes)
     colors = [o.color for o in scene.objects]
     for _ in range(10):
-        kind = rng.choice(kinds if rng.random() < 0.7 else SHAPES)
-        color = rng.choice(colors if rng.random() < 0.7 else tuple(COLORS))
+        kind = rng.choice(kinds if rng.random() < 0.7 else scene.world.shapes)
+        color = rng.choice(colors if rng.random() < 0.7 else scene.world.colors)
         if (kind, color) not in pairs:
             return f"{color} {kind}"
     return ""
@@ -98,9 +98,9 @@ def _counted(scene: Scene, rng: random.Random) -> tuple[str, str, int]:
         return "object", "objects", len(scene.objects)
     if form < 0.7:
         present = [o.kind for o in _shapes(scene)]
-        kind = rng.choice(present) if present and rng.random() < 0.7 else rng.choice(SHAPES)
+        kind = rng.choice(present) if present and rng.random() < 0.7 else rng.choice(scene.world.shapes)
         return kind, f"{kind}s", sum(o.kind == kind for o in scene.objects)
-    color = rng.choice([o.color for o in scene.objects]) if rng.random() < 0.7 else rng.choice(tuple(COLORS))
+    color = rng.choice([o.color for o in scene.objects]) if rng.random() < 0.7 else rng.choice(scene.world.colors)
     return f"{color} object", f"{color} objects", sum(o.color == color for o in scene.objects)
 
 
@@ -143,21 +143,21 @@ def ask_position(scene: Scene, rng: random.Random, yes: bool) -> Question | None
 
 def ask_color(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
     """Is the square red?"""
-    fitting = [o for o in _unique(scene, "kind") if o.kind in SHAPES]
+    fitting = [o for o in _unique(scene, "kind") if o.kind not in DIGITS]
     if not fitting:
         return None
     o = rng.choice(fitting)
-    color = o.color if yes else _other(rng, o.color, [p.color for p in scene.objects], tuple(COLORS))
+    color = o.color if yes else _other(rng, o.color, [p.color for p in scene.objects], scene.world.colors)
     return Question("color", f"Is the {o.kind} {color}?", _yes(yes))
 
 
 def ask_shape(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
     """Is the red object a circle?"""
-    fitting = [o for o in _unique(scene, "color") if o.kind in SHAPES]
+    fitting = [o for o in _unique(scene, "color") if o.kind not in DIGITS]
     if not fitting:
         return None
     o = rng.choice(fitting)
-    kind = o.kind if yes else _other(rng, o.kind, [p.kind for p in _shapes(scene)], SHAPES)
+    kind = o.kind if yes else _other(rng, o.kind, [p.kind for p in _shapes(scene)], scene.world.shapes)
     return Question("shape", f"Is the {o.color} object {_article(kind)} {kind}?", _yes(yes))
 
 
@@ -235,7 +235,7 @@ def open_position(scene: Scene, rng: random.Random) -> Question | None:
 
 def open_color(scene: Scene, rng: random.Random) -> Question | None:
     """Ask for a color: `What color is the square?`."""
-    by_kind = [o for o in _unique(scene, "kind") if o.kind in SHAPES]
+    by_kind = [o for o in _unique(scene, "kind") if o.kind not in DIGITS]
     by_region = _unique(scene, "region")
     if by_kind and rng.random() < 0.6:
         o = rng.choice(by_kind)
@@ -313,10 +313,10 @@ def find_objects(scene: Scene, rng: random.Random) -> Question | None:
     """
     o = rng.choice(scene.objects)
     present = rng.random() < 0.8
-    color = o.color if present else rng.choice(tuple(COLORS))
+    color = o.color if present else rng.choice(scene.world.colors)
     form = rng.random()
     if form < 0.45:
-        kind = o.kind if present and o.kind in SHAPES else rng.choice(SHAPES)
+        kind = o.kind if present and o.kind not in DIGITS else rng.choice(scene.world.shapes)
         noun, hits = kind, [p for p in scene.objects if p.kind == kind]
     elif form < 0.8:
         noun, hits = f"{color} object", [p for p in scene.objects if p.color == color]

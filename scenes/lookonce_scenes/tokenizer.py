@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lookonce_scenes.world import COLORS, IMAGE_SIZE, KINDS, REGIONS, SHAPES, SIZES
+from lookonce_scenes.world import DIGITS, IMAGE_SIZE, REGIONS, SIZES, WIDE
 
 PATCH_SIZE = 8
 GRID = IMAGE_SIZE // PATCH_SIZE
@@ -25,18 +25,37 @@ _WORDS = (
     "middle who me tell about please can answer with only word number any has have i say thanks hello or all "
     "for be as by from number briefly short sentence name big little thing things helpful assistant user "
     "system questions careful concise "
+    "images picture pictures photo first second third fourth last next previous other both each every all same "
+    "different more less fewer most than total together altogether but which contain contains "
+    "video frame frames scene move moves moved moving appear appears appeared disappear disappears disappeared "
+    "change changes changed turn turns turned new direction up down happen happens happened after before when often "
+    "once twice never then begin beginning start end time times times still always long between "
+    "could would kindly ok okay now if so just also my your here they them its these those "
+    "grey outline outlined outlines outlining filled fill unfilled hollow solid background ground drawn draw drawing "
+    "present visible seen containing without least six seven eight nine ten numbers digits colors colours shapes "
+    "sizes positions position located location located place count compare difference common "
+    "front back label shows showing look at give say says true false correct whether did was were been being had "
+    "into out off above below ellipse ellipses good great day well helpful "
+    "mostly quickly short long few small smaller smallest larger largest biggest bigger biggest than "
 ).split()
 
-# Images come first in their turn, as in the training data, wherever the client put them.
+# The parts of a message keep their order where its last one is a text. Where it is an image, images come first and the
+# texts follow, so that a question stands behind what it asks about, as in the training data.
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
     "{%- for message in messages -%}"
     "{{- '<|' + message['role'] + '|>' -}}"
     "{%- if message['content'] is string -%}{{- message['content'] | trim -}}"
-    "{%- else -%}"
-    "{%- for part in message['content'] if part['type'] == 'image' -%}{{- '<image>' -}}{%- endfor -%}"
-    "{%- for part in message['content'] if part['type'] == 'text' -%}"
-    "{{- ('' if loop.first else '\\n') + part['text'] | trim -}}{%- endfor -%}"
+    "{%- elif message['content'] -%}"
+    "{%- set in_order = message['content'][-1]['type'] == 'text' -%}"
+    "{%- set images = message['content'] | selectattr('type', 'equalto', 'image') | list -%}"
+    "{%- set texts = message['content'] | selectattr('type', 'equalto', 'text') | list -%}"
+    "{%- for part in (message['content'] if in_order else images + texts) -%}"
+    "{%- if part['type'] == 'image' -%}{{- '<image>' -}}"
+    "{%- elif part['type'] == 'text' -%}"
+    "{{- ('\\n' if loop.previtem is defined and loop.previtem['type'] == 'text' else '') + part['text'] | trim -}}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
     "{%- endif -%}"
     "{%- if message['role'] == 'assistant' -%}{{- eos_token -}}{%- endif -%}"
     "{%- endfor -%}"
@@ -45,7 +64,8 @@ CHAT_TEMPLATE = (
 
 
 def _vocabulary() -> list[str]:
-    known = {*_WORDS, *COLORS, *SIZES, *KINDS, *(f"{k}s" for k in SHAPES), *" ".join(REGIONS).split()}
+    shapes = (f"{shape}{ending}" for shape in WIDE.shapes for ending in ("", "s"))
+    known = {*_WORDS, *WIDE.colors, *SIZES, *DIGITS, *shapes, *" ".join(REGIONS).split()}
     return sorted(known | {w.capitalize() for w in known})
 
 
@@ -78,7 +98,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="</s>",  # noqa: S106
         additional_special_tokens=list(SPECIAL_TOKENS[3:]),
         extra_special_tokens={"image_token": "<image>"},
-        model_max_length=2048,
+        model_max_length=4096,
         clean_up_tokenization_spaces=False,
     )
 

@@ -20,37 +20,67 @@ from torch.multiprocessing.spawn import spawn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from lookonce_scenes.forms import SYSTEM_PROMPTS, Exercise, Packer
 from lookonce_scenes.model import build_model, save_checkpoint
-from lookonce_scenes.objective import Batch, Losses, Objective
+from lookonce_scenes.objective import Batch, Losses, Objective, stack
 from lookonce_scenes.optimizer import Optimizers, load_state, save_state
-from lookonce_scenes.packing import SYSTEM_PROMPTS, Exercise, Packer, image_prefix
+from lookonce_scenes.packing import CATEGORIES
 from lookonce_scenes.tokenizer import build_tokenizer
 from lookonce_scenes.training_attention import use_training_attention
-from lookonce_scenes.world import render
 
 FIRST_TRAINING_SEED = 1_000_000_000
 """Scenes of lower seeds are held out: no training ever draws them."""
-TEXT_TOKENS = 192
+LOG_EVERY = 100
+"""Steps between two lines of the log."""
 SAVE_EVERY = 120.0
 """Seconds between two saved states."""
 
 
+Form = tuple[str, int]  # of `forms.Exercise`, and the pictures a sample
+SINGLE: tuple[Form, ...] = (("single", 1),)
+MIXED: tuple[Form, ...] = (
+    ("single", 1), ("joined", 2), ("single", 1), ("video", 4), ("single", 1), ("joint", 2), ("single", 1),
+    ("joined", 4), ("single", 1), ("joined", 2), ("single", 1), ("video", 4), ("single", 1), ("joint", 2),
+    ("single", 1), ("joined", 2), ("joined", 3), ("single", 1), ("joint", 4), ("video", 6),
+)  # fmt: skip
+"""What the last stage's steps show in turn."""
+
+
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training, with a cosine schedule of its own."""
+    """A part of the training, with a cosine schedule of its own.
+
+    Attributes:
+        name: in the log, and of its checkpoint.
+        steps: how many.
+        batch: pictures a step.
+        rate: highest learning rate.
+        drop_rate: share of the questions under context-drop.
+        growth: shares of the stage after which three, and four, objects are drawn; it starts with two.
+        album_growth: the same where there are several pictures.
+        forms: what its steps show in turn.
+        is_vision: the tower, the projector and the words' embeddings learn, alone.
+
+    """
 
     name: str
     steps: int
     batch: int
     rate: float
     drop_rate: float = 0.0
-    # Shares of the stage after which three, and four, objects are drawn; it starts with two.
     growth: tuple[float, float] = (0.0, 0.0)
+    album_growth: tuple[float, float] = (0.0, 0.0)
+    forms: tuple[Form, ...] = SINGLE
+    is_vision: bool = False
 
     def exercise(self, step: int) -> Exercise:
         """Return the exercise of a step."""
-        done = step / self.steps
-        return Exercise(2 + sum(done >= share for share in self.growth), self.drop_rate)
+        form, images = self.forms[step % len(self.forms)]
+        growth = self.growth if images == 1 else self.album_growth
+        most = 2 + sum(step / self.steps >= share for share in growth)
+        turn = step // len(self.forms) % 12
+        system = SYSTEM_PROMPTS[turn] if turn < len(SYSTEM_PROMPTS) else None
+        return Exercise(form, images, most, self.drop_rate, system=system)
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up over 150 steps, then cosine to 2%."""
@@ -60,9 +90,10 @@ class Stage:
 def stages(scale: float = 1.0) -> tuple[Stage, ...]:
     """Return the stages; `scale` multiplies their steps."""
     return (
-        Stage("vision", round(2000 * scale), 32, 1.5e-3),
-        Stage("plain", round(2600 * scale), 16, 1e-3, growth=(0.25, 0.4)),
-        Stage("context-drop", round(1400 * scale), 16, 6e-4, drop_rate=0.5),
+        Stage("vision", round(3500 * scale), 32, 1.5e-3, is_vision=True),
+        Stage("vision again", round(2500 * scale), 32, 1e-3, is_vision=True),
+        Stage("plain", round(3000 * scale), 16, 1e-3, growth=(0.2, 0.35)),
+        Stage("context-drop", round(6000 * scale), 16, 8e-4, 0.6, album_growth=(0.15, 0.3), forms=MIXED),
     )
 
 
@@ -74,19 +105,16 @@ class Steps(Dataset[Batch]):
 
     def __init__(self, stage: Stage, seed: int, rank: int, ranks: int) -> None:
         self._stage, self._seed, self._rank, self._ranks = stage, seed, rank, ranks
-        self._tokenizer = build_tokenizer()
-        self._packer = Packer(self._tokenizer, TEXT_TOKENS)
+        self._packer = Packer(build_tokenizer())
 
     def __getitem__(self, step: int) -> Batch:
         """Batch of one rank at one step."""
-        size = self._stage.batch // self._ranks
-        first = self._seed + (step * self._ranks + self._rank) * size
-        prefix = image_prefix(self._tokenizer, SYSTEM_PROMPTS[step % 12] if step % 12 < len(SYSTEM_PROMPTS) else None)
-        made = [self._packer.pack(first + i, self._stage.exercise(step), len(prefix)) for i in range(size)]
-        pixels = torch.stack([torch.from_numpy(render(scene)) for scene, _ in made])
-        columns = zip(*(sample for _, sample in made), strict=True)
-        stacked = [torch.stack([torch.from_numpy(array) for array in column]) for column in columns]
-        return Batch(torch.tensor(prefix), pixels, *stacked)
+        exercise = self._stage.exercise(step)
+        # An even number of samples, so that two ranks share them as one would see them.
+        size = max(2, self._stage.batch // exercise.images // 2 * 2) // self._ranks
+        first = self._seed + step * self._stage.batch
+        samples = range(self._rank * size, (self._rank + 1) * size)
+        return stack([self._packer.pack(first + i * exercise.images, exercise) for i in samples], exercise)
 
 
 class Trainer:
@@ -109,28 +137,27 @@ class Trainer:
         state = self._folder / "state.safetensors"
         first, step = load_state(state, self._objective, None) if state.exists() else (0, 0)
         for number, stage in enumerate(self._stages[first:], first):
-            optimizers = Optimizers(self._objective, vision_only=number == 0)
+            optimizers = Optimizers(self._objective, vision_only=stage.is_vision)
             if step:
                 load_state(state, self._objective, optimizers)
             self._train(number, stage, optimizers, step)
             step = 0
             if self._rank == 0:
                 # The checkpoint first: a kill between the two repeats it, and never leaves it out.
-                if number > 0:
+                if not stage.is_vision:
                     save_checkpoint(self._model, self._folder / stage.name)
                 save_state(state, self._objective, None, number + 1, 0)
 
     def _train(self, number: int, stage: Stage, optimizers: Optimizers, first: int) -> None:
         bar = tqdm(total=stage.steps, initial=first, desc=stage.name, disable=self._rank > 0, mininterval=5)
-        saved = time.monotonic()
+        saved, report = time.monotonic(), _Report(self._folder / "log.txt")
         for step, batch in enumerate(self._batches(number, stage, first), first):
-            losses = self._step(batch, optimizers, stage, step, vision=number == 0)
+            losses = self._step(batch, optimizers, stage, step, vision=stage.is_vision)
             bar.update()
-            if step % 50 == 0 and self._rank == 0:
-                shown = {name: f"{value.item():.3f}" for name, value in losses._asdict().items()}
-                bar.set_postfix(shown, refresh=False)
-                with (self._folder / "log.txt").open("a") as log:
-                    log.write(f"{stage.name} {step} {shown}\n")
+            if self._rank == 0:
+                report.add(stage.exercise(step).form, losses)
+                if step % LOG_EVERY == 0:
+                    report.write(f"{stage.name} {step}")
             if self._rank == 0 and time.monotonic() - saved > SAVE_EVERY:
                 save_state(self._folder / "state.safetensors", self._objective, optimizers, number, step + 1)
                 saved = time.monotonic()
@@ -162,6 +189,37 @@ class Trainer:
         parts: tuple[Tensor, ...] = (flat / self._ranks).split([g.numel() for g in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
+
+
+class _Report:
+    """Sums up losses, and right answers of each form and category, for the log."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._clear()
+
+    def _clear(self) -> None:
+        self._losses: dict[str, list[float]] = {}
+        self._counts: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def add(self, form: str, losses: Losses) -> None:
+        for name, value in losses._asdict().items():
+            if value.dim() == 0:
+                self._losses.setdefault(name, []).append(value.item())
+        right, asked = self._counts.get(form, (torch.zeros(len(CATEGORIES)),) * 2)
+        self._counts[form] = right + losses.right.cpu(), asked + losses.asked.cpu()
+
+    def write(self, title: str) -> None:
+        """Append what was added since the last time."""
+        lines = [f"{title} " + " ".join(f"{name} {sum(v) / len(v):.3f}" for name, v in self._losses.items())]
+        for form, (right, asked) in self._counts.items():
+            shares = zip(CATEGORIES, right.tolist(), asked.tolist(), strict=True)
+            told = " ".join(f"{name} {r / n:.2f}" for name, r, n in shares if n and name != "none")
+            if told:
+                lines.append(f"  {form}: all {right[1:].sum() / asked[1:].sum():.3f} {told}")
+        with self._path.open("a") as log:
+            log.write("\n".join(lines) + "\n")
+        self._clear()
 
 
 def _run_rank(rank: int, ranks: int, folder: Path, device: str, scale: float) -> None:

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ REFUSALS = {
     "litellm": ("BadRequestError", "temperature"),
     "llm": ("BadRequestError", "logit_bias.99999"),
 }
+OTHER = 140
 SEEDS = {client: 141 + i for i, client in enumerate(REFUSALS)}
 
 
@@ -76,6 +77,7 @@ class Folder(NamedTuple):
 def folder(tmp_path, server) -> Folder:
     found = Folder(tmp_path, server.url)
     shutil.copy(DOCS / "images" / "scene.png", tmp_path / "picture.png")
+    (tmp_path / "other.png").write_bytes(png(OTHER))
     (tmp_path / "extra-openai-models.yaml").write_text(found.documented("llm", "yaml"))
     return found
 
@@ -171,3 +173,61 @@ def test_openais_snippet_runs_with_the_newest_openai(folder, expected):
 def test_the_commands_of_llm_run(clients_python, folder, expected):
     path = f"{Path(clients_python).parent}:{os.environ['PATH']}"
     assert folder.run("sh", "-ec", folder.documented("llm", "sh"), PATH=path).splitlines() == expected
+
+
+# --- several images ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ask(server, folder) -> Iterator[Callable[..., Any]]:
+    """Asks OpenAI's client a conversation; at the end, and when told to, the server forgets its images."""
+    files = {name: data_url((folder.path / name).read_bytes()) for name in ("picture.png", "other.png")}
+    stored: set[str] = set()
+
+    def ask(*turns: tuple[tuple[str, ...], str], answers: Sequence[str] = ()) -> Any:
+        sent: list[dict[str, Any]] = []
+        for names, question in turns:
+            images = [{"type": "image_url", "image_url": {"url": files[name]}} for name in names]
+            sent.append({"role": "user", "content": [*images, {"type": "text", "text": question}]})
+            sent += [{"role": "assistant", "content": text} for text in answers[len(sent) // 2 :][:1]]
+        with server.openai() as client:
+            answer = client.chat.completions.create(model=MODEL, messages=sent)
+        stored.update(image["context_id"] for image in answer.lookonce["images"])
+        return answer
+
+    def forget() -> None:
+        server.wait_for("queue_depth", 0)  # a context that is being made cannot be deleted yet
+        with server.openai() as client:
+            for context_id in stored:
+                client.delete(f"/contexts/{context_id}", cast_to=object)
+        stored.clear()
+
+    ask.forget = forget
+    yield ask
+    for names in (("picture.png",), ("other.png",)):  # whoever asked last
+        ask((names, TEXT))
+    forget()
+
+
+@pytest.mark.parametrize("python", ["newest", "pinned"])
+def test_several_images_are_known_in_any_order(request, folder, ask, python):
+    interpreter = sys.executable if python == "newest" else request.getfixturevalue("clients_python")
+    question = "How many objects are there in both images together?"
+    names = ("picture.png", "other.png")
+    answers = [ask((names, question)), ask((names[::-1], question))]
+    caches = [[image["cache"] for image in answer.lookonce["images"]] for answer in answers]
+    assert caches == [["miss", "miss"], ["hit", "hit"]]
+    expected = [f"{text_of(answer)} {cache}" for answer, cache in zip(answers, caches, strict=True)]
+    ask.forget()
+    printed = folder.run(interpreter, "-c", folder.documented("openai, several images", "python"))
+    assert printed.splitlines() == expected
+
+
+def test_an_image_that_comes_in_a_later_turn(clients_python, folder, ask):
+    turns = ((("picture.png",), "What is at the center?"), (("other.png",), "Which image has more objects?"))
+    first = ask(turns[0])
+    second = ask(*turns, answers=[text_of(first)])
+    assert second.lookonce["images"][0]["context_id"] == first.lookonce["context_id"]
+    ask.forget()
+    printed = folder.run(clients_python, "-c", folder.documented("LangChain, several images", "python"))
+    assert printed.splitlines() == [text_of(first), text_of(second)]

@@ -23,8 +23,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from lookonce_scenes.tokenizer import train_words
 
-WORDS = 1010  # entries of the tokenizer before its special tokens
-VOCABULARY = 1024
+WORDS = 2034  # entries of the tokenizer before its special tokens
+VOCABULARY = 2048
 POSITIONS = 2048
 IMAGE_TOKENS = 1024  # a larger picture is made smaller
 LAYERS, HEADS, HEAD_DIM = 4, 4, 32

@@ -19,10 +19,15 @@ from ..support.samples import GREEDY, PLAN, PROMPT, TENANT, Asked, about, read
 SMALL = {"enforce_eager": True, "kv_cache_memory_bytes": 64 * 1024**2, "block_size": 32}
 
 
-async def start(folder: Path, **options) -> VllmEngine:
+async def start(folder: Path, *, max_images: int = 16, **options) -> VllmEngine:
     """vLLM in float32 with small blocks; options are vLLM's own."""
     return await VllmEngine.load(
-        str(folder), dtype=torch.float32, describe_prompt=PROMPT, max_queue=256, options=SMALL | options
+        str(folder),
+        dtype=torch.float32,
+        describe_prompt=PROMPT,
+        max_queue=256,
+        max_images=max_images,
+        options=SMALL | options,
     )
 
 

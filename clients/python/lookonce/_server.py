@@ -73,6 +73,8 @@ class SavedCounter:
                 total.prompt_tokens_saved + answer.tokens_saved,
                 total.prompt_tokens_full + _full_prompt_tokens(answer),
                 total.bytes_not_sent + bytes_not_sent,
+                total.images + len(answer.images),
+                total.image_hits + sum(usage.cache == "hit" for usage in answer.images),
             )
         if self._parent:
             self._parent.add(answer, bytes_not_sent)

@@ -101,6 +101,7 @@ class Context:
         precision: precision of the stored keys and values, e.g. `native` or `int8`.
         created_at: time of storing, seconds since 1970, UTC.
         expires_at: time of expiry, likewise; None if it never expires.
+        frames: number of a video's frames that the model saw; None of an image.
     """
 
     id: str
@@ -114,6 +115,7 @@ class Context:
     precision: str
     created_at: float
     expires_at: float | None
+    frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class ContextTokens:
 
     Attributes:
         id: id of the context, 64 hex digits.
-        grid: rows and columns of the image's tokens.
+        grid: rows and columns of the image's tokens; of a video its frames before them.
         scores: one score per image token, row by row.
         kept: indices of the tokens kept, ascending.
         retention: share of image tokens kept.
@@ -130,7 +132,7 @@ class ContextTokens:
     """
 
     id: str
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     scores: tuple[float, ...]
     kept: tuple[int, ...]
     retention: float
@@ -166,10 +168,12 @@ class Saved:
 
     Attributes:
         questions: number of questions answered.
-        hits: number of answers that came from a stored context.
+        hits: number of answers that came from stored contexts alone.
         prompt_tokens_saved: prompt tokens that were not run through the model.
         prompt_tokens_full: prompt tokens that the whole image for each question would have taken.
         bytes_not_sent: bytes of images, as requests carry them (base64), that a context's id replaced.
+        images: number of images asked about, each counted with each question.
+        image_hits: those of them whose context was stored already.
     """
 
     questions: int = 0
@@ -177,6 +181,8 @@ class Saved:
     prompt_tokens_saved: int = 0
     prompt_tokens_full: int = 0
     bytes_not_sent: int = 0
+    images: int = 0
+    image_hits: int = 0
 
     @property
     def share(self) -> float:

@@ -99,7 +99,7 @@ async def recording_cost(engine: Engine, rounds: int) -> str:
     """Measure a describe pass beside a full pass that generates the same text."""
     plan = replace(describe_plan(_SETTINGS, engine), max_tokens=128)
     image = png(1)
-    generate_text = partial(full_pass, engine, image, about(plan.prompt), Sampling(plan.max_tokens))
+    generate_text = partial(full_pass, engine, [image], about(plan.prompt), Sampling(plan.max_tokens))
     plain, recorded = [], []
     for _ in range(rounds + 1):
         plain.append((await time_answer(generate_text)).total)

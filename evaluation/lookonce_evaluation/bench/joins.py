@@ -10,7 +10,6 @@ contexts, or from the whole images, as the reply says. Exit status 1 if an answe
 
 import base64
 import io
-import itertools
 import random
 import statistics
 import sys
@@ -107,10 +106,10 @@ def messages(question: Question, urls: Sequence[str]) -> list[dict[str, Any]]:
     text = {"type": "text", "text": question.text}
     if not question.over_turns:
         return [{"role": "user", "content": [*images, text]}]
-    turns = [
-        [{"role": "user", "content": [image]}, {"role": "assistant", "content": "I see it."}] for image in images[:-1]
-    ]
-    return [*itertools.chain(*turns), {"role": "user", "content": [images[-1], text]}]
+    chat: list[dict[str, Any]] = []
+    for image in images[:-1]:
+        chat += [{"role": "user", "content": [image]}, {"role": "assistant", "content": "I see it."}]
+    return [*chat, {"role": "user", "content": [images[-1], text]}]
 
 
 class Asker:

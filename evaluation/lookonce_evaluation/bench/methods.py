@@ -2,11 +2,11 @@
 
 import asyncio
 import io
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from typing import NamedTuple, Protocol
 
 from PIL import Image
@@ -34,37 +34,39 @@ class Method(Protocol):
     """A method to answer questions."""
 
     name: str
-    nbytes: int  # kept for one image
+    nbytes: int  # kept for what a question is about
 
     def prepare(self, questions: Sequence[str], sampling: Sampling) -> AbstractAsyncContextManager[list[Ask]]:
         """Prepare questions, untimed; within the block each may be asked once."""
 
 
 class FullPass:
-    """Answer by the full pass, each question about a picture new to the engine.
+    """Answer by the full pass, each question about pictures new to the engine.
 
     Args:
         engine: answers the questions.
         side: width and height of the pictures; None for the scenes' own.
+        images: pictures that a question is about.
     """
 
     name = FULL
     nbytes = 0
 
-    def __init__(self, engine: Engine, side: int | None = None) -> None:
+    def __init__(self, engine: Engine, side: int | None = None, images: int = 1) -> None:
         self._engine = engine
         self._side = side
-        self._seeds = count(1_000)
+        self._images = images
+        self._seeds = itertools.count(1_000)
 
     @asynccontextmanager
     async def prepare(self, questions: Sequence[str], sampling: Sampling) -> AsyncIterator[list[Ask]]:
         """See `Method.prepare`."""
-        images = await asyncio.to_thread(lambda: [self._image() for _ in questions])
-        pairs = zip(images, questions, strict=True)
-        yield [partial(full_pass, self._engine, image, about(question), sampling) for image, question in pairs]
+        pictures = await asyncio.to_thread(lambda: [self._pictures() for _ in questions])
+        pairs = zip(pictures, questions, strict=True)
+        yield [partial(full_pass, self._engine, own, about(question, len(own)), sampling) for own, question in pairs]
 
-    def _image(self) -> bytes:
-        return png(next(self._seeds), self._side)
+    def _pictures(self) -> list[bytes]:
+        return [png(next(self._seeds), self._side) for _ in range(self._images)]
 
 
 class PrefixCached(FullPass):
@@ -84,15 +86,15 @@ class PrefixCached(FullPass):
             await time_answer(warm_up)
             yield asks
 
-    def _image(self) -> bytes:
-        return self._contexts.image
+    def _pictures(self) -> list[bytes]:
+        return [self._contexts.image]
 
 
 class FromContext:
-    """Answer from a context, by its id.
+    """Answer from a context, by its id, or from several that are joined.
 
-    Each question is about a context of its own id, though their tensors are the same: vLLM's prefix cache never has
-    it, and each one is read from the store and loaded.
+    Each question is about contexts of its own ids, though their tensors are the same: vLLM's prefix cache never has
+    them, and each one is read from the store and loaded.
 
     Args:
         name: of the method.
@@ -100,26 +102,37 @@ class FromContext:
         store: holds the contexts.
         context: what is asked about.
         plan: by which it was described.
+        images: contexts that a question is about.
     """
 
-    def __init__(self, name: str, engine: Engine, store: Store, context: CompressedContext, plan: DescribePlan) -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        store: Store,
+        context: CompressedContext,
+        plan: DescribePlan,
+        *,
+        images: int = 1,
+    ) -> None:
         self.name = name
-        self.nbytes = context.nbytes
+        self.nbytes = images * context.nbytes
+        self._images = images
         self.context = context
         self._store = store
         contexts = _contexts(engine, store, plan, context.identity.precision)
         self._sessions = Sessions(engine, contexts, images=Images(ImageLimits()), on_miss="compress", metrics=Metrics())
-        self._numbers = count()
+        self._numbers = itertools.count()
 
     @asynccontextmanager
     async def prepare(self, questions: Sequence[str], sampling: Sampling) -> AsyncIterator[list[Ask]]:
         """See `Method.prepare`."""
-        keys = [await self._put_copy() for _ in questions]
+        keys = [[await self._put_copy() for _ in range(self._images)] for _ in questions]
         try:
             pairs = zip(keys, questions, strict=True)
-            yield [partial(self._ask, key, question, sampling) for key, question in pairs]
+            yield [partial(self._ask, own, question, sampling) for own, question in pairs]
         finally:
-            for key in keys:
+            for key in itertools.chain(*keys):
                 await self._store.delete(key)
 
     async def _put_copy(self) -> ContextKey:
@@ -129,20 +142,22 @@ class FromContext:
         await self._store.put(copy)
         return copy.key
 
-    async def _ask(self, key: ContextKey, question: str, sampling: Sampling) -> Answer:
-        session = await self._sessions.ask(about(question), [ContextReference(key.id)], sampling, tenant=key.tenant)
+    async def _ask(self, keys: Sequence[ContextKey], question: str, sampling: Sampling) -> Answer:
+        references = [ContextReference(key.id) for key in keys]
+        conversation = about(question, len(references))
+        session = await self._sessions.ask(conversation, references, sampling, tenant=DEFAULT_TENANT)
         return session.answers[0]
 
 
-def about(question: str) -> Conversation:
-    """Return a question about an image."""
-    return Conversation((Turn("user", (0, question)),))
+def about(question: str, images: int = 1) -> Conversation:
+    """Return a question about an image, or about several."""
+    return Conversation((Turn("user", (*range(images), question)),))
 
 
-async def full_pass(engine: Engine, image: bytes, conversation: Conversation, sampling: Sampling) -> Answer:
-    """Answer from the whole image, as sessions do at a miss."""
-    pixels = await asyncio.to_thread(decode_image, image, ImageLimits(), "image")
-    return engine.full(conversation, [pixels], sampling, DEFAULT_TENANT)
+async def full_pass(engine: Engine, images: Sequence[bytes], conversation: Conversation, sampling: Sampling) -> Answer:
+    """Answer from whole images, as sessions do at a miss."""
+    decoded = [await asyncio.to_thread(decode_image, image, ImageLimits(), "image") for image in images]
+    return engine.full(conversation, decoded, sampling, DEFAULT_TENANT)
 
 
 async def check_answers(
@@ -162,7 +177,7 @@ async def check_answers(
     """
     for question in questions:
         turns = (Turn("user", (0, contexts.plan.prompt)), Turn("assistant", ()), Turn("user", (question,)))
-        full = await time_answer(partial(full_pass, engine, contexts.image, Conversation(turns), sampling))
+        full = await time_answer(partial(full_pass, engine, [contexts.image], Conversation(turns), sampling))
         expected = {contexts.everything.id: full.text}
         for method in methods:
             async with method.prepare([question], sampling) as (ask,):

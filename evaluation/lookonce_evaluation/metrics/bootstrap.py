@@ -1,6 +1,6 @@
 """Means, differences and areas, with 95% intervals by a bootstrap over images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -53,15 +53,29 @@ def means(values: Sequence[Sequence[Sequence[float]]]) -> list[Estimate]:
     Args:
         values: `[images][questions of it][columns]`; images may have different numbers of questions, and none.
     """
-    per_image = [torch.tensor(rows, dtype=torch.float64) for rows in values if rows]
-    if not per_image:
+    return _ratios([rows for rows in values if rows], lambda rows: torch.ones(len(rows), 1, dtype=torch.float64))
+
+
+def shares_of_first(values: Sequence[Sequence[Sequence[float]]]) -> list[Estimate]:
+    """Divide each column's sum by the first one's, where that has one; see `means`."""
+    values = [rows for rows in values if rows]
+    if not any(row[0] for rows in values for row in rows):
         return []
+    return _ratios(values, lambda rows: rows[:, :1])
+
+
+def _ratios(values: Sequence[Sequence[Sequence[float]]], base: Callable[[Tensor], Tensor]) -> list[Estimate]:
+    """Divide the sums of columns by that of a base, `[questions, 1]` of each image."""
+    if not values:
+        return []
+    per_image = [torch.tensor(rows, dtype=torch.float64) for rows in values]
     sums = torch.stack([rows.sum(0) for rows in per_image])  # [images, columns]
-    counts = torch.tensor([[len(rows)] for rows in per_image], dtype=torch.float64)
+    bases = torch.stack([base(rows).sum(0) for rows in per_image])  # [images, 1]
     times = draws(len(per_image)).double()
-    resampled = (times @ sums) / (times @ counts)
-    whole = (sums.sum(0) / counts.sum()).tolist()
-    return [Estimate(value, *interval(column)) for value, column in zip(whole, resampled.T, strict=True)]
+    resampled = (times @ sums) / (times @ bases)
+    whole = (sums.sum(0) / bases.sum()).tolist()
+    there = (times @ bases).flatten() > 0  # a draw of images that have nothing of the base tells of no ratio
+    return [Estimate(value, *interval(column)) for value, column in zip(whole, resampled[there].T, strict=True)]
 
 
 def auc(signal: Tensor, positive: Tensor, times: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class Graded(NamedTuple):
 
     right: list[bool]  # whether each was answered exactly
     first: Tensor  # [questions, vocabulary], the logits of each answer's first token
+    margins: list[float]  # the least of each answer's tokens, in nats, up to the first one that is not the right one
 
 
 def grade(model: EvalModel, cache: PreparedCache, answers: Sequence[list[int]]) -> Graded:
@@ -34,12 +35,17 @@ def grade(model: EvalModel, cache: PreparedCache, answers: Sequence[list[int]]) 
     rows = list(zip(cache.prompts, answers, strict=True))
     # An answer's last token is expected, and never looked from.
     logits = model.extend_padded(cache, [prompt + answer[:-1] for prompt, answer in rows])
-    right, first = [], []
+    right, first, margins = [], [], []
     for row, (prompt, answer) in zip(logits, rows, strict=True):
         logits_of_answer = row[len(prompt) - 1 : len(prompt) - 1 + len(answer)]
-        right.append(model.with_one_end(logits_of_answer.argmax(-1)).tolist() == answer)
+        same = model.with_one_end(logits_of_answer.argmax(-1)).cpu() == torch.tensor(answer)
+        right.append(bool(same.all()))
         first.append(logits_of_answer[0])
-    return Graded(right, torch.stack(first))
+        # What comes after a wrong token is not the model's own answer.
+        said = logits_of_answer[: 1 + int(same.cumprod(0).sum())]
+        best, second = said.float().topk(2).values.unbind(-1)
+        margins.append(float((best - second).min()))
+    return Graded(right, torch.stack(first), margins)
 
 
 def grade_exactly(model: EvalModel, cache: PreparedCache, questions: Sequence[Question]) -> Graded:

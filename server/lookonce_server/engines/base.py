@@ -1,5 +1,6 @@
 """The protocol every engine implements."""
 
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
@@ -14,6 +15,7 @@ from lookonce_server.engines.geometry import ImageCrop
 from lookonce_server.engines.visuals import Visual
 from lookonce_server.errors import EngineError, PromptTooLongError
 
+_log = logging.getLogger(__name__)
 # No text worth reading has as many characters to a token, whatever the model.
 _CHARACTERS_A_TOKEN = 32
 
@@ -52,6 +54,11 @@ class ModelFacts:
         if room < 1:
             raise PromptTooLongError.beyond(self.max_tokens, f"the prompt has {prompt_tokens} tokens")
         return replace(sampling, max_tokens=min(room, sampling.max_tokens))
+
+    def report_joins(self) -> None:
+        """Log the reason for which contexts cannot be joined, if there is one."""
+        if self.unjoinable is not None:
+            _log.warning("Questions about several images are answered from the images themselves. %s", self.unjoinable)
 
     def check_joins(self, count: int) -> None:
         """Raise EngineError if that many contexts cannot be joined."""

@@ -108,11 +108,12 @@ def test_savings_are_of_all_images_together(server, client):
     pages.ask("what?")
     pages.ask("what else?")
     size = len(BY_PIXELS[0]) + len(BY_PIXELS[1])
-    assert pages.saved == client.saved == Saved(2, 1, 140, 90 + 150, size)
+    assert pages.saved == client.saved == Saved(2, 1, 140, 90 + 150, size, images=4, image_hits=2)
     assert pages.images[0].saved == Saved()
     server.contexts.remove(IDS[1])
     pages.ask("and?")
     assert pages.saved.bytes_not_sent == size + len(BY_PIXELS[0])
+    assert (pages.saved.hits, pages.saved.images, pages.saved.image_hits) == (1, 6, 3)
 
 
 def test_with_a_fallback_or_a_bypass_all_pixels_that_are_known_are_sent(server, client):

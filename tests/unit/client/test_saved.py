@@ -21,15 +21,15 @@ def test_of_an_image_and_of_all_images(client, png):
     image = client.image(png)
     assert (image.saved, image.saved.share) == (Saved(), 0.0)
     image.ask("what?")
-    assert image.saved == Saved(1, 0, 0, 90, 0)
+    assert image.saved == Saved(1, 0, 0, 90, 0, 1, 0)
     image.ask("what else?")
     list(image.stream("and?"))
-    assert image.saved == Saved(3, 2, 140, 90 + 2 * 80, 2 * size)
+    assert image.saved == Saved(3, 2, 140, 90 + 2 * 80, 2 * size, 3, 2)
     assert image.saved.share == pytest.approx(140 / 250)
     other = client.image(png)
     other.ask("what?")
-    assert other.saved == Saved(1, 1, 70, 80, 0)
-    assert client.saved == Saved(4, 3, 210, 330, 2 * size)
+    assert other.saved == Saved(1, 1, 70, 80, 0, 1, 1)
+    assert client.saved == Saved(4, 3, 210, 330, 2 * size, 4, 3)
 
 
 def test_a_failed_question_saves_nothing(server, client, png):
@@ -46,7 +46,7 @@ def test_pixels_that_were_sent_in_the_end_are_not_saved(server, client, png):
     image.prepare()
     server.contexts.clear()
     image.ask("what?")
-    assert image.saved == Saved(1, 0, 0, 90, 0)
+    assert image.saved == Saved(1, 0, 0, 90, 0, 1, 0)
 
 
 @pytest.mark.parametrize("source", ["lookonce:{id}", "https://example.org/a.png"])

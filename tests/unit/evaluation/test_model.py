@@ -10,7 +10,7 @@ from lookonce_evaluation.data.scenes import held_out
 from lookonce_evaluation.describe import describe
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.metrics.grading import full_pass
-from lookonce_evaluation.model import EvalModel
+from lookonce_evaluation.model import EvalModel, about_images
 from lookonce_pruning import get_selection, kept_count
 from lookonce_server.engines.base import DescribePlan
 from lookonce_server.engines.transformers import TransformersEngine
@@ -85,3 +85,12 @@ def test_decoding_stops_at_the_limit_or_when_it_is_enough_and_is_watched(model):
     for limit in (0, 1, 3):
         assert model.decode(model.ask(prefix, prompt), limit) == [tokens[:limit]]
     assert model.decode(model.ask(prefix, prompt), 60, is_enough=lambda row: len(row) == 4) == [tokens[:4]]
+
+
+def test_the_full_pass_of_several_images_is_their_whole_prompt(model):
+    images = [case.image for case in held_out(3, 600_000_000)]
+    prefix, after = model.prefix(*images), model.after_image("Which is it?", 3)
+    prompt = model.prompts.full(about_images(3, "Which is it?"), images)
+    assert prefix.tokens + len(after) == prompt.tokens
+    whole = model.prefill(prompt).logits[0, -1]
+    torch.testing.assert_close(model.ask(prefix, after).logits[0, -1], whole, atol=1e-4, rtol=1e-4)

@@ -1,5 +1,6 @@
 """The training runs, resumes where it was killed, and never draws a held-out scene."""
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,12 +13,13 @@ from transformers import AutoModelForImageTextToText
 
 from lookonce_evaluation.data.scenes import HELD_OUT_SEED
 from lookonce_scenes import train
-from lookonce_scenes.train import FIRST_TRAINING_SEED, Stage, Steps, Trainer, stages
+from lookonce_scenes.album import SEED_STEP
+from lookonce_scenes.train import FIRST_TRAINING_SEED, MIXED, Stage, Steps, Trainer, stages
 
 TINY = (
-    Stage("vision", 3, 2, 1e-3),
+    Stage("vision", 3, 2, 1e-3, is_vision=True),
     Stage("plain", 3, 2, 1e-3, growth=(0.25, 0.4)),
-    Stage("context-drop", 2, 2, 1e-3, drop_rate=0.5),
+    Stage("context-drop", 2, 4, 1e-3, drop_rate=0.5, forms=(("single", 1), ("joined", 2))),
 )
 
 
@@ -94,18 +96,22 @@ def test_the_command_trains_on_every_core_and_writes_checkpoints(tmp_path):
     assert result.returncode == 0, result.stderr
     written = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"log.txt", "plain", "context-drop", "state.safetensors"} <= written
-    logged = [line.split()[:2] for line in (tmp_path / "run" / "log.txt").read_text().splitlines()]
-    assert logged == [["vision", "0"], ["plain", "0"], ["context-drop", "0"]]
+    lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
+    assert any(line.startswith("  single: all ") for line in lines)
+    logged = [line.split()[:2] for line in lines if not line.startswith(" ")]
+    assert logged == [["vision", "0"], ["vision", "again"], ["plain", "0"], ["context-drop", "0"]]
     for stage in ("plain", "context-drop"):
         model = AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / stage)
         assert all(torch.isfinite(weights).all() for weights in model.parameters())
 
 
 def test_ranks_share_each_steps_scenes():
-    stage = TINY[1]
-    whole, *halves = (Steps(stage, 7, rank, ranks)[2] for rank, ranks in ((0, 1), (0, 2), (1, 2)))
-    for one, *two in zip(whole[1:], *(half[1:] for half in halves), strict=True):
-        assert torch.equal(one, torch.cat(two))
+    stage = Stage("all", 100, 16, 1e-3, drop_rate=0.5, forms=tuple(dict.fromkeys(MIXED)))
+    for step in range(len(stage.forms)):
+        whole, *halves = (Steps(stage, 7, rank, ranks)[step] for rank, ranks in ((0, 1), (0, 2), (1, 2)))
+        assert whole.pixels.shape[1] == stage.forms[step][1]
+        for one, *two in zip(whole[2:], *(half[2:] for half in halves), strict=True):
+            assert torch.equal(one, torch.cat(two))
 
 
 def test_a_batch_is_the_same_whenever_it_is_drawn():
@@ -116,8 +122,12 @@ def test_a_batch_is_the_same_whenever_it_is_drawn():
 
 @pytest.mark.parametrize("scale", [1.0, 10.0])
 def test_no_stage_draws_a_held_out_scene_or_anothers(scale):
+    most = max(images for _, images in MIXED)
     reach = [
-        range(FIRST_TRAINING_SEED * (number + 1), FIRST_TRAINING_SEED * (number + 1) + stage.steps * stage.batch)
+        range(
+            FIRST_TRAINING_SEED * (number + 1),
+            FIRST_TRAINING_SEED * (number + 1) + stage.steps * stage.batch + most * SEED_STEP,
+        )
         for number, stage in enumerate(stages(scale))
     ]
     assert reach[0].start > HELD_OUT_SEED + 10_000_000
@@ -131,6 +141,8 @@ def test_scale_multiplies_the_steps():
 def test_a_stage_starts_easy_and_ends_slowly():
     stage = Stage("plain", 1000, 16, 1e-3, growth=(0.25, 0.4))
     assert [stage.exercise(step).max_objects for step in (0, 249, 250, 399, 400, 999)] == [2, 2, 3, 3, 4, 4]
+    several = dataclasses.replace(stage, album_growth=(0.5, 0.6), forms=(("single", 1), ("joined", 2)))
+    assert [several.exercise(step).max_objects for step in (400, 401, 501, 601)] == [4, 2, 3, 4]
     rates = [stage.learning_rate(step) for step in range(1000)]
     assert max(rates) == pytest.approx(1e-3, rel=0.1)
     assert rates.index(max(rates)) == pytest.approx(149, abs=2)

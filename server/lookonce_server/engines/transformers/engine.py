@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -32,7 +33,7 @@ from lookonce_server.engines.transformers.loading import LoadedModel, load_model
 from lookonce_server.engines.transformers.model import ModelRunner, State, stacked
 from lookonce_server.engines.transformers.sampler import Sampler
 from lookonce_server.engines.transformers.scheduler import PassScheduler
-from lookonce_server.engines.transformers.selfcheck import check_model
+from lookonce_server.engines.transformers.selfcheck import check_model, find_join_problem
 from lookonce_server.engines.visuals import Visual, frames_of
 from lookonce_server.errors import EngineEndedError, EngineError
 
@@ -86,7 +87,11 @@ class TransformersEngine:
         loaded = await asyncio.to_thread(load_model, name, dtype=dtype, device=device)
         _log.info("Checking the model: answers from a context must be those of the whole image.")
         await asyncio.to_thread(check_model, loaded, describe_prompt)
-        return cls(loaded, **options)
+        engine = cls(loaded, **options)
+        problem = await asyncio.to_thread(find_join_problem, loaded, describe_prompt)
+        engine.facts = replace(engine.facts, unjoinable=problem)
+        engine.facts.report_joins()
+        return engine
 
     @property
     def queue_depth(self) -> int:

@@ -40,13 +40,20 @@ class ModelRunner:
         self._position_rows = 3 if "mrope_section" in rope else 1
 
     @torch.inference_mode()
-    def prefill(self, prompt: Prompt) -> State:
-        """Run a whole prompt, its image included."""
+    def prefill(self, prompt: Prompt, positions: Tensor | None = None) -> State:
+        """Run a whole prompt, its images included.
+
+        Args:
+            prompt: to run.
+            positions: of its tokens, see `positions`; None: the model's own, which alone tell the next one.
+        """
         has_image = len(prompt.image_positions) > 0
         inputs = {name: self._placed(value) for name, value in prompt.inputs.items()}
         inputs.pop("attention_mask", None)  # all ones: a batch of one has no padding
         if not has_image:
             inputs = {"input_ids": inputs["input_ids"], "position_ids": self.positions(0, prompt.tokens)}
+        if positions is not None:
+            inputs["position_ids"] = positions
         cache = DynamicCache()
         output = self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return State(cache, prompt.tokens + self._rope_delta(has_image), output.logits[0, -1])

@@ -5,7 +5,8 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -30,7 +31,7 @@ from lookonce_server.engines.base import (
     ignore_text,
 )
 from lookonce_server.engines.checkpoint import check_code, check_unchanged, file_digest, find_checkpoint, fingerprint
-from lookonce_server.engines.conversation import Conversation
+from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.description import Description, PackedPrompt
 from lookonce_server.engines.geometry import image_crop
 from lookonce_server.engines.join import Join, join_contexts
@@ -47,10 +48,11 @@ from lookonce_server.engines.vllm.connector.step_times import StepTimes
 from lookonce_server.engines.vllm.context_prompts import ContextPrompts
 from lookonce_server.engines.vllm.options import computing_options, engine_args, read_weights
 from lookonce_server.engines.vllm.parent import bind_forks
-from lookonce_server.engines.vllm.selfcheck import check_model, compute_text
-from lookonce_server.errors import EngineError, ModelRefusedError
+from lookonce_server.engines.vllm.selfcheck import check_model, compute_text, find_join_problem
+from lookonce_server.errors import ContextOutdatedError, EngineError, ModelRefusedError
 
 _log = logging.getLogger(__name__)
+_TWO_IMAGES = Conversation((Turn("user", (0, 1)),))
 
 # What vLLM and llguidance read where the user has set nothing.
 _ENVIRONMENT = {
@@ -185,8 +187,21 @@ class VllmEngine:
             dtype=self._dtype,
             describe_prompt=describe_prompt,
         )
+        problem = await find_join_problem(
+            self._captures, self._prompts, self._config, dtype=self._dtype, describe_prompt=describe_prompt
+        )
+        self.facts = replace(self.facts, unjoinable=problem)
+        self.facts.report_joins()
+        await self._prepare_texts(describe_prompt)
+
+    async def _prepare_texts(self, describe_prompt: str) -> None:
+        """Compute the text around images, so that the first answer does not wait."""
         turn = await asyncio.to_thread(self._prompts.describe_turn, describe_prompt)
-        await self._text_kv(TextSpan(turn.prefix))  # so that the first answer does not wait for it
+        await self._text_kv(TextSpan(turn.prefix))
+        if self.facts.unjoinable is None:
+            with suppress(ContextOutdatedError):  # the template prints another date already
+                joined = await asyncio.to_thread(self._prompts.join, [turn, turn], _TWO_IMAGES)
+                await self._text_kv(TextSpan(joined.seams[0], turn.prefix))
 
     @property
     def queue_depth(self) -> int:

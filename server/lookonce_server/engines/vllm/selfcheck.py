@@ -24,7 +24,7 @@ from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.vllm.capture_client import CaptureClient
 from lookonce_server.engines.vllm.connector.messages import Compression
 from lookonce_server.engines.vllm.context_prompts import ContextPrompts
-from lookonce_server.errors import EngineError, ModelRefusedError
+from lookonce_server.errors import EngineError, ModelRefusedError, ServerError
 
 _QUESTION = Conversation((Turn("user", (0,)), Turn("user", ("What color is it?",))))
 _TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 2e-2}  # of a tensor's length
@@ -54,6 +54,44 @@ async def check_model(
         raise ModelRefusedError(f"This model cannot be served by image re-prompting: {error}") from error
 
 
+async def find_join_problem(
+    captures: CaptureClient, prompts: PromptRenderer, config: Any, *, dtype: str, describe_prompt: str
+) -> str | None:
+    """Return the reason against answers from several contexts, None if they are exact.
+
+    vLLM takes no mask by which one image would not see another. But the first layer's keys hang on a token and its
+    position alone, so that those of a describe prompt behind other tokens must be its own, moved: where the image's
+    tokens stand, and how many they are, does not depend on what is before it. That the other layers' keys are moved as
+    exactly is tried by `check_model`.
+
+    Args:
+        captures: to run prompts with.
+        prompts: of the model.
+        config: the model's, of transformers.
+        dtype: arithmetic of the model.
+        describe_prompt: of contexts.
+    """
+    problem = prompts.join_problem(describe_prompt)
+    if problem is not None:
+        return problem
+    ids, pixels = prompts.describe_turn(describe_prompt).ids, {"multi_modal_data": {"image": _noise()}}
+    try:
+        alone, moved = [
+            (await captures.capture({"prompt_token_ids": before + ids, **pixels})).tensors["keys"][0]
+            for before in ([], [1] * _MOVED)
+        ]
+    except ServerError as failure:  # such as a prompt that is too long for the length that was chosen
+        return f"Joined contexts could not be checked: {failure}"
+    inv_freq = inv_freq_of_config(config.get_text_config())
+    error = _distance(moved[:, _MOVED:], rotate_keys(alone, inv_freq, _MOVED))
+    if error <= _TOLERANCES[dtype]:
+        return None
+    return (
+        f"An image behind {_MOVED} other tokens has other keys in the first layer than alone: moved, they are off by"
+        f" {error:.1%} of their length (accepted: {_TOLERANCES[dtype]:.1%})."
+    )
+
+
 async def _check_rotation(captures: CaptureClient, inv_freq: Tensor, tolerance: float) -> None:
     tokens = 8
     captured = await captures.capture({"prompt_token_ids": [1] * (_MOVED + tokens)})
@@ -76,8 +114,7 @@ async def _check_context(
     inv_freq: Tensor,
     tolerance: float,
 ) -> None:
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8))
-    pixels = {"multi_modal_data": {"image": image}}
+    pixels = {"multi_modal_data": {"image": _noise()}}
     turn = prompts.describe_turn(describe_prompt)
     joined = prompts.join([turn], _QUESTION)
     everything = Compression("query", (0, 1), "uniform", 1.0)
@@ -104,6 +141,10 @@ async def compute_text(captures: CaptureClient, span: TextSpan) -> TextKV:
     ids = [*span.before, *span.ids]
     captured = await captures.capture({"prompt_token_ids": ids or [0]})  # of no tokens there is no pass
     return TextKV(*(captured.tensors[name][:, :, : len(ids)] for name in ("keys", "values")))
+
+
+def _noise() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8))
 
 
 def _distance(actual: Tensor, expected: Tensor) -> float:

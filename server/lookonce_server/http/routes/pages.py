@@ -85,7 +85,7 @@ def docs() -> Response:
 def settings(request: Request) -> dict[str, Any]:
     """Return the settings that the playground needs."""
     state = state_of(request)
-    names = ("retention", "min_retention", "max_retention", "max_image_bytes")
+    names = ("retention", "min_retention", "max_retention", "max_image_bytes", "max_images")
     return {"model": state.served_name} | {name: getattr(state.settings, name) for name in names}
 
 

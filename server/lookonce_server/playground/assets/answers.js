@@ -38,10 +38,13 @@ class Way {
   /** Say what became of each of several pictures. */
   #tellImages(images) {
     const figure = this.element.querySelector("dl div").cloneNode(true);
+    figure.className = "wide";
     figure.querySelector("dt").textContent = "Pictures";
     const value = figure.querySelector("dd");
     value.dataset.figure = "pictures";
-    value.textContent = images.map(({ cache }, i) => `${i + 1} ${cache}`).join(", ");
+    const caches = images.map(({ cache }) => cache);
+    const isSame = new Set(caches).size === 1;
+    value.textContent = isSame ? `all ${caches.length} ${caches[0]}` : caches.map((cache, i) => `${i + 1} ${cache}`).join(", ");
     this.element.querySelector("dl").append(figure);
   }
 

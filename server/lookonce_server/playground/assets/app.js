@@ -99,7 +99,7 @@ class Playground {
    * Take pictures, in place of those before or in addition to them; none if one cannot be loaded.
    * @param {Load[]} loads
    */
-  #open(loads, adds = at("add").checked && this.#shown.length > 0) {
+  #open(loads, adds = at("add").checked) {
     const number = adds ? this.#opened : ++this.#opened;
     const load = () => this.#load(loads, number, adds).catch((error) => {
       if (number === this.#opened) tell(error, () => this.#open(loads, adds));
@@ -127,14 +127,14 @@ class Playground {
 
   /** @param {import("./picture.js").Picture[]} pictures */
   #show(pictures, settings, adds) {
-    if (!adds) this.#leave(settings);
+    if (!adds || !this.#shown.length) this.#leave(settings);
     clearProblem();
     const shown = pictures.map((picture) => new Shown(picture));
     this.#shown.push(...shown);
     this.#select(shown[0]);
     this.#suggest();
     at("frame").scrollIntoView({ block: "nearest" });
-    const share = adds ? this.#keeping.share : settings.retention;
+    const { share } = this.#keeping; // where others are there, theirs
     for (const one of shown) this.#inTurn((signal) => this.#make(one, share, signal));
   }
 

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from lookonce_evaluation.metrics.bootstrap import Estimate, auc, auc_with_interval, mean_change, means
+from lookonce_evaluation.metrics.bootstrap import Estimate, auc, auc_with_interval, mean_change, means, shares_of_first
 
 
 def test_the_area_is_the_chance_that_a_positive_has_less():
@@ -48,3 +48,12 @@ def test_means_count_questions_and_draw_images():
     same = means([[[2.0, 0.0]], [[2.0, 0.0]]])
     assert same == [(2.0, 2.0, 2.0), (0.0, 0.0, 0.0)]
     assert same[0].shown(1) == "2.0 (2.0 to 2.0)"
+
+
+def test_shares_are_of_the_first_columns_sum_with_intervals_over_images():
+    values = [[(2.0, 1.0)], [(1.0, 1.0), (1.0, 0.0)], [], [(0.0, 1.0)]]
+    first, second = shares_of_first(values)
+    assert tuple(first) == (1.0, 1.0, 1.0)
+    assert second.value == 3 / 4
+    assert 0.5 <= second.low < 3 / 4 < second.high < math.inf  # draws of the last image alone tell of no share
+    assert shares_of_first([[(0.0, 1.0)], []]) == []

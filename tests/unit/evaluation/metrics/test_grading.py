@@ -67,6 +67,23 @@ def test_wrong_answers_are_graded_wrong(model):
         assert full_pass(model, asked)[0].right == [False], wrong
 
 
+def test_margins_are_those_of_the_models_own_tokens(model):
+    """Up to the first token that is not the right one: what follows it is nobody's answer."""
+    case = CASES[0]
+    graded, cache = full_pass(model, case)
+    for question, prompt, right, margin in zip(
+        case.questions, cache.prompts, graded.right, graded.margins, strict=True
+    ):
+        logits: list[torch.Tensor] = []
+        model.decode(model.ask(cache, prompt), len(expected(model, question)), watch=logits.append)
+        tops = torch.cat(logits).topk(2).values
+        margins = (tops[:, 0] - tops[:, 1]).tolist()
+        if right:
+            assert margin == pytest.approx(min(margins), abs=1e-3)
+        else:
+            assert any(margin == pytest.approx(min(margins[:n]), abs=1e-3) for n in range(1, len(margins) + 1))
+
+
 def test_a_question_is_graded_alike_in_any_company(model):
     """Padding and neighbours in the batch change nothing."""
     case = CASES[1]

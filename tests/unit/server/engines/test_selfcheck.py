@@ -14,11 +14,15 @@ from transformers import (
     SmolLM3Config,
 )
 
+from lookonce_server.engines import join
+from lookonce_server.engines.join import lay_out
+from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.engines.transformers.loading import LoadedModel
-from lookonce_server.engines.transformers.selfcheck import check_model
+from lookonce_server.engines.transformers.selfcheck import check_model, find_join_problem
 from lookonce_server.errors import ModelRefusedError
 
-from ....support.samples import PROMPT
+from ....support.checkpoint_copies import copy_checkpoint
+from ....support.samples import PLAN, PROMPT, TENANT, picture
 
 TEXT = {
     "vocab_size": 912,
@@ -65,12 +69,15 @@ def llava_around(loaded):
 
 def test_the_bundled_model_is_accepted(loaded):
     check_model(loaded, PROMPT)
+    assert find_join_problem(loaded, PROMPT) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", [LlamaConfig, Qwen2Config])
 def test_rotary_models_are_accepted(llava_around, family, dtype):
-    check_model(llava_around(family(**TEXT), dtype), PROMPT)
+    model = llava_around(family(**TEXT), dtype)
+    check_model(model, PROMPT)
+    assert find_join_problem(model, PROMPT) is None
 
 
 @pytest.mark.parametrize(
@@ -141,3 +148,42 @@ def test_a_model_that_answers_otherwise_at_its_last_positions_is_refused(llava_a
     layer.forward = far_off
     with pytest.raises(ModelRefusedError, match="the full pass, at the model's last positions, by"):
         check_model(refused, PROMPT)
+
+
+@pytest.mark.parametrize("wrong", ["contexts", "seams", "prefix"])
+def test_a_join_that_is_not_exact_is_told(loaded, monkeypatch, wrong):
+    def lay_out_wrongly(*arguments, **options):
+        layout = lay_out(*arguments, **options)
+        value = getattr(layout, wrong)
+        return layout._replace(**{wrong: value + 9 if wrong == "prefix" else (value[0] + 9, *value[1:])})
+
+    monkeypatch.setattr(join, "lay_out", lay_out_wrongly)
+    assert "neither sees the other by" in find_join_problem(loaded, PROMPT)
+
+
+def test_a_model_that_cannot_run_the_check_of_joins_cannot_join(loaded, monkeypatch):
+    def broken(*arguments, **options):
+        raise KeyError("cross_attention")
+
+    monkeypatch.setattr(join, "lay_out", broken)
+    assert find_join_problem(loaded, PROMPT) == "Joined contexts could not be checked: KeyError: 'cross_attention'"
+
+
+@pytest.mark.anyio
+async def test_a_model_whose_template_shows_one_image_starts_and_says_why_none_are_joined(tmp_path):
+    """It answers from one context."""
+    folder = copy_checkpoint(tmp_path / "copy")
+    template = folder / "chat_template.jinja"
+    text = template.read_text().replace("{{- '<image>' -}}", "{{- '<image>' if turn.first else '' -}}")
+    loop = "{%- for message in messages -%}"
+    template.write_text(text.replace(loop, loop + "{%- set turn = loop -%}"))
+    engine = await TransformersEngine.load(
+        str(folder), dtype=torch.float32, device="cpu", describe_prompt=PROMPT, max_running=1
+    )
+    try:
+        assert engine.facts.unjoinable == (
+            "Describe turns that follow each other have other tokens than each has alone."
+        )
+        assert (await engine.describe(picture(1), PLAN, TENANT)).text
+    finally:
+        await engine.close()
