@@ -52,7 +52,7 @@ async def test_contexts_and_answers_are_those_of_the_embedded_engine(pair):
 
 
 async def test_with_everything_kept_an_answer_is_the_full_passs(pair):
-    qwen, embedded = pair
+    qwen = pair[0]
     turns = Conversation((Turn("user", (0, PROMPT)), Turn("assistant", ()), Turn("user", (QUESTION,))))
     context = await context_of(qwen, film(5), retention=1.0, window=(1, 2))
     whole = [await fully(engine, film(5), turns, SAMPLING) for engine in pair]
