@@ -37,7 +37,8 @@ async def context_of(
     """The image's context, made by that engine."""
     plan = replace(plan, **changes)
     template = engine.template_digest(plan.prompt)
-    identity = context_identity(TENANT, image.tobytes(), engine.facts, plan, template, precision)
+    content = b"".join(picture.tobytes() for picture in getattr(image, "frames", (image,)))
+    identity = context_identity(TENANT, content, engine.facts, plan, template, precision)
     return context_of_description(identity, await engine.describe(image, plan, TENANT))
 
 
