@@ -87,7 +87,7 @@ async def test_redoc_is_not_there(client):
 
 async def test_settings_that_the_page_needs(client):
     found = (await client.get("/playground/settings.json")).json()
-    limits = {"min_retention": 0.02, "max_retention": 0.25, "max_image_bytes": 12345}
+    limits = {"min_retention": 0.02, "max_retention": 0.25, "max_image_bytes": 12345, "max_images": 16}
     assert found == {"model": "m", "retention": 0.07} | limits
 
 

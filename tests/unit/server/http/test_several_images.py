@@ -7,8 +7,7 @@ import logging
 import pytest
 
 from lookonce_server.errors import InvalidImageError
-from lookonce_server.http.chat_request import read_images
-from lookonce_server.http.image_field import ImageField
+from lookonce_server.http.chat_request import ImageField, read_images
 from lookonce_server.images.reading import Images
 from lookonce_server.images.sources import ContextReference, ImageBytes
 from lookonce_server.logs import RequestFacts
@@ -34,7 +33,7 @@ def lookonce(reply) -> dict:
 async def test_images_are_read_at_once_and_the_first_bad_one_in_order_is_named(app, monkeypatch):
     reading, all_read = [], asyncio.Event()
 
-    async def read(self, url, param, sampling=None):
+    async def read(self, url, param, sampling):
         reading.append(url)
         if len(reading) == 4:
             all_read.set()
@@ -54,9 +53,9 @@ async def test_images_are_read_at_once_and_the_first_bad_one_in_order_is_named(a
 
 
 async def test_images_have_together_as_many_bytes_as_a_body_may(app_with, monkeypatch):
-    state = app_with(max_image_bytes=1).state.parts
+    state = app_with(max_image_bytes=1, max_video_bytes=1).state.parts
 
-    async def read(self, url, param, sampling=None):
+    async def read(self, url, param, sampling):
         return ImageBytes(bytes(600_000), param) if url == "large" else ContextReference(url)
 
     monkeypatch.setattr(Images, "read", read)
