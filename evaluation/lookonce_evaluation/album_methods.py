@@ -190,6 +190,46 @@ class DescribedTogether(JoinedContexts):
         return run.together(kept), 0, 0
 
 
+@dataclass(frozen=True)
+class VideoContext:
+    """One context of all images, described together as the frames of a video.
+
+    Attributes:
+        name: as tables have it.
+        retention: share of all image tokens kept.
+        selection: as `get_selection` takes it.
+        seed: of a selection that draws; each video is drawn for anew.
+    """
+
+    name: str
+    retention: float
+    selection: str
+    seed: int | None = None
+
+    def prepare(self, run: ImagesRun) -> list[Asked]:
+        """See `Method.prepare`."""
+        described = run.described_as_video
+        scores = described.scores(run.settings.rows)
+        draw = {} if self.seed is None else {"seed": crc32(f"{self.seed} {run.images.name}".encode())}
+        kept = get_selection(self.selection, **draw).select(scores, kept_count(self.retention, scores.tokens))
+        cache = described.context(kept)._replace(prompts=run.after_video)
+        shared = len(run.turn.prefix)  # which no context stores
+        return [Asked(cache, [*range(len(cache.prompts))], 0, cache.bytes // cache.tokens * (cache.tokens - shared))]
+
+
+def video_methods(retentions: Sequence[float], selection: str) -> list[Method]:
+    """List the methods to answer about a video, the full pass first."""
+    registry: list[Method] = [FullPass(), NoImage()]
+    for share in (1.0, *retentions):
+        registry.append(VideoContext("described together", share, selection))
+        if share < 1:
+            others = [name for name in ("attention", "uniform") if name != selection]
+            registry += [VideoContext(f"described together, {name}", share, name) for name in others]
+            registry += [VideoContext("described together, random", share, "random", seed) for seed in SEEDS]
+        registry.append(JoinedContexts("frames joined", share, selection))
+    return registry
+
+
 def album_methods(retentions: Sequence[float], selection: str) -> list[Method]:
     """List all methods, the full pass first."""
     registry: list[Method] = [FullPass(), OneImage(), NoImage()]

@@ -14,6 +14,7 @@ EVAL = {
     "retention": ("lookonce_evaluation.tasks.retention", "accuracy by retention and selection"),
     "judge": ("lookonce_evaluation.tasks.judge.command", "how much of a description survives, judged by its objects"),
     "albums": ("lookonce_evaluation.tasks.albums", "questions about several images, by how contexts are joined"),
+    "videos": ("lookonce_evaluation.tasks.videos", "questions about moving scenes, from contexts of their frames"),
     "fallback": ("lookonce_evaluation.tasks.fallback", "when to ask again with the whole image"),
 }
 ANALYZE = {

@@ -20,6 +20,7 @@ from lookonce_pruning import (
 )
 from lookonce_server.engines.prompts import Prompt
 from lookonce_server.engines.transformers.model import stacked
+from lookonce_server.engines.visuals import Visual
 from lookonce_server.errors import InvalidImageError
 from lookonce_server.settings import Settings
 
@@ -61,15 +62,20 @@ class DescribePass(NamedTuple):
 
 
 def describe(model: EvalModel, case: Case, window: range, prompt: str | None = None) -> DescribePass:
-    """Describe an image as the server would, with recorded attention.
+    """Describe an image as the server would; see `describe_visual`."""
+    return describe_visual(model, case.name, case.image, window, model.describe_prompt if prompt is None else prompt)
+
+
+def describe_visual(model: EvalModel, name: str, visual: Visual, window: range, prompt: str) -> DescribePass:
+    """Describe an image or a video as the server would, with recorded attention.
 
     Raises:
-        EvaluationError: the image and the prompt leave the model no room, or the model does not take the image.
+        EvaluationError: it and the prompt leave the model no room, or the model does not take it.
     """
     try:
-        tokens = model.prompts.describe(model.describe_prompt if prompt is None else prompt, case.image)
+        tokens = model.prompts.describe(prompt, visual)
     except InvalidImageError as error:
-        raise EvaluationError(f"{case.name}: {error}") from error
+        raise EvaluationError(f"{name}: {error}") from error
     room = model.describe_room(tokens)
     recorder = AttentionRecorder(
         model.runner.model,

@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from lookonce_evaluation.data.image_set import ImageSet
 from lookonce_evaluation.data.scenes import Case
-from lookonce_evaluation.describe import DescribePass, describe
+from lookonce_evaluation.describe import DescribePass, describe, describe_visual
 from lookonce_evaluation.errors import EvaluationError
 from lookonce_evaluation.model import EvalModel, PreparedCache, about_images
 from lookonce_pruning import ImageScores, rotate_keys
@@ -24,6 +24,7 @@ from lookonce_server.engines.join import ContextSize, Join, lay_out, plan_join
 from lookonce_server.engines.prefix import TextCache, TextKV, TextSpan
 from lookonce_server.engines.prompts import DescribeTurn, JoinedPrompt
 from lookonce_server.engines.transformers.model import stacked
+from lookonce_server.engines.visuals import Video, frames_of
 from lookonce_server.settings import Settings
 
 TEXT = -1
@@ -94,6 +95,24 @@ class ImagesRun:
         window = self.model.window(self.settings.window)
         cases = [Case(f"{self.images.name}.{i}", image, {}, {}) for i, image in enumerate(self.images.images)]
         return [describe(self.model, case, window) for case in cases]
+
+    @cached_property
+    def described_as_video(self) -> DescribePass:
+        """The describe pass of all images as the frames of one video."""
+        frames = self.images.images
+        video = Video(tuple(frames), tuple(map(float, range(len(frames)))))
+        window, prompt = self.model.window(self.settings.window), self.settings.describe_video_prompt
+        described = describe_visual(self.model, self.images.name, video, window, prompt)
+        if described.prompt.images and frames_of(described.prompt.images[0]) != len(frames):
+            raise EvaluationError(f"{self.images.name}: its {len(frames)} frames do not fit the model")
+        return described
+
+    @cached_property
+    def after_video(self) -> list[list[int]]:
+        """The questions as they follow the context of a video."""
+        prompts, prompt = self.model.prompts, self.settings.describe_video_prompt
+        turn = prompts.describe_turn(prompt, self.count)
+        return [prompts.join([turn], about_images(1, question.text)).after for question in self.images.questions]
 
     @cached_property
     def scores(self) -> list[ImageScores]:

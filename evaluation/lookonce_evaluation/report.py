@@ -60,6 +60,8 @@ STEPS = (
     Step("eval retention", "--images 300"),
     Step("eval judge", ""),
     Step("eval fallback", "--images 200 --search 200"),
+    Step("eval albums", "--images 200"),
+    Step("eval videos", "--images 200"),
     Step("analyze knockout", ""),
     Step("analyze prompts", "--images 100"),
     Step("analyze attention", "--images 100"),
