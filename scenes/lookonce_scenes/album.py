@@ -85,7 +85,9 @@ def name_image(rng: random.Random, at: int, count: int) -> str:
 
 def about_one(text: str, image: str, rng: random.Random) -> str:
     """Ask a question of one image: "Is there a star in the second image?"."""
-    text = re.sub(r" (?:in the image|in the picture|here)(?=[?.])", "", text)
+    text = text.removesuffix(" here?") + "?" if text.endswith(" here?") else text
+    if re.search(r" in the (?:image|picture)\b", text):
+        return re.sub(r" in the (?:image|picture)\b", f" in {image}", text)
     asks_inside = re.search(r"\b(?:the|this|no) (?:image|picture)\b", text)
     begun = text[0].lower() + text[1:]
     if asks_inside:

@@ -15,11 +15,14 @@ describe turns' own tokens. A conversation may go on: earlier questions and answ
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from lookonce_scenes.album import draw_album_question, sample_scenes
-from lookonce_scenes.packing import CATEGORIES, Sample, Sheet, drop_from_all
+from lookonce_scenes.packing import CATEGORIES, Sample, Sheet, keep_in_all
 from lookonce_scenes.phrasings import describe_again, draw_question, say
 from lookonce_scenes.questions import DESCRIBE_PROMPTS, Question
 from lookonce_scenes.tokenizer import ASSISTANT, BOS, EOS, SYSTEM, USER
@@ -37,7 +40,8 @@ _LABELS = (
     ("Front", "Back", "Top", "Bottom"), ("Before", "After", "Later", "End"), ("1", "2", "3", "4"),
 )  # fmt: skip
 SINGLE_TEXT, SEVERAL_TEXT, JOINT_HEAD = 224, 320, 56
-_LINE = "\n"
+_NOTHING_KEPT = 0.16
+"""Share of the dropping follow-ups that see no image token: the describe turns' own tokens must tell."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Exercise:
         images: pictures a sample.
         max_objects: most objects of a picture.
         drop_rate: share of the questions under context-drop.
+        retention: instead, the share of the image tokens that every question sees, asked of a context.
         system: the system prompt of a full pass.
 
     """
@@ -57,12 +62,23 @@ class Exercise:
     images: int = 1
     max_objects: int = 4
     drop_rate: float = 0.0
+    retention: float | None = None
     system: str | None = None
 
     @property
     def is_joint(self) -> bool:
         """Whether pictures see those before them."""
         return self.form in ("joint", "video")
+
+    def draw_kept(self, scenes: Sequence[Scene], rng: random.Random, *, is_direct: bool) -> NDArray[np.bool_] | None:
+        """Draw the image tokens that a question sees; None for all: `[pictures x IMAGE_TOKENS]`."""
+        if self.retention is not None:
+            return keep_in_all(scenes, rng, self.retention)
+        if rng.random() >= self.drop_rate * (0.5 if is_direct else 1.25):
+            return None
+        if not is_direct and rng.random() < _NOTHING_KEPT:
+            return keep_in_all(scenes, rng, 0.0)
+        return keep_in_all(scenes, rng)
 
 
 def draw_scene(seed: int, max_objects: int = 4) -> Scene:
@@ -122,7 +138,7 @@ class Packer:
         def draw(rng: random.Random) -> Question | None:
             return describe_again(scene, rng) if rng.random() < 0.02 else draw_question(scene, rng)
 
-        if rng.random() < 0.4:
+        if rng.random() < 0.4 and exercise.retention is None:
             self._ask(sheet, draw, exercise, rng, at, (), is_direct=True)
         else:
             self._describe_and_ask(sheet, draw, exercise, rng, at, rng.choice(DESCRIBE_PROMPTS), scene.caption)
@@ -138,7 +154,7 @@ class Packer:
         second = sheet.add(
             [], description, start=at, sees=(0, *sheet.images, first), kind="description", continues=True
         )
-        if rng.random() < 0.3:
+        if rng.random() < 0.3 and exercise.retention is None:
             self._ask(sheet, draw, exercise, rng, at + len(description), (first, second))
         else:
             self._ask(sheet, draw, exercise, rng, at, (first,), is_hidden=True)
@@ -162,15 +178,18 @@ class Packer:
                 answer = [*self._encode(scene.caption), EOS]
                 sheet.add([], answer, start=at, sees=(0, i + 1, kept[-1]), kind="description", continues=True)
         draw = _drawing(scenes, video)
-        if video is None and rng.random() < 0.15:
-            # The last picture came in a turn of its own, after a question about the first.
-            said = [EOS, *self._first_turn(scenes[:1], rng, begins=True)]
-            kept.append(sheet.add(said, [], start=at, sees=(0, *sheet.images, *kept)))
-            mark = f"[image {len(scenes)}]{rng.choice((' ', _LINE, _LINE))}"
-            draw = _of_newest(draw, scenes[-1])
-            self._ask(sheet, draw, exercise, rng, at + len(said), tuple(kept), mark=mark)
-        else:
+        if video is not None or rng.random() < 0.8:
             self._ask(sheet, draw, exercise, rng, at, tuple(kept), is_hidden=True)
+            return sheet
+        # The last picture came in a turn of its own, after questions about the others.
+        said = [EOS]
+        for begin, end in pairwise((0, *_turns(len(scenes), rng), len(scenes))):
+            if end < len(scenes):
+                said += [USER, *self._turn(scenes[begin:end], rng, 32, _marks_of(range(begin, end)))]
+        kept.append(sheet.add(said, [], start=at, sees=(0, *sheet.images, *kept)))
+        mark = _marks_of(range(begin, end))
+        draw = _of_newest(draw, scenes[-1]) if begin == len(scenes) - 1 else draw
+        self._ask(sheet, draw, exercise, rng, at + len(said), tuple(kept), mark=mark)
         return sheet
 
     def _joint(self, seed: int, exercise: Exercise, rng: random.Random) -> Sheet:
@@ -178,14 +197,16 @@ class Packer:
         sheet = Sheet(scenes, JOINT_HEAD, SEVERAL_TEXT)
         at = sheet.begin(self.opening(exercise.system))
         labels = rng.choice(_LABELS) if rng.random() < 0.3 else ()
-        second_turn = rng.randrange(1, len(scenes)) if not labels and rng.random() < 0.4 else -1
+        turns = _turns(len(scenes), rng) if not labels and rng.random() < 0.4 else ()
+        room = (JOINT_HEAD - at) // max(1, len(turns)) - 1
         seen: tuple[int, ...] = (0,)
         for i in range(len(scenes)):
             between: list[int] = []
             if labels:
                 between = self._encode(f"{labels[i]}:")
-            elif i == second_turn:
-                between = [*self._first_turn(scenes[:i], rng), USER]
+            elif i in turns:
+                begin = max((t for t in turns if t < i), default=0)
+                between = [*self._turn(scenes[begin:i], rng, room), USER]
             if between:
                 seen = (*seen, sheet.put(between, at, seen))
                 at += len(between)
@@ -193,18 +214,18 @@ class Packer:
             seen = (*seen, i + 1)
         texts = tuple(s for s in seen if s > len(scenes))
         draw = _drawing(scenes, None)
-        if second_turn == len(scenes) - 1:
+        if len(scenes) - 1 in turns:
             draw = _of_newest(draw, scenes[-1])
         self._ask(sheet, draw, exercise, rng, at, texts, is_direct=True)
         return sheet
 
-    def _first_turn(self, scenes: Sequence[Scene], rng: random.Random, *, begins: bool = False) -> list[int]:
-        """Write a question with its answer, or the end of one whose turn began with its pictures."""
+    def _turn(self, scenes: Sequence[Scene], rng: random.Random, room: int, marks: str = "") -> list[int]:
+        """Write a question about the pictures of a turn, with its answer, in so many tokens."""
         for question in different(lambda rng: draw_album_question(scenes, rng), rng):
-            turn = [*self._encode(question.text), ASSISTANT, *self._encode(question.answer), EOS]
-            if len(turn) <= 32:
-                return [USER, *turn] if begins else turn
-        raise AssertionError("every scene allows a short question")
+            turn = [*self._encode(f"{marks}{question.text}"), ASSISTANT, *self._encode(question.answer), EOS]
+            if len(turn) <= room:
+                return turn
+        return [ASSISTANT, EOS]
 
     def _video(self, seed: int, exercise: Exercise, rng: random.Random) -> Sheet:
         video = sample_video(seed, exercise.images, 0)
@@ -216,7 +237,7 @@ class Packer:
             at = sheet.place(image, at, seen)
             seen = (*seen, image)
         draw = _drawing(video.frames, video)
-        if rng.random() < 0.35:
+        if rng.random() < 0.35 and exercise.retention is None:
             self._ask(sheet, draw, exercise, rng, at, (), is_direct=True)
         else:
             self._describe_and_ask(sheet, draw, exercise, rng, at, DESCRIBE_VIDEO, video.caption)
@@ -264,8 +285,7 @@ class Packer:
             answer = [*self._encode(question.answer), EOS]
             if not sheet.fits(len(prompt) + len(answer)):
                 break
-            drops = rng.random() < exercise.drop_rate * (0.5 if is_direct else 1.2)
-            kept = drop_from_all(sheet.scenes, rng, may_drop_all=is_ours) if drops else None
+            kept = exercise.draw_kept(sheet.scenes, rng, is_direct=is_direct)
             sees = (0, *sheet.images, *base, *asked)
             segment = sheet.add(prompt, answer, start=start, sees=sees, kind=_kind(question), kept=kept)
             if is_chained:
@@ -275,7 +295,8 @@ class Packer:
 
 def _drawing(scenes: Sequence[Scene], video: Video | None) -> Drawing:
     if video:
-        return lambda rng: draw_video_question(video, rng)
+        again = Question("describe", DESCRIBE_VIDEO, video.caption)
+        return lambda rng: again if rng.random() < 0.02 else draw_video_question(video, rng)
     return lambda rng: draw_album_question(scenes, rng)
 
 
@@ -284,10 +305,20 @@ def _of_newest(draw: Drawing, newest: Scene) -> Drawing:
     return lambda rng: draw_question(newest, rng) if rng.random() < 0.3 else draw(rng)
 
 
+def _turns(count: int, rng: random.Random) -> tuple[int, ...]:
+    """Draw with which pictures (from 0) new turns begin: one turn more, or one for each picture."""
+    return tuple(range(1, count)) if rng.random() < 0.5 else (rng.randrange(1, count),)
+
+
+def _marks_of(images: range) -> str:
+    """Write where the pictures of a turn stood, as the server does."""
+    return "".join(f"[image {image + 1}]\n" for image in images)
+
+
 def _marks(count: int, rng: random.Random) -> str:
-    """Write the places where images stood in a text: "Front: [image 1]", a line each."""
+    """Write the places where images stood in a text, mostly as the server does: "Front:", "[image 1]", a line each."""
     if count == 1:
         return ""
-    labels = rng.choice((*_LABELS[0:6], ("",) * 4))
-    colon, end = rng.choice((": ", ": ", ":", ":\n")), rng.choice(("\n", "\n", "", " "))
+    labels = rng.choice((*_LABELS, ("",) * 4))
+    colon, end = rng.choice((":\n", ":\n", ": ", ":")), rng.choice(("\n", "\n", "\n", " ", ""))
     return "".join(f"{label}{colon if label else ''}[image {i}]{end}" for i, label in enumerate(labels[:count], 1))

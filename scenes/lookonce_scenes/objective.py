@@ -7,6 +7,7 @@ The auxiliary losses make a small model see within minutes.
   its name starts near the solution. Without it, "what color is the square" stays at chance for long.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
+from lookonce_scenes.forms import Exercise
 from lookonce_scenes.model import WIDTH, normalise
-from lookonce_scenes.packing import CATEGORIES, DESCRIPTION_WEIGHT, IGNORE, MAX_SEGMENTS
-from lookonce_scenes.world import SIZES, WIDE
+from lookonce_scenes.packing import CATEGORIES, DESCRIPTION_WEIGHT, IGNORE, MAX_SEGMENTS, Sample
+from lookonce_scenes.world import SIZES, WIDE, Scene, render
 
 _CLASSES = (1 + len(WIDE.kinds), 1 + len(WIDE.colors), 1 + len(SIZES), 2, 10, 3)
 _BACKGROUND_WEIGHT = 0.15
@@ -38,6 +40,14 @@ class Batch(NamedTuple):
     visible: Tensor  # [batch, segments, segments]
     image_kept: Tensor  # [batch, segments, pictures x image tokens]
     patches: Tensor  # [batch, pictures, patch rows, image tokens]
+
+
+def stack(packed: Sequence[tuple[Sequence[Scene], Sample]], exercise: Exercise) -> Batch:
+    """Stack the packed samples of one exercise, and draw their pictures."""
+    pixels = [torch.stack([torch.from_numpy(render(scene)) for scene in scenes]) for scenes, _ in packed]
+    columns = zip(*(sample for _, sample in packed), strict=True)
+    stacked = [torch.stack([torch.from_numpy(array) for array in column]) for column in columns]
+    return Batch(torch.stack(pixels), torch.tensor(exercise.is_joint), *stacked)
 
 
 class Losses(NamedTuple):

@@ -97,19 +97,20 @@ def context_drop(scene: Scene, rng: random.Random, rate: float) -> NDArray[np.bo
     return kept
 
 
-def drop_from_all(scenes: Sequence[Scene], rng: random.Random, *, may_drop_all: bool) -> NDArray[np.bool_]:
+def keep_in_all(scenes: Sequence[Scene], rng: random.Random, rate: float | None = None) -> NDArray[np.bool_]:
     """Draw the visible image tokens of several pictures: `[pictures x IMAGE_TOKENS]`.
 
     Args:
         scenes: the pictures.
         rng: decides.
-        may_drop_all: sometimes none is visible at all, so that the describe turns' own tokens must tell.
+        rate: the share of each that is kept, 0 for none at all; None draws it, mostly one for all pictures.
 
     """
-    if may_drop_all and rng.random() < 0.14:
+    if rate == 0:
         return np.zeros(len(scenes) * IMAGE_TOKENS, dtype=np.bool_)
-    rate, is_same = draw_rate(rng), rng.random() < 0.7
-    return np.concatenate([context_drop(s, rng, rate if is_same else draw_rate(rng)) for s in scenes])
+    differs = rate is None and rng.random() < 0.3
+    rate = draw_rate(rng) if rate is None else rate
+    return np.concatenate([context_drop(s, rng, draw_rate(rng) if differs else rate) for s in scenes])
 
 
 # --- a sample being written ------------------------------------------------------------------------------------------

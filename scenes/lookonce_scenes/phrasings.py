@@ -239,27 +239,38 @@ def ask_single(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
 
 def ask_number(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
     """Is there more than one object? Are there more circles than squares?"""
-    one, other = _draw_noun(scene, rng), _draw_noun(scene, rng)
-    first, second = len(matching(scene, one)), len(matching(scene, other))
+    form = rng.randrange(8)
+    for _ in range(12):
+        text, truth = _claim(scene, rng, form)
+        if truth == yes:
+            return Question("count", text, _yes(yes))
+    return None
+
+
+def _claim(scene: Scene, rng: random.Random, form: int) -> tuple[str, bool]:
+    """Draw something to say about numbers, and whether it is true."""
     total, number = len(scene.objects), rng.randint(1, 4)
     things = "object" if number == 1 else "objects"
+    if form < 4:
+        one = "object" if rng.random() < 0.3 else _draw_noun(scene, rng)
+        other = next(noun for _ in range(99) if (noun := _draw_noun(scene, rng)) != one)
+        first, second = len(matching(scene, one)), len(matching(scene, other))
+        claims = [
+            (f"Is there more than one {one}?", first > 1),
+            (f"Are there more {one}s than {other}s?", first > second),
+            (f"Are there fewer {other}s than {one}s?", first > second),
+            (f"Are there as many {one}s as {other}s?", first == second),
+        ]
+        return claims[form]
     claims = [
-        (f"Are there more {one}s than {other}s?", first > second),
-        (f"Are there fewer {one}s than {other}s?", first < second),
-        (f"Are there as many {one}s as {other}s?", first == second),
-        (f"Is there more than one {one}?", first > 1),
-        (f"Are there {NUMBERS[number]} {things}?", total == number),
+        (f"{'Is' if number == 1 else 'Are'} there {NUMBERS[number]} {things}?", total == number),
         (f"Are there at least {NUMBERS[number]} {things}?", total >= number),
         (f"Are there more than {NUMBERS[number]} {things}?", total > number),
         (f"Are there fewer than {NUMBERS[number]} {things}?", total < number),
-        ("Is there only one object?", total == 1),
-        ("Are there several objects?", total > 1),
     ]
-    fitting = [text for text, truth in claims if truth == yes]
-    text = rng.choice(fitting)
-    if one == other or (number == 1 and text.startswith("Are there one")):
-        return None
-    return Question("count", text, _yes(yes))
+    if form == 7 and rng.random() < 0.5:
+        claims[3] = rng.choice((("Is there only one object?", total == 1), ("Are there several objects?", total > 1)))
+    return claims[form - 4]
 
 
 def ask_fill(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
@@ -414,7 +425,7 @@ MORE_OPEN: dict[str, Asker] = {
 
 # The weights under which look-up by content was learned: long "find" answers carry its signal.
 _WEIGHTS = {
-    "find": 5.0, "yes/no existence": 2.0, "yes/no position": 2.5, "yes/no digit": 0.7, "open digit": 0.7,
+    "find": 8.0, "yes/no existence": 2.0, "yes/no position": 2.5, "yes/no digit": 0.7, "open digit": 0.7,
     "open count": 1.6, "more open single": 6.0, "more yes/no single": 3.0, "more open list": 1.2,
     "more yes/no presence": 1.6, "more open ground": 0.5, "more open fill": 0.3, "more yes/no fill": 0.3,
     "more open difference": 0.6, "more open count": 1.4,
@@ -436,9 +447,27 @@ _ASKERS = _all_askers()
 _ASKER_WEIGHTS = [_WEIGHTS.get(name, 1.0) for name in _ASKERS]
 
 
+# Where a phrasing is mostly true, or mostly not, whatever is wanted: the answer that it gives too often, and the share
+# of those that are asked.
+_TOO_OFTEN = (
+    (r"Is there exactly one .+", "Yes", 0.3),
+    (r"Are there exactly two .+", "No", 0.6),
+    (r"Are there exactly (?:three|four) .+", "No", 0.32),
+    (r"Is there more than one .+", "No", 0.8),
+    (r"Are there several objects\?|Are there (?:at least|more than) one object.*", "Yes", 0.35),
+    (r"Are there more than (?:two|three) .+", "No", 0.7),
+    (r"Are there at least (?:three|four) .+", "No", 0.7),
+)
+
+
 def draw_question(scene: Scene, rng: random.Random) -> Question | None:
     """Draw a question of any category and form; None where the scene allows none of it."""
-    return _ASKERS[rng.choices(list(_ASKERS), _ASKER_WEIGHTS)[0]](scene, rng)
+    question = _ASKERS[rng.choices(list(_ASKERS), _ASKER_WEIGHTS)[0]](scene, rng)
+    if question and question.answer in ("Yes", "No") and question.category == "count":
+        for pattern, answer, share in _TOO_OFTEN:
+            if question.answer == answer and rng.random() > share and re.fullmatch(pattern, question.text):
+                return None
+    return question
 
 
 # --- how it is said --------------------------------------------------------------------------------------------------

@@ -22,12 +22,11 @@ from tqdm import tqdm
 
 from lookonce_scenes.forms import SYSTEM_PROMPTS, Exercise, Packer
 from lookonce_scenes.model import build_model, save_checkpoint
-from lookonce_scenes.objective import Batch, Losses, Objective
+from lookonce_scenes.objective import Batch, Losses, Objective, stack
 from lookonce_scenes.optimizer import Optimizers, load_state, save_state
 from lookonce_scenes.packing import CATEGORIES
 from lookonce_scenes.tokenizer import build_tokenizer
 from lookonce_scenes.training_attention import use_training_attention
-from lookonce_scenes.world import render
 
 FIRST_TRAINING_SEED = 1_000_000_000
 """Scenes of lower seeds are held out: no training ever draws them."""
@@ -60,6 +59,7 @@ class Stage:
         growth: shares of the stage after which three, and four, objects are drawn; it starts with two.
         album_growth: the same where there are several pictures.
         forms: what its steps show in turn.
+        is_vision: the tower, the projector and the words' embeddings learn, alone.
 
     """
 
@@ -71,6 +71,7 @@ class Stage:
     growth: tuple[float, float] = (0.0, 0.0)
     album_growth: tuple[float, float] = (0.0, 0.0)
     forms: tuple[Form, ...] = SINGLE
+    is_vision: bool = False
 
     def exercise(self, step: int) -> Exercise:
         """Return the exercise of a step."""
@@ -79,7 +80,7 @@ class Stage:
         most = 2 + sum(step / self.steps >= share for share in growth)
         turn = step // len(self.forms) % 12
         system = SYSTEM_PROMPTS[turn] if turn < len(SYSTEM_PROMPTS) else None
-        return Exercise(form, images, most, self.drop_rate, system)
+        return Exercise(form, images, most, self.drop_rate, system=system)
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up over 150 steps, then cosine to 2%."""
@@ -89,7 +90,8 @@ class Stage:
 def stages(scale: float = 1.0) -> tuple[Stage, ...]:
     """Return the stages; `scale` multiplies their steps."""
     return (
-        Stage("vision", round(3500 * scale), 32, 1.5e-3),
+        Stage("vision", round(3500 * scale), 32, 1.5e-3, is_vision=True),
+        Stage("vision again", round(2500 * scale), 32, 1e-3, is_vision=True),
         Stage("plain", round(3000 * scale), 16, 1e-3, growth=(0.2, 0.35)),
         Stage("context-drop", round(6000 * scale), 16, 8e-4, 0.6, album_growth=(0.15, 0.3), forms=MIXED),
     )
@@ -112,11 +114,7 @@ class Steps(Dataset[Batch]):
         size = max(2, self._stage.batch // exercise.images // 2 * 2) // self._ranks
         first = self._seed + step * self._stage.batch
         samples = range(self._rank * size, (self._rank + 1) * size)
-        made = [self._packer.pack(first + i * exercise.images, exercise) for i in samples]
-        pixels = [torch.stack([torch.from_numpy(render(scene)) for scene in scenes]) for scenes, _ in made]
-        columns = zip(*(sample for _, sample in made), strict=True)
-        stacked = [torch.stack([torch.from_numpy(array) for array in column]) for column in columns]
-        return Batch(torch.stack(pixels), torch.tensor(exercise.is_joint), *stacked)
+        return stack([self._packer.pack(first + i * exercise.images, exercise) for i in samples], exercise)
 
 
 class Trainer:
@@ -139,14 +137,14 @@ class Trainer:
         state = self._folder / "state.safetensors"
         first, step = load_state(state, self._objective, None) if state.exists() else (0, 0)
         for number, stage in enumerate(self._stages[first:], first):
-            optimizers = Optimizers(self._objective, vision_only=number == 0)
+            optimizers = Optimizers(self._objective, vision_only=stage.is_vision)
             if step:
                 load_state(state, self._objective, optimizers)
             self._train(number, stage, optimizers, step)
             step = 0
             if self._rank == 0:
                 # The checkpoint first: a kill between the two repeats it, and never leaves it out.
-                if number > 0:
+                if not stage.is_vision:
                     save_checkpoint(self._model, self._folder / stage.name)
                 save_state(state, self._objective, None, number + 1, 0)
 
@@ -154,7 +152,7 @@ class Trainer:
         bar = tqdm(total=stage.steps, initial=first, desc=stage.name, disable=self._rank > 0, mininterval=5)
         saved, report = time.monotonic(), _Report(self._folder / "log.txt")
         for step, batch in enumerate(self._batches(number, stage, first), first):
-            losses = self._step(batch, optimizers, stage, step, vision=number == 0)
+            losses = self._step(batch, optimizers, stage, step, vision=stage.is_vision)
             bar.update()
             if self._rank == 0:
                 report.add(stage.exercise(step).form, losses)

@@ -217,7 +217,7 @@ async def _load_vllm(settings: Settings) -> Engine:
         dtype=_dtype(settings.dtype, on_cpu=not torch.cuda.is_available()),
         describe_prompt=settings.describe_prompt,
         max_queue=settings.max_queue,
-        max_images=settings.max_images,
+        max_images=settings.max_images * settings.max_frames,  # frames may be images to the model
         options={"use_tqdm_on_load": _set_progress_bars(settings)} | settings.vllm,
         handover_dir=settings.handover_dir,
         allow_control_tokens=settings.allow_control_tokens,

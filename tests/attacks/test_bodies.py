@@ -1,5 +1,6 @@
 """Bodies that are made to cost more than they are: refused for little, while another client is answered."""
 
+import io
 import logging
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import httpx2
 import psutil
 import pytest
+from PIL import Image
 
 from ..support.http_requests import ask
 from ..support.pictures import data_url, picture_url, png
@@ -22,7 +24,7 @@ CHAT, RESPONSES, CONTEXTS = "/v1/chat/completions", "/v1/responses", "/v1/contex
 HEATMAP = f"/v1/contexts/{'0' * 64}/heatmap.png"
 MB = 1_000_000
 LARGE = 25 * MB
-CPU_SECONDS = 1.5  # of an attack, the other client's questions included; before there were bounds some took minutes
+CPU_SECONDS = 2.5  # of an attack, the other client's questions included; before there were bounds some took minutes
 MEMORY = 350 * MB  # that an attack may add: its body some times over
 
 
@@ -34,6 +36,14 @@ def chat(rest: bytes) -> bytes:
 def message(rest: bytes) -> bytes:
     """A question whose message has these fields."""
     return b'{"model":"%s","max_tokens":1,"messages":[{"role":"user",%s}]}' % (MODEL.encode(), rest)
+
+
+def images(url: bytes) -> bytes:
+    """A question about as many images as one body may have, in as many parts as messages may have."""
+    part = b'{"type":"image_url","image_url":{"url":"%s"}}' % url
+    parts = [part % i if b"%" in part else part for i in range(60 * 1024)]
+    said = [b'{"role":"user","content":[%s]}' % b",".join(parts[i : i + 1024]) for i in range(0, len(parts), 1024)]
+    return b'{"model":"%s","max_tokens":1,"messages":[%s]}' % (MODEL.encode(), b",".join(said))
 
 
 def response(rest: bytes) -> bytes:
@@ -110,6 +120,11 @@ JSON: dict[str, tuple[str, Make]] = {
     "an image of spaces": (CHAT, lambda: message(
         b'"content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,%s"}}]' % (b" " * LARGE)
     )),
+    "images": (CHAT, lambda: images(b"lookonce:%d")),
+    "one image, as often as is read": (CHAT, lambda: images(b"lookonce:x")),
+    "images of responses": (RESPONSES, lambda: response(b'"input":[%s]' % b",".join(
+        b'{"role":"user","content":[{"type":"input_image","image_url":"lookonce:%d"}]}' % i for i in range(2048)
+    ))),
     "no input": (RESPONSES, lambda: response(filled(b'"input":[', b"0,", b"0]", 490_000))),
     "empty input": (RESPONSES, lambda: response(b'"input":[%s]' % b",".join([EMPTY] * 83_000))),
     "as much empty input as is taken": (RESPONSES, lambda: response(b'"input":[%s]' % b",".join([EMPTY] * 2048))),
@@ -289,3 +304,26 @@ def test_however_many_come_at_once_few_are_held_as_text(server):
         spent = cost()
     _log.info("8 at once: %.2f s, %.0f MB", spent.cpu, spent.memory / MB)
     assert spent.memory < 8 * 3 * len(body) + MEMORY
+
+
+def test_many_large_images_of_one_question_are_not_all_held(server):
+    """Of small files: decoded, the sixteen would take 2.6 GB. Another client is answered meanwhile."""
+    file = io.BytesIO()
+    Image.new("RGB", (8000, 5000), "teal").save(file, "PNG", compress_level=1)
+    parts = [
+        {"type": "image_url", "image_url": {"url": data_url(file.getvalue() + bytes([i]))}} for i in range(16)
+    ]  # bytes behind an image make another one
+    for wanted in ("bypass", "use"):
+        request = {"model": MODEL, "messages": [{"role": "user", "content": parts}], "lookonce": {"cache": wanted}}
+        neighbour = Neighbour(server)
+        with measured(server) as cost:
+            neighbour.start()
+            reply = server.post(CHAT, json=request)
+            neighbour.stop()
+            spent = cost()
+        _log.info("16 large images: %.2f s, %.0f MB", spent.cpu, spent.memory / MB)
+        assert_refused(reply)
+        assert "more pixels together than the limit of 160000000" in reply.json()["error"]["message"]
+        assert set(neighbour.replies) == {(200, "hit")}
+        # Pillow has four bytes a pixel; two are decoded at a time, and their pixels come as three bytes each.
+        assert spent.memory < (4 * 160 + 2 * (3 + 4) * 40 + 100) * MB

@@ -101,7 +101,7 @@ def asked(server: LookonceServer, tenant: Tenant, seed: int) -> tuple[dict[str, 
     completion = tenant.ask(picture_url(seed), max_tokens=4)
     server.wait_for("store_operations_total", before["release"] + 1, operation="release")  # the last that happens
     taken = {name: value - before[name] for name, value in server.metrics(**WORK).items()}
-    answered = {name: value for name, value in completion.lookonce.items() if name != "context_id"}
+    answered = {name: value for name, value in completion.lookonce.items() if name not in ("context_id", "images")}
     return taken, completion.usage.model_dump(), answered
 
 
@@ -113,10 +113,12 @@ def test_what_is_ones_does_not_exist_for_the_other(shared, tenants):
 
     chat = {"model": MODEL, "messages": messages("Hi", f"lookonce:{context_id}")}
     never = {"model": MODEL, "messages": messages("Hi", f"lookonce:{NO_CONTEXT}")}
+    in_company = chat | {"messages": [*chat["messages"], *never["messages"]]}
     for method, path, body, like, like_body in (
         ("GET", f"/contexts/{context_id}", None, f"/contexts/{NO_CONTEXT}", None),
         ("DELETE", f"/contexts/{context_id}", None, f"/contexts/{NO_CONTEXT}", None),
         ("POST", "/chat/completions", chat, "/chat/completions", never),
+        ("POST", "/chat/completions", in_company, "/chat/completions", never),
     ):
         theirs = bob.plain(method, path, json=body)
         nobodys = bob.plain(method, like, json=like_body)

@@ -37,7 +37,8 @@ async def context_of(
     """The image's context, made by that engine."""
     plan = replace(plan, **changes)
     template = engine.template_digest(plan.prompt)
-    identity = context_identity(TENANT, image.tobytes(), engine.facts, plan, template, precision)
+    content = b"".join(picture.tobytes() for picture in getattr(image, "frames", (image,)))
+    identity = context_identity(TENANT, content, engine.facts, plan, template, precision)
     return context_of_description(identity, await engine.describe(image, plan, TENANT))
 
 
@@ -49,10 +50,12 @@ async def answered(
     return await read(engine.answer([context], conversation, sampling))
 
 
-async def fully(engine: Engine, image: Image.Image, question: str | Conversation, sampling: Sampling = GREEDY) -> Asked:
-    """A whole answer from the whole image."""
+async def fully(
+    engine: Engine, image: Image.Image | None, question: str | Conversation, sampling: Sampling = GREEDY
+) -> Asked:
+    """A whole answer from the whole image, or from a conversation without one."""
     conversation = about(question) if isinstance(question, str) else question
-    return await read(engine.full(conversation, [image], sampling, TENANT))
+    return await read(engine.full(conversation, [image] if image else [], sampling, TENANT))
 
 
 async def prompt_ids(engine, conversation: Conversation, *images: Image.Image) -> list[int]:

@@ -16,7 +16,7 @@ from lookonce_server.engines.join import join_contexts
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.engines.transformers.loading import load_model
 from lookonce_server.engines.vllm.selfcheck import find_join_problem
-from lookonce_server.errors import ContextLostError, ContextOutdatedError, EngineError
+from lookonce_server.errors import ContextLostError, ContextOutdatedError, EngineError, PromptTooLongError
 
 from ..support.dated_model import Clock, dated_prompts
 from ..support.join_reference import joined_logits
@@ -201,8 +201,10 @@ async def test_the_start_tells_what_cannot_be_joined(qwen, monkeypatch):
     monkeypatch.setattr(qwen._captures, "capture", shifted)
     assert "has other keys in the first layer than alone" in await problem()
 
-    async def failing(prompt, **options):
-        raise EngineError("no room")
+    for error in (EngineError("no room"), PromptTooLongError("too long")):
 
-    monkeypatch.setattr(qwen._captures, "capture", failing)
-    assert await problem() == "Joined contexts could not be checked: no room"
+        async def failing(prompt, error=error, **options):
+            raise error
+
+        monkeypatch.setattr(qwen._captures, "capture", failing)
+        assert await problem() == f"Joined contexts could not be checked: {error}"

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lookonce_server.engines.base import Sampling
+from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.errors import PromptTooLongError
 
 from ..support.engine_bounds import check_bounds
@@ -96,7 +97,7 @@ async def test_what_does_not_fit_is_the_requests_fault(engine, reference, contex
     said = []
     for e in (engine, reference):
         with pytest.raises(PromptTooLongError, match=TOO_LONG) as alone:
-            await fully(e, None, "red " * 3000)
+            await fully(e, None, Conversation((Turn("user", ("red " * 3000,)),)))
         with pytest.raises(PromptTooLongError, match=TOO_LONG) as with_image:
             await fully(e, picture(31), "red " * 1900)
         with pytest.raises(PromptTooLongError, match=TOO_LONG) as with_context:

@@ -19,7 +19,7 @@ from ._exceptions import (
     RateLimitError,
     ServerError,
 )
-from ._reference import ImageSource
+from ._reference import ImageSource, VideoSource
 from ._session import AsyncChat, AsyncImageSession, AsyncImagesSession, Chat, ImageSession, ImagesSession
 from ._streaming import AnswerStream, AsyncAnswerStream, AsyncDescriptionStream, DescriptionStream
 from ._types import (
@@ -73,6 +73,7 @@ __all__ = [
     "Saved",
     "ServerError",
     "Turn",
+    "VideoSource",
     "__version__",
 ]
 

@@ -9,7 +9,7 @@ from typing import Self, TypeVar, Unpack, cast
 from . import _requests
 from ._image import Image
 from ._images import Images
-from ._reference import ImageReference, ImageSource, parse_context_id, read_image
+from ._reference import ImageReference, ImageSource, VideoSource, parse_context_id, read_image, read_video
 from ._requests import Request
 from ._server import DEFAULT_RETRIES, Server
 from ._session import AsyncImageSession, AsyncImagesSession, ImageSession, ImagesSession
@@ -97,6 +97,28 @@ class Client(_BaseClient):
         """
         return ImagesSession(self._images(options, forget_on_exit=forget), self._transport, sources)
 
+    def video(
+        self,
+        source: VideoSource,
+        *,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        forget: bool = False,
+        **options: Unpack[ImageOptions],
+    ) -> ImageSession:
+        """Take a video to ask about, in a session as of an image; nothing is sent yet.
+
+        Args:
+            source: a path, the bytes of a file (MP4, WebM, GIF, WebP), a list of frames, each as `image` takes it with
+                its pixels, a `data:` or `http(s):` URL, or `lookonce:<context id>`.
+            fps: how many frames a second the model sees; None for the server's choice.
+            max_frames: how many it sees at most, further apart in a longer video; None for the server's limit.
+            forget: as of `image`.
+            options: as of `image`.
+        """
+        reference = read_video(source, fps=fps, max_frames=max_frames)
+        return ImageSession(self._images(options, reference, forget_on_exit=forget), self._transport)
+
     def create_context(self, source: ImageSource, **options: Unpack[ContextOptions]) -> Context:
         """Have the server make an image's context, with options of `ContextOptions`."""
         return self._transport.run(self._image_to_prepare(source, options).prepare())
@@ -176,6 +198,19 @@ class AsyncClient(_BaseClient):
     ) -> AsyncImagesSession:
         """Do the same as `Client.images`."""
         return AsyncImagesSession(self._images(options, forget_on_exit=forget), self._transport, sources)
+
+    def video(
+        self,
+        source: VideoSource,
+        *,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        forget: bool = False,
+        **options: Unpack[ImageOptions],
+    ) -> AsyncImageSession:
+        """Do the same as `Client.video`."""
+        reference = read_video(source, fps=fps, max_frames=max_frames)
+        return AsyncImageSession(self._images(options, reference, forget_on_exit=forget), self._transport)
 
     async def create_context(self, source: ImageSource, **options: Unpack[ContextOptions]) -> Context:
         """Do the same as `Client.create_context`."""

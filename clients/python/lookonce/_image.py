@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 from . import _requests
@@ -57,7 +57,8 @@ class Image:
 
     def heatmap(self, retention: float | None, *, over_image: bool) -> Flow[bytes]:
         """Return the heat map, over the image if that is asked for and it is known."""
-        pixels = self.reference.pixels if over_image else None
+        is_video = self.reference.sampling is not None
+        pixels = self.reference.pixels if over_image and not is_video else None
         return (yield from self._send_about_context(lambda id_: _requests.get_heatmap(id_, retention, pixels)))
 
     def forget(self) -> Flow[bool]:
@@ -80,14 +81,16 @@ class Image:
         reply = yield from send_images(self.server, [self.reference], lambda urls: request_of(urls[0]))
         return reply.result
 
-    def _context_request(self, create: Callable[[str, ContextOptions], Request[Any]]) -> Callable[[str], Request[Any]]:
+    def _context_request(
+        self, create: Callable[[Mapping[str, Any], ContextOptions], Request[Any]]
+    ) -> Callable[[str], Request[Any]]:
         accepted = ContextOptions.__annotations__
         options = cast(ContextOptions, {name: option for name, option in self.options.items() if name in accepted})
 
         def request_of(url: str) -> Request[Any]:
             if url.startswith(CONTEXT_SCHEME):
                 return _requests.get_context(url.removeprefix(CONTEXT_SCHEME))
-            return create(url, options)
+            return create(self.reference.fields(url), options)
 
         return request_of
 

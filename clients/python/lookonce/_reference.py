@@ -1,4 +1,4 @@
-"""Name images in requests: by their pixels once, then by their contexts' ids."""
+"""Name images and videos in requests: by their pixels once, then by their contexts' ids."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import base64
 import io
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -17,6 +17,8 @@ from ._server import Flow, Server
 from ._types import ImageUsage
 
 CONTEXT_SCHEME = "lookonce:"
+_SCHEMES = (CONTEXT_SCHEME, "data:", "http://", "https://")
+_VIDEO_NAMES = (".mp4", ".m4v", ".mov", ".webm", ".mkv")
 _CONTEXT_ID = re.compile(r"[0-9a-f]{64}")
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -25,7 +27,10 @@ _MAGIC = (
     (b"BM", "image/bmp"),
     (b"II*\x00", "image/tiff"),
     (b"MM\x00*", "image/tiff"),
+    (b"\x1a\x45\xdf\xa3", "video/webm"),
 )
+_PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
+_FRAMES = "data:video/jpeg;base64,"  # begins a list of pictures, as vLLM takes it
 _PIXELS_HELP = frozenset({"context_not_found", "context_lost", "store_unavailable"})
 T = TypeVar("T")
 
@@ -40,19 +45,24 @@ class Picture(Protocol):
 ImageSource = str | os.PathLike[str] | bytes | Picture
 """A path, the bytes of a file, a picture of Pillow's, a `data:` or `http(s):` URL, or `lookonce:<context id>`."""
 
+VideoSource = str | os.PathLike[str] | bytes | Sequence[ImageSource]
+"""A path, the bytes of a file, a list of frames, a `data:` or `http(s):` URL, or `lookonce:<context id>`."""
+
 
 @dataclass
 class ImageReference:
-    """Name one image by its pixels, its context, or both; threads may share it.
+    """Name one image or video by its pixels, its context, or both; threads may share it.
 
     Attributes:
         pixels: a URL of the pixels (`data:` or `http(s):`); None for an image known by its context alone.
         context_id: 64 hex digits, once known; always known if the pixels are not.
+        sampling: of a video, the fields `fps` and `max_frames` of its requests; None of an image.
         was_stored: whether the server has certainly had the context.
     """
 
     pixels: str | None = None
     context_id: str | None = None
+    sampling: Mapping[str, float] | None = None
     was_stored: bool = field(default=False, compare=False)
 
     def set_context(self, context_id: str | None) -> None:
@@ -68,18 +78,28 @@ class ImageReference:
         """Whether both are certainly the same image."""
         return (
             self is other
-            or (self.pixels is not None and self.pixels == other.pixels)
+            or (self.pixels is not None and self.pixels == other.pixels and self.sampling == other.sampling)
             or (self.context_id is not None and self.context_id == other.context_id)
         )
 
     def part(self, url: str) -> dict[str, Any]:
         """Return the image as a part of a message."""
-        return {"type": "image_url", "image_url": {"url": url}}
+        if self.sampling is None:
+            return {"type": "image_url", "image_url": {"url": url}}
+        return {"type": "video_url", "video_url": {"url": url}} | self._sampling_of(url)
+
+    def fields(self, url: str) -> dict[str, Any]:
+        """Return the image as fields of a request for its context."""
+        return {"image_url": url} if self.sampling is None else {"video_url": url} | self._sampling_of(url)
 
     @property
     def pixel_bytes(self) -> int:
         """The bytes of pixels in a request; 0 if they are a link or unknown."""
         return len(self.pixels) if self.pixels and self.pixels.startswith("data:") else 0
+
+    def _sampling_of(self, url: str) -> dict[str, Any]:
+        """Return which frames to take: of a context they are taken already."""
+        return {} if url.startswith(CONTEXT_SCHEME) else dict(self.sampling or {})
 
 
 class SentImages:
@@ -178,11 +198,41 @@ def read_image(source: ImageSource) -> ImageReference:
     if isinstance(source, str):
         if source.startswith(CONTEXT_SCHEME):
             return ImageReference(context_id=parse_context_id(source))
-        if source.startswith(("data:", "http://", "https://")):
+        if source.startswith(_SCHEMES):
             return ImageReference(pixels=source)
     if isinstance(source, str | os.PathLike):
         return ImageReference(pixels=data_url(_read_file(Path(source))))
     return ImageReference(pixels=data_url(_encode(source)))
+
+
+def read_video(source: VideoSource, *, fps: float | None, max_frames: int | None) -> ImageReference:
+    """Read a video, or join its frames, or take its URL or id; raises ImageSourceError."""
+    sampling = {name: value for name, value in (("fps", fps), ("max_frames", max_frames)) if value is not None}
+    if isinstance(source, str | os.PathLike | bytes):
+        return replace(read_image(source), sampling=sampling)
+    frames = [read_image(frame).pixels for frame in source]
+    if not frames:
+        raise ImageSourceError("the video is empty: 0 frames")
+    if not all(frame and frame.startswith("data:") for frame in frames):
+        raise ImageSourceError("a video's frame must be given by its pixels, not by a URL or an id")
+    return ImageReference(_FRAMES + ",".join(str(frame).partition(",")[2] for frame in frames), sampling=sampling)
+
+
+def load(source: str) -> str | bytes:
+    """Read a file, or return a URL or an id as it is; raises ImageSourceError."""
+    return source if source.startswith(_SCHEMES) else _read_file(Path(source))
+
+
+def is_video(source: str | bytes) -> bool:
+    """Whether a file's content is of a video, or a URL's end.
+
+    Animations are videos. A GIF's frames are not counted: it is one if it says how often it repeats.
+    """
+    if isinstance(source, str):
+        return source.startswith("data:video/") or source.partition("?")[0].lower().endswith(_VIDEO_NAMES)
+    is_moving_webp = source[:4] == b"RIFF" and source[8:16] == b"WEBPVP8X" and source[20:21] and source[20] & 2
+    is_moving_gif = source[:4] == b"GIF8" and b"NETSCAPE2.0" in source[:1024]
+    return bool(is_moving_webp or is_moving_gif or _media_type(source).startswith("video/"))
 
 
 def parse_context_id(name: str) -> str:
@@ -216,6 +266,8 @@ def _knowledge(reference: ImageReference) -> tuple[bool, bool]:
 def _media_type(image: bytes) -> str:
     if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
         return "image/webp"
+    if image[4:8] == b"ftyp" and image[8:12] not in _PICTURE_BRANDS:
+        return "video/mp4"
     return next((name for magic, name in _MAGIC if image.startswith(magic)), "application/octet-stream")
 
 

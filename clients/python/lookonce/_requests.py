@@ -93,14 +93,14 @@ def stream_answer(body: Mapping[str, Any]) -> Request[Any]:
     return Request("POST", "/v1/chat/completions", _unparsed, body, reply="events")
 
 
-def create_context(image_url: str, options: ContextOptions) -> Request[Context]:
+def create_context(image: Mapping[str, Any], options: ContextOptions) -> Request[Context]:
     """Request an image's context, which the server makes unless it has it."""
-    return Request("POST", "/v1/contexts", parse_context, {"image_url": image_url, **options})
+    return Request("POST", "/v1/contexts", parse_context, {**image, **options})
 
 
-def stream_context(image_url: str, options: ContextOptions) -> Request[Any]:
+def stream_context(image: Mapping[str, Any], options: ContextOptions) -> Request[Any]:
     """Request an image's context as a stream of events."""
-    body = {"image_url": image_url, **options, "stream": True}
+    body = {**image, **options, "stream": True}
     return Request("POST", "/v1/contexts", _unparsed, body, reply="events")
 
 
@@ -194,7 +194,10 @@ def parse_usages(extension: Mapping[str, Any]) -> tuple[ImageUsage, ...]:
 def parse_context(body: Any) -> Context:
     """Parse a context."""
     try:
-        return Context(**{field.name: body[field.name] for field in fields(Context)})
+        optional = {"frames": body.get("frames")}
+        return Context(
+            **optional, **{field.name: body[field.name] for field in fields(Context) if field.name != "frames"}
+        )
     except (KeyError, TypeError) as error:
         raise unexpected_reply("a context", error) from error
 
@@ -217,10 +220,9 @@ def _parse_chat_completion(body: Any) -> Answer:
 
 def _parse_tokens(body: Any) -> ContextTokens:
     try:
-        rows, columns = body["grid"]
         return ContextTokens(
             id=body["id"],
-            grid=(rows, columns),
+            grid=tuple(body["grid"]),
             scores=tuple(body["scores"]),
             kept=tuple(body["kept"]),
             retention=body["retention"],

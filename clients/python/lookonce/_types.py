@@ -101,6 +101,7 @@ class Context:
         precision: precision of the stored keys and values, e.g. `native` or `int8`.
         created_at: time of storing, seconds since 1970, UTC.
         expires_at: time of expiry, likewise; None if it never expires.
+        frames: number of a video's frames that the model saw; None of an image.
     """
 
     id: str
@@ -114,6 +115,7 @@ class Context:
     precision: str
     created_at: float
     expires_at: float | None
+    frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class ContextTokens:
 
     Attributes:
         id: id of the context, 64 hex digits.
-        grid: rows and columns of the image's tokens.
+        grid: rows and columns of the image's tokens; of a video its frames before them.
         scores: one score per image token, row by row.
         kept: indices of the tokens kept, ascending.
         retention: share of image tokens kept.
@@ -130,7 +132,7 @@ class ContextTokens:
     """
 
     id: str
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     scores: tuple[float, ...]
     kept: tuple[int, ...]
     retention: float

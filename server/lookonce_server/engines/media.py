@@ -132,7 +132,7 @@ def _video_id(processor: Any, config: Any) -> int | None:
     except TemplateError:
         return None
     token = processor.tokenizer.convert_ids_to_tokens(video_id)
-    return int(video_id) if text.count(token) == 1 else None
+    return int(video_id) if token and text.count(token) == 1 else None
 
 
 def _metadata(video: Video) -> dict[str, Any]:

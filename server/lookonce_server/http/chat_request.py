@@ -3,46 +3,21 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, groupby
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from lookonce_server.concurrency import gather_in_order
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.conversation import Conversation, Role, Turn
 from lookonce_server.errors import InvalidImageError, InvalidRequestError
+from lookonce_server.http.image_field import ImageField, frame_sampling
 from lookonce_server.http.schemas.chat import ChatRequest, GenerationRequest
 from lookonce_server.http.schemas.messages import ImagePart, Message, RefusalPart, TextPart, VideoPart
 from lookonce_server.http.state import AppState, check_model
-from lookonce_server.images.decode import FrameSampling
 from lookonce_server.images.sources import ImageBytes, ImageSource
 from lookonce_server.sessions.context_options import ContextOptions
 from lookonce_server.settings import Settings
 
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-
-
-class AsksForFrames(Protocol):
-    """A request with a video's fields."""
-
-    @property
-    def fps(self) -> float | None:
-        """Frames a second."""
-
-    @property
-    def max_frames(self) -> int | None:
-        """Most frames."""
-
-
-class ImageField(NamedTuple):
-    """The URL of an image or a video, and its field in the request."""
-
-    url: str
-    param: str
-    sampling: FrameSampling | None = None  # which frames are taken of a video; None for an image
-
-    @property
-    def shown(self) -> tuple[str, FrameSampling | None]:
-        """Return the URL and the frames: what is equal of equal fields."""
-        return self.url, self.sampling
 
 
 class Question(NamedTuple):
@@ -169,24 +144,6 @@ def _image_fields(message: Message, place: str, max_frames: int) -> list[ImageFi
             sampling = frame_sampling(part, f"{place}.content[{i}].", max_frames)
             fields.append(ImageField(part.video_url.url, f"{place}.content[{i}].video_url.url", sampling))
     return fields
-
-
-def frame_sampling(request: AsksForFrames, place: str, limit: int) -> FrameSampling:
-    """Return which frames a request takes of a video.
-
-    Args:
-        request: with `fps` and `max_frames`.
-        place: the prefix of these fields' names in the request.
-        limit: most frames.
-
-    Raises:
-        InvalidRequestError: it asks for more.
-    """
-    if (request.max_frames or 0) > limit:
-        field = f"{place}max_frames"
-        raise InvalidRequestError(f"{field}: {request.max_frames}; accepted here: at most {limit}.", param=field)
-    default = FrameSampling(max_frames=limit)
-    return FrameSampling(request.fps or default.fps, request.max_frames or limit)
 
 
 def _last_question(messages: list[Message]) -> int:

@@ -64,9 +64,6 @@ class Contexts:
         metrics: counts lookups and describe passes.
         limits: the options that a request may choose.
         keep_images: whether images are kept beside their contexts.
-
-    Attributes:
-        keeps_images: the same.
     """
 
     def __init__(
@@ -87,7 +84,7 @@ class Contexts:
         self._builder = ContextBuilder(engine, plan, limits, precision=precision, images=images)
         self._lookups: Counter[tuple[str, bool]] = Counter()  # by tenant, and whether there was a context
         self._images = ImageStore(store)
-        self.keeps_images = keep_images
+        self._keep_images = keep_images
         self.describe_queue = DescribeQueue(store, self._builder, metrics, self._images if keep_images else None)
 
     def check(self, options: ContextOptions) -> None:
@@ -219,7 +216,7 @@ class Contexts:
 
     async def kept_image(self, key: ContextKey, ttl: float | None = None) -> ImageBytes | None:
         """Return the image of a context, if images are kept. Counts as use."""
-        return await self._images.get(key, ttl) if self.keeps_images else None
+        return await self._images.get(key, ttl) if self._keep_images else None
 
     async def stats(self, tenant: str) -> TenantStats:
         """Return a tenant's totals, contexts of other models in the same store included."""

@@ -159,7 +159,7 @@ class Sessions:
         if question.options.bypass:
             return await self._bypass(question)
         may_join = len(question.images) == 1 or self._engine.facts.unjoinable is None
-        if may_join and self._describes_first(question):
+        if may_join and (question.options.on_miss or self._on_miss) == "compress":
             found = await gather_in_order(self._find(image, question) for image in question.images)
             return await self._answer_from_contexts(found, question)
         full_pass = _FullPass(asyncio.Event(), asyncio.Event())
@@ -174,20 +174,16 @@ class Sessions:
             images = await self._whole_images(question)
             if images is not None:
                 return await self._passes.full(whole("miss", [one.lookup for one in found]), images, question)
+            # An image came by its context's id, and is not kept.
             if not may_join:
                 raise InvalidRequestError(
                     "Several images must be sent themselves here, not by the ids of their contexts, which cannot be"
                     f" joined. {self._engine.facts.unjoinable}",
                     param="messages",
                 )
-            return await self._answer_from_contexts(found, question)  # an image is not kept after all
+            return await self._answer_from_contexts(found, question)
         finally:
             full_pass.has_started.set()
-
-    def _describes_first(self, question: Question) -> bool:
-        """Return whether new images are described before the answer, not behind it."""
-        may_have_all = self._contexts.keeps_images or not question.references
-        return (question.options.on_miss or self._on_miss) == "compress" or not may_have_all
 
     async def _find(self, image: QuestionImage, question: Question, full_pass: _FullPass | None = None) -> _Found:
         """Look up the context of an image, and submit the job that makes it if there is none.

@@ -275,7 +275,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.reply_json(200, CONTEXT | {"id": context_id})
 
     def make_context(self, body: dict) -> None:
-        context_id = id_of(body["image_url"])
+        context_id = id_of(body.get("image_url") or body["video_url"])
         created = context_id not in self.server.contexts
         self.server.contexts.add(context_id)
         made = CONTEXT | {"id": context_id, "retention": body.get("retention", 0.05)}

@@ -19,7 +19,7 @@ PAIRS = [
     (lookonce.AnswerStream, lookonce.AsyncAnswerStream),
     (lookonce.DescriptionStream, lookonce.AsyncDescriptionStream),
 ]
-AT_ONCE = ("image", "images", "chat", "stream", "describe")  # what asks nothing itself
+AT_ONCE = ("image", "images", "video", "chat", "stream", "describe")  # what asks nothing itself
 
 
 def test_all_that_is_public_is_exported():
@@ -70,6 +70,7 @@ def test_the_exports_are_these():
         "Saved",
         "ServerError",
         "Turn",
+        "VideoSource",
         "__version__",
     ]
 

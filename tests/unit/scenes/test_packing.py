@@ -37,7 +37,7 @@ EXERCISES = (
     Exercise("joint", 3, drop_rate=0.6),
     Exercise("video", 4, drop_rate=0.6),
 )
-SAMPLES = 60
+SAMPLES = 40
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_a_joined_question_is_the_describe_turns_answered_with_nothing_and_then_
         expected = processor.tokenizer.encode(rendered, add_special_tokens=False)
         assert one_token_an_image(said_before_answer(question)) == expected
         compared += 1
-    assert compared > 10 * SAMPLES
+    assert compared > 8 * SAMPLES
 
 
 def as_turns(chat) -> Conversation:

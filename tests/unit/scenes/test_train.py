@@ -17,7 +17,7 @@ from lookonce_scenes.album import SEED_STEP
 from lookonce_scenes.train import FIRST_TRAINING_SEED, MIXED, Stage, Steps, Trainer, stages
 
 TINY = (
-    Stage("vision", 3, 2, 1e-3),
+    Stage("vision", 3, 2, 1e-3, is_vision=True),
     Stage("plain", 3, 2, 1e-3, growth=(0.25, 0.4)),
     Stage("context-drop", 2, 4, 1e-3, drop_rate=0.5, forms=(("single", 1), ("joined", 2))),
 )
@@ -99,7 +99,7 @@ def test_the_command_trains_on_every_core_and_writes_checkpoints(tmp_path):
     lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
     assert any(line.startswith("  single: all ") for line in lines)
     logged = [line.split()[:2] for line in lines if not line.startswith(" ")]
-    assert logged == [["vision", "0"], ["plain", "0"], ["context-drop", "0"]]
+    assert logged == [["vision", "0"], ["vision", "again"], ["plain", "0"], ["context-drop", "0"]]
     for stage in ("plain", "context-drop"):
         model = AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / stage)
         assert all(torch.isfinite(weights).all() for weights in model.parameters())

@@ -1,10 +1,14 @@
 """Scenes keep their promises, and are drawn the same everywhere."""
 
+import hashlib
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lookonce_scenes.questions import CATEGORIES, OPEN, find_objects, yes_no_pair
 from lookonce_scenes.world import (
     COLORS,
     DIGITS,
@@ -12,8 +16,11 @@ from lookonce_scenes.world import (
     KINDS,
     REGIONS,
     SIZES,
+    WIDE,
     Scene,
     SceneObject,
+    fits_ground,
+    in_reading_order,
     masks,
     render,
     sample_scene,
@@ -193,3 +200,62 @@ def test_the_world_is_the_one_the_checkpoint_was_trained_on(seed):
     assert scene.caption == caption
     pooled = render(scene).reshape(4, 28, 4, 28, 3).mean((1, 3))
     assert np.abs(pooled.reshape(-1, 3) - np.array(blocks)).max() < 2
+
+
+def test_what_is_evaluated_is_what_it_always_was():
+    """The narrow world's scenes, and the questions asked of them, by their digest."""
+    digest = hashlib.sha256()
+    for seed in (*range(150), *range(500_000_000, 500_000_100)):
+        scene, rng = sample_scene(seed), random.Random(seed)
+        digest.update(repr([(o.kind, o.color, o.size, o.x, o.y, o.radius) for o in scene.objects]).encode())
+        for category in CATEGORIES:
+            asked = [*(yes_no_pair(scene, category, rng) or ()), OPEN[category](scene, rng), find_objects(scene, rng)]
+            digest.update(repr([tuple(question) for question in asked if question]).encode())
+    assert digest.hexdigest() == "c4f632f65f3bf582fcebfd458426482f6137dfb7baf8bd68a84fe251bea9ad8a"
+
+
+# --- the wide world --------------------------------------------------------------------------------------------------
+
+WIDE_SCENES = [sample_scene(seed, world=WIDE) for seed in range(600)]
+
+
+def test_a_wide_scene_keeps_its_promises():
+    for scene in WIDE_SCENES:
+        assert 1 <= len(scene.objects) <= 4
+        assert len({(o.kind, o.color) for o in scene.objects}) == len(scene.objects)
+        assert scene.objects == in_reading_order(scene.objects)
+        for i, o in enumerate(scene.objects):
+            assert o.kind in WIDE.kinds
+            assert o.color in WIDE.colors
+            assert fits_ground(o, scene.style)
+            assert o.radius < min(o.x, o.y) <= max(o.x, o.y) < IMAGE_SIZE - o.radius
+            assert (o.radius <= 8.5) == (o.size == "small")
+            assert (min(o.aspect, 1 / o.aspect) < 0.7) or o.kind not in ("rectangle", "oval")
+            for other in scene.objects[:i]:
+                assert max(abs(o.x - other.x), abs(o.y - other.y)) >= o.radius + other.radius + 2
+
+
+def test_the_wide_world_shows_everything_it_has():
+    objects = [o for scene in WIDE_SCENES for o in scene.objects]
+    styles = [scene.style for scene in WIDE_SCENES]
+    assert {o.kind for o in objects} == set(WIDE.kinds)
+    assert {o.color for o in objects} == set(WIDE.colors)
+    assert max(o.radius for o in objects) > 40
+    assert 0.02 < sum(o.line > 0 for o in objects) / len(objects) < 0.2
+    assert {o.turn for o in objects if o.kind == "triangle"} == {0, 90, 180, 270}
+    assert 0.35 < sum(len(scene.objects) == 1 for scene in WIDE_SCENES) / len(WIDE_SCENES) < 0.6
+    assert {style.is_smooth for style in styles} == {True, False}
+    assert {64, IMAGE_SIZE, 224} <= {style.canvas for style in styles}
+    assert any(style.quality for style in styles)
+    assert {"white", "black", ""} <= {style.ground_name for style in styles}
+
+
+def test_wide_scenes_are_drawn_the_same_again_and_show_their_colors():
+    for scene in WIDE_SCENES[:80]:
+        picture = render(scene)
+        assert picture.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
+        assert picture.tobytes() == render(sample_scene(scene.seed, world=WIDE)).tobytes()
+        for o, mask in zip(scene.objects, masks(scene), strict=True):
+            if mask.sum() > 120 and not o.line and o.kind not in DIGITS:
+                shown = np.median(picture[mask], axis=0)
+                assert np.abs(shown - o.rgb).max() < 40  # noise, a gradient and JPEG move it a little

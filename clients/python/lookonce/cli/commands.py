@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from .._client import Client
 from .._exceptions import BadRequestError, ContextNotFoundError, LookonceError
-from .._reference import parse_context_id
+from .._reference import is_video, load, parse_context_id
 from .._session import Chat, ImageSession, ImagesSession
 from .._streaming import AnswerStream, DescriptionStream
 from .._types import Answer, AskOptions, ContextOptions, ImageOptions, Saved
@@ -121,7 +121,13 @@ def show_stats(client: Client, args: argparse.Namespace, terminal: Terminal) -> 
 
 
 def _images(client: Client, args: argparse.Namespace) -> ImagesSession:
-    return client.images(*args.images, **cast(ImageOptions, _given(args, *ContextOptions.__annotations__)))
+    options = cast(ImageOptions, _given(args, *ContextOptions.__annotations__))
+    sampling = _given(args, "fps", "max_frames")
+    sources = []
+    for media in map(load, args.images):
+        session = client.video(media, **sampling, **options) if is_video(media) else client.image(media, **options)
+        sources.append(session)
+    return client.images(*sources, **options)
 
 
 def _describe(image: ImageSession, args: argparse.Namespace, terminal: Terminal) -> None:

@@ -126,12 +126,15 @@ def _common_options() -> argparse.ArgumentParser:
 
 def _image_options(*, several: bool) -> argparse.ArgumentParser:
     image = argparse.ArgumentParser(add_help=False)
-    help_text = "a path, a data: or http(s): URL, or lookonce:<context id>"
+    help_text = "of an image or a video: a path, a data: or http(s): URL, or lookonce:<context id>"
     image.add_argument("images", metavar="IMAGE", nargs="+" if several else 1, help=help_text)
     context = image.add_argument_group("the images' contexts, within the server's limits")
     context.add_argument("--retention", metavar="SHARE", type=float, help="share of image tokens to keep, 0.05 for 5%%")
     context.add_argument("--ttl", metavar="SECONDS", type=float, help="how long it is kept after each use")
     context.add_argument("--describe-prompt", metavar="TEXT", help="prompt for the description of the image")
+    video = image.add_argument_group("a video, or an animation")
+    video.add_argument("--fps", metavar="N", type=float, help="how many frames a second the model sees")
+    video.add_argument("--max-frames", metavar="N", type=int, help="how many frames it sees at most")
     return image
 
 

@@ -24,7 +24,7 @@ from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.vllm.capture_client import CaptureClient
 from lookonce_server.engines.vllm.connector.messages import Compression
 from lookonce_server.engines.vllm.context_prompts import ContextPrompts
-from lookonce_server.errors import EngineError, ModelRefusedError
+from lookonce_server.errors import EngineError, ModelRefusedError, ServerError
 
 _QUESTION = Conversation((Turn("user", (0,)), Turn("user", ("What color is it?",))))
 _TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 2e-2}  # of a tensor's length
@@ -80,7 +80,7 @@ async def find_join_problem(
             (await captures.capture({"prompt_token_ids": before + ids, **pixels})).tensors["keys"][0]
             for before in ([], [1] * _MOVED)
         ]
-    except EngineError as failure:
+    except ServerError as failure:  # such as a prompt that is too long for the length that was chosen
         return f"Joined contexts could not be checked: {failure}"
     inv_freq = inv_freq_of_config(config.get_text_config())
     error = _distance(moved[:, _MOVED:], rotate_keys(alone, inv_freq, _MOVED))

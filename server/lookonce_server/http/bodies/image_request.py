@@ -10,7 +10,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from lookonce_server.errors import InvalidImageError, InvalidRequestError
 from lookonce_server.http.bodies.json_body import FORM, JSON, read_media_type, read_model, validated
 from lookonce_server.http.bodies.json_text import check_leaves
-from lookonce_server.http.schemas.contexts import ImageUrlRequest
+from lookonce_server.http.schemas.contexts import ContextRequest, ImageUrlRequest
 from lookonce_server.images.reading import Images
 from lookonce_server.images.sources import ImageBytes, check_size
 
@@ -19,7 +19,7 @@ _MAX_FIELDS = 16  # more than any form has, so that an unknown field is rejected
 _MAX_FIELD_BYTES = 64 * 1024
 
 F = TypeVar("F", bound=BaseModel)
-J = TypeVar("J", bound=ImageUrlRequest)
+J = TypeVar("J", ImageUrlRequest, ContextRequest)
 
 
 class ImageRequest(NamedTuple, Generic[F, J]):
@@ -48,15 +48,17 @@ async def read_image_request(request: Request, images: Images, form: type[F], bo
         image, fields = await _read_form(request, images)
         return ImageRequest(image, validated(form, fields, strict=False))  # parsed from texts
     parsed = await read_model(request, body, strict=True)
-    source = await images.read(parsed.image_url, "image_url")
+    field = parsed.image_field(images.video_limits.max_frames)
+    source = await images.read(*field)
     if not isinstance(source, ImageBytes):
+        noun = field.param.removesuffix("_url")
         raise InvalidImageError(
-            "image_url: the image itself is needed here, not the id of its context.", param="image_url"
+            f"{field.param}: the {noun} itself is needed here, not the id of its context.", param=field.param
         )
     return ImageRequest(source, parsed)
 
 
-def documented_body(form: type[BaseModel], body: type[ImageUrlRequest]) -> dict[str, Any]:
+def documented_body(form: type[BaseModel], body: type[BaseModel]) -> dict[str, Any]:
     """Return the `openapi_extra` of a route that calls `read_image_request`."""
     fields = form.model_json_schema()
     properties = {name: _without_null(schema) for name, schema in fields.get("properties", {}).items()}

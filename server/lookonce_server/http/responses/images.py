@@ -4,7 +4,8 @@ import asyncio
 
 from lookonce_cache import digest
 from lookonce_server.errors import ImageNotKeptError, InvalidRequestError
-from lookonce_server.http.chat_request import ImageField, check_image_count, read_images
+from lookonce_server.http.chat_request import check_image_count, read_images
+from lookonce_server.http.image_field import ImageField
 from lookonce_server.http.responses.request import InputImage, ResponseRequest, parts_of
 from lookonce_server.http.responses.response_store import KeptImage, KeptResponse
 from lookonce_server.http.state import AppState

@@ -2,20 +2,28 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from lookonce_cache import CompressedContext, ContextInfo, Page
+from lookonce_server.errors import InvalidRequestError
+from lookonce_server.http.image_field import ImageField, frame_sampling
 from lookonce_server.http.schemas.chat import ContextParams
-from lookonce_server.http.schemas.messages import ImageUrlText
+from lookonce_server.http.schemas.messages import Fps, ImageUrlText, MaxFrames, VideoUrlText
 from lookonce_server.http.schemas.must_be_unset import RequestModel
 from lookonce_server.sessions.context_builder import selection_method
 from lookonce_server.sessions.contexts import TenantStats
+
+_OF_VIDEO = ("video_url", "fps", "max_frames")
 
 
 class ImageUrlRequest(RequestModel):
     """An image by its URL, as JSON. In a form it is the file field `image`."""
 
     image_url: Annotated[ImageUrlText, Field(description="a base64 data: URL, or one that the server may fetch")]
+
+    def image_field(self, max_frames: int) -> ImageField:
+        """Return the URL, and its field."""
+        return ImageField(self.image_url, "image_url")
 
 
 class ImageForm(RequestModel):
@@ -28,8 +36,46 @@ class ContextForm(ContextParams):
     stream: bool = False
 
 
-class ContextRequest(ImageUrlRequest, ContextForm):
-    """`POST /v1/contexts`, as JSON."""
+class ContextRequest(ContextForm):
+    """`POST /v1/contexts`, as JSON: an image or a video by its URL."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["image_url"], "properties": {name: {"type": "null"} for name in _OF_VIDEO}},
+                {"required": ["video_url"], "properties": {"image_url": {"type": "null"}}},
+            ]
+        }
+    )
+
+    image_url: Annotated[
+        ImageUrlText | None, Field(description="a base64 data: URL, or one that the server may fetch")
+    ] = None
+    video_url: Annotated[
+        VideoUrlText | None, Field(description="a base64 data: URL, or one that the server may fetch")
+    ] = None
+    fps: Fps | None = None
+    max_frames: MaxFrames | None = None
+
+    def image_field(self, max_frames: int) -> ImageField:
+        """Return the URL, its field, and which frames are taken of a video.
+
+        Args:
+            max_frames: most frames that a request may ask for.
+
+        Raises:
+            InvalidRequestError: there is no URL, or two, or a field of a video beside an image's.
+        """
+        if self.video_url is None:
+            if self.image_url is None:
+                raise InvalidRequestError("image_url: Field required.", param="image_url")
+            for name in ("fps", "max_frames"):
+                if getattr(self, name) is not None:
+                    raise InvalidRequestError(f"{name}: an image has no frames; send a video_url.", param=name)
+            return ImageField(self.image_url, "image_url")
+        if self.image_url is not None:
+            raise InvalidRequestError("video_url: a context is of an image or a video, not of both.", param="video_url")
+        return ImageField(self.video_url, "video_url", frame_sampling(self, "", max_frames))
 
 
 class ContextObject(BaseModel):

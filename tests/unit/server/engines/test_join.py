@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lookonce_cache import PRECISIONS
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.join import ContextSize, join_contexts, lay_out, plan_join
 from lookonce_server.engines.prefix import TextCache, TextKV, TextSpan
@@ -196,12 +197,12 @@ def qwen(tmp_path_factory):
     asyncio.run(engine.close())
 
 
-async def contexts_of(engine, *seeds: int):
-    plan = replace(PLAN, max_tokens=3, window=(1, 3), retention=0.25)
+async def contexts_of(engine, *seeds: int, precision: str = "native", **changes):
+    plan = replace(PLAN, **{"max_tokens": 3, "window": (1, 3), "retention": 0.25} | changes)
     made = []
     for seed in seeds:
-        digest = engine.template_digest(PROMPT)
-        identity = context_identity(TENANT, png(seed), engine.facts, plan, digest, "native")
+        digest = engine.template_digest(plan.prompt)
+        identity = context_identity(TENANT, png(seed), engine.facts, plan, digest, precision)
         made.append(context_of(identity, await engine.describe(picture(seed), plan, TENANT)))
     return made
 
@@ -237,6 +238,21 @@ async def test_another_number_of_contexts_than_of_images_is_a_fault(qwen):
     for contexts, count in (([a], 2), ([a, b], 1), ([], 1), ([a, b], 3)):
         with pytest.raises(EngineError, match="ValueError"):
             await read(qwen.answer(contexts, asked(count), GREEDY))
+
+
+async def test_contexts_of_every_make_are_joined(qwen):
+    """Other retentions, selections of tokens by layer, precisions and describe prompts, an empty one too."""
+    made = [
+        *await contexts_of(qwen, 86, retention=0.05, selection="attention-per-layer", window=(0, 4)),
+        *[one for precision in PRECISIONS for one in await contexts_of(qwen, 87, precision=precision)],
+        *await contexts_of(qwen, 88, prompt="What is there?", retention=1.0),
+        *await contexts_of(qwen, 88, prompt="", retention=0.01),
+    ]
+    found = await read(qwen.answer(made, asked(len(made)), GREEDY))
+    join = join_contexts(qwen._prompts, made, asked(len(made)), qwen.facts.max_tokens)
+    assert found.text
+    assert found.started.prompt_tokens == join.tokens
+    assert len({context.kept_tokens for context in made}) > 2
 
 
 async def test_one_outdated_context_of_several_answers_nothing(loaded, monkeypatch):

@@ -33,7 +33,7 @@ def lookonce(reply) -> dict:
 async def test_images_are_read_at_once_and_the_first_bad_one_in_order_is_named(app, monkeypatch):
     reading, all_read = [], asyncio.Event()
 
-    async def read(self, url, param):
+    async def read(self, url, param, sampling):
         reading.append(url)
         if len(reading) == 4:
             all_read.set()
@@ -53,9 +53,9 @@ async def test_images_are_read_at_once_and_the_first_bad_one_in_order_is_named(a
 
 
 async def test_images_have_together_as_many_bytes_as_a_body_may(app_with, monkeypatch):
-    state = app_with(max_image_bytes=1).state.parts
+    state = app_with(max_image_bytes=1, max_video_bytes=1).state.parts
 
-    async def read(self, url, param):
+    async def read(self, url, param, sampling):
         return ImageBytes(bytes(600_000), param) if url == "large" else ContextReference(url)
 
     monkeypatch.setattr(Images, "read", read)

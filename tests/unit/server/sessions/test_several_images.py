@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,7 +17,6 @@ from lookonce_server.errors import (
     InvalidImageError,
     InvalidRequestError,
 )
-from lookonce_server.images.decode import ImageLimits
 from lookonce_server.images.sources import ContextReference, ImageBytes
 from lookonce_server.sessions.context_options import ContextOptions
 from lookonce_server.sessions.fallback import Fallback
@@ -285,16 +285,22 @@ async def test_images_that_are_too_large_together_are_refused(bench):
         assert caught.value.param == "messages"
 
 
-async def test_what_nobody_waits_for_any_more_is_not_decoded(bench_with, monkeypatch):
-    bench = bench_with(limits=ImageLimits())
-    started, decode = [], bench.images._processes._decode
-    monkeypatch.setattr(bench.images._processes, "_decode", lambda *of: started.append(of) or decode(*of))
-    images = [b"no", *(encoded(picture(seed), "BMP") for seed in range(12))]
+async def test_what_nobody_waits_for_any_more_is_not_decoded(bench, monkeypatch):
+    """Decoding of the others is held up until the first one, which is damaged, has failed the question."""
+    started, may_go_on, decode = [], threading.Event(), bench.images._processes._decode
+
+    def held_up(data, *limits):
+        started.append(data)
+        if data != b"no":
+            may_go_on.wait(30)
+        return decode(data, *limits)
+
+    monkeypatch.setattr(bench.images._processes, "_decode", held_up)
     with pytest.raises(InvalidImageError):
-        await bench.ask_about(images, QUESTION, BYPASS)
-    assert bench.counted("image_decodes_total", outcome="failed") > 0
+        await bench.ask_about([b"no", *(encoded(picture(seed), "BMP") for seed in range(12))], QUESTION, BYPASS)
+    may_go_on.set()
     await bench.images.decode(ImageBytes(png(1), "image"))  # behind all that is still in the queue
-    assert len(started) < len(images)
+    assert len(started) <= 5  # the damaged one, one for each of the two processes, and the last
 
 
 async def test_another_tenants_context_is_not_found_in_company_either(bench):

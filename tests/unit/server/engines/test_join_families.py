@@ -1,0 +1,130 @@
+"""Contexts of each family that is served can be joined: tiny models of random weights, tried as at the start."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import AutoProcessor
+
+from lookonce_server.engines.transformers.loading import LoadedModel
+from lookonce_server.engines.transformers.selfcheck import check_model, find_join_problem
+
+from ....support.families import PROCESSORS, family_processor
+from ....support.qwen2_vl import HEAD_DIM, MROPE_SECTION, TOKEN_IDS, VOCABULARY, write_qwen2_vl
+from ....support.samples import PROMPT
+
+TEXT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.2,  # peaked attention: a wrong position must show
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "max_position_embeddings": 4096,
+}
+SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28}
+TILES = {"vision_feature_layer": -1, "image_grid_pinpoints": [[28, 56], [56, 28]]}
+QWEN_IDS = {
+    "image_token_id": TOKEN_IDS["<|image_pad|>"],
+    "video_token_id": TOKEN_IDS["<|video_pad|>"],
+    "vision_start_token_id": TOKEN_IDS["<|vision_start|>"],
+    "vision_end_token_id": TOKEN_IDS["<|vision_end|>"],
+}
+QWEN_VISION = {
+    "depth": 2,
+    "hidden_size": 64,
+    "num_heads": 2,
+    "intermediate_size": 96,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "out_hidden_size": TEXT["hidden_size"],
+}
+
+
+def around(family: str, build: Callable[[Callable[[str], int]], Any]) -> Callable[[Path], tuple[Any, Any]]:
+    """A model of a family and its processor; `build` is told the ids of tokens."""
+
+    def make(folder: Path) -> tuple[Any, Any]:
+        processor = family_processor(PROCESSORS[family], "byte level with BOS", prints=False)
+        return build(processor.tokenizer.convert_tokens_to_ids), processor
+
+    return make
+
+
+def qwen(name: str, vision: dict[str, Any], **rope: Any) -> Callable[[Path], tuple[Any, Any]]:
+    """A Qwen-VL behind the processor of the tiny Qwen2-VL."""
+
+    def make(folder: Path) -> tuple[Any, Any]:
+        rotary = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [*MROPE_SECTION], **rope}
+        text = TEXT | {"num_attention_heads": 2, "head_dim": HEAD_DIM, "rope_parameters": rotary}
+        config = getattr(transformers, f"{name}Config")(
+            text_config=text, vision_config=QWEN_VISION | vision, tie_word_embeddings=False, **QWEN_IDS
+        )
+        model = getattr(transformers, f"{name}ForConditionalGeneration")(config)
+        return model, AutoProcessor.from_pretrained(write_qwen2_vl(folder))
+
+    return make
+
+
+FAMILIES = {
+    "llava next": around("llava next", lambda id_of: transformers.LlavaNextForConditionalGeneration(
+        transformers.LlavaNextConfig(
+            text_config=transformers.LlamaConfig(**TEXT),
+            vision_config=transformers.CLIPVisionConfig(**SMALL, patch_size=14, projection_dim=16),
+            image_token_index=id_of("<image>"), **TILES,
+        )
+    )),
+    "llava onevision": around("llava onevision", lambda id_of: transformers.LlavaOnevisionForConditionalGeneration(
+        transformers.LlavaOnevisionConfig(
+            text_config=transformers.Qwen2Config(**TEXT),
+            vision_config=transformers.SiglipVisionConfig(**SMALL, patch_size=14),
+            image_token_index=id_of("<image>"), video_token_index=id_of("<video>"),
+            vision_feature_select_strategy="full", **TILES,
+        )
+    )),
+    "internvl": around("internvl", lambda id_of: transformers.InternVLForConditionalGeneration(
+        transformers.InternVLConfig(
+            text_config=transformers.Qwen2Config(**TEXT),
+            vision_config=transformers.InternVLVisionConfig(**SMALL | {"image_size": [28, 28]}, patch_size=[7, 7]),
+            image_token_id=id_of("<IMG_CONTEXT>"),
+        )
+    )),
+    "idefics 3": around("idefics 3", lambda id_of: transformers.Idefics3ForConditionalGeneration(
+        transformers.Idefics3Config(
+            text_config=transformers.LlamaConfig(**TEXT), vision_config=SMALL | {"patch_size": 7},
+            image_token_id=id_of("<image>"), scale_factor=2,
+        )
+    )),
+    "pixtral": around("pixtral", lambda id_of: transformers.LlavaForConditionalGeneration(
+        transformers.LlavaConfig(
+            text_config=transformers.MistralConfig(**TEXT, sliding_window=None),
+            vision_config=transformers.PixtralVisionConfig(
+                **SMALL | {"hidden_size": 32, "image_size": 56}, patch_size=14
+            ),
+            image_token_index=id_of("[IMG]"), vision_feature_layer=-1, vision_feature_select_strategy="full",
+        )
+    )),
+    "qwen2.5 vl": qwen("Qwen2_5_VL", {"fullatt_block_indexes": [1], "window_size": 56}),
+    "qwen3 vl": qwen(
+        "Qwen3VL", {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 2304}, mrope_interleaved=True
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_joined_contexts_are_exact(family, tmp_path):
+    """Tiles, row breaks, features for deeper layers, positions of three components."""
+    torch.manual_seed(0)
+    with torch.inference_mode(False):
+        model, processor = FAMILIES[family](tmp_path)
+    loaded = LoadedModel(model.eval(), processor, "0" * 64, "0" * 64)
+    check_model(loaded, PROMPT)
+    assert find_join_problem(loaded, PROMPT) is None
