@@ -130,7 +130,8 @@ class JoinedContexts:
         joined, computed, embeddings = self._join(run, kept)
         cache = joined.cache
         token_bytes = cache.bytes // cache.tokens
-        own_text = 0 if self.repair in ("text in place", "one turn", "text and 10% anew", "all anew") else run.own_text
+        # Whichever image comes first, its text stays as it is stored.
+        own_text = 0 if self.repair == "one turn" else run.own_text
         tokens = sum(cells.shape[1] for cells in kept) + run.count * own_text
         stored = tokens * token_bytes + embeddings * run.embedding_bytes
         return [Asked(cache, [*range(len(cache.prompts))], computed, stored)]

@@ -161,7 +161,7 @@ def rows_of(methods: Sequence[Method], times: Sequence[Sequence[AnswerTimes]]) -
             "first_token_ms": spread,
             "sooner": first[0].median / spread.median if spread and first[0] else None,
             "answer_ms": Spread.of_seconds(each.total for each in answers) if answers else None,
-            "KiB": method.nbytes // 1024,
+            "KiB": method.nbytes // 1024 if answers else None,
         }
         for method, answers, spread in zip(methods, times, first, strict=True)
     ]

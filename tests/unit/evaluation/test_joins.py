@@ -151,7 +151,8 @@ def test_every_method_answers_every_question_it_is_asked(run, model, settings):
     assert records[0][1]["right"][1] is None
     assert "comparing" not in rows[1].groups
     stored = {row.name: row.stored for row in rows}
-    assert stored["joined"] - stored["joined, text in place"] == 3 * run.own_text * 4096
+    assert stored["joined"] - stored["joined, one turn"] == 3 * run.own_text * 4096
+    assert stored["joined, 10% anew"] - stored["joined"] == 3 * 192 * 4  # the embeddings of three tokens
     for text in (group_table(rows, ["one image", "comparing"]), percent_table(rows, ["comparing"])):
         assert len({line.count("|") for line in text.splitlines()}) == 1
 
