@@ -99,6 +99,8 @@ def follow(command: str, snippet: Snippet, page: Path, urls: dict[str, str], mon
         group = {"eval": evaluation.evaluate, "analyze": evaluation.analyze, "calibrate": evaluation.calibrate}
         parse(lambda: group[arguments[0]](arguments[1:]), where, monkeypatch)
     elif name == "python" and arguments[:1] == ["-m"]:
+        if arguments[1] == "lookonce_server.engines.torch_extensions":  # runs the module that it is given
+            del arguments[1]
         module = importlib.import_module(arguments[1])
         monkeypatch.setattr(sys, "argv", arguments[1:])
         parse(lambda: module.main(), where, monkeypatch)

@@ -113,7 +113,9 @@ def test_a_stream_is_the_same_answer(client, ids):
         model=MODEL, messages=[user(*map(image, urls), text(FIND))], max_tokens=24, stream=True
     )
     first, *chunks = list(stream)
-    assert first.lookonce["images"] == whole.lookonce["images"]
+    ids_of = [[one["context_id"] for one in event.lookonce["images"]] for event in (first, chunks[-1], whole)]
+    assert ids_of[0] == ids_of[1] == ids_of[2]
+    assert chunks[-1].lookonce["context_tokens"] == whole.lookonce["context_tokens"] > 0
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == answer_of(whole)[0]
 
 

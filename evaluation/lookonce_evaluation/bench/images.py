@@ -36,6 +36,7 @@ from lookonce_evaluation.bench.methods import (
     png,
 )
 from lookonce_evaluation.bench.timing import AnswerTimes, Ask, Spread, time_answer
+from lookonce_evaluation.options import positive
 from lookonce_evaluation.tables import record_table
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.engines.base import Engine, Sampling
@@ -218,11 +219,12 @@ async def measure(plan: Plan, engines: Sequence[str]) -> dict[str, Any]:
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = command.parser("images", __doc__, quick="the small model, few images, one round")
-    parser.add_argument("--rounds", type=int, default=Plan().rounds, help="answers a method [%(default)s]")
+    parser.add_argument("--rounds", type=positive, default=Plan().rounds, help="answers a method [%(default)s]")
+    parser.add_argument("--counts", nargs="+", type=positive, default=COUNTS, metavar="N", help="images a question")
     names = ("transformers", "vllm")
     parser.add_argument("--engines", nargs="+", choices=names, default=names, help="which are measured [both]")
     arguments = parser.parse_args(args)
-    plan = QUICK if arguments.quick else Plan(rounds=arguments.rounds)
+    plan = QUICK if arguments.quick else Plan(counts=tuple(arguments.counts), rounds=arguments.rounds)
     command.write_json(arguments.json, asyncio.run(measure(plan, arguments.engines)))
 
 

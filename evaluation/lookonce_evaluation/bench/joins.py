@@ -230,10 +230,10 @@ def figures(result: JoinsResult) -> dict[str, Any]:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     parser = command.parser("joins", __doc__, quick="two dozen questions")
-    parser.add_argument("--engine", default="transformers", help="of both servers [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the conversations [%(default)s]")
+    parser.add_argument("options", nargs="*", help="of `lookonce serve`, behind --, as in `-- --engine vllm`")
     arguments = parser.parse_args(args)
-    plan, options = QUICK if arguments.quick else Plan(), ("--engine", arguments.engine)
+    plan, options = QUICK if arguments.quick else Plan(), arguments.options
     requests = plan_requests(plan, random.Random(arguments.seed))
     with LookonceServer(*options) as server:
         replies = send_all(server.url, requests)

@@ -136,6 +136,10 @@ def test_what_is_computed_anew_is_counted_and_chosen_by_weight(run):
             later = torch.arange(joined.cache.tokens) >= joined.first_later
             weights = run.weights(joined).masked_fill(~later, 0)
             assert set(changed.nonzero().flatten().tolist()) == set(weights.topk(3).indices.tolist())
+    at = joined.first_later + 2 + 4  # behind the seam, the fifth token kept of the second image
+    drawn = run.described[1].scores(run.settings.rows).values.mean(0)[kept(run, 0.05)[1][0, 4]]
+    norm = joined.cache.values[:, :, at].norm(dim=-1).mean()
+    assert float(run.weights(joined)[at]) == pytest.approx(float(drawn * norm), rel=1e-4)
 
 
 def test_every_method_answers_every_question_it_is_asked(run, model, settings):

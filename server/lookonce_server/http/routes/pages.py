@@ -5,6 +5,7 @@ The pages load nothing from other hosts.
 
 import io
 import random
+from collections.abc import Iterable
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -14,7 +15,9 @@ from PIL import Image
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from lookonce_scenes.questions import OPEN
+from lookonce_scenes.album import SEED_STEP, Album, sample_album
+from lookonce_scenes.questions import OPEN, Question
+from lookonce_scenes.video import Video, sample_video
 from lookonce_scenes.world import Scene, render, sample_scene
 from lookonce_server.http.state import state_of
 
@@ -33,7 +36,13 @@ _HEADERS = {
 }
 _SCENES_END = 1_000_000_000  # the bundled model was trained on the scenes from here on
 
+_ALBUM_PICTURES = 2
+_VIDEO_FRAMES = 6
+
 SceneNumber = Annotated[int, Path(ge=0, lt=_SCENES_END)]
+AlbumNumber = Annotated[int, Path(ge=0, lt=_SCENES_END - _ALBUM_PICTURES * SEED_STEP)]
+AlbumPicture = Annotated[int, Path(ge=1, le=_ALBUM_PICTURES)]
+VideoFrame = Annotated[int, Path(ge=1, le=_VIDEO_FRAMES)]
 Side = Annotated[int, Query(ge=1, le=1_000_000, description="in pixels")]
 
 
@@ -85,7 +94,7 @@ def docs() -> Response:
 def settings(request: Request) -> dict[str, Any]:
     """Return the settings that the playground needs."""
     state = state_of(request)
-    names = ("retention", "min_retention", "max_retention", "max_image_bytes", "max_images")
+    names = ("retention", "min_retention", "max_retention", "max_image_bytes", "max_images", "max_frames")
     return {"model": state.served_name} | {name: getattr(state.settings, name) for name in names}
 
 
@@ -102,9 +111,7 @@ def area(request: Request, width: Side, height: Side) -> dict[str, float] | None
 @router.get("/playground/scenes/{number}.png")
 def scene_picture(number: SceneNumber) -> Response:
     """Draw a scene that the bundled model was not trained on."""
-    png = io.BytesIO()
-    Image.fromarray(render(_scene(number))).save(png, "PNG")
-    return Response(png.getvalue(), media_type="image/png", headers=_HEADERS)
+    return _png(_scene(number))
 
 
 @router.get("/playground/scenes/{number}.json")
@@ -113,7 +120,53 @@ def scene_questions(number: SceneNumber) -> list[dict[str, str]]:
     scene = _scene(number)
     rng = random.Random(number)  # noqa: S311 - not for secrets
     questions = [asker(scene, rng) for asker in OPEN.values()]
-    return [{"text": question.text, "answer": question.answer} for question in questions if question]
+    return _as_json(question for question in questions if question)
+
+
+@router.get("/playground/albums/{number}.json")
+def album(number: AlbumNumber) -> dict[str, Any]:
+    """Return the pictures of an album, and questions across them with their only right answers."""
+    drawn = _album(number)
+    pictures = [f"playground/albums/{number}/{at}.png" for at in range(1, len(drawn.scenes) + 1)]
+    return {"pictures": pictures, "questions": _as_json(drawn.questions)}
+
+
+@router.get("/playground/albums/{number}/{at}.png")
+def album_picture(number: AlbumNumber, at: AlbumPicture) -> Response:
+    """Draw one of an album's scenes."""
+    return _png(_album(number).scenes[at - 1])
+
+
+@router.get("/playground/videos/{number}.json")
+def video(number: SceneNumber) -> dict[str, Any]:
+    """Return the frames of a moving scene, and questions with their only right answers."""
+    drawn = _video(number)
+    frames = [f"playground/videos/{number}/{at}.png" for at in range(1, len(drawn.frames) + 1)]
+    return {"pictures": frames, "questions": _as_json(drawn.questions)}
+
+
+@router.get("/playground/videos/{number}/{at}.png")
+def video_frame(number: SceneNumber, at: VideoFrame) -> Response:
+    """Draw one of a moving scene's frames."""
+    return _png(_video(number).frames[at - 1])
+
+
+def _as_json(questions: Iterable[Question]) -> list[dict[str, str]]:
+    return [{"text": question.text, "answer": question.answer} for question in questions]
+
+
+def _png(scene: Scene) -> Response:
+    png = io.BytesIO()
+    Image.fromarray(render(scene)).save(png, "PNG")
+    return Response(png.getvalue(), media_type="image/png", headers=_HEADERS)
+
+
+def _album(number: int) -> Album:
+    return sample_album(number, _ALBUM_PICTURES, questions=6)
+
+
+def _video(number: int) -> Video:
+    return sample_video(number, _VIDEO_FRAMES, questions=6)
 
 
 def _scene(number: int) -> Scene:

@@ -1,6 +1,7 @@
 /** The server's HTTP interface, as far as this page uses it. */
 
 import { ApiError, unreachable } from "./errors.js";
+import { urlOf } from "./picture.js";
 import { events } from "./sse.js";
 
 /**
@@ -17,8 +18,8 @@ import { events } from "./sse.js";
 
 /**
  * @typedef {object} Tokens as GET /v1/contexts/{id}/tokens gives them
- * @property {[number, number]} grid rows and columns of the image's tokens
- * @property {number[]} scores one a token, row by row
+ * @property {number[]} grid rows and columns of the image's tokens; of a video its frames before them
+ * @property {number[]} scores one a token, row by row, frame by frame
  * @property {number[]} kept indices of the tokens kept
  */
 
@@ -58,28 +59,37 @@ export class Api {
 
   /**
    * Make the context of a picture.
+   * @param {import("./picture.js").Picture} picture
    * @yields {{type: string, delta?: string, context?: Context, created?: boolean}} what happens, as it happens
    */
-  async *makeContext(blob, retention, signal) {
-    const form = new FormData();
-    form.append("image", blob);
-    form.append("retention", retention);
-    form.append("stream", "true");
-    yield* this.#stream((await this.#send("v1/contexts", { method: "POST", body: form, signal })).response);
+  async *makeContext(picture, retention, signal) {
+    const options = { method: "POST", signal };
+    if (picture.blobs.length > 1) {
+      options.headers = { "content-type": "application/json" };
+      options.body = JSON.stringify({ video_url: await urlOf(picture), retention, stream: true });
+    } else {
+      options.body = new FormData();
+      options.body.append("image", picture.blobs[0]);
+      options.body.append("retention", retention);
+      options.body.append("stream", "true");
+    }
+    yield* this.#stream((await this.#send("v1/contexts", options)).response);
   }
 
   /**
    * Ask about images.
    * @param {string} model
    * @param {string} question
-   * @param {string[]} urls the images': `lookonce:<id>`, or `data:` with its pixels
+   * @param {{url: string, isMoving: boolean}[]} pictures the URL is `lookonce:<id>`, or `data:` with the pixels
    * @param {object} extension the request's `lookonce` object
    * @param {(text: string) => void} onText called with the text so far
    * @param {AbortSignal} signal
    * @returns {Promise<Answer>}
    */
-  async ask(model, question, urls, extension, onText, signal) {
-    const images = urls.map((url) => ({ type: "image_url", image_url: { url } }));
+  async ask(model, question, pictures, extension, onText, signal) {
+    const images = pictures.map(({ url, isMoving }) =>
+      isMoving ? { type: "video_url", video_url: { url } } : { type: "image_url", image_url: { url } },
+    );
     const content = [...images, { type: "text", text: question }];
     const body = {
       model,

@@ -5,12 +5,15 @@ import { Api } from "./api.js";
 import { Costs } from "./costs.js";
 import { ApiError, PictureError, explained } from "./errors.js";
 import { Keeping } from "./keeping.js";
+import { Moving } from "./moving.js";
 import { Overlay } from "./overlay.js";
-import { dataUrl, onFiles, openPicture } from "./picture.js";
+import { onFiles, openFile, openPicture, revoke, urlOf } from "./picture.js";
 import { Shown, Strip } from "./shown.js";
 
 const FIRST_SCENES = [26, 15, 9, 8, 11, 150];
 const SCENES_END = 1e9; // the server draws scenes below it
+const PAIRS = [2, 5, 12, 21];
+const CLIPS = [7, 3, 18, 30];
 const ACROSS = [
   "Which image has more objects?",
   "How many objects are there in all images?",
@@ -27,6 +30,7 @@ const at = (id) => document.getElementById(id);
  * @property {number} max_retention to that; 0 for nothing else
  * @property {number} max_image_bytes
  * @property {number} max_images how many it takes in a question
+ * @property {number} max_frames how many it takes of a video
  */
 
 /** @typedef {(settings: Settings) => Promise<import("./picture.js").Picture>} Load */
@@ -35,6 +39,7 @@ class Playground {
   #api = new Api(askForKey);
   #overlay = new Overlay(at("overlay"));
   #strip = new Strip(at("pictures"), (shown) => this.#select(shown), (shown) => this.#remove(shown));
+  #moving = new Moving((frame) => this.#showFrame(frame));
   #costs = new Costs();
   #keeping = new Keeping(
     (share) => this.#preview(share),
@@ -58,7 +63,12 @@ class Playground {
       this.#showScenes(FIRST_SCENES.map(() => Math.floor(Math.random() * SCENES_END)));
     });
     onFiles(at("file"), (files) => {
-      this.#open(files.map((file) => (settings) => openPicture(file, file.name, settings.max_image_bytes)));
+      this.#open(files.map((file) => (settings) => openFile(file, file.name, settings)));
+    });
+    at("pair").addEventListener("click", () => this.#openAlbum(nextExample("pair", PAIRS)));
+    at("clip").addEventListener("click", () => {
+      const number = nextExample("clip", CLIPS);
+      this.#open([(settings) => this.#openClip(number, settings)]);
     });
     at("views").addEventListener("change", (event) => {
       this.#overlay.view = event.target.value;
@@ -92,7 +102,27 @@ class Playground {
   async #openScene(number, settings) {
     const path = `playground/scenes/${number}`;
     const [blob, suggestions] = await Promise.all([this.#api.blob(`${path}.png`), this.#api.get(`${path}.json`)]);
-    return openPicture(blob, `Scene ${number}`, settings.max_image_bytes, suggestions);
+    return openPicture([blob], `Scene ${number}`, settings.max_image_bytes, suggestions);
+  }
+
+  /** Open drawn scenes that questions are known across. */
+  async #openAlbum(number) {
+    try {
+      const { pictures, questions } = await this.#api.get(`playground/albums/${number}.json`);
+      const album = { size: pictures.length, suggestions: questions };
+      this.#open(pictures.map((path, i) => async (settings) => {
+        const blob = await this.#api.blob(path);
+        return { ...(await openPicture([blob], `Pair ${number}, ${i + 1}`, settings.max_image_bytes)), album };
+      }), false);
+    } catch (error) {
+      tell(error, () => this.#openAlbum(number));
+    }
+  }
+
+  async #openClip(number, settings) {
+    const { pictures, questions } = await this.#api.get(`playground/videos/${number}.json`);
+    const blobs = await Promise.all(pictures.map((path) => this.#api.blob(path)));
+    return openPicture(blobs, `Moving scene ${number}`, settings.max_image_bytes, questions);
   }
 
   /**
@@ -120,7 +150,7 @@ class Playground {
     const pictures = loaded.flatMap(({ value }) => value ?? []);
     const failed = loaded.find(({ status }) => status === "rejected");
     if (failed || number !== this.#opened) {
-      for (const { url } of pictures) URL.revokeObjectURL(url);
+      pictures.forEach(revoke);
       if (failed) throw failed.reason;
     } else this.#show(pictures, settings, adds);
   }
@@ -143,7 +173,7 @@ class Playground {
     this.#leaving.abort();
     this.#leaving = new AbortController();
     this.#keeping.forget();
-    for (const { picture } of this.#shown) URL.revokeObjectURL(picture.url);
+    for (const { picture } of this.#shown) revoke(picture);
     this.#shown = [];
     this.#costs.clear();
     at("answers").replaceChildren();
@@ -163,7 +193,8 @@ class Playground {
   /** Show one of the pictures large, with what is known of it. */
   #select(shown) {
     this.#selected = shown;
-    at("image").src = shown.picture.url;
+    this.#moving.begin(shown.frames);
+    at("image").src = shown.picture.urls[0];
     at("image").alt = shown.picture.name;
     at("picture").style.setProperty("--ratio", shown.picture.width / shown.picture.height);
     at("picture").hidden = false;
@@ -178,7 +209,7 @@ class Playground {
     if (shown !== this.#selected) return;
     const { context, tokens } = shown;
     this.#refreshText(shown);
-    shown.drawOn(this.#overlay);
+    this.#showFrame(this.#moving.frame);
     if (tokens) {
       at("no-area").hidden = shown.isPlaced;
       this.#keeping.tell(tokens.kept.length, tokens.scores.length);
@@ -188,6 +219,13 @@ class Playground {
     }
     for (const id of ["views", "keeping"]) at(id).disabled = context === null;
     at("asking").disabled = !this.#shown.some(({ context }) => context);
+  }
+
+  #showFrame(frame) {
+    const { picture, isPlaced } = this.#selected;
+    if (at("image").src !== picture.urls[frame]) at("image").src = picture.urls[frame];
+    this.#selected.drawOn(this.#overlay, frame);
+    this.#moving.tell(isPlaced ? this.#selected.keptIn(frame) : null);
   }
 
   #drawStrip() {
@@ -209,7 +247,7 @@ class Playground {
     let began = null;
     let text = "";
     let context = null;
-    for await (const event of this.#api.makeContext(shown.picture.blob, share, signal)) {
+    for await (const event of this.#api.makeContext(shown.picture, share, signal)) {
       if (event.type === "context.queued") {
         shown.progress = "Waiting for its turn…";
       } else if (event.type === "context.describing") {
@@ -263,7 +301,10 @@ class Playground {
   /** Suggest the picture's own questions, or questions across several. */
   #suggest() {
     const [only, ...others] = this.#shown;
-    const suggestions = others.length ? ACROSS.map((text) => ({ text, answer: null })) : only.picture.suggestions;
+    const { album } = only.picture;
+    const isAlbum = album?.size === this.#shown.length && others.every(({ picture }) => picture.album === album);
+    const across = isAlbum ? album.suggestions : ACROSS.map((text) => ({ text, answer: null }));
+    const suggestions = others.length ? across : only.picture.suggestions;
     at("suggestions").replaceChildren(
       ...suggestions.map(({ text, answer }) => {
         const button = document.createElement("button");
@@ -291,7 +332,7 @@ class Playground {
       say(`${row.question} ${row.context.answer.text}`);
     }
     if (row.full && !row.full.answer) {
-      const urls = await Promise.all(row.shown.map(({ picture }) => dataUrl(picture.blob)));
+      const urls = await Promise.all(row.shown.map(({ picture }) => urlOf(picture)));
       try {
         await this.#fill(row.full, row, urls, { cache: "bypass" }, signal);
       } catch (error) {
@@ -320,9 +361,19 @@ class Playground {
   async #fill(way, row, urls, extension, signal) {
     const { model } = await this.#settings;
     const onText = (text) => (way.text = text);
-    way.finish(await this.#api.ask(model, row.question, urls, extension, onText, signal));
+    const pictures = row.shown.map(({ isMoving }, i) => ({ url: urls[i], isMoving }));
+    way.finish(await this.#api.ask(model, row.question, pictures, extension, onText, signal));
     if (row.right !== null) way.judge(row.right);
   }
+}
+
+const examples = new Map();
+
+/** @returns {number} the next of some examples, from the first on */
+function nextExample(name, numbers) {
+  const index = examples.get(name) ?? 0;
+  examples.set(name, index + 1);
+  return numbers[index % numbers.length];
 }
 
 /** Ask the person for the API key; `refused` tells that the last one was wrong. */

@@ -37,11 +37,19 @@ export class Overlay {
     this.#element.replaceChildren();
   }
 
-  /** @param {import("./api.js").Tokens} tokens a cell of the grid each */
-  draw({ grid: [rows, columns], scores, kept }) {
+  /**
+   * Draw the tokens of one frame; a picture that does not move has one.
+   * @param {import("./api.js").Tokens} tokens a cell of the grid each
+   * @param {number} frame from 0
+   */
+  draw({ grid, scores: allScores, kept: allKept }, frame = 0) {
+    const [rows, columns] = grid.slice(-2);
+    const start = frame * rows * columns;
+    const scores = allScores.slice(start, start + rows * columns);
+    const kept = allKept.filter((i) => start <= i && i < start + rows * columns).map((i) => i - start);
     const cell = (index) => ({ x: index % columns, y: Math.floor(index / columns), width: 1, height: 1 });
-    const least = Math.min(...scores);
-    const range = Math.max(...scores) - least || 1;
+    const least = Math.min(...allScores); // shades of frames can be compared
+    const range = Math.max(...allScores) - least || 1;
     // The root evens out what one token draws more than all others, so that the rest can be told apart.
     const shade = (score) => 0.85 * Math.sqrt((score - least) / range);
     const heat = scores.map((score, i) => svg("rect", { ...cell(i), "fill-opacity": shade(score) }));

@@ -22,7 +22,25 @@ export class Shown {
 
   /** Whether the place of its tokens in it is known. */
   get isPlaced() {
-    return this.area !== null && this.tokens !== null && (this.tokens.grid[0] > 1 || this.tokens.scores.length === 1);
+    if (this.area === null || this.tokens === null) return false;
+    const { grid, scores } = this.tokens;
+    const frames = grid.length === 3 ? grid[0] : 1;
+    return frames === this.frames && (grid.at(-2) > 1 || scores.length === frames);
+  }
+
+  /** How many frames it has; 1 if it does not move. */
+  get frames() {
+    return this.picture.blobs.length;
+  }
+
+  get isMoving() {
+    return this.frames > 1;
+  }
+
+  /** How many tokens are kept of a frame. */
+  keptIn(frame) {
+    const perFrame = this.tokens.scores.length / this.frames;
+    return this.tokens.kept.filter((i) => Math.floor(i / perFrame) === frame).length;
   }
 
   /** Take a context that is there now; `took` is the milliseconds of the describe pass, null where none ran. */
@@ -39,18 +57,18 @@ export class Shown {
     if (!this.context) return { image: "–", kept: "–", context: "–", bytes: "–" };
     const { image_tokens: all, kept_tokens: kept, tokens, retention, precision, bytes: size } = this.context;
     return {
-      image: `${count(all)} tokens`,
+      image: `${count(all)} tokens${this.isMoving ? `, ${count(this.frames)} frames` : ""}`,
       kept: `${count(kept)} (${percent(retention)})`,
       context: `${count(tokens)} tokens, with the prompt's`,
       bytes: `${bytes(size)}, ${precision}`,
     };
   }
 
-  /** Draw what is kept over the picture, as far as that is known. */
-  drawOn(overlay) {
+  /** Draw what is kept over a frame of the picture, as far as that is known. */
+  drawOn(overlay, frame = 0) {
     overlay.clear();
     if (this.area) overlay.cover(this.picture, this.area);
-    if (this.isPlaced) overlay.draw(this.tokens);
+    if (this.isPlaced) overlay.draw(this.tokens, frame);
   }
 }
 
@@ -94,7 +112,7 @@ export class Strip {
     const item = document.getElementById("picture-template").content.firstElementChild.cloneNode(true);
     const [select, remove] = item.querySelectorAll("button");
     const { picture, context, wasKnown } = shown;
-    item.querySelector("img").src = picture.url;
+    item.querySelector("img").src = picture.urls[0];
     item.querySelector(".picture").style.setProperty("--ratio", picture.width / picture.height);
     const overlay = new Overlay(item.querySelector("svg"));
     overlay.view = view;

@@ -2,6 +2,7 @@
 
 import copy
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 
@@ -167,7 +168,8 @@ def test_a_tokenizer_that_joins_the_seam_is_refused():
 
 @pytest.mark.parametrize("question", ["What color is it?", "漢字?", " spaces "])
 def test_full_prompt_tokens_counts_what_a_full_pass_would_run(prompts, question):
-    assert prompts.full_prompt_tokens(about(question), [196]) == prompts.full(about(question), [picture(1)]).tokens
+    context = SimpleNamespace(frames=None, image_tokens=196)
+    assert prompts.full_prompt_tokens(about(question), [context]) == prompts.full(about(question), [picture(1)]).tokens
     text = Conversation((Turn("user", (question,)),))
     assert prompts.full_prompt_tokens(text, []) == prompts.full(text, []).tokens
 

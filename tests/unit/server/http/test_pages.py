@@ -87,7 +87,13 @@ async def test_redoc_is_not_there(client):
 
 async def test_settings_that_the_page_needs(client):
     found = (await client.get("/playground/settings.json")).json()
-    limits = {"min_retention": 0.02, "max_retention": 0.25, "max_image_bytes": 12345, "max_images": 16}
+    limits = {
+        "min_retention": 0.02,
+        "max_retention": 0.25,
+        "max_image_bytes": 12345,
+        "max_images": 16,
+        "max_frames": 32,
+    }
     assert found == {"model": "m", "retention": 0.07} | limits
 
 
@@ -126,6 +132,26 @@ async def test_only_scenes_that_the_model_was_not_trained_on(client, number, sta
     assert reply.status_code == status
     if status == 400:
         assert reply.json()["error"]["param"] == "number"
+
+
+@pytest.mark.parametrize(("kind", "count"), [("albums", 2), ("videos", 6)])
+async def test_an_album_and_a_moving_scene_with_their_questions(client, kind, count):
+    drawn = (await client.get(f"/playground/{kind}/11.json")).json()
+    assert drawn["pictures"] == [f"playground/{kind}/11/{at}.png" for at in range(1, count + 1)]
+    pictures = [(await client.get(f"/{path}")).content for path in drawn["pictures"]]
+    assert len(set(pictures)) > 1
+    assert {Image.open(io.BytesIO(picture)).size for picture in pictures} == {(112, 112)}
+    assert len(drawn["questions"]) > 3
+    assert all(question.keys() == {"text", "answer"} for question in drawn["questions"])
+    assert drawn == (await client.get(f"/playground/{kind}/11.json")).json()
+    for path, param in ((f"11/{count + 1}.png", "at"), (f"{10**9}.json", "number")):
+        refused = await client.get(f"/playground/{kind}/{path}")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+
+
+async def test_albums_have_no_scenes_that_the_model_was_trained_on(client):
+    assert (await client.get(f"/playground/albums/{10**9 - 20_000_000}.json")).status_code == 400
+    assert (await client.get(f"/playground/albums/{10**9 - 20_000_001}.json")).status_code == 200
 
 
 async def test_the_pages_are_no_part_of_the_interface(client):
