@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from PIL import Image, UnidentifiedImageError
 
 from lookonce_server.errors import InvalidImageError
-from lookonce_server.images.decode.formats import FORMATS, format_of
+from lookonce_server.images.decode.formats import FORMATS, container_of, format_of
 from lookonce_server.images.decode.limits import ImageLimits
 from lookonce_server.images.decode.picture import to_rgb
 
@@ -31,7 +31,8 @@ def decode_image(data: bytes, limits: ImageLimits, param: str) -> Image.Image:
     """
     name = format_of(data)
     if name is None:
-        raise InvalidImageError(f"The bytes are no image of a known format ({', '.join(FORMATS)}).", param=param)
+        hint = " They are a video's: send it as a video_url." if container_of(data) else ""
+        raise InvalidImageError(f"The bytes are no image of a known format ({', '.join(FORMATS)}).{hint}", param=param)
     with clear_errors("image", param, name), _open(data, name) as image:
         limits.check_size(image.size)
         return to_rgb(image)

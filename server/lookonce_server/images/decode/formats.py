@@ -35,6 +35,13 @@ def format_of(data: bytes) -> str | None:
     return name if name in FORMATS else None
 
 
+def container_of(data: bytes) -> str | None:
+    """Return the video container that a file's first bytes name, None for none."""
+    if data.startswith(b"\x1aE\xdf\xa3"):
+        return "WEBM"
+    return "MP4" if data[4:8] == b"ftyp" and _format_of_brands(data) is None else None
+
+
 def _format_of_brands(data: bytes) -> str | None:
     """Return the format of an ISO media file, by its major or other brands."""
     end = min(int.from_bytes(data[:4]), _BOX_HEADER + 4 * _MAX_BRANDS)

@@ -4,7 +4,7 @@ from lookonce_server.errors import InvalidImageError
 from lookonce_server.images.decode.animation import ANIMATIONS, LIST_MARK, read_animation, read_pictures
 from lookonce_server.images.decode.container import CONTAINERS, read_container
 from lookonce_server.images.decode.decoder import clear_errors
-from lookonce_server.images.decode.formats import format_of
+from lookonce_server.images.decode.formats import container_of, format_of
 from lookonce_server.images.decode.frames import Frames, FrameSampling
 from lookonce_server.images.decode.limits import VideoLimits
 
@@ -40,9 +40,5 @@ def _format_of(data: bytes) -> str | None:
     """Return the format that a video's first bytes name."""
     if data.startswith(LIST_MARK):
         return "list of frames"
-    if data.startswith(b"\x1aE\xdf\xa3"):
-        return "WEBM"
     name = format_of(data)
-    if name is None and data[4:8] == b"ftyp":
-        return "MP4"
-    return name if name in ANIMATIONS else None
+    return name if name in ANIMATIONS else container_of(data)
