@@ -121,3 +121,21 @@ def test_the_command_asks_about_several(server, tmp_path):
     assert done.stdout.count(f"> {ACROSS}\n") == 2
     assert "hit (memory) · 34 tokens in context · 392 saved" in done.stdout
     assert "2 questions, 1 hit" in done.stdout
+
+
+def test_a_video_is_one_image_with_frames(server, looking):
+    colors = ("red", "green", "blue", "teal" if isinstance(looking, Blocking) else "white")
+    frames = [Image.new("RGB", (112, 112), color) for color in colors]
+    clip = looking.video(frames)
+    first = clip.ask("What happens?")
+    assert [usage.cache for usage in first.images] == ["miss"]
+    server.wait_for("queue_depth", 0)
+    answer = clip.ask("What happens?")
+    assert (answer.hit, answer.images[0].image_tokens) == (True, 4 * 196)
+    assert clip.saved.bytes_not_sent > 0
+    context = clip.prepare()
+    assert (context.id, context.frames, clip.tokens().grid) == (answer.context_id, 4, (4, 14, 14))
+    assert looking.video(frames, max_frames=2).prepare().frames == 2
+    both = looking.images(clip, frames[0]).ask("Which one is red?", on_miss="compress")
+    assert (both.images[0].cache, len(both.images)) == ("hit", 2)
+    assert looking.images(f"lookonce:{context.id}", clip).ask("Which one is red?").hit

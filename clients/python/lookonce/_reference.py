@@ -135,20 +135,19 @@ class SentImages:
         """The bytes of pixels that contexts' ids replaced."""
         return sum(reference.pixel_bytes for reference in self.by_id.values())
 
-    def set_contexts(self, uses: Sequence[ImageUsage]) -> None:
+    def set_contexts(self, usages: Sequence[ImageUsage]) -> None:
         """Remember the contexts that an answer named.
 
         An answer has the distinct images in the request's order. If it has fewer than are known to be distinct here,
         nobody can tell which new context is which image's, and none is remembered.
         """
-        sent = dict.fromkeys(self._urls)
-        stored = {use.context_id for use in uses if use.cache == "hit"}
-        new = [use.context_id for use in uses if f"{CONTEXT_SCHEME}{use.context_id}" not in sent]
-        unknown = [url for url in sent if not url.startswith(CONTEXT_SCHEME)]
+        stored = {usage.context_id for usage in usages if usage.cache == "hit"}
+        new = [usage.context_id for usage in usages if usage.context_id not in self.by_id]
+        unknown = [i for i, url in enumerate(self._urls) if not url.startswith(CONTEXT_SCHEME)]
         contexts = dict(zip(unknown, new, strict=True)) if len(unknown) == len(new) else {}
-        for group, url in zip(self._groups, self._urls, strict=True):
+        for i, group in enumerate(self._groups):
             for reference in group:
-                reference.set_context(contexts.get(url))
+                reference.set_context(contexts.get(i))
                 reference.was_stored |= reference.context_id in stored
 
 

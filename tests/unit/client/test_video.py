@@ -8,8 +8,8 @@ import threading
 import pytest
 from PIL import Image
 
-from lookonce import ImageSourceError, cli
-from lookonce._reference import is_video
+from lookonce import ImageSourceError, ImageUsage, cli
+from lookonce._reference import SentImages, is_video, read_video
 
 from .contract_server import GREY, PNG, id_of
 
@@ -83,6 +83,10 @@ def test_a_video_beside_an_image_and_a_lost_one_is_sent_again(server, client):
 def test_other_frames_of_a_video_are_another_video(server, client):
     client.images(client.video(MP4, fps=1), client.video(MP4, fps=2)).ask("Which?")
     assert [part["fps"] for part in parts(server)] == [1, 2]
+    first, second = (read_video(MP4, fps=fps, max_frames=None) for fps in (1, 2))
+    usages = [ImageUsage(context_id, "miss", None, 0, 0) for context_id in ("ab" * 32, "cd" * 32)]
+    SentImages([first, second]).set_contexts(usages)
+    assert (first.context_id, second.context_id) == ("ab" * 32, "cd" * 32)
 
 
 def test_a_context_is_made_and_shown_without_pictures_beneath(server, client):
