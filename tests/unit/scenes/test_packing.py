@@ -1,6 +1,7 @@
 """A packed sample is many ordinary conversations: each question sees one, whole, at the positions it would have."""
 
 import random
+import re
 from collections import Counter
 from itertools import pairwise
 
@@ -26,6 +27,7 @@ from lookonce_scenes.world import NARROW, SIZES, WIDE, masks, sample_scene
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import PromptRenderer
 
+from .oracle import those
 from .packed import answered, labels_of, messages, one_token_an_image, said_before_answer
 
 EXERCISES = (
@@ -210,6 +212,28 @@ def test_where_pictures_stood_is_marked_in_some_follow_ups(tokenizer, samples):
     assert any("[image 1]" in text and "[image 2]" in text for text in texts)
     assert any("[image 2]" in text and "[image 1]" not in text for text in texts)
     assert sum("[image" in text for text in texts) < 0.4 * len(texts)
+
+
+def test_what_names_no_picture_is_asked_of_all_of_them(tokenizer, samples):
+    """Whether any shows it, how many they show together, and what each one shows."""
+    asked = Counter()
+    for _, scenes, sample, question in every(samples, "joined", "joint"):
+        kind = CATEGORIES[sample.kinds[question.segment]]
+        turn = tokenizer.decode(question.ids[-question.own :]).rpartition("<|user|>")[2].lower()
+        text, _, answer = turn.removesuffix("</s>").rpartition("<|assistant|>")
+        found = re.search(
+            r"(how many|is there|do you see|can you see) (?:an? )?([a-z ]+?)(?: are there| do you see)?\?$", text
+        )
+        if kind == "describe" and "images" in text:
+            first, second = scenes
+            assert answer == f"first image: {first.caption} second image: {second.caption}".lower()
+        elif kind == "total" and found and not re.search(r"imag|pictur|total|together", found[2]):
+            counts = sum(len(those(scene, found[2])) for scene in scenes)
+            assert answer == (str(counts) if found[1] == "how many" else "yes" if counts else "no"), turn
+        else:
+            continue
+        asked[kind, found[1] if found else "", answer if answer in ("yes", "no") else ""] += 1
+    assert len(asked) >= 6, asked
 
 
 def test_context_drop_leaves_each_object_or_nothing_at_all(samples):
