@@ -222,7 +222,8 @@ def test_what_names_no_picture_is_asked_of_all_of_them(tokenizer, samples):
         turn = tokenizer.decode(question.ids[-question.own :]).rpartition("<|user|>")[2].lower()
         text, _, answer = turn.removesuffix("</s>").rpartition("<|assistant|>")
         found = re.search(
-            r"(how many|is there|do you see|can you see) (?:an? )?([a-z ]+?)(?: are there| do you see)?\?$", text
+            r"(how many|is there|do you see|can you see) (?:an? )?([a-z ]+?)(?: are there| do you see| there are)?\?$",
+            text,
         )
         if kind == "describe" and re.search("(the|both) images", text):
             first, second = scenes
