@@ -54,12 +54,12 @@ def prompts(processor, tokenizer):
     return PromptRenderer(processor, LlavaConfig.from_dict(build_config(len(tokenizer)).to_dict()))
 
 
-def every(samples, *forms: str):
-    """Every answered segment of those forms, with what it belongs to."""
+def every(samples, *forms: str, step: int = 1):
+    """Every answered segment of those forms, or one in so many, with what it belongs to."""
     for exercise, packed in samples.items():
         for scenes, sample in packed:
             if not forms or exercise.form in forms:
-                for question in answered(sample):
+                for question in answered(sample)[::step]:
                     yield exercise, scenes, sample, question
 
 
@@ -88,7 +88,7 @@ def test_shapes_are_the_same_for_every_sample_of_an_exercise(samples):
 
 
 def test_a_question_sees_one_conversation_without_gaps_as_the_template_renders_it(processor, samples):
-    for exercise, scenes, sample, question in every(samples):
+    for exercise, scenes, sample, question in every(samples, step=5):
         if 1 not in sample.visible[question.segment].nonzero()[0]:
             assert exercise.form == "joined"  # a later picture's own description
             continue
@@ -106,7 +106,7 @@ def test_a_joined_question_is_the_describe_turns_answered_with_nothing_and_then_
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": DESCRIBE_PROMPTS[0]}]}
     nothing = {"role": "assistant", "content": ""}
     compared = 0
-    for _, scenes, _, question in every(samples, "joined"):
+    for _, scenes, _, question in every(samples, "joined", step=4):
         chat = messages(processor.tokenizer, question.ids)
         described = len(scenes) * 2
         if len(chat) <= described or chat[1]["content"]:
@@ -119,7 +119,7 @@ def test_a_joined_question_is_the_describe_turns_answered_with_nothing_and_then_
         expected = processor.tokenizer.encode(rendered, add_special_tokens=False)
         assert one_token_an_image(said_before_answer(question)) == expected
         compared += 1
-    assert compared > 8 * SAMPLES
+    assert compared > 2 * SAMPLES
 
 
 def as_turns(chat) -> Conversation:
@@ -129,7 +129,7 @@ def as_turns(chat) -> Conversation:
 def test_questions_of_one_picture_are_what_the_server_asks(prompts, tokenizer, samples):
     """In a full pass, and of a context, with its system text where that puts it."""
     forms = Counter()
-    for exercise, _, _, question in every(samples, "single"):
+    for exercise, _, _, question in every(samples, "single", step=3):
         before = said_before_answer(question)
         chat = messages(tokenizer, before)[:-1]
         said = ["".join(part.get("text", "") for part in m["content"]) for m in chat]
@@ -148,7 +148,7 @@ def test_questions_of_one_picture_are_what_the_server_asks(prompts, tokenizer, s
         else:
             assert one_token_an_image(before) == prompts.full_ids(as_turns(chat))
             forms["full, system" if exercise.system else "full"] += 1
-    assert min(forms.values()) > SAMPLES
+    assert min(forms.values()) > SAMPLES / 2
     assert len(forms) == 4
 
 
