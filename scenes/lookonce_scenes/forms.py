@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lookonce_scenes.album import draw_album_question, sample_scenes
 from lookonce_scenes.packing import CATEGORIES, Sample, Sheet, keep_in_all
-from lookonce_scenes.phrasings import describe_again, draw_question, say
+from lookonce_scenes.phrasings import describe_again, draw_question, matching, noun_for, say, with_article
 from lookonce_scenes.questions import DESCRIBE_PROMPTS, Question
 from lookonce_scenes.tokenizer import ASSISTANT, BOS, EOS, SYSTEM, USER
 from lookonce_scenes.video import DESCRIBE_VIDEO, Video, draw_video_question, sample_video
@@ -179,6 +179,7 @@ class Packer:
                 sheet.add([], answer, start=at, sees=(0, i + 1, kept[-1]), kind="description", continues=True)
         draw = _drawing(scenes, video)
         if video is not None or rng.random() < 0.8:
+            draw = draw if video else _of_all(draw, scenes)
             self._ask(sheet, draw, exercise, rng, at, tuple(kept), is_hidden=True)
             return sheet
         # The last picture came in a turn of its own, after questions about the others.
@@ -214,7 +215,9 @@ class Packer:
             seen = (*seen, i + 1)
         texts = tuple(s for s in seen if s > len(scenes))
         draw = _drawing(scenes, None)
-        if len(scenes) - 1 in turns:
+        if not turns:
+            draw = _of_all(draw, scenes)
+        elif len(scenes) - 1 in turns:
             draw = _of_newest(draw, scenes[-1])
         self._ask(sheet, draw, exercise, rng, at, texts, is_direct=True)
         return sheet
@@ -298,6 +301,30 @@ def _drawing(scenes: Sequence[Scene], video: Video | None) -> Drawing:
         again = Question("describe", DESCRIBE_VIDEO, video.caption)
         return lambda rng: again if rng.random() < 0.02 else draw_video_question(video, rng)
     return lambda rng: draw_album_question(scenes, rng)
+
+
+def _of_all(draw: Drawing, scenes: Sequence[Scene]) -> Drawing:
+    """Ask of all the pictures of one turn as well, without naming any: whether any has it, how many there are."""
+
+    def ask(rng: random.Random) -> Question | None:
+        if len(scenes) == 2 and rng.random() < 0.2:
+            told = (f"{name} image: {scene.caption}" for name, scene in zip(("First", "Second"), scenes, strict=True))
+            text = rng.choice(("Describe the images.", "Describe both images.", "What do the images show?"))
+            return Question("describe", text, " ".join(told))
+        wanted = rng.random() < 0.5
+        nouns = (noun_for(rng.choice(scenes), rng, there=rng.random() < 0.6) for _ in range(8))
+        counts = {noun: sum(len(matching(scene, noun)) for scene in scenes) for noun in nouns if noun}
+        fitting = [noun for noun, count in counts.items() if bool(count) == wanted]
+        if not fitting:
+            return None
+        noun = rng.choice(fitting)
+        if rng.random() < 0.5:
+            text = f"{rng.choice(('Is there', 'Do you see', 'Can you see'))} {with_article(noun)}?"
+            return Question("total", text, "Yes" if wanted else "No")
+        noun, count = ("object", sum(len(s.objects) for s in scenes)) if rng.random() < 0.4 else (noun, counts[noun])
+        return Question("total", f"How many {noun}s {rng.choice(('are there', 'do you see'))}?", str(count))
+
+    return lambda rng: ask(rng) if rng.random() < 0.06 else draw(rng)
 
 
 def _of_newest(draw: Drawing, newest: Scene) -> Drawing:
