@@ -315,7 +315,9 @@ async def test_every_route_below_v1_wants_a_key(app, client, key):
 
 async def test_only_these_routes_are_open(app, client):
     found = {route.path for route in app.routes if not route.path.startswith("/v1/")}
-    playground = {"settings.json", "area.json", "scenes/{number}.png", "scenes/{number}.json", "assets"}
+    examples = {"scenes/{number}.png", "albums/{number}/{at}.png", "videos/{number}/{at}.png"}
+    examples |= {f"{kind}/{{number}}.json" for kind in ("scenes", "albums", "videos")}
+    playground = {"settings.json", "area.json", "assets"} | examples
     pages = {"/", "/docs"} | {f"/playground/{name}" for name in playground}
     assert found == {"/health", "/ready", "/metrics", "/openapi.json"} | pages
     for path in ("/health", "/ready", "/metrics"):
