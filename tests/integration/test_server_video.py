@@ -168,8 +168,8 @@ def test_a_context_is_made_of_a_video(server):
     ],
 )
 def test_what_is_wrong_is_named(server, fields, param, message):
-    url = fields.pop("url", None) or "data:video/mp4;base64,AAAA"
-    named, text = refused(ask(server, part(url, **fields)))
+    fields = {"url": "data:video/mp4;base64,AAAA"} | fields
+    named, text = refused(ask(server, part(**fields)))
     assert named == param
     assert message in text
 
