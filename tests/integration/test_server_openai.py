@@ -366,7 +366,9 @@ def test_the_list_has_a_limit(server):
 @pytest.fixture(scope="module")
 def small_server():
     """A server that takes little: small bodies, and few requests at once."""
-    with LookonceServer("--max-image-bytes", "30000", "--max-queue", "2", "--max-running", "1") as running:
+    with LookonceServer(
+        "--max-image-bytes", "30000", "--max-video-bytes", "30000", "--max-queue", "2", "--max-running", "1"
+    ) as running:
         yield running
 
 

@@ -23,7 +23,8 @@ CHAT = "/v1/chat/completions"
 @pytest.fixture(scope="module")
 def running() -> Iterator[LookonceServer]:
     """Without keys; a body has a second."""
-    with LookonceServer("--body-timeout", "1", "--max-image-bytes", str(3 * 1024 * 1024)) as server:
+    limits = [part for name in ("image", "video") for part in (f"--max-{name}-bytes", str(3 * 1024 * 1024))]
+    with LookonceServer("--body-timeout", "1", *limits) as server:
         yield server
 
 
