@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from lookonce_scenes.phrasings import draw_question, matching, noun_for, with_article
-from lookonce_scenes.questions import Question
+from lookonce_scenes.phrasings import draw_question, matching, noun_for
+from lookonce_scenes.questions import Question, with_article
 from lookonce_scenes.world import NARROW, Scene, World, fits_ground, in_reading_order, sample_scene
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")

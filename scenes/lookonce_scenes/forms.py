@@ -23,8 +23,9 @@ from transformers import PreTrainedTokenizerFast
 
 from lookonce_scenes.album import draw_album_question, sample_scenes
 from lookonce_scenes.packing import CATEGORIES, Sample, Sheet, keep_in_all
-from lookonce_scenes.phrasings import describe_again, draw_question, matching, noun_for, say, with_article
-from lookonce_scenes.questions import DESCRIBE_PROMPTS, Question
+from lookonce_scenes.phrasings import describe_again, draw_question, matching, noun_for
+from lookonce_scenes.questions import DESCRIBE_PROMPTS, Question, with_article
+from lookonce_scenes.speech import say
 from lookonce_scenes.tokenizer import ASSISTANT, BOS, EOS, SYSTEM, USER
 from lookonce_scenes.video import DESCRIBE_VIDEO, Video, draw_video_question, sample_video
 from lookonce_scenes.world import NARROW, WIDE, Scene, World, sample_scene

@@ -1,4 +1,4 @@
-"""Ask about a scene in the many words that people use, politely and briefly, with exact answers.
+"""Ask about a scene in the many words that people use, with exact answers.
 
 `questions` asks in MME's form; this module asks of any world in other words, in the negative, after things that no
 scene shows, and after lists. Each yes/no asker takes the wanted answer, so that every phrasing is balanced.
@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
-from lookonce_scenes.questions import NUMBERS, OPEN, YES_NO, Asker, Question, find_objects
+from lookonce_scenes.questions import NUMBERS, OPEN, YES_NO, Asker, Question, find_objects, with_article, yes_or_no
 from lookonce_scenes.world import DIGITS, REGIONS, SIZES, Scene, SceneObject
 
 FOREIGN_WORDS = tuple(
@@ -85,17 +85,8 @@ _IS_IT = {
 }
 
 
-def with_article(noun: str) -> str:
-    """Put "a" or "an" before a noun."""
-    return f"{'an' if noun[0] in 'aeiou8' else 'a'} {noun}"
-
-
 def _fill(rng: random.Random, forms: Sequence[str], noun: str, value: str = "") -> str:
     return rng.choice(forms).format(a=with_article(noun), one=noun, many=f"{noun}s", x=noun, v=value)
-
-
-def _yes(flag: bool) -> str:
-    return "Yes" if flag else "No"
 
 
 def matching(scene: Scene, noun: str) -> list[SceneObject]:
@@ -182,13 +173,13 @@ def noun_of_one(scene: Scene, rng: random.Random, *, hides: str = "") -> tuple[s
 def ask_presence(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
     """Ask whether it is there: `Does the image contain a circle?`."""
     noun = noun_for(scene, rng, yes)
-    return Question("existence", _fill(rng, _THERE, noun), _yes(yes)) if noun else None
+    return Question("existence", _fill(rng, _THERE, noun), yes_or_no(yes)) if noun else None
 
 
 def ask_absence(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
     """Is there no circle?"""
     noun = noun_for(scene, rng, not yes)
-    return Question("negation", _fill(rng, _NOT_THERE, noun), _yes(yes)) if noun else None
+    return Question("negation", _fill(rng, _NOT_THERE, noun), yes_or_no(yes)) if noun else None
 
 
 def ask_attribute(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
@@ -204,7 +195,7 @@ def ask_attribute(scene: Scene, rng: random.Random, yes: bool) -> Question | Non
     return Question(
         "negation" if negated else attribute.replace("kind", "shape"),
         f"Is the {noun} {'not ' if negated else ''}{said}?",
-        _yes(yes),
+        yes_or_no(yes),
     )
 
 
@@ -234,7 +225,7 @@ def ask_single(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
     if attribute == "kind" and yes == negated and rng.random() < 0.2:
         value = rng.choice(FOREIGN_WORDS)
     text = _fill(rng, _IS_IT[f"{'not ' if negated else ''}{attribute}"], value, value)
-    return Question("negation" if negated else attribute.replace("kind", "shape"), text, _yes(yes))
+    return Question("negation" if negated else attribute.replace("kind", "shape"), text, yes_or_no(yes))
 
 
 def ask_number(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
@@ -243,7 +234,7 @@ def ask_number(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
     for _ in range(12):
         text, truth = _claim(scene, rng, form)
         if truth == yes:
-            return Question("count", text, _yes(yes))
+            return Question("count", text, yes_or_no(yes))
     return None
 
 
@@ -280,7 +271,7 @@ def ask_fill(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
         return None
     noun, o = drawn
     word = "outlined" if (o.line > 0) == yes else "filled"
-    return Question("fill", f"Is the {noun} {word}?", _yes(yes))
+    return Question("fill", f"Is the {noun} {word}?", yes_or_no(yes))
 
 
 MORE_YES_NO: dict[str, YesNoAsker] = {
@@ -468,40 +459,3 @@ def draw_question(scene: Scene, rng: random.Random) -> Question | None:
             if question.answer == answer and rng.random() > share and re.fullmatch(pattern, question.text):
                 return None
     return question
-
-
-# --- how it is said --------------------------------------------------------------------------------------------------
-
-_DIRECT = (
-    "Please tell me: {q}", "Could you please tell me: {q}", "Please answer: {q}", "{Q} Please answer briefly.",
-    "{Q} Answer with one word.", "Hello! {Q}", "Can you tell me: {q}", "Tell me, {q}", "Look at the image. {Q}",
-    "{Q} Thanks.", "Please, {q}", "{Q} Thank you.", "Hi. {Q}", "OK, {q}", "And {q}",
-)  # fmt: skip
-_INDIRECT = (
-    "Could you please tell me {}?", "Can you tell me {}?", "Please tell me {}.", "Tell me {}.", "Please say {}.",
-    "I would like to know {}.", "Could you tell me {}?", "Do you know {}?",
-)  # fmt: skip
-_REPORTED = (
-    (r"(What|Which) (color|colour|shape|size) is (the .+|it|this)\?", "{0} {1} {2} is"),
-    (r"Where is (the .+|it)\?", "where {0} is"),
-    (r"How many (\S+(?: \S+)?) are there\?", "how many {0} there are"),
-    (r"What is (the .+)\?", "what {0} is"),
-    (r"Is there (an? .+)\?", "whether there is {0}"),
-    (r"Do you see (an? .+)\?", "if you see {0}"),
-)
-
-
-def say(text: str, rng: random.Random) -> str:
-    """Say a question as people do: politely, or without capital or question mark."""
-    form = rng.random()
-    if form < 0.12:
-        begun = text[0].lower() + text[1:]
-        return rng.choice(_DIRECT).format(Q=text, q=begun)
-    if form < 0.2:
-        for pattern, reported in _REPORTED:
-            if found := re.fullmatch(pattern, text):
-                words = [group[0].lower() + group[1:] for group in found.groups()]
-                return rng.choice(_INDIRECT).format(reported.format(*words))
-    if rng.random() < 0.1:
-        text = text[0].lower() + text[1:]
-    return text.rstrip("?.") if rng.random() < 0.07 else text

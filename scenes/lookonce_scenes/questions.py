@@ -42,12 +42,14 @@ def _unique(scene: Scene, attribute: str) -> list[SceneObject]:
     return [o for o in scene.objects if values.count(getattr(o, attribute)) == 1]
 
 
-def _yes(flag: bool) -> str:
+def yes_or_no(flag: bool) -> str:
+    """Return the answer to a yes/no question."""
     return "Yes" if flag else "No"
 
 
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiou8" else "a"
+def with_article(noun: str) -> str:
+    """Put "a" or "an" before a noun."""
+    return f"{'an' if noun[0] in 'aeiou8' else 'a'} {noun}"
 
 
 # --- yes/no questions: each takes the wanted answer, and gives None when the scene allows no such question
@@ -75,9 +77,9 @@ def ask_existence(scene: Scene, rng: random.Random, yes: bool) -> Question | Non
         noun = _absent_pair(scene, rng, pairs)
     if not noun:
         return None
-    thing = f"{_article(noun)} {noun}"
+    thing = with_article(noun)
     text = _choice(rng, f"Is there {thing}?", f"Is there {thing} in the image?", f"Do you see {thing}?")
-    return Question("existence", text, _yes(yes))
+    return Question("existence", text, yes_or_no(yes))
 
 
 def _absent_pair(scene: Scene, rng: random.Random, pairs: set[tuple[str, str]]) -> str:
@@ -113,7 +115,7 @@ def ask_count(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
     noun = one if number == 1 else many
     verb = "Is" if number == 1 else "Are"
     tail = rng.choice(("", " in the image"))
-    return Question("count", f"{verb} there exactly {NUMBERS[number]} {noun}{tail}?", _yes(yes))
+    return Question("count", f"{verb} there exactly {NUMBERS[number]} {noun}{tail}?", yes_or_no(yes))
 
 
 def ask_position(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
@@ -128,7 +130,7 @@ def ask_position(scene: Scene, rng: random.Random, yes: bool) -> Question | None
         if place == 1:
             return None
         named = (low if place == 0 else high) if yes else (high if place == 0 else low)
-        return Question("position", f"Is the {o.color} {o.kind} in the {named} half of the image?", _yes(yes))
+        return Question("position", f"Is the {o.color} {o.kind} in the {named} half of the image?", yes_or_no(yes))
     region = o.region
     if not yes:
         others = [p.region for p in scene.objects if p.region != o.region]
@@ -136,9 +138,9 @@ def ask_position(scene: Scene, rng: random.Random, yes: bool) -> Question | None
         region = rng.choice(others) if others and rng.random() < 0.5 else rng.choice(wrong)
     place_name = REGIONS[region]
     if rng.random() < 0.7:
-        return Question("position", f"Is the {o.color} {o.kind} at the {place_name}?", _yes(yes))
+        return Question("position", f"Is the {o.color} {o.kind} at the {place_name}?", yes_or_no(yes))
     truth = any(p.kind == o.kind and p.region == region for p in scene.objects)
-    return Question("position", f"Is there {_article(o.kind)} {o.kind} at the {place_name}?", _yes(truth))
+    return Question("position", f"Is there {with_article(o.kind)} at the {place_name}?", yes_or_no(truth))
 
 
 def ask_color(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
@@ -148,7 +150,7 @@ def ask_color(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
         return None
     o = rng.choice(fitting)
     color = o.color if yes else _other(rng, o.color, [p.color for p in scene.objects], scene.world.colors)
-    return Question("color", f"Is the {o.kind} {color}?", _yes(yes))
+    return Question("color", f"Is the {o.kind} {color}?", yes_or_no(yes))
 
 
 def ask_shape(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
@@ -158,7 +160,7 @@ def ask_shape(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
         return None
     o = rng.choice(fitting)
     kind = o.kind if yes else _other(rng, o.kind, [p.kind for p in _shapes(scene)], scene.world.shapes)
-    return Question("shape", f"Is the {o.color} object {_article(kind)} {kind}?", _yes(yes))
+    return Question("shape", f"Is the {o.color} object {with_article(kind)}?", yes_or_no(yes))
 
 
 def ask_size(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
@@ -168,7 +170,7 @@ def ask_size(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
         return None
     o = rng.choice(shapes)
     size = o.size if yes else SIZES[1 - SIZES.index(o.size)]
-    return Question("size", f"Is the {o.color} {o.kind} {size}?", _yes(yes))
+    return Question("size", f"Is the {o.color} {o.kind} {size}?", yes_or_no(yes))
 
 
 def ask_digit(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
@@ -177,9 +179,9 @@ def ask_digit(scene: Scene, rng: random.Random, yes: bool) -> Question | None:
     if not shown:
         return None
     digit = shown[0] if yes else rng.choice([d for d in DIGITS if d != shown[0]])
-    thing = f"{_article(digit)} {digit}"
+    thing = with_article(digit)
     text = _choice(rng, f"Is the digit {thing}?", f"Does the image show the digit {digit}?")
-    return Question("digit", text, _yes(yes))
+    return Question("digit", text, yes_or_no(yes))
 
 
 def _other(rng: random.Random, right: str, present: list[str], everything: tuple[str, ...]) -> str:

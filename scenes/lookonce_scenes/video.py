@@ -8,8 +8,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lookonce_scenes.phrasings import matching, with_article
-from lookonce_scenes.questions import Question
+from lookonce_scenes.phrasings import matching
+from lookonce_scenes.questions import Question, with_article
 from lookonce_scenes.world import (
     IMAGE_SIZE,
     REGIONS,

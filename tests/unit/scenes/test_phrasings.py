@@ -13,9 +13,9 @@ from lookonce_scenes.phrasings import (
     describe_again,
     draw_question,
     noun_for,
-    say,
 )
 from lookonce_scenes.questions import YES_NO
+from lookonce_scenes.speech import say
 from lookonce_scenes.world import DIGITS, NARROW, REGIONS, WIDE, sample_scene
 
 from .oracle import answer_to

@@ -247,9 +247,8 @@ class VllmEngine:
             def started(output: RequestOutput) -> Started:
                 tokens = len(output.prompt_token_ids or ())
                 computed = tokens - (output.num_cached_tokens or 0)
-                return Started(
-                    tokens, computed, computed, frames
-                )  # what vLLM's own cache saves is not a context's merit
+                # What vLLM's own cache saves is not a context's merit.
+                return Started(tokens, computed, computed, frames)
 
             async with aclosing(self._stream_answer(prompt, sampling, None, started)) as events:
                 async for event in events:

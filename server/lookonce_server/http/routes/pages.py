@@ -127,8 +127,7 @@ def scene_questions(number: SceneNumber) -> list[dict[str, str]]:
 def album(number: AlbumNumber) -> dict[str, Any]:
     """Return the pictures of an album, and questions across them with their only right answers."""
     drawn = _album(number)
-    pictures = [f"playground/albums/{number}/{at}.png" for at in range(1, len(drawn.scenes) + 1)]
-    return {"pictures": pictures, "questions": _as_json(drawn.questions)}
+    return _example(f"playground/albums/{number}", len(drawn.scenes), drawn.questions)
 
 
 @router.get("/playground/albums/{number}/{at}.png")
@@ -141,14 +140,19 @@ def album_picture(number: AlbumNumber, at: AlbumPicture) -> Response:
 def video(number: SceneNumber) -> dict[str, Any]:
     """Return the frames of a moving scene, and questions with their only right answers."""
     drawn = _video(number)
-    frames = [f"playground/videos/{number}/{at}.png" for at in range(1, len(drawn.frames) + 1)]
-    return {"pictures": frames, "questions": _as_json(drawn.questions)}
+    return _example(f"playground/videos/{number}", len(drawn.frames), drawn.questions)
 
 
 @router.get("/playground/videos/{number}/{at}.png")
 def video_frame(number: SceneNumber, at: VideoFrame) -> Response:
     """Draw one of a moving scene's frames."""
     return _png(_video(number).frames[at - 1])
+
+
+def _example(folder: str, count: int, questions: Iterable[Question]) -> dict[str, Any]:
+    """Name the pictures of an example, numbered from 1, with questions about all of them."""
+    pictures = [f"{folder}/{at}.png" for at in range(1, count + 1)]
+    return {"pictures": pictures, "questions": _as_json(questions)}
 
 
 def _as_json(questions: Iterable[Question]) -> list[dict[str, str]]:

@@ -23,14 +23,9 @@ from lookonce_server.engines.vllm.connector.messages import (
     StepPlan,
 )
 
-_POSITION_FIELDS = (
-    "image_grid_thw",
-    "video_grid_thw",
-    "second_per_grid_ts",
-    "timestamps",
-)  # what M-RoPE positions are made of; pixels are never sent along
-
 _GRIDS = ("image_grid_thw", "video_grid_thw")
+# What M-RoPE positions are made of; pixels are never sent along.
+_POSITION_FIELDS = (*_GRIDS, "second_per_grid_ts", "timestamps")
 
 
 @dataclass
