@@ -204,7 +204,7 @@ def ask_same(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
         (f"Are there fewer objects in {one} than in {other}?", more < 0),
     ]
     for attribute, word in (("color", "color"), ("size", "size")):
-        for kind in {o.kind for o in a.objects}:
+        for kind in dict.fromkeys(o.kind for o in a.objects):  # in an order that every process has
             first, second = matching(a, kind), matching(b, kind)
             if len(first) == len(second) == 1:
                 same = getattr(first[0], attribute) == getattr(second[0], attribute)

@@ -1,6 +1,9 @@
 """Questions about several pictures, and about moving ones, have the one right answer that is given."""
 
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
 
@@ -119,3 +122,36 @@ def test_questions_about_videos_are_answered_right():
     assert set(asked) == {"direction", "when", "what", "often", "after", "frame", "moving"}
     yes = Counter(q.answer for v in VIDEOS for q in v.questions if q.category == "moving")
     assert 0.7 < yes["Yes"] / yes["No"] < 1.4
+
+
+DRAW = """
+import os
+import random
+import subprocess
+import sys
+from lookonce_scenes.album import sample_album
+from lookonce_scenes.phrasings import draw_question
+from lookonce_scenes.questions import YES_NO, yes_no_pair
+from lookonce_scenes.video import sample_video
+from lookonce_scenes.world import WIDE, sample_scene
+
+for seed in range(60):
+    scene, rng = sample_scene(seed, world=WIDE), random.Random(seed)
+    print([draw_question(scene, rng) for _ in range(8)], [yes_no_pair(scene, name, rng) for name in YES_NO])
+    print(sample_album(seed, 3), sample_video(seed, 5))
+"""
+
+
+def test_every_process_draws_the_same():
+    """A training that goes on, and a measurement on another day, must see what the first process would have seen."""
+    drawn = [
+        subprocess.run(
+            [sys.executable, "-c", DRAW],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    ]
+    assert drawn[0] == drawn[1] != ""
