@@ -1,6 +1,5 @@
 """Answers from joined contexts are those of plain transformers on the whole prompt with a mask."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -11,12 +10,9 @@ from lookonce_cache import CompressedContext
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.join import join_contexts
-from lookonce_server.engines.transformers import TransformersEngine
-from lookonce_server.engines.transformers.loading import load_model
 from lookonce_server.sessions.context_builder import context_identity, context_of
 
 from ....support.join_reference import joined_logits
-from ....support.qwen2_vl import write_qwen2_vl
 from ....support.samples import PLAN, PROMPT, TENANT, picture, read
 
 pytestmark = pytest.mark.anyio
@@ -31,24 +27,6 @@ ORDERS = {
 }
 QUESTION = "How many objects are there?"
 LOGPROBS = Sampling(max_tokens=12, logprobs=0)
-
-
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory):
-    return load_model(str(write_qwen2_vl(tmp_path_factory.mktemp("qwen2-vl"))), dtype=torch.float32, device="cpu")
-
-
-@pytest.fixture(scope="module", params=["llava", "qwen2-vl"])
-def model(request, loaded):
-    """Plain RoPE and M-RoPE."""
-    return loaded if request.param == "llava" else request.getfixturevalue("qwen")
-
-
-@pytest.fixture(scope="module")
-def engine(model):
-    engine = TransformersEngine(model)
-    yield engine
-    asyncio.run(engine.close())
 
 
 @pytest.fixture(scope="module")
@@ -97,23 +75,23 @@ def image_ids(model) -> list[int]:
 
 @pytest.mark.parametrize("retention", ORDERS)
 async def test_joined_contexts_answer_as_the_whole_prompt_does_by_which_no_image_sees_another(
-    engine, model, images, retention, monkeypatch
+    rope_engine, rope_model, images, retention, monkeypatch
 ):
     """Two to eight images, in any order, their positions as with whole images and packed."""
     orders = ORDERS[retention]
     used = {i for order in orders for i in order}
-    contexts = await contexts_of(engine, {i: images[i] for i in used}, retention)
-    facts, answers, packed = engine.facts, [], 0
+    contexts = await contexts_of(rope_engine, {i: images[i] for i in used}, retention)
+    facts, answers, packed = rope_engine.facts, [], 0
     for order in orders:
         joined, chosen = [contexts[i] for i in order], [images[i] for i in order]
-        monkeypatch.setattr(engine, "facts", facts)
-        answers.append(await check(engine, model, chosen, joined, packed=False))
-        join = join_contexts(engine._prompts, joined, asked(len(joined)), facts.max_tokens)
+        monkeypatch.setattr(rope_engine, "facts", facts)
+        answers.append(await check(rope_engine, rope_model, chosen, joined, packed=False))
+        join = join_contexts(rope_engine._prompts, joined, asked(len(joined)), facts.max_tokens)
         room = join.tokens + LOGPROBS.max_tokens
         if join.layout.extent + len(join.after) >= room:
             packed += 1
-            monkeypatch.setattr(engine, "facts", replace(facts, max_tokens=room))
-            await check(engine, model, chosen, joined, packed=True)
-    assert packed == 0 if retention == 1 else packed or model.model.config.model_type == "qwen2_vl"
-    if model.model.config.model_type == "qwen2_vl":  # random weights: each answer hangs on everything
+            monkeypatch.setattr(rope_engine, "facts", replace(facts, max_tokens=room))
+            await check(rope_engine, rope_model, chosen, joined, packed=True)
+    assert packed == 0 if retention == 1 else packed or rope_model.model.config.model_type == "qwen2_vl"
+    if rope_model.model.config.model_type == "qwen2_vl":  # random weights: each answer hangs on everything
         assert len({tuple(answer) for answer in answers}) == len(orders)

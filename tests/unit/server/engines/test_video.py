@@ -3,7 +3,6 @@
 Both are held to plain transformers on the whole prompt; see `join_reference`.
 """
 
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -12,14 +11,11 @@ import torch
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.prompts import PromptRenderer
-from lookonce_server.engines.transformers import TransformersEngine
-from lookonce_server.engines.transformers.loading import load_model
 from lookonce_server.engines.visuals import Video
 from lookonce_server.errors import PromptTooLongError
 from lookonce_server.sessions.context_builder import context_identity, context_of
 
 from ....support.join_reference import joined_logits
-from ....support.qwen2_vl import write_qwen2_vl
 from ....support.samples import GREEDY, PLAN, PROMPT, TENANT, picture, read
 
 pytestmark = pytest.mark.anyio
@@ -33,23 +29,6 @@ def film(*seeds: int, size: tuple[int, int] = (112, 84)) -> Video:
 
 
 FILM, OTHER, BACKWARDS = film(71, 72, 73, 74), film(75, 76), film(74, 73, 72, 71)
-
-
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory):
-    return load_model(str(write_qwen2_vl(tmp_path_factory.mktemp("qwen2-vl"))), dtype=torch.float32, device="cpu")
-
-
-@pytest.fixture(scope="module", params=["llava", "qwen2-vl"])
-def model(request, loaded):
-    return loaded if request.param == "llava" else request.getfixturevalue("qwen")
-
-
-@pytest.fixture(scope="module")
-def engine(model):
-    engine = TransformersEngine(model)
-    yield engine
-    asyncio.run(engine.close())
 
 
 def has_own(model) -> bool:
@@ -84,43 +63,43 @@ async def answered(engine, model, visuals, contexts) -> tuple[list[int], torch.T
 
 
 @pytest.mark.parametrize("retention", [1.0, 0.2])
-async def test_answers_from_videos_are_those_of_the_whole_prompt(engine, model, retention):
+async def test_answers_from_videos_are_those_of_the_whole_prompt(rope_engine, rope_model, retention):
     """Alone, and joined with another video and an image."""
     image = picture(77).resize((112, 112))
-    contexts = [await context_made(engine, visual, retention) for visual in (FILM, OTHER, image)]
-    grids = [(2, 3, 4), (1, 3, 4), (4, 4)] if has_own(model) else [(4, 14, 14), (2, 14, 14), (14, 14)]
+    contexts = [await context_made(rope_engine, visual, retention) for visual in (FILM, OTHER, image)]
+    grids = [(2, 3, 4), (1, 3, 4), (4, 4)] if has_own(rope_model) else [(4, 14, 14), (2, 14, 14), (14, 14)]
     assert [context.grid for context in contexts] == grids
     assert [context.frames for context in contexts] == [grids[0][0], grids[1][0], None]
-    await answered(engine, model, [FILM], contexts[:1])
-    await answered(engine, model, [image, FILM, OTHER], [contexts[2], *contexts[:2]])
+    await answered(rope_engine, rope_model, [FILM], contexts[:1])
+    await answered(rope_engine, rope_model, [image, FILM, OTHER], [contexts[2], *contexts[:2]])
 
 
-async def test_another_video_or_another_order_of_frames_is_another_answer(engine, model):
+async def test_another_video_or_another_order_of_frames_is_another_answer(rope_engine, rope_model):
     """The reference of a film fits no other's context."""
-    context = await context_made(engine, BACKWARDS, 1.0)
-    tokens, own = await answered(engine, model, [BACKWARDS], [context])
-    other = joined_logits(model, [FILM], [context], QUESTION, tokens)
+    context = await context_made(rope_engine, BACKWARDS, 1.0)
+    tokens, own = await answered(rope_engine, rope_model, [BACKWARDS], [context])
+    other = joined_logits(rope_model, [FILM], [context], QUESTION, tokens)
     assert (own - other).abs().max() > 1e-2
 
 
-async def test_the_full_pass_sees_every_frame(engine, model):
+async def test_the_full_pass_sees_every_frame(rope_engine, rope_model):
     conversation = Conversation((Turn("user", (0, PROMPT)), Turn("assistant", ()), Turn("user", (QUESTION,))))
-    sampling = replace(SAID, logit_bias=tuple((id_, -100.0) for id_ in banned(model)))
-    found = await read(engine.full(conversation, [FILM], sampling, TENANT))
-    context = await context_made(engine, FILM, 1.0)
+    sampling = replace(SAID, logit_bias=tuple((id_, -100.0) for id_ in banned(rope_model)))
+    found = await read(rope_engine.full(conversation, [FILM], sampling, TENANT))
+    context = await context_made(rope_engine, FILM, 1.0)
     tokens = [piece.logprob.token for piece in found.pieces if piece.logprob]
-    logits = joined_logits(model, [FILM], [context], QUESTION, tokens)
+    logits = joined_logits(rope_model, [FILM], [context], QUESTION, tokens)
     for piece, row in zip(found.pieces, logits.log_softmax(-1), strict=False):
         if piece.logprob:
             assert piece.logprob.logprob == pytest.approx(float(row[piece.logprob.token]), abs=1e-4)
     assert found.started.frames == (4,)
-    asked = await read(engine.answer([context], Conversation((Turn("user", (0, QUESTION)),)), GREEDY))
-    alone = await read(engine.full(Conversation((Turn("user", (0, QUESTION)),)), [FILM], GREEDY, TENANT))
+    asked = await read(rope_engine.answer([context], Conversation((Turn("user", (0, QUESTION)),)), GREEDY))
+    alone = await read(rope_engine.full(Conversation((Turn("user", (0, QUESTION)),)), [FILM], GREEDY, TENANT))
     assert asked.started.full_prompt_tokens == alone.started.prompt_tokens
 
 
-def test_a_video_has_fewer_frames_where_they_would_not_fit(model):
-    prompts = PromptRenderer(model.processor, model.model.config)
+def test_a_video_has_fewer_frames_where_they_would_not_fit(rope_model):
+    prompts = PromptRenderer(rope_model.processor, rope_model.model.config)
     long = film(*range(71, 87))
     whole = prompts.describe(PROMPT, long, 10**6)
     assert len(whole.images[0].frames) == 16
@@ -129,17 +108,17 @@ def test_a_video_has_fewer_frames_where_they_would_not_fit(model):
         times = prompt.images[0].times
         assert prompt.tokens + min(256, positions // 8) <= positions or len(times) == 1
         assert (times[0], times[-1]) == (long.times[0], long.times[-1]) or len(times) == 1
-        assert prompt.grid[0] == (-(-len(times) // 2) if has_own(model) else len(times))
+        assert prompt.grid[0] == (-(-len(times) // 2) if has_own(rope_model) else len(times))
     assert len(prompts.describe(PROMPT, long, 8).images[0].frames) == 1
     conversation = Conversation((Turn("user", (0, 1, 2, QUESTION)),))
     shown = prompts.full(conversation, [film(71, 72), picture(73), long], whole.tokens).images
     assert 1 <= len(shown[0].frames) <= 2 <= len(shown[2].frames) < 16
 
 
-async def test_a_video_that_cannot_fit_is_refused(engine, monkeypatch):
-    monkeypatch.setattr(engine, "facts", replace(engine.facts, max_tokens=8))
+async def test_a_video_that_cannot_fit_is_refused(rope_engine, monkeypatch):
+    monkeypatch.setattr(rope_engine, "facts", replace(rope_engine.facts, max_tokens=8))
     with pytest.raises(PromptTooLongError):
-        await engine.describe(FILM, PLAN, TENANT)
+        await rope_engine.describe(FILM, PLAN, TENANT)
 
 
 def test_marks_name_videos():
