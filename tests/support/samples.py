@@ -169,7 +169,7 @@ class Bench:
 
     def context_id(self, image: bytes) -> str:
         """The id of the image's context."""
-        return self.contexts.identity(TENANT, image).key().id
+        return self.contexts.identity(TENANT, ImageBytes(image, "image")).key().id
 
     async def listed(self) -> tuple[ContextInfo, ...]:
         """What the store has."""

@@ -37,22 +37,19 @@ class ContextBuilder:
         """Raise InvalidRequestError, naming the field, if options are beyond the limits."""
         self._limits.check(options, self._plan)
 
-    def identity(
-        self, tenant: str, content: bytes, options: ContextOptions, *, is_video: bool = False
-    ) -> ContextIdentity:
-        """Return the identity that an image's context has now, under a request's options.
+    def identity(self, tenant: str, image: ImageBytes, options: ContextOptions) -> ContextIdentity:
+        """Return the identity that an image's or a video's context has now, under a request's options.
 
         Args:
             tenant: owner of the context.
-            content: see `ImageBytes.content`.
+            image: which may be a video.
             options: of the request.
-            is_video: whether it is a video's.
 
         Raises:
             InvalidRequestError: the describe prompt cannot be encoded.
         """
         retention, prompt = options.retention, options.describe_prompt
-        own_prompt = self._plan.video_prompt if is_video else self._plan.prompt
+        own_prompt = self._plan.prompt if image.sampling is None else self._plan.video_prompt
         plan = replace(
             self._plan,
             retention=self._plan.retention if retention is None else retention,
@@ -62,7 +59,7 @@ class ContextBuilder:
             template = self._engine.template_digest(plan.prompt)
         except InvalidRequestError as error:
             raise type(error)(str(error), param=f"{options.place}describe_prompt") from error
-        return context_identity(tenant, content, self._engine.facts, plan, template, self._precision)
+        return context_identity(tenant, image.content, self._engine.facts, plan, template, self._precision)
 
     def is_current(self, identity: ContextIdentity) -> bool:
         """Return whether this model and its template, as it renders now, make this."""

@@ -91,14 +91,9 @@ class Contexts:
         """Raise InvalidRequestError, naming the field, if options are beyond the limits."""
         self._builder.check(options)
 
-    def identity(self, tenant: str, content: bytes, options: ContextOptions = NO_OPTIONS) -> ContextIdentity:
+    def identity(self, tenant: str, image: ImageBytes, options: ContextOptions = NO_OPTIONS) -> ContextIdentity:
         """Return the identity of an image's context; see `ContextBuilder.identity`."""
-        return self._builder.identity(tenant, content, options)
-
-    def identity_of(self, tenant: str, image: ImageBytes, options: ContextOptions = NO_OPTIONS) -> ContextIdentity:
-        """Return the identity of an image's context, or of a video's."""
-        is_video = image.sampling is not None
-        return self._builder.identity(tenant, image.content, options, is_video=is_video)
+        return self._builder.identity(tenant, image, options)
 
     async def get(self, tenant: str, context_id: str, ttl: float | None = None) -> StoreHit:
         """Return the context with an id, after the describe pass that is making it.
@@ -155,7 +150,7 @@ class Contexts:
 
     async def create(self, tenant: str, image: ImageBytes, options: ContextOptions = NO_OPTIONS) -> CompressedContext:
         """Return an image's context, made now unless there is one; see `wait_for`."""
-        identity = await asyncio.to_thread(self.identity_of, tenant, image, options)
+        identity = await asyncio.to_thread(self.identity, tenant, image, options)
         if hit := await self.get_or_wait(identity.key(), options.ttl, wait=False):
             return hit.context
         return await self.wait_for(self.describe_queue.submit(identity, image, ttl=options.ttl), image, options)
@@ -170,7 +165,7 @@ class Contexts:
             ContextNotKeptError: the store does not have the context, or takes none: then it was not made.
             StoreUnavailableError: the store does not answer.
         """
-        identity = await asyncio.to_thread(self.identity_of, tenant, image, options)
+        identity = await asyncio.to_thread(self.identity, tenant, image, options)
         key, created = identity.key(), False
         if await self.get_or_wait(key, options.ttl, wait=False) is None:
             job = self.describe_queue.submit(identity, image, ttl=options.ttl, must_keep=True)

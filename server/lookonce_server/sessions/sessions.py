@@ -145,7 +145,7 @@ class Sessions:
     ) -> MergedImages:
         """Identify images by their bytes, and merge equal ones."""
         identified: list[QuestionImage] = [
-            SentImage(image, self._contexts.identity_of(tenant, image, options))
+            SentImage(image, self._contexts.identity(tenant, image, options))
             if isinstance(image, ImageBytes)
             else image
             for image in images

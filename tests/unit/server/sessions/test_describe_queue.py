@@ -324,7 +324,7 @@ async def test_who_waits_for_a_pass_that_is_dropped_at_the_end_is_told_or_answer
     expected = await bench.ask(png(66), QUESTION)
     await bench.contexts.close()
     queue, image = bench.contexts.describe_queue, ImageBytes(png(66), "image_url")
-    job = queue.submit(bench.contexts.identity("default", png(66)), image, start_after=asyncio.Event())
+    job = queue.submit(bench.contexts.identity("default", image), image, start_after=asyncio.Event())
     asked = asyncio.create_task(bench.ask(png(66), QUESTION))
     preparing = asyncio.create_task(anext(bench.contexts.prepare("default", image)))
     await waits(queue, "process", 1)
@@ -377,7 +377,9 @@ async def test_patience_with_a_pass_of_this_process_ends_too(bench, monkeypatch)
     await bench.contexts.delete("default", first.lookup.context_id)
     never = asyncio.Event()
     monkeypatch.setattr(bench.contexts._builder, "describe", lambda *_: never.wait())
-    bench.contexts.describe_queue.submit(bench.contexts.identity("default", png(62)), ImageBytes(png(62), "image"))
+    bench.contexts.describe_queue.submit(
+        bench.contexts.identity("default", ImageBytes(png(62), "image")), ImageBytes(png(62), "image")
+    )
     async with asyncio.timeout(20):
         assert (await bench.ask(png(62), QUESTION)).pieces == first.pieces
     await bench.contexts.close()

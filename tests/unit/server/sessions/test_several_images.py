@@ -100,7 +100,8 @@ async def test_equal_images_are_one(bench):
 
 def test_images_are_merged_by_their_contexts_and_keep_their_bytes(bench):
     def sent(seed: int) -> SentImage:
-        return SentImage(ImageBytes(png(seed), "image"), bench.contexts.identity(TENANT, png(seed)))
+        image = ImageBytes(png(seed), "image")
+        return SentImage(image, bench.contexts.identity(TENANT, image))
 
     first, second = sent(1), sent(2)
     reference = ContextReference(first.context_id)
@@ -153,7 +154,7 @@ async def test_an_image_by_id_alone_has_new_ones_described_first_unless_its_imag
     whole = await one(bench.ask_about(IMAGES[:2], QUESTION, BYPASS))
     assert (answer.lookup.cache, answer.lookup.contexts, answer.pieces) == ("miss", [], whole.pieces)
     await keeping.settle()
-    await keeping.contexts._images.delete(keeping.contexts.identity(TENANT, png(1)).key())
+    await keeping.contexts._images.delete(keeping.contexts.identity(TENANT, ImageBytes(png(1), "image")).key())
     answer = await one(keeping.ask_about([context_id, png(3)], QUESTION, FULL))
     expected = await from_contexts(bench, [png(1), png(3)], about(QUESTION, 2))
     assert (found(answer), answer.pieces) == (["hit", "miss"], expected.pieces)
@@ -164,7 +165,7 @@ async def test_two_questions_with_each_others_new_images_do_not_wait_for_each_ot
     """Each has submitted the one image, and meets the other's: its describe pass waits for the other's full pass."""
     bench = bench_with(keep_images=True)
     lookup, goes_on, may_go_on = bench.store.get, asyncio.Event(), asyncio.Event()
-    first, second = (bench.contexts.identity(TENANT, image).key() for image in IMAGES[:2])
+    first, second = (bench.contexts.identity(TENANT, ImageBytes(image, "image")).key() for image in IMAGES[:2])
 
     async def get(key, *, ttl=None):
         if key == second and not goes_on.is_set():
