@@ -93,8 +93,11 @@ class Network:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=20)
 
     async def _end(self) -> None:
+        # A connection may be accepted and not yet forwarded, and asyncio loses the socket where its server closes then.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await self._cut()
+            await asyncio.wait(others, timeout=0.02)
         self._server.close()
-        await self._cut()
 
     async def _cut(self) -> None:
         tasks = list(self._forwarding)
@@ -116,11 +119,10 @@ class Network:
         except (OSError, asyncio.CancelledError):
             pass  # the server is not there, or the connection is cut
         finally:
+            for writer in writers:  # nothing is awaited here: a second cut would end it midway
+                writer.transport.abort()
             for way in ways:
                 way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            for writer in writers:
-                writer.transport.abort()
             self._forwarding.discard(task)
 
     async def _up(self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
