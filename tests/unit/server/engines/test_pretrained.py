@@ -103,6 +103,11 @@ def test_what_libraries_dump_is_left_out():
         assert "\n" not in said
 
 
+def test_a_short_dump_is_left_out_too():
+    error = ValueError("bad {'rope_type': 'own', 'factor': 1.0, 'other': 12345}, use default")
+    assert reason_of(error) == "ValueError: bad ..., use default"
+
+
 def test_an_error_of_the_servers_own_stays_as_it_is():
     with pytest.raises(EngineError, match=r"^as it was$"), refuse("a problem"):
         raise EngineError("as it was")
