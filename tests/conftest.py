@@ -1,17 +1,23 @@
 """Real servers, each started once a session and shared by every module that asks for the same arguments."""
 
+import atexit
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import openai
 import pytest
 
-from lookonce_server.engines.torch_extensions import install
+from lookonce_torch import install
 
 from .support.http_requests import delete_contexts
 from .support.server_process import ENGINES, LookonceServer
 
-install()  # before any test imports transformers
+install()  # before any test imports transformers, which reads where it keeps checkpoints' code
+MODULES = tempfile.TemporaryDirectory(prefix="lookonce-modules-")
+atexit.register(MODULES.cleanup)
+os.environ["HF_MODULES_CACHE"] = MODULES.name
 
 Servers = Callable[..., LookonceServer]
 

@@ -79,7 +79,8 @@ class EvalModel:
         """
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         name = str(CHECKPOINT) if checkpoint == BUNDLED else checkpoint
-        return cls(load_model(name, dtype=dtype, device=device), settings)
+        trust = settings.trust_remote_code
+        return cls(load_model(name, dtype=dtype, device=device, trust_remote_code=trust), settings)
 
     @property
     def num_layers(self) -> int:

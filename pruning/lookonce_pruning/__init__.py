@@ -14,6 +14,7 @@ from lookonce_pruning.errors import PruningError, RecordingError, UnknownSelecti
 from lookonce_pruning.retention import kept_count
 from lookonce_pruning.selection import SELECTIONS, Selection, get_selection
 from lookonce_pruning.window import ScoreQueries, middle_layers, parse_window
+from lookonce_torch import install
 
 if TYPE_CHECKING:
     from lookonce_pruning.capture import attention_rows
@@ -74,6 +75,8 @@ _NEED_TORCH = {
     "query_rows": "recorder",
     "rotate_keys": "rope",
 }
+
+install()  # before anything here imports transformers
 
 if not TYPE_CHECKING:  # else every wrong name would pass for one of these
 

@@ -5,6 +5,10 @@
 
 from pathlib import Path
 
+from lookonce_torch import install
+
+install()  # before anything here imports transformers
+
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 """The bundled checkpoint: a standard `LlavaForConditionalGeneration` folder that any engine loads by path."""
 

@@ -202,6 +202,7 @@ async def _load_transformers(settings: Settings) -> Engine:
         max_running=settings.max_running,
         max_queue=settings.max_queue,
         allow_control_tokens=settings.allow_control_tokens,
+        trust_remote_code=settings.trust_remote_code,
     )
 
 
@@ -221,6 +222,7 @@ async def _load_vllm(settings: Settings) -> Engine:
         options={"use_tqdm_on_load": _set_progress_bars(settings)} | settings.vllm,
         handover_dir=settings.handover_dir,
         allow_control_tokens=settings.allow_control_tokens,
+        trust_remote_code=settings.trust_remote_code,
     )
 
 

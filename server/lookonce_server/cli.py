@@ -1,4 +1,4 @@
-"""`lookonce serve` and `lookonce new-key`.
+"""`lookonce serve`, `lookonce check` and `lookonce new-key`.
 
 What imports torch is imported once the settings are known: help and a wrong value are answered in a blink.
 """
@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from lookonce_cache import InvalidContextError, check_tenant
 from lookonce_server import logs
 from lookonce_server.auth import tenants as access
-from lookonce_server.engines.torch_extensions import install
-from lookonce_server.errors import ProfileError, StartError
+from lookonce_server.errors import ProfileError, ServerError, StartError
 from lookonce_server.signals import Signals
 
 if TYPE_CHECKING:
@@ -48,7 +47,6 @@ def serve(arguments: list[str]) -> int:
             settings = _settings(arguments)
             logs.configure(settings.log_level, settings.log_format)
             _log.info("Starting lookonce: model %s, engine %s.", settings.model, settings.engine)
-            install()
             from lookonce_server.process import run
 
             return run(settings, signals)
@@ -56,6 +54,32 @@ def serve(arguments: list[str]) -> int:
             _log.debug("the start failed", exc_info=error)
             sys.stderr.write(f"lookonce serve: {error}\n")
             return 1
+
+
+def check(arguments: list[str]) -> int:
+    """Tell whether a checkpoint can be served, and what its contexts weigh, without its weights.
+
+    Args:
+        arguments: the command line after `lookonce check`.
+
+    Returns:
+        The exit code: 0, or 1 when it cannot be served, with one line that says why.
+    """
+    parser = argparse.ArgumentParser(prog="lookonce check", description=check.__doc__.partition("\n")[0])  # type: ignore[union-attr]
+    parser.add_argument("model", help="checkpoint folder or hub name")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code of the checkpoint's own")
+    options = parser.parse_args(arguments)
+    from lookonce_server.check import check_checkpoint
+    from lookonce_server.settings import Settings
+
+    prompt = Settings().describe_prompt
+    try:
+        report = check_checkpoint(options.model, describe_prompt=prompt, trust_remote_code=options.trust_remote_code)
+    except ServerError as error:
+        sys.stderr.write(f"lookonce check: {error}\n")
+        return 1
+    print("\n".join(report.lines()))  # noqa: T201 - for people
+    return 0
 
 
 def new_key(arguments: list[str]) -> int:

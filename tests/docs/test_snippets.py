@@ -79,9 +79,6 @@ def test_the_snippets_of_a_page_run(page, folder, urls, monkeypatch):
             follow(command, snippet, page, urls, monkeypatch)
 
 
-EXTENSIONS = "lookonce_server.engines.torch_extensions"  # runs the module that it is given
-
-
 def follow(command: str, snippet: Snippet, page: Path, urls: dict[str, str], monkeypatch) -> None:
     """Run a command, or parse it where running it is another test's, or nobody's, affair."""
     variables, (name, *arguments) = words(command)
@@ -102,9 +99,8 @@ def follow(command: str, snippet: Snippet, page: Path, urls: dict[str, str], mon
         group = {"eval": evaluation.evaluate, "analyze": evaluation.analyze, "calibrate": evaluation.calibrate}
         parse(lambda: group[arguments[0]](arguments[1:]), where, monkeypatch)
     elif name == "python" and arguments[:1] == ["-m"]:
-        run_module = arguments[2 if arguments[1] == EXTENSIONS else 1 :]
-        module = importlib.import_module(run_module[0])
-        monkeypatch.setattr(sys, "argv", run_module)
+        module = importlib.import_module(arguments[1])
+        monkeypatch.setattr(sys, "argv", arguments[1:])
         parse(lambda: module.main(), where, monkeypatch)
     elif name == "make":
         assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), where

@@ -103,6 +103,25 @@ def test_the_readme_runs_as_it_is_written(clone, clean, port):
             assert shape(found) == shape(expected)
 
 
+LOADS = """
+from pathlib import Path
+import lookonce_server
+from lookonce.cli import main
+from tests.support.qwen2_vl import write_qwen2_vl
+assert main(["check", str(write_qwen2_vl(Path(".tiny")))]) == 0
+from transformers import Qwen3VLVideoProcessor, SmolVLMVideoProcessor
+from transformers.models.smolvlm.processing_smolvlm import num2words
+assert Qwen3VLVideoProcessor() and SmolVLMVideoProcessor() and num2words(3) == "three"
+"""
+
+
+def test_its_environment_has_what_processors_need(clone, clean):
+    """torchvision, whose build need not fit the torch, and num2words."""
+    python = clone / ".venv" / "bin" / "python"
+    done = subprocess.run([python, "-c", LOADS], cwd=clone, env=clean, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 MARK = "-----"
 
 

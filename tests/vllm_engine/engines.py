@@ -19,7 +19,7 @@ from ..support.samples import GREEDY, PLAN, PROMPT, TENANT, Asked, about, read
 SMALL = {"enforce_eager": True, "kv_cache_memory_bytes": 64 * 1024**2, "block_size": 32}
 
 
-async def start(folder: Path, *, max_images: int = 16, **options) -> VllmEngine:
+async def start(folder: Path, *, max_images: int = 16, trust_remote_code: bool = False, **options) -> VllmEngine:
     """vLLM in float32 with small blocks; options are vLLM's own."""
     return await VllmEngine.load(
         str(folder),
@@ -27,6 +27,7 @@ async def start(folder: Path, *, max_images: int = 16, **options) -> VllmEngine:
         describe_prompt=PROMPT,
         max_queue=256,
         max_images=max_images,
+        trust_remote_code=trust_remote_code,
         options=SMALL | options,
     )
 

@@ -8,7 +8,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from lookonce_server.errors import ModelRefusedError
 
 from ..support.checkpoint_copies import WEIGHTS, copy_checkpoint, write_other_weights
-from ..support.samples import picture
+from ..support.remote_code import write_remote_code
+from ..support.samples import PLAN, TENANT, picture
 from .engines import fully, start
 
 pytestmark = pytest.mark.anyio
@@ -65,3 +66,15 @@ async def test_code_in_another_repository_is_refused_even_if_it_is_trusted(folde
     (folder / "config.json").write_text('{"auto_map": {"AutoModel": ["somebody/code--modeling.Model", null]}}')
     with pytest.raises(ModelRefusedError, match="its auto_map names code in another repository"):
         await start(folder, trust_remote_code=True)
+
+
+async def test_code_of_the_checkpoint_runs_where_it_is_trusted(tmp_path):
+    folder = write_remote_code(tmp_path / "own")
+    with pytest.raises(ModelRefusedError, match="it needs code of its own; --trust-remote-code runs it"):
+        await start(folder)
+    own = await start(folder, trust_remote_code=True)
+    try:
+        assert type(own._prompts._processor).__name__ == "OwnProcessor"
+        assert (await own.describe(picture(1), PLAN, TENANT)).text
+    finally:
+        await own.close()

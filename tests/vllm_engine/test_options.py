@@ -61,6 +61,7 @@ def test_what_lookonce_sets():
         ("kv_transfer_config", "{}", "--vllm-kv-transfer-config: not for vLLM to decide"),
         ("worker_extension_cls", "x.Y", "--vllm-worker-extension-cls: not for vLLM to decide"),
         ("structured_outputs_config", "{}", "--vllm-structured-outputs-config: not for vLLM to decide"),
+        ("trust_remote_code", True, "--vllm-trust-remote-code: not for vLLM to decide. Use --trust-remote-code."),
         ("tokenizer", "/elsewhere", "--vllm-tokenizer: it takes a part of the model from outside of its folder"),
         ("hf-config-path", "/elsewhere", "--vllm-hf-config-path: it takes a part of the model from outside"),
         ("revision", "main", "--vllm-revision: it takes a part of the model from outside"),
@@ -88,7 +89,6 @@ def test_options_that_change_what_is_computed_count():
         {"mm_processor_kwargs": {"size": 5}},
         {"video_pruning_rate": "0.5"},
         {"model_impl": "transformers"},
-        {"trust_remote_code": True},
     ):
         assert list(counting(**given)) == list(given)
 
@@ -112,7 +112,6 @@ def test_options_that_change_no_result_do_not_count():
 def test_an_option_counts_alike_however_it_is_written():
     assert counting(hf_overrides={"b": 1, "a": 2}) == counting(hf_overrides='{"a": 2, "b": 1}')
     assert counting(hf_overrides={"b": 1}) != counting(hf_overrides={"b": 2})
-    assert counting(no_trust_remote_code=True) == {}
 
 
 def test_the_weights_that_count_are_those_that_vllm_reads(tmp_path):

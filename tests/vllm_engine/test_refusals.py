@@ -10,6 +10,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     Ministral3Config,
     MistralConfig,
+    PaliGemmaConfig,
 )
 
 from lookonce_pruning import UnsupportedModelError
@@ -18,6 +19,7 @@ from lookonce_scenes.model import save_checkpoint
 from lookonce_scenes.tokenizer import BOS, EOS, IMAGE, PAD, build_processor
 from lookonce_server.engines.vllm import options, selfcheck
 from lookonce_server.engines.vllm.positions import check_scaling
+from lookonce_server.engines.vllm.support import has_class
 from lookonce_server.errors import ModelRefusedError
 
 from .engines import start
@@ -72,7 +74,9 @@ def checkpoint(tmp_path):
 
 async def test_a_sliding_window_is_refused(checkpoint):
     folder = checkpoint(MistralConfig, sliding_window=64)
-    with pytest.raises(ModelRefusedError, match="Layer 0 has a sliding attention window"):
+    with pytest.raises(
+        ModelRefusedError, match=r"2 of 2 layers, the first of them layer 0, have a sliding attention window\.$"
+    ):
         await start(folder)
 
 
@@ -139,6 +143,19 @@ async def test_a_checkpoint_that_vllm_cannot_load_is_refused(tmp_path):
     (tmp_path / "config.json").write_text((CHECKPOINT / "config.json").read_text())
     with pytest.raises(ModelRefusedError, match="vLLM cannot run model"):
         await start(tmp_path)
+
+
+async def test_a_family_that_cannot_be_served_is_refused_whatever_its_template(tmp_path):
+    """vLLM itself runs PaliGemma, and a template can be made by hand."""
+    PaliGemmaConfig(architectures=["PaliGemmaForConditionalGeneration"]).save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(ModelRefusedError, match=r"\(PaliGemmaForConditionalGeneration\) .*prefix-LM attention"):
+        await start(tmp_path)
+
+
+def test_whether_it_has_a_class():
+    assert has_class("LlavaForConditionalGeneration")
+    assert not has_class("NoSuchModelForConditionalGeneration")
 
 
 async def test_pipeline_parallelism_is_refused(monkeypatch):

@@ -178,6 +178,7 @@ class Piece(NamedTuple):
     logprob: TokenLogprob | None = None  # where asked for; never of the token that ends an answer
     tier: str | None = None  # on the last piece, where the engine's own cache still held the context: "gpu"
     made_at: float | None = None  # monotonic; tokens that came from the model at once have the same
+    reasoning: str | None = None  # what the model thinks before it answers; None: the token is none of it
 
 
 Answer = AsyncGenerator[Started | Piece]

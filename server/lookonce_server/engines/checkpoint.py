@@ -15,6 +15,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from lookonce_server.engines.digest_cache import DigestCache
+from lookonce_server.engines.families import check_family, read_json
 from lookonce_server.errors import ModelRefusedError
 
 # The names of the files beside the weights that configurations, processors and tokenizers are loaded from.
@@ -31,23 +32,29 @@ _OTHER_WEIGHTS = (
 _WEIGHTS = "model.safetensors"
 
 
-def find_checkpoint(name: str) -> Path:
+def find_checkpoint(name: str, *, weights: bool = True) -> Path:
     """Return the folder of a checkpoint, downloaded from the hub if need be.
 
     Links on the way to it are followed once, here: a link that is turned to another folder later changes nothing.
 
+    Args:
+        name: of a folder, or of the hub.
+        weights: whether they are downloaded too.
+
     Raises:
-        ModelRefusedError: neither a folder nor a checkpoint of the hub, or one that takes its weights from elsewhere.
+        ModelRefusedError: neither a folder nor a checkpoint of the hub, one that takes its weights from elsewhere, or
+            one of a family that cannot be served.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        folder = _download(name)
+        folder = _download(name, weights=weights)
     folder = folder.resolve()
     if (folder / "adapter_config.json").exists():
         raise ModelRefusedError(
             f"model {name!r} is an adapter (adapter_config.json): most of its weights are those of another checkpoint,"
             " which may change behind it. Accepted: the adapter merged into its base, as one checkpoint."
         )
+    check_family(folder, name)
     return folder
 
 
@@ -108,7 +115,7 @@ def transformers_weights(folder: Path) -> set[str]:
     Raises:
         ModelRefusedError: an index names files that lie elsewhere.
     """
-    named = _json(folder / "config.json").get("transformers_weights")
+    named = read_json(folder / "config.json").get("transformers_weights")
     candidates = [named] if isinstance(named, str) else [_WEIGHTS, f"{_WEIGHTS}.index.json"]
     name = next((name for name in candidates if (folder / name).is_file()), None)
     if name is None:
@@ -124,7 +131,7 @@ def indexed_weights(folder: Path, index: str) -> set[str]:
     Raises:
         ModelRefusedError: it names files that are no safetensors, or lie outside of the folder.
     """
-    weight_map = _json(folder / index).get("weight_map")
+    weight_map = read_json(folder / index).get("weight_map")
     names = {str(name) for name in weight_map.values()} if isinstance(weight_map, dict) else set()
     for name in names:
         path = PurePosixPath(name)
@@ -168,9 +175,12 @@ def fingerprint(checkpoint: str, dtype: torch.dtype, processor: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=32, person=b"lookonce-model").hexdigest()
 
 
-def _download(name: str) -> Path:
+def _download(name: str, *, weights: bool) -> Path:
+    """Download a checkpoint; its configuration first, since a family may be refused by that alone."""
+    ignored = [*_OTHER_WEIGHTS, *([] if weights else ["*.safetensors"])]
     try:
-        return Path(snapshot_download(name, ignore_patterns=list(_OTHER_WEIGHTS)))
+        check_family(Path(snapshot_download(name, allow_patterns=["config.json"])), name)
+        return Path(snapshot_download(name, ignore_patterns=ignored))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelRefusedError(
             f"model {name!r}: no folder of that name, and not to be had from the hub ({type(error).__name__})."
@@ -193,15 +203,6 @@ def _files(folder: Path) -> Iterator[str]:
 
 def _is_read(name: str) -> bool:
     return any(fnmatchcase(PurePosixPath(name).name.lower(), pattern) for pattern in _READ)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an empty one if no loader could read it either."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _raise(error: OSError) -> None:

@@ -11,8 +11,9 @@ Where the texts spell nothing, the prompt is encoded as the model's own processo
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
@@ -63,10 +64,19 @@ class ControlTokens:
         tokenizer: of transformers.
         template: the chat template.
         placeholders: texts that stand for images and the like, for the processor or the model.
+        aliases: placeholders that are no tokens, since the processor takes them out, and the tokens that they stand
+            for: as many pieces of text they would join with what is around them.
     """
 
-    def __init__(self, tokenizer: Any, template: str, placeholders: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str,
+        placeholders: Sequence[str] = (),
+        aliases: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._tokenizer = tokenizer
+        self._aliases = aliases
         # The unknown token comes of any text: it is what spells it that is looked for.
         self._looked_for = (*placeholders, *([tokenizer.unk_token] if tokenizer.unk_token else []))
         added: dict[int, Any] = tokenizer.added_tokens_decoder
@@ -110,7 +120,10 @@ class ControlTokens:
         bos = self._tokenizer.bos_token
         has_own = begins and not (bos is not None and text.startswith(bos))
         tokenizer: Any = self.broken if is_broken else self._tokenizer
-        return Rendered(text, tokenizer(text, add_special_tokens=has_own)["input_ids"], is_broken, has_own)
+        encoded = text
+        for placeholder, token in self._aliases.items():
+            encoded = encoded.replace(placeholder, token)
+        return Rendered(text, tokenizer(encoded, add_special_tokens=has_own)["input_ids"], is_broken, has_own)
 
     def prepare(self) -> None:
         """Make the tokenizer of broken texts now, since that may take seconds."""

@@ -15,10 +15,10 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 
 from lookonce_cache import CompressedContext, digest
+from lookonce_server.engines.chat_template import ChatTemplate
 from lookonce_server.engines.control_tokens import (
     Change,
     ControlTokens,
@@ -30,6 +30,7 @@ from lookonce_server.engines.control_tokens import (
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.media import Media, media_grid
 from lookonce_server.engines.placeholder_tokens import PlaceholderTokens
+from lookonce_server.engines.reasoning import ReasoningFormat
 from lookonce_server.engines.visuals import Video, Visual, frames_of
 from lookonce_server.errors import (
     ContextOutdatedError,
@@ -103,10 +104,17 @@ class PromptRenderer:
         self.image_id = self._media.image_id
         self.placeholder_tokens = PlaceholderTokens.of(processor, config)
         texts = [text for text, _ in self.placeholder_tokens.kinds]
+        self._template = ChatTemplate(processor, {kind: text for text, kind in self.placeholder_tokens.kinds})
         self._max_tokens: int = config.get_text_config().max_position_embeddings
-        self._control_tokens = ControlTokens(self.tokenizer, str(processor.chat_template), texts)
+        aliases = _aliases(processor, self.tokenizer.convert_ids_to_tokens(self.image_id))
+        self._control_tokens = ControlTokens(self.tokenizer, str(processor.chat_template), texts, aliases)
         added, placeholder = self.tokenizer.added_tokens_decoder, getattr(processor, "image_token", None)
         self._image_ids = {*self._media.ids, *(id_ for id_, token in added.items() if token.content == placeholder)}
+
+    @property
+    def reasoning(self) -> ReasoningFormat | None:
+        """Return the way in which the model reasons before it answers."""
+        return self._template.reasoning
 
     @property
     def media(self) -> Media:
@@ -164,7 +172,8 @@ class PromptRenderer:
         """
         turn = self._describe_messages(prompt, frames)
         rendered = self._encode(
-            lambda change: self._apply_template(_change_texts(turn, change)), [("lookonce.describe_prompt", prompt)]
+            lambda change: self._template.open_turn(_change_texts(turn, change), _mark(prompt)),
+            [("lookonce.describe_prompt", prompt)],
         )
         ids = rendered.ids
         at = self._find_image(ids, 0)
@@ -234,13 +243,13 @@ class PromptRenderer:
         mark = _mark("".join(turn.prompt for turn in turns))
         questions = [_change_texts(self._describe_messages(turn.prompt, turn.frames), change) for turn in turns]
         messages = [message for question in questions for message in (*question, _assistant_message(mark))]
-        text = self._apply_template([*messages, *_change_texts(conversation.after_images(), change)])
+        text = self._template.apply([*messages, *_change_texts(conversation.after_images(), change)])
         _, *rests = text.split(mark, len(turns))
         if len(rests) != len(turns):
             raise ModelRefusedError("The chat template does not show the assistant's turns.")
         # Before an answer templates differ in blanks: alone the turn ends as a context does.
         kinds = {(turn.prompt, turn.frames): question for turn, question in zip(turns, questions, strict=True)}
-        alone = {kind: self._apply_template(question) for kind, question in kinds.items()}
+        alone = {kind: self._template.open_turn(question, mark) for kind, question in kinds.items()}
         own = [alone[turn.prompt, turn.frames] for turn in turns]
         ends = [text[len(text.rstrip()) :] for text in own[1:]]
         between = [rest.rstrip() + end for rest, end in zip(rests, ends, strict=False)]
@@ -277,9 +286,9 @@ class PromptRenderer:
         joined = None
         for _ in range(_TRIES):
             try:
-                rendered = self._apply_template([*turn, _assistant_message(mark), question])
+                rendered = self._template.apply([*turn, _assistant_message(mark), question])
                 before, mark_found, _ = rendered.partition(mark)
-                alone = self._apply_template(turn)
+                alone = self._template.open_turn(turn, mark)
             except InvalidRequestError as error:
                 raise ModelRefusedError(str(error)) from error
             if mark_found and before.rstrip() == alone.rstrip():
@@ -333,7 +342,7 @@ class PromptRenderer:
 
     def _encode_conversation(self, conversation: Conversation, frames: Sequence[int | None] = ()) -> Rendered:
         messages = conversation.as_messages(lambda image: self._media.parts(frames[image] if frames else None))
-        return self._encode(lambda change: self._apply_template(_change_texts(messages, change)), _texts(conversation))
+        return self._encode(lambda change: self._template.apply(_change_texts(messages, change)), _texts(conversation))
 
     def _encode(self, render: Render, texts: list[tuple[str, str]]) -> Rendered:
         """Render a prompt in which no text of a request is a control token.
@@ -362,15 +371,6 @@ class PromptRenderer:
                 param=field,
             ) from error
 
-    def _apply_template(self, messages: list[dict[str, Any]]) -> str:
-        try:
-            text: str = self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        except TemplateError as error:  # what templates raise on roles that they do not have, or in another order
-            raise InvalidRequestError(
-                f"The model's chat template does not take this conversation: {error}", param="messages"
-            ) from error
-        return text
-
     def _process(self, rendered: Rendered, images: Sequence[Visual]) -> Prompt:
         options = self._media.options(images)
         if not rendered.has_own:
@@ -393,6 +393,14 @@ class PromptRenderer:
         processor = copy.copy(self._processor)
         processor.tokenizer = self._control_tokens.broken
         return processor
+
+
+def _aliases(processor: Any, image_token: str | None) -> dict[str, str]:
+    """Return the processor's placeholder for an image, if its tokenizer does not know it, and the image token."""
+    placeholder, tokenizer = getattr(processor, "image_token", None), processor.tokenizer
+    if placeholder is None or image_token is None or placeholder in tokenizer.get_vocab():
+        return {}
+    return {str(placeholder): image_token}
 
 
 def common_prefix(prefix: Sequence[int], prompt: Sequence[int]) -> tuple[int, ...]:

@@ -6,19 +6,30 @@ from typing import Any
 from tokenizers.decoders import DecodeStream
 
 from lookonce_server.engines.base import FinishReason, Piece, Sampling, TokenLogprob
+from lookonce_server.engines.reasoning import ReasoningFormat, ReasoningSplitter
 from lookonce_server.errors import EngineError
 
 
 class TextStream:
-    """Turn token ids into text, held back until no stop text can come of it."""
+    """Turn token ids into text, held back until no stop text can come of it.
 
-    def __init__(self, tokenizer: Any, sampling: Sampling, end_ids: frozenset[int]) -> None:
+    Args:
+        tokenizer: of the model.
+        sampling: has the limits.
+        end_ids: of tokens that end an answer.
+        reasoning: the model's, to be kept apart from the answer; None: all text is the answer.
+    """
+
+    def __init__(
+        self, tokenizer: Any, sampling: Sampling, end_ids: frozenset[int], reasoning: ReasoningFormat | None = None
+    ) -> None:
         self._backend = tokenizer.backend_tokenizer
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._end_ids = end_ids
         self._stop = sampling.stop
         self._left = sampling.max_tokens
         self._held = ""
+        self._splitter = ReasoningSplitter(reasoning) if reasoning and sampling.json_schema is None else None
         self._hold = max((len(text) - 1 for text in sampling.stop), default=0)
 
     def push(self, token: int, logprob: TokenLogprob | None = None, made_at: float | None = None) -> Piece:
@@ -30,6 +41,9 @@ class TextStream:
             made_at: when it came from the model; None: now.
         """
         piece = self._next(token, logprob)
+        if self._splitter is not None:
+            reasoning, text = self._splitter.push(piece.text, is_last=piece.finish_reason is not None)
+            piece = piece._replace(text=text, reasoning=reasoning)
         return piece._replace(made_at=time.monotonic() if made_at is None else made_at)
 
     def _next(self, token: int, logprob: TokenLogprob | None) -> Piece:

@@ -66,8 +66,8 @@ class ChatFormat(AnswerFormat):
             yield self._chunk(index, Delta(role="assistant", content="", refusal=None), **lookonce)
         async for index, piece in pieces:
             # A token without text of its own, as the first half of a character, still has a log-probability.
-            if piece.text or (self._token_text and piece.logprob):
-                yield self._chunk(index, Delta(content=piece.text), logprobs=self._logprobs([piece]))
+            if piece.text or piece.reasoning or (self._token_text and piece.logprob):
+                yield self._chunk(index, _delta(piece), logprobs=self._logprobs([piece]))
             if piece.finish_reason:
                 yield self._chunk(index, Delta(), piece.finish_reason, lookonce=usage.lookonce(index))
         if self._include_usage:
@@ -75,7 +75,13 @@ class ChatFormat(AnswerFormat):
         yield DONE
 
     def _choice(self, index: int, pieces: Sequence[Piece]) -> Choice:
-        message = Message(role="assistant", content="".join(piece.text for piece in pieces), refusal=None)
+        reasoning = "".join(piece.reasoning or "" for piece in pieces)
+        message = Message(
+            role="assistant",
+            content="".join(piece.text for piece in pieces),
+            refusal=None,
+            **({"reasoning_content": reasoning} if reasoning else {}),
+        )
         finish_reason = pieces[-1].finish_reason
         assert finish_reason is not None
         return Choice(index=index, message=message, logprobs=self._logprobs(pieces), finish_reason=finish_reason)
@@ -105,6 +111,15 @@ class ChatFormat(AnswerFormat):
         return Logprobs(content=token_logprobs(pieces, self._token_text), refusal=None)
 
 
+def _delta(piece: Piece) -> Delta:
+    """Return a piece as a delta: of the answer, of what the model thinks, or of both where the one ends."""
+    if not piece.reasoning:
+        return Delta(content=piece.text)
+    if not piece.text:
+        return Delta(reasoning_content=piece.reasoning)
+    return Delta(reasoning_content=piece.reasoning, content=piece.text)
+
+
 def _completion_usage(usage: Usage) -> CompletionUsage:
     """Return OpenAI's usage object; the prompt counts once for all answers."""
     prompt, generated = usage.prompt_tokens, usage.generated_tokens
@@ -114,6 +129,9 @@ def _completion_usage(usage: Usage) -> CompletionUsage:
         total_tokens=prompt + generated,
         prompt_tokens_details=PromptTokens(cached_tokens=usage.cached_tokens, audio_tokens=0),
         completion_tokens_details=CompletionTokens(
-            reasoning_tokens=0, audio_tokens=0, accepted_prediction_tokens=0, rejected_prediction_tokens=0
+            reasoning_tokens=usage.reasoning_tokens,
+            audio_tokens=0,
+            accepted_prediction_tokens=0,
+            rejected_prediction_tokens=0,
         ),
     )

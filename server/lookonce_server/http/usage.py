@@ -16,6 +16,7 @@ class _AnswerUsage:
     """The tokens of one answer, and the times at which the model generated them."""
 
     generated: int = 0
+    reasoning: int = 0  # of those, what the model thought before it answered
     first_made: float | None = None  # when the model generated the first token, monotonic
     first_tokens: int = 0  # generated together with it
     last_made: float = 0.0
@@ -30,6 +31,7 @@ class _AnswerUsage:
             self.first_tokens += piece.tokens
         self.last_made = made
         self.generated += piece.tokens
+        self.reasoning += piece.tokens if piece.reasoning is not None else 0
         self.tier = piece.tier
 
     @property
@@ -88,6 +90,11 @@ class Usage:
     def generated_tokens(self) -> int:
         """Return the number of tokens of all answers so far."""
         return sum(answer.generated for answer in self._answers)
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Return the number of tokens of all answers so far that are reasoning."""
+        return sum(answer.reasoning for answer in self._answers)
 
     @property
     def headers(self) -> dict[str, str]:

@@ -38,6 +38,9 @@ class ModelSettings(BaseModel):
         Literal["auto", "float32", "bfloat16", "float16"],
         Field(description="arithmetic of the model; auto: float32 on a CPU, bfloat16 on a GPU"),
     ] = "auto"
+    trust_remote_code: Annotated[
+        bool, Field(description="run code of the checkpoint's own, for models that transformers or vLLM lack")
+    ] = False
     max_running: Annotated[int, Field(gt=0, description="passes that run at once (vLLM: --vllm-max-num-seqs)")] = 8
     max_queue: Annotated[int, Field(gt=0, description="answers, or describe passes, in work before a 429")] = 256
     max_answer_tokens: Annotated[int, Field(gt=0, description="maximum tokens of an answer, and the default")] = 1024

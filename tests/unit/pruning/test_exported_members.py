@@ -40,7 +40,6 @@ def test_public_names():
 
 def test_import_registers_nothing():
     code = (
-        "from lookonce_server.engines.torch_extensions import install; install();"
         "import lookonce_pruning, transformers as t;"
         "assert 'lookonce' not in t.AttentionInterface._global_mapping;"
         "assert 'lookonce' not in t.AttentionMaskInterface._global_mapping"

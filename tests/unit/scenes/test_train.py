@@ -85,7 +85,6 @@ def test_the_command_trains_on_every_core_and_writes_checkpoints(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "lookonce_server.engines.torch_extensions",
         "lookonce_scenes.train",
         "--scale",
         "0.0004",

@@ -13,6 +13,7 @@ COMMANDS = ("ask", "chat", "describe", "contexts")
 SERVER_VARIABLE, KEY_VARIABLE = "LOOKONCE_SERVER", "LOOKONCE_API_KEY"
 _PLUGIN_HELP = {
     "serve": "run a server (needs the extra `server`; options: lookonce serve --help)",
+    "check": "see whether a checkpoint can be served, and what its contexts weigh (needs the extra `server`)",
     "new-key": "make an API key for a server (needs the extra `server`)",
     "eval": "measure how much of its accuracy a checkpoint keeps (needs the extra `eval`)",
     "analyze": "see where a checkpoint looks in images (needs the extra `eval`)",

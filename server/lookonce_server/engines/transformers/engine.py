@@ -26,6 +26,7 @@ from lookonce_server.engines.description import Description, pack_prompt
 from lookonce_server.engines.geometry import image_crop
 from lookonce_server.engines.join import join_contexts
 from lookonce_server.engines.prefix import TextCache, TextKV, TextSpan
+from lookonce_server.engines.pretrained import refuse
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.structured.grammar import Grammars
 from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
@@ -70,7 +71,16 @@ class TransformersEngine:
         self._scheduler = PassScheduler(max_running=max_running, max_queue=max_queue)
 
     @classmethod
-    async def load(cls, name: str, *, dtype: torch.dtype, device: str, describe_prompt: str, **options: Any) -> Self:
+    async def load(
+        cls,
+        name: str,
+        *,
+        dtype: torch.dtype,
+        device: str,
+        describe_prompt: str,
+        trust_remote_code: bool = False,
+        **options: Any,
+    ) -> Self:
         """Load a checkpoint and check that it can be served.
 
         Args:
@@ -78,16 +88,20 @@ class TransformersEngine:
             dtype: arithmetic of the model.
             device: where it runs.
             describe_prompt: tried in the self-check.
+            trust_remote_code: whether code of the checkpoint may run.
             options: the engine's own.
 
         Raises:
             ModelRefusedError: it cannot; the message says why.
         """
         _log.info("Loading the model: %s on %s.", str(dtype).removeprefix("torch."), device)
-        loaded = await asyncio.to_thread(load_model, name, dtype=dtype, device=device)
+        loaded = await asyncio.to_thread(
+            load_model, name, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+        )
         _log.info("Checking the model: answers from a context must be those of the whole image.")
-        await asyncio.to_thread(check_model, loaded, describe_prompt)
-        engine = cls(loaded, **options)
+        with refuse(f"model {name!r} ({type(loaded.model).__name__}) cannot run the self-check"):
+            await asyncio.to_thread(check_model, loaded, describe_prompt)
+            engine = cls(loaded, **options)
         problem = await asyncio.to_thread(find_join_problem, loaded, describe_prompt)
         engine.facts = replace(engine.facts, unjoinable=problem)
         engine.facts.report_joins()
@@ -166,7 +180,7 @@ class TransformersEngine:
         sampler = Sampler(sampling)
         grammar = None if sampling.json_schema is None else self._grammars.grammar(sampling.json_schema)
         ends = self._end_ids | {grammar.end} if grammar else self._end_ids
-        text = TextStream(self._prompts.tokenizer, sampling, ends)
+        text = TextStream(self._prompts.tokenizer, sampling, ends, self._prompts.reasoning)
         while True:
             logits = grammar.mask(state.logits) if grammar else state.logits
             token = sampler.pick(logits)

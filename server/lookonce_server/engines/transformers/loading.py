@@ -4,10 +4,17 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
-from lookonce_server.engines.checkpoint import check_unchanged, file_digest, find_checkpoint, fingerprint
+from lookonce_server.engines.checkpoint import (
+    check_code,
+    check_unchanged,
+    file_digest,
+    find_checkpoint,
+    fingerprint,
+)
+from lookonce_server.engines.families import model_label
+from lookonce_server.engines.pretrained import load_config, load_processor, load_weights
 from lookonce_server.errors import ModelRefusedError
 
 
@@ -20,27 +27,38 @@ class LoadedModel(NamedTuple):
     checkpoint: str  # digest of its files
 
 
-def load_model(name: str, *, dtype: torch.dtype, device: str) -> LoadedModel:
+def load_model(name: str, *, dtype: torch.dtype, device: str, trust_remote_code: bool = False) -> LoadedModel:
     """Load an image-text-to-text checkpoint of transformers, from safetensors.
+
+    Args:
+        name: folder or hub name.
+        dtype: arithmetic of the model.
+        device: where it runs.
+        trust_remote_code: whether code of the checkpoint may run. All of its files count in its digest then.
 
     Raises:
         ModelRefusedError: it cannot be found, is no such checkpoint, or is changed meanwhile; the device is not there.
     """
     check_device(device)
     folder = find_checkpoint(name)
-    digest = file_digest(folder)
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
-        )
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ModelRefusedError(f"model {name!r} cannot be loaded: {error}") from error
-    if not getattr(processor, "chat_template", None):
-        raise ModelRefusedError(f"model {name!r} has no chat template, so that no conversation can be rendered.")
+    if trust_remote_code:
+        check_code(folder)
+    label = model_label(folder, name)
+    digest = file_digest(folder, everything=trust_remote_code)
+    config = load_config(folder, label, trust_remote_code=trust_remote_code)
+    processor = load_processor(folder, label, trust_remote_code=trust_remote_code)  # first: weights take minutes
+    model = load_weights(
+        folder,
+        label,
+        trust_remote_code=trust_remote_code,
+        config=config,
+        dtype=dtype,
+        attn_implementation="sdpa",
+        use_safetensors=True,
+    )
     model.to(torch.device(device)).eval()  # type: ignore[arg-type]
     _own_memory(model)
-    check_unchanged(folder, digest)
+    check_unchanged(folder, digest, everything=trust_remote_code)
     return LoadedModel(model, processor, fingerprint(digest, dtype, processor), digest)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from prometheus_client import REGISTRY, CollectorRegistry
-from transformers import AutoConfig, AutoProcessor, GenerationConfig
+from transformers import GenerationConfig
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.outputs import RequestOutput
@@ -33,9 +33,11 @@ from lookonce_server.engines.base import (
 from lookonce_server.engines.checkpoint import check_code, check_unchanged, file_digest, find_checkpoint, fingerprint
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.description import Description, PackedPrompt
+from lookonce_server.engines.families import model_label
 from lookonce_server.engines.geometry import image_crop
 from lookonce_server.engines.join import Join, join_contexts
 from lookonce_server.engines.prefix import DenseContext, TextCache, TextKV, TextSpan
+from lookonce_server.engines.pretrained import load_config, load_processor, refuse
 from lookonce_server.engines.prompts import DescribeTurn, PromptRenderer
 from lookonce_server.engines.structured.grammar import Grammars
 from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
@@ -66,6 +68,9 @@ class _Checkpoint(NamedTuple):
     """A checkpoint that vLLM can run, and the options to run it with."""
 
     folder: Path
+    label: str  # in messages
+    config: Any  # of transformers, as the processor
+    processor: Any
     args: AsyncEngineArgs
     options: dict[str, str]  # that may change what is computed; see `computing_options`
     files: dict[str, Any]  # that vLLM reads; see `file_digest`
@@ -97,15 +102,13 @@ class VllmEngine:
         *,
         allow_control_tokens: bool = False,
     ) -> None:
-        config, folder = client.config, checkpoint.folder
+        config = client.config
         model = config.model_config
         dtype = model.dtype
         assert isinstance(dtype, torch.dtype)
-        trusted = {"trust_remote_code": model.trust_remote_code}  # else whoever starts it at a terminal is asked
-        processor = AutoProcessor.from_pretrained(folder, **trusted)  # type: ignore[no-untyped-call]
-        self._config = AutoConfig.from_pretrained(folder, **trusted)
+        processor, self._config = checkpoint.processor, checkpoint.config
         self._prompts = PromptRenderer(processor, self._config, allow_control_tokens=allow_control_tokens)
-        self._end_ids = end_ids(_generation_config(folder), processor.tokenizer)
+        self._end_ids = end_ids(_generation_config(checkpoint.folder), processor.tokenizer)
         self._grammars = Grammars(processor.tokenizer, model.get_vocab_size())
         self.facts = ModelFacts(
             checkpoint=checkpoint.digest,
@@ -138,6 +141,7 @@ class VllmEngine:
         max_images: int = 16,
         handover_dir: Path | None = None,
         allow_control_tokens: bool = False,
+        trust_remote_code: bool = False,
     ) -> Self:
         """Start vLLM with a checkpoint and check that it can be served.
 
@@ -150,28 +154,30 @@ class VllmEngine:
             max_images: most images of a prompt.
             handover_dir: where tensors are handed to its processes; None chooses.
             allow_control_tokens: see `PromptRenderer`.
+            trust_remote_code: whether code of the checkpoint may run.
 
         Raises:
             ModelRefusedError: it cannot be served, or an option is wrong; the message says why.
         """
         for variable, value in _ENVIRONMENT.items():
             os.environ.setdefault(variable, value)
-        checkpoint = await asyncio.to_thread(_read_checkpoint, name, dtype, options, max_images)
+        checkpoint = await asyncio.to_thread(_read_checkpoint, name, dtype, options, max_images, trust_remote_code)
         async with AsyncExitStack() as undo:
             files = await asyncio.to_thread(SharedFiles, handover_dir)
             undo.callback(files.close)
             _log.info("Loading the model: %s with vLLM.", str(dtype).removeprefix("torch."))
-            try:
+            with refuse(f"vLLM cannot run {checkpoint.label}"):
                 client = VllmClient(await asyncio.to_thread(_start, checkpoint.args), max_queue=max_queue)
-            except (ValueError, RuntimeError, OSError) as error:
-                raise ModelRefusedError(f"vLLM cannot run model {name!r}: {error}") from error
             undo.push_async_callback(client.close)
             for problems in await client.call_workers("lookonce_attach"):
                 if problems:
                     raise ModelRefusedError(f"This model cannot be served by image re-prompting. {' '.join(problems)}")
-            engine = await asyncio.to_thread(cls, client, checkpoint, files, allow_control_tokens=allow_control_tokens)
-            _log.info("Checking the model: answers from a context must be those of the whole image.")
-            await engine.check(describe_prompt)
+            with refuse(f"{checkpoint.label} cannot run the self-check"):
+                engine = await asyncio.to_thread(
+                    cls, client, checkpoint, files, allow_control_tokens=allow_control_tokens
+                )
+                _log.info("Checking the model: answers from a context must be those of the whole image.")
+                await engine.check(describe_prompt)
             # Now that all has been loaded, and used.
             await asyncio.to_thread(check_unchanged, checkpoint.folder, checkpoint.digest, **checkpoint.files)
             undo.pop_all()
@@ -315,7 +321,7 @@ class VllmEngine:
                 if text is None:
                     first = started(output)
                     fitting = self.facts.fit(first.prompt_tokens, sampling)  # vLLM ends an answer that has no more room
-                    text = TextStream(self._prompts.tokenizer, fitting, ends)
+                    text = TextStream(self._prompts.tokenizer, fitting, ends, self._prompts.reasoning)
                     yield first
                 made_at = time.monotonic()
                 for token, logprob in _tokens(output, sampling.logprobs):
@@ -392,21 +398,26 @@ class VllmEngine:
             return self._texts.get(span) or self._texts.keep(span, await compute_text(self._captures, span))
 
 
-def _read_checkpoint(name: str, dtype: torch.dtype, options: Mapping[str, Any], max_images: int) -> _Checkpoint:
-    """Find a checkpoint, and check vLLM's options with it.
+def _read_checkpoint(
+    name: str, dtype: torch.dtype, options: Mapping[str, Any], max_images: int, trust_remote_code: bool
+) -> _Checkpoint:
+    """Find a checkpoint, check vLLM's options with it, and load what is quickly loaded.
 
     Raises:
         ModelRefusedError: it cannot be run, or an option is wrong.
     """
     folder = find_checkpoint(name)
     where = {"model": str(folder), "dtype": str(dtype).removeprefix("torch.")}
-    args = engine_args(options, max_images=max_images, **where)
+    args = engine_args(options, max_images=max_images, trust_remote_code=trust_remote_code, **where)
     if args.load_format != "dummy" and not any(folder.glob("*.safetensors")):
         raise ModelRefusedError(f"vLLM cannot run model {name!r}: {folder} has no *.safetensors, which alone is read.")
-    if args.trust_remote_code:
+    if trust_remote_code:
         check_code(folder)
-    files = {"weights": read_weights(folder, args.load_format), "everything": args.trust_remote_code}
-    return _Checkpoint(folder, args, computing_options(options, **where), files, file_digest(folder, **files))
+    files: dict[str, Any] = {"weights": read_weights(folder, args.load_format), "everything": trust_remote_code}
+    digest, label = file_digest(folder, **files), model_label(folder, name)
+    config = load_config(folder, label, trust_remote_code=trust_remote_code)
+    processor = load_processor(folder, label, trust_remote_code=trust_remote_code)
+    return _Checkpoint(folder, label, config, processor, args, computing_options(options, **where), files, digest)
 
 
 def _start(args: AsyncEngineArgs) -> AsyncLLM:

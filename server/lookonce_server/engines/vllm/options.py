@@ -19,6 +19,7 @@ _OURS = {
     "model": "--model",
     "dtype": "--dtype",
     "served_model_name": "--served-name",
+    "trust_remote_code": "--trust-remote-code",
     "kv_transfer_config": "nothing: contexts travel through lookonce's own connector",
     "worker_extension_cls": "nothing: it is lookonce's own",
     "structured_outputs_config": "nothing: JSON is decoded as in every engine",
@@ -58,13 +59,16 @@ _HARMLESS = frozenset(
 _CPU_CACHE_BYTES = 2 * 1024**3  # on a CPU vLLM would take most of the machine's memory, and fail where it is in use
 
 
-def engine_args(options: Mapping[str, Any], *, model: str, dtype: str, max_images: int = 1) -> Any:
+def engine_args(
+    options: Mapping[str, Any], *, model: str, dtype: str, trust_remote_code: bool = False, max_images: int = 1
+) -> Any:
     """Build vLLM's `AsyncEngineArgs`.
 
     Args:
         options: vLLM's options by name, as {"tensor_parallel_size": 2}; values as on its command line or in JSON.
         model: folder of the checkpoint.
         dtype: arithmetic of the model.
+        trust_remote_code: whether code of the checkpoint may run.
         max_images: most images of a prompt.
 
     Raises:
@@ -88,6 +92,7 @@ def engine_args(options: Mapping[str, Any], *, model: str, dtype: str, max_image
             f"--vllm-load-format={args.load_format}: it reads weights that are no safetensors of the checkpoint's"
             f" folder. Accepted: {', '.join(_LOAD_FORMATS)}."
         )
+    args.trust_remote_code = trust_remote_code
     args.kv_transfer_config = KVTransferConfig(
         kv_connector=CONNECTOR,
         kv_connector_module_path=CONNECTOR_MODULE,
@@ -106,7 +111,8 @@ def computing_options(options: Mapping[str, Any], *, model: str, dtype: str) -> 
 
     They differ from their defaults, and are not known to be harmless.
 
-    The arguments are those of `engine_args`; the most images of a prompt change nothing. However a value is written, as
+    The arguments are those of `engine_args`; neither the most images of a prompt nor trust in the
+    checkpoint's code, which is in its digest then, change anything. However a value is written, as
     a flag or in JSON, its text is the same.
     """
     changed = _diff(_parse(options, model, dtype), _parse({}, model, dtype))

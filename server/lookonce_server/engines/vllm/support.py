@@ -30,11 +30,28 @@ def attention_problems(config: VllmConfig, cache: KVCacheConfig, layers: Sequenc
         problems.append("Pipeline parallelism is not supported: each worker must hold every layer.")
     if parallel.decode_context_parallel_size > 1:
         problems.append("Context parallelism is not supported: each worker must hold every token.")
+    found: dict[str, list[int]] = {}
     for index, layer in enumerate(layers):
-        problems += [f"Layer {index} has {meaning}." for meaning in _unsupported(layer.impl)]
+        for meaning in _unsupported(layer.impl):
+            found.setdefault(meaning, []).append(index)
         if not hasattr(layer.impl, "do_kv_cache_update"):
-            problems.append(f"Layer {index}'s attention backend, {type(layer.impl).__name__}, cannot be written to.")
-    return problems
+            backend = type(layer.impl).__name__
+            found.setdefault(f"an attention backend, {backend}, that cannot be written to", []).append(index)
+    return problems + [f"{_layers(indices, len(layers))} {meaning}." for meaning, indices in found.items()]
+
+
+def _layers(indices: list[int], count: int) -> str:
+    """Return the beginning of a sentence about layers, however many they are."""
+    if len(indices) == 1:
+        return f"Layer {indices[0]} has"
+    return f"{len(indices)} of {count} layers, the first of them layer {indices[0]}, have"
+
+
+def has_class(architecture: str) -> bool:
+    """Return whether this vLLM has a model's class."""
+    from vllm.model_executor.models import ModelRegistry
+
+    return architecture in ModelRegistry.get_supported_archs()
 
 
 def _unsupported(implementation: Any) -> list[str]:

@@ -73,6 +73,7 @@ class Message(AnswerModel):
     role: Literal["assistant"]
     content: str
     refusal: None
+    reasoning_content: str | None = None  # of a model that reasons
 
 
 class Delta(AnswerModel):
@@ -81,6 +82,7 @@ class Delta(AnswerModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
     refusal: None = None
+    reasoning_content: str | None = None
 
 
 class Choice(AnswerModel):
@@ -109,7 +111,7 @@ class PromptTokens(AnswerModel):
 
 
 class CompletionTokens(AnswerModel):
-    """Parts of the answer's tokens: all are text."""
+    """Parts of the answer's tokens: text, and what the model thought before it."""
 
     reasoning_tokens: int
     audio_tokens: int

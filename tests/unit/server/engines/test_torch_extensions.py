@@ -7,7 +7,8 @@ from importlib.metadata import entry_points
 import pytest
 import torch
 
-INSTALL = "from lookonce_server.engines.torch_extensions import install; install()\n"
+INSTALL = "from lookonce_torch import install; install()\n"
+PACKAGES = ("lookonce_server", "lookonce_pruning", "lookonce_scenes", "lookonce_evaluation")
 SPAWNED = """
 import multiprocessing
 if __name__ == "__main__":
@@ -52,6 +53,13 @@ def test_with_cuda_the_error_is_left_as_it_is(tmp_path):
     failed = run(f"{INSTALL}import torch\ntorch.version.cuda = '13.0'\nimport torchvision", tmp_path)
     assert failed.returncode == 1
     assert "torchvision::nms" in failed.stderr
+
+
+def test_every_package_that_imports_transformers_mends_them_first(tmp_path):
+    """However it is entered: `python -m lookonce_scenes.train` runs the package before its module."""
+    for package in PACKAGES:
+        code = f"import sys, {package}\nprint('torch' in sys.modules, sys.meta_path[0].__class__.__module__)"
+        assert run(code, tmp_path).stdout == "False lookonce_torch\n", package
 
 
 def test_nothing_heavy_is_imported_by_it(tmp_path):

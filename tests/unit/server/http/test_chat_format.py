@@ -7,6 +7,7 @@ import pytest
 from openai.types import Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from lookonce_server.engines import reasoning
 from lookonce_server.http.schemas import answers
 
 from ....support.app_requests import body, events_of, image, send, user
@@ -67,6 +68,26 @@ async def test_a_stream_says_what_the_whole_answer_says(app):
     told = [entry for c in choices if c["logprobs"] for entry in c["logprobs"]["content"]]
     assert told == whole["choices"][0]["logprobs"]["content"]
     assert chunks[-1]["usage"] == whole["usage"]
+
+
+async def test_reasoning_is_apart_from_the_answer(app, engine, monkeypatch):
+    """The bundled model does not reason: a word that it says ends its thought."""
+    request = body(messages=[user("Describe the image.", image())], max_tokens=40, lookonce={"cache": "bypass"})
+    plain = (await send(app, request)).json()["choices"][0]["message"]["content"]
+    end = plain.split()[3]
+    thought, _, answer = plain.partition(end)
+    monkeypatch.setattr(reasoning, "END", end)
+    monkeypatch.setitem(vars(engine._prompts._template), "reasoning", reasoning.ReasoningFormat(is_opened=True))
+    made = (await send(app, request)).json()
+    message = made["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == (thought.strip(), answer.strip())
+    assert_shaped(made, ChatCompletion, answers.ChatCompletion)
+    tokens = made["usage"]["completion_tokens_details"]["reasoning_tokens"]
+    assert 0 < tokens < made["usage"]["completion_tokens"]
+    chunks = events_of(await send(app, request | {"stream": True}))
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+    assert "".join(delta.get("reasoning_content") or "" for delta in deltas) == message["reasoning_content"]
+    assert "".join(delta.get("content") or "" for delta in deltas) == message["content"]
 
 
 async def test_the_fingerprint_is_the_models(app, engine):
