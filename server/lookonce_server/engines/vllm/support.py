@@ -6,9 +6,10 @@ from typing import Any
 from vllm.config import VllmConfig
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig
 
+_WINDOW = "a sliding attention window"
 # Attributes of vLLM's attention implementations, and the values that mean "not used".
 _UNSUPPORTED = {
-    "sliding_window": ("a sliding attention window", (None, -1, (-1, -1))),
+    "sliding_window": (_WINDOW, (None, -1, (-1, -1))),
     "logits_soft_cap": ("soft-capped attention logits", (None, 0)),
     "alibi_slopes": ("ALiBi position biases", (None,)),
     "sinks": ("attention sinks", (None,)),
@@ -26,15 +27,29 @@ def attention_problems(config: VllmConfig, cache: KVCacheConfig, layers: Sequenc
         problems.append(
             f"Its KV cache has {len(cache.kv_cache_groups)} groups ({names}); one of full attention is needed."
         )
+    if config.model_config.is_mm_prefix_lm:
+        problems.append(
+            "Its image tokens see each other, or its prompt is a prefix-LM's, which not every attention backend of vLLM"
+            " computes."
+        )
     if parallel.pipeline_parallel_size > 1:
         problems.append("Pipeline parallelism is not supported: each worker must hold every layer.")
     if parallel.decode_context_parallel_size > 1:
         problems.append("Context parallelism is not supported: each worker must hold every token.")
+    found: dict[str, list[int]] = {}
     for index, layer in enumerate(layers):
-        problems += [f"Layer {index} has {meaning}." for meaning in _unsupported(layer.impl)]
+        for meaning in _unsupported(layer.impl):
+            found.setdefault(meaning, []).append(index)
         if not hasattr(layer.impl, "do_kv_cache_update"):
             problems.append(f"Layer {index}'s attention backend, {type(layer.impl).__name__}, cannot be written to.")
-    return problems
+    return problems + [_sentence(meaning, indices) for meaning, indices in found.items()]
+
+
+def _sentence(meaning: str, indices: Sequence[int]) -> str:
+    """Say which layers have what, and who serves them where somebody does."""
+    which = f"Layer {indices[0]} has" if len(indices) == 1 else f"{len(indices)} layers, {indices[0]} the first, have"
+    other = " `--engine transformers` serves such models." if meaning == _WINDOW else ""
+    return f"{which} {meaning}.{other}"
 
 
 def _unsupported(implementation: Any) -> list[str]:
