@@ -36,9 +36,8 @@ class ModelRunner:
         config = model.config.get_text_config()
         self.num_layers: int = config.num_hidden_layers
         self.max_tokens = last_position(config) + 1
-        self.window = min(
-            find_window(config) or self.max_tokens, self.max_tokens
-        )  # tokens that every layer sees at once
+        # Tokens that every layer sees at once.
+        self.window = min(find_window(config) or self.max_tokens, self.max_tokens)
         rope = getattr(config, "rope_parameters", None) or {}
         self._position_rows = 3 if "mrope_section" in rope else 1
 

@@ -19,7 +19,7 @@ from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from lookonce_cache import CompressedContext, digest
-from lookonce_pruning import UnsupportedModelError, check_architecture, rope_of_config, trained_length
+from lookonce_pruning import UnsupportedModelError, check_architecture, find_window, rope_of_config, trained_length
 from lookonce_server.engines.base import (
     Answer,
     DescribePlan,
@@ -427,6 +427,12 @@ def _check_config(folder: Path, args: AsyncEngineArgs) -> None:
         check_architecture(config)
     except UnsupportedModelError as error:
         raise ModelRefusedError(f"This model cannot be served by image re-prompting: {error}") from error
+    window = None if args.disable_sliding_window else find_window(config)
+    if window is not None:
+        raise ModelRefusedError(
+            f"This model cannot be served by the vLLM engine: some layers have a sliding attention window ({window}"
+            " tokens), into which it loads no contexts. `--engine transformers` serves such models."
+        )
     limit = trained_length(config)
     if limit is None:
         return

@@ -6,10 +6,9 @@ from typing import Any
 from vllm.config import VllmConfig
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig
 
-_WINDOW = "a sliding attention window"
 # Attributes of vLLM's attention implementations, and the values that mean "not used".
 _UNSUPPORTED = {
-    "sliding_window": (_WINDOW, (None, -1, (-1, -1))),
+    "sliding_window": ("a sliding attention window", (None, -1, (-1, -1))),
     "logits_soft_cap": ("soft-capped attention logits", (None, 0)),
     "alibi_slopes": ("ALiBi position biases", (None,)),
     "sinks": ("attention sinks", (None,)),
@@ -46,10 +45,9 @@ def attention_problems(config: VllmConfig, cache: KVCacheConfig, layers: Sequenc
 
 
 def _sentence(meaning: str, indices: Sequence[int]) -> str:
-    """Say which layers have what, and who serves them where somebody does."""
+    """Say how many layers have what, in one sentence."""
     which = f"Layer {indices[0]} has" if len(indices) == 1 else f"{len(indices)} layers, {indices[0]} the first, have"
-    other = " `--engine transformers` serves such models." if meaning == _WINDOW else ""
-    return f"{which} {meaning}.{other}"
+    return f"{which} {meaning}."
 
 
 def _unsupported(implementation: Any) -> list[str]:
