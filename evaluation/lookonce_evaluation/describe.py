@@ -13,6 +13,7 @@ from lookonce_pruning import (
     Blocked,
     ImageScores,
     Knockout,
+    Rope,
     ScoreQueries,
     compress,
     get_selection,
@@ -36,7 +37,7 @@ class DescribePass(NamedTuple):
     recorder: AttentionRecorder
     output_ids: list[int]  # the text's tokens, the end left out
     tokens: int  # that were run: the prompt, and the text but for a last token that no other followed
-    inv_freq: Tensor
+    rope: Rope
 
     @property
     def after_image(self) -> int:
@@ -55,7 +56,7 @@ class DescribePass(NamedTuple):
             prompt_length=self.prompt.tokens,
             image_positions=self.prompt.image_positions,
             kept=kept,
-            inv_freq=self.inv_freq,
+            rope=self.rope,
             next_position=self.next_position,
         )
         return PreparedCache(packed.keys, packed.values, packed.tokens)
@@ -90,8 +91,8 @@ def describe_visual(model: EvalModel, name: str, visual: Visual, window: range, 
         (output_ids,) = model.decode(step, room)
     keys, values = stacked(step.cache, tokens.tokens)
     run = tokens.tokens + min(len(output_ids), room - 1)
-    text, inv_freq = model.text(output_ids).strip(), model.runner.inv_freq
-    return DescribePass(tokens, keys, values, next_position, text, recorder, output_ids, run, inv_freq)
+    text, rope = model.text(output_ids).strip(), model.runner.rope
+    return DescribePass(tokens, keys, values, next_position, text, recorder, output_ids, run, rope)
 
 
 def kept_tokens(described: DescribePass, share: float, settings: Settings) -> Tensor:

@@ -185,7 +185,7 @@ class ImagesRun:
         ]
         prefix = plan.num_prefix_tokens
         own = [(context.keys[:, :, prefix:], context.values[:, :, prefix:]) for context in contexts]
-        dense = plan.combine(texts, own, self.model.runner.inv_freq)
+        dense = plan.combine(texts, own, self.model.runner.rope)
         table = TokenTable.of_parts(self._joined_parts(plan, sizes, kept))
         cache = PreparedCache(dense.keys, dense.values, plan.layout.tokens, self.after_contexts)
         return Joined(cache, table, prefix + sizes[0].packed_width)
@@ -222,7 +222,7 @@ class ImagesRun:
             described, cells = self.described[number], kept[number][0]
             columns = described.prompt.image_positions[cells]
             shift = position - int(described.prompt.image_positions[0])
-            keys = rotate_keys(described.keys[:, :, columns], described.inv_freq, shift)
+            keys = rotate_keys(described.keys[:, :, columns], described.rope, shift)
             pieces.append((keys, described.values[:, :, columns]))
             parts.append(TokenTable.of_image(number, cells, position, id_))
             position, number = position + len(described.prompt.image_positions), number + 1

@@ -125,7 +125,7 @@ class ImageOnly(Context):
         index = described.prompt.image_positions[kept][:, None, :, None].to(described.keys.device)
         keys, values = (torch.take_along_dim(each, index, dim=2) for each in (described.keys, described.values))
         tokens = kept.shape[1]
-        rotated = rotate_keys(keys, described.inv_freq, tokens - described.next_position)
+        rotated = rotate_keys(keys, described.rope, tokens - described.next_position)
         return PreparedCache(rotated, values, tokens, run.after_context)
 
 

@@ -17,17 +17,21 @@ from lookonce_pruning.window import ScoreQueries, middle_layers, parse_window
 from lookonce_torch import install
 
 if TYPE_CHECKING:
+    from lookonce_pruning.architecture import check_architecture, find_window
     from lookonce_pruning.capture import attention_rows
     from lookonce_pruning.knockout import Blocked, Knockout
     from lookonce_pruning.packed_context import PackedContext, compress
     from lookonce_pruning.recorder import AttentionRecorder, query_rows
     from lookonce_pruning.rope import (
+        Rope,
         check_moved,
         check_rotation,
-        find_inv_freq,
-        inv_freq_of_config,
+        find_rope,
+        fit_rope,
         last_position,
+        rope_of_config,
         rotate_keys,
+        trained_length,
     )
     from lookonce_pruning.scores import ImageScores
 
@@ -40,23 +44,28 @@ __all__ = [
     "PackedContext",
     "PruningError",
     "RecordingError",
+    "Rope",
     "ScoreQueries",
     "Selection",
     "UnknownSelectionError",
     "UnsupportedModelError",
     "attention_rows",
+    "check_architecture",
     "check_moved",
     "check_rotation",
     "compress",
-    "find_inv_freq",
+    "find_rope",
+    "find_window",
+    "fit_rope",
     "get_selection",
-    "inv_freq_of_config",
     "kept_count",
     "last_position",
     "middle_layers",
     "parse_window",
     "query_rows",
+    "rope_of_config",
     "rotate_keys",
+    "trained_length",
 ]
 
 _NEED_TORCH = {
@@ -65,15 +74,20 @@ _NEED_TORCH = {
     "ImageScores": "scores",
     "Knockout": "knockout",
     "PackedContext": "packed_context",
+    "Rope": "rope",
     "attention_rows": "capture",
+    "check_architecture": "architecture",
     "check_moved": "rope",
     "check_rotation": "rope",
     "compress": "packed_context",
-    "find_inv_freq": "rope",
-    "inv_freq_of_config": "rope",
+    "find_rope": "rope",
+    "find_window": "architecture",
+    "fit_rope": "rope",
     "last_position": "rope",
     "query_rows": "recorder",
+    "rope_of_config": "rope",
     "rotate_keys": "rope",
+    "trained_length": "rope",
 }
 
 install()  # before anything here imports transformers

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,20 +26,25 @@ IMPLEMENTATION = "lookonce"
 _UNSUPPORTED = {
     "softcap": "soft-capped attention logits",
     "s_aux": "attention sinks",
-    "sliding_window": "a sliding attention window",
     "position_bias": "an additive position bias",
 }
+
+
+class AttentionCall(NamedTuple):
+    """What a layer hands to its attention function."""
+
+    query: Tensor  # [batch, heads, new, head_dim], after RoPE
+    key: Tensor  # [batch, kv_heads, past + new, head_dim], after RoPE
+    mask: Tensor | None  # as `scaled_dot_product_attention` takes it; None: causal
+    scaling: float | None  # of the logits; None: that of the head size
+    window: int | None = None  # tokens that a row sees, itself among them; None: all before it
 
 
 class AttentionHook(Protocol):
     """Observe the attention of each text layer, and mask more of it."""
 
-    def observe(
-        self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
-    ) -> Tensor | None:
+    def observe(self, layer: int, call: AttentionCall) -> Tensor | None:
         """Take a call of a layer, and return the mask that it uses.
-
-        Query [batch, heads, new, head_dim]; key [batch, kv_heads, past + new, head_dim]; both after RoPE.
 
         Returns the mask that the layer uses: the one given, or another one that `scaled_dot_product_attention` takes.
         """
@@ -53,7 +58,7 @@ def observed_attention(
 ) -> tuple[Tensor, None]:
     """Run transformers' SDPA attention, shown to and masked by the current hook.
 
-    Raises UnsupportedModelError when a layer being observed asks for more than plain causal softmax attention.
+    Raises UnsupportedModelError when a layer being observed asks for more than softmax attention.
     """
     observer = _observer.get()
     if observer is not None:
@@ -61,7 +66,8 @@ def observed_attention(
             if options.get(option) is not None:
                 raise UnsupportedModelError(f"{type(module).__name__} uses {meaning} ({option}={options[option]!r})")
         layer: int = module.layer_idx  # type: ignore[assignment]
-        attention_mask = observer.observe(layer, query, key, attention_mask, options.get("scaling"))
+        call = AttentionCall(query, key, attention_mask, options.get("scaling"), options.get("sliding_window"))
+        attention_mask = observer.observe(layer, call)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
@@ -104,9 +110,7 @@ class Observing(ABC):
         self._stack = ExitStack()
 
     @abstractmethod
-    def observe(
-        self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
-    ) -> Tensor | None:
+    def observe(self, layer: int, call: AttentionCall) -> Tensor | None:
         """See `AttentionHook.observe`."""
 
     def __enter__(self) -> Self:

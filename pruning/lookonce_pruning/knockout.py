@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lookonce_pruning.attention import Observing, boolean_mask
+from lookonce_pruning.attention import AttentionCall, Observing, boolean_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,18 +47,16 @@ class Knockout(Observing):
         super().__init__(model)
         self._cases = cases
 
-    def observe(
-        self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
-    ) -> Tensor | None:
+    def observe(self, layer: int, call: AttentionCall) -> Tensor | None:
         """Return the mask without the columns blocked in this layer."""
-        batch, _, new, _ = query.shape
-        total = key.shape[2]
+        batch, _, new, _ = call.query.shape
+        total = call.key.shape[2]
         if batch != len(self._cases):
             raise ValueError(f"a batch of {batch} was run; expected one row for each of the {len(self._cases)} cases")
         blocked = [(row, block) for row, case in enumerate(self._cases) for block in case if layer in block.layers]
         if not blocked:
-            return attention_mask
-        mask = boolean_mask(attention_mask, new, total, query.device).expand(batch, 1, new, total).clone()
+            return call.mask
+        mask = boolean_mask(call.mask, new, total, call.query.device).expand(batch, 1, new, total).clone()
         for row, block in blocked:
             first, last = (min(max(edge - (total - new), 0), new) for edge in (block.rows.start, block.rows.stop))
             columns = block.columns[block.columns < total].to(mask.device)

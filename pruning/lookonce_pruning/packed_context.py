@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lookonce_pruning.rope import rotate_keys
+from lookonce_pruning.rope import Rope, rotate_keys
 
 
 class PackedContext(NamedTuple):
@@ -26,7 +26,7 @@ def compress(
     prompt_length: int,
     image_positions: Tensor,
     kept: Tensor,
-    inv_freq: Tensor,
+    rope: Rope,
     next_position: int,
 ) -> PackedContext:
     """Keep the prompt's text and the kept image tokens, at packed positions.
@@ -40,7 +40,7 @@ def compress(
     prompt_length: tokens of the prompt
     image_positions: [image tokens], int64, ascending: where the image tokens stand in the prompt
     kept: [1 or layers, keep], int64, ascending: which of the image tokens stay, for all layers or for each
-    inv_freq: [rotary_dim / 2], see `find_inv_freq`
+    rope: of the model, see `find_rope`
     next_position: the RoPE position a text token after the prompt would have had (for M-RoPE the largest plus one)
 
     Raises ValueError when the shapes do not agree.
@@ -54,7 +54,7 @@ def compress(
     index = columns[:, None, :, None]  # [1 or layers, 1, tokens, 1]
     tokens = columns.shape[1]
     position_shift = tokens - next_position
-    packed = rotate_keys(torch.take_along_dim(keys, index, dim=2), inv_freq, position_shift)
+    packed = rotate_keys(torch.take_along_dim(keys, index, dim=2), rope, position_shift)
     return PackedContext(packed, torch.take_along_dim(values, index, dim=2), tokens, position_shift)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lookonce_pruning.attention import Observing
+from lookonce_pruning.attention import AttentionCall, Observing
 from lookonce_pruning.capture import LayerCapture
 from lookonce_pruning.errors import RecordingError
 from lookonce_pruning.scores import ImageScores
@@ -53,7 +53,8 @@ class AttentionRecorder(Observing):
     grid: of the image tokens, see `ImageScores`
 
     Raises ValueError for arguments that contradict each other. Inside the block the forward pass raises RecordingError
-    for a cache that does not simply grow, and UnsupportedModelError for attention that is not plainly causal.
+    for a cache that does not simply grow, and UnsupportedModelError when a row that scores sees more or less than the
+    tokens before it, those of its layer's sliding window.
     """
 
     def __init__(
@@ -81,14 +82,12 @@ class AttentionRecorder(Observing):
         self._grid = grid
         self._captures = {layer: LayerCapture(self._query_start) for layer in window}
 
-    def observe(
-        self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
-    ) -> Tensor | None:
+    def observe(self, layer: int, call: AttentionCall) -> Tensor | None:
         """Keep a call of a layer of the window; see `attention.AttentionHook`."""
         capture = self._captures.get(layer)
         if capture is not None:
-            capture.add(query, key, attention_mask, scaling)
-        return attention_mask
+            capture.add(call)
+        return call.mask
 
     @torch.no_grad()
     def scores(self, rows: ScoreQueries = "generated") -> ImageScores:

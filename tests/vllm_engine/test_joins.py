@@ -194,7 +194,7 @@ async def test_the_start_tells_what_cannot_be_joined(qwen, monkeypatch):
 
     async def problem() -> str | None:
         return await find_join_problem(
-            qwen._captures, qwen._prompts, qwen._config, dtype="float32", describe_prompt=PROMPT
+            qwen._captures, qwen._prompts, qwen._rope, dtype="float32", describe_prompt=PROMPT
         )
 
     assert await problem() is None

@@ -11,9 +11,11 @@ from transformers import (
     Ministral3Config,
     MistralConfig,
     PaliGemmaConfig,
+    Qwen3_5Config,
+    Qwen3_5TextConfig,
 )
 
-from lookonce_pruning import UnsupportedModelError
+from lookonce_pruning import Rope, UnsupportedModelError
 from lookonce_scenes import CHECKPOINT
 from lookonce_scenes.model import save_checkpoint
 from lookonce_scenes.tokenizer import BOS, EOS, IMAGE, PAD, build_processor
@@ -75,16 +77,28 @@ def checkpoint(tmp_path):
 async def test_a_sliding_window_is_refused(checkpoint):
     folder = checkpoint(MistralConfig, sliding_window=64)
     with pytest.raises(
-        ModelRefusedError, match=r"2 of 2 layers, the first of them layer 0, have a sliding attention window\.$"
+        ModelRefusedError, match=r"sliding attention window \(64 tokens\).*`--engine transformers` serves"
     ):
         await start(folder)
 
 
-async def test_frequencies_that_change_with_the_length_are_refused(checkpoint):
+async def test_dynamic_rope_is_served_up_to_the_trained_length(checkpoint):
+    """vLLM itself would take twice as many tokens, with frequencies that it does not change."""
     rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-    folder = checkpoint(LlamaConfig, rope_parameters=rope)
-    with pytest.raises(ModelRefusedError, match="RoPE type 'dynamic'; supported: default, linear"):
-        await start(folder)
+    folder = checkpoint(LlamaConfig, rope_parameters=rope, max_position_embeddings=512)
+    with pytest.raises(ModelRefusedError, match=r"--vllm-max-model-len=600: beyond 512 tokens .*up to 512\.$"):
+        await start(folder, max_model_len=600)
+    engine = await start(folder)
+    assert engine.facts.max_tokens == 512
+    await engine.close()
+
+
+async def test_recurrent_layers_are_refused_before_vllm_reads_a_weight(tmp_path):
+    text = Qwen3_5TextConfig(num_hidden_layers=4).to_dict()
+    Qwen3_5Config(text_config=text).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelRefusedError, match=r"3 of its 4 layers are recurrent \(linear_attention\)"):
+        await start(tmp_path)
 
 
 SCALING = {"llama_4_scaling": {"beta": 0.1, "original_max_position_embeddings": 256}}
@@ -126,8 +140,8 @@ def test_a_configuration_that_scales_queries_is_refused_where_the_scale_is_reach
 
 
 async def test_keys_that_do_not_turn_as_thought_are_refused(checkpoint, monkeypatch):
-    right = selfcheck.inv_freq_of_config
-    monkeypatch.setattr(selfcheck, "inv_freq_of_config", lambda config: right(config) * 1.01)
+    right = selfcheck.rope_of_config
+    monkeypatch.setattr(selfcheck, "rope_of_config", lambda config: Rope(right(config).inv_freq * 1.01))
     with pytest.raises(ModelRefusedError, match="layer 0's keys moved by 61 positions are off by"):
         await start(checkpoint(LlamaConfig))
 

@@ -26,7 +26,7 @@ from lookonce_evaluation.plots import panels, save
 from lookonce_evaluation.runs import JSON, Run
 from lookonce_evaluation.tables import table
 from lookonce_pruning import ImageScores
-from lookonce_pruning.attention import observed
+from lookonce_pruning.attention import AttentionCall, observed
 from lookonce_pruning.capture import attention_rows
 from lookonce_scenes.questions import Question
 from lookonce_server.settings import Settings
@@ -59,14 +59,14 @@ class ImageAttention:
         self._columns = columns
         self.shares: list[float] = []  # by layer
 
-    def observe(
-        self, layer: int, query: Tensor, key: Tensor, attention_mask: Tensor | None, scaling: float | None
-    ) -> Tensor | None:
+    def observe(self, layer: int, call: AttentionCall) -> Tensor | None:
         """See `AttentionHook`."""
         columns = self._columns[layer if len(self._columns) > 1 else 0]
-        scale = query.shape[3] ** -0.5 if scaling is None else scaling
-        self.shares.append(float(attention_rows(query[0, :, -1:], key[0], key.shape[2] - 1, columns, scale).sum()))
-        return attention_mask
+        scale = call.query.shape[3] ** -0.5 if call.scaling is None else call.scaling
+        query, key = call.query[0, :, -1:], call.key[0]
+        rows = attention_rows(query, key, key.shape[1] - 1, columns, scale, window=call.window)
+        self.shares.append(float(rows.sum()))
+        return call.mask
 
 
 def answer_questions(

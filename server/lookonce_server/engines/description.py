@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lookonce_pruning import ImageScores, compress, get_selection, kept_count
+from lookonce_pruning import ImageScores, Rope, compress, get_selection, kept_count
 from lookonce_server.engines.prompts import DescribeTurn, common_prefix
 
 
@@ -80,7 +80,7 @@ def pack_prompt(
     retention: float,
     prompt_length: int,
     image_positions: Tensor,
-    inv_freq: Tensor,
+    rope: Rope,
     next_position: int,
 ) -> PackedPrompt:
     """Select image tokens by their scores, and pack the prompt around them.
@@ -93,7 +93,7 @@ def pack_prompt(
         retention: share of the image tokens kept.
         prompt_length: tokens of the describe prompt.
         image_positions: [image tokens], int64, ascending: where they stand in the prompt.
-        inv_freq: [rotary_dim / 2], radians a position.
+        rope: of the model.
         next_position: RoPE position of the token after the prompt.
 
     Raises:
@@ -106,7 +106,7 @@ def pack_prompt(
         prompt_length=prompt_length,
         image_positions=image_positions,
         kept=kept,
-        inv_freq=inv_freq,
+        rope=rope,
         next_position=next_position,
     )
     return PackedPrompt(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lookonce_cache import CompressedContext
-from lookonce_pruning import rotate_keys
+from lookonce_pruning import Rope, rotate_keys
 from lookonce_server.engines.conversation import Conversation
 from lookonce_server.engines.description import Description
 from lookonce_server.engines.prefix import DenseContext, TextKV, TextSpan, check_prefix
@@ -107,21 +107,19 @@ class Join(NamedTuple):
         """Return the texts whose keys and values `combine` needs."""
         return (self.prefix, *self.seams)
 
-    def combine(
-        self, texts: Sequence[TextKV], contexts: Iterable[tuple[Tensor, Tensor]], inv_freq: Tensor
-    ) -> DenseContext:
+    def combine(self, texts: Sequence[TextKV], contexts: Iterable[tuple[Tensor, Tensor]], rope: Rope) -> DenseContext:
         """Return all keys and values, on the device of the texts.
 
         Args:
             texts: keys and values of `spans`.
             contexts: the contexts' own keys and values, `[layers, kv_heads, tokens, head_dim]`.
-            inv_freq: [rotary_dim / 2], radians a position.
+            rope: of the model.
         """
         texts = [TextKV(*(part[:, :, : self.num_prefix_tokens] for part in texts[0])), *texts[1:]]
         shifts = zip((self.layout.prefix, *self.layout.seams), self.layout.contexts, strict=True)
         keys, values = [], []
         for text, context, (text_shift, shift) in zip(texts, contexts, shifts, strict=True):
-            keys += [_move(text.keys, inv_freq, text_shift), _move(context[0], inv_freq, shift)]
+            keys += [_move(text.keys, rope, text_shift), _move(context[0], rope, shift)]
             values += [text.values, context[1]]
         return DenseContext(torch.cat(keys, dim=2), torch.cat(values, dim=2))
 
@@ -132,7 +130,7 @@ def plan_join(joined: JoinedPrompt, sizes: Sequence[ContextSize], max_tokens: in
     Args:
         joined: the text around them.
         sizes: of the contexts, in the same order.
-        max_tokens: positions that the model was made for.
+        max_tokens: positions that the model was made for, and that all of its layers see at once.
 
     Raises:
         ContextLostError: a context does not go with this text.
@@ -191,5 +189,5 @@ def _cut_seam(joined: JoinedPrompt, at: int, size: ContextSize) -> tuple[int, ..
     return text[: len(text) - len(own)]
 
 
-def _move(keys: Tensor, inv_freq: Tensor, shift: int) -> Tensor:
-    return rotate_keys(keys, inv_freq, shift) if shift else keys
+def _move(keys: Tensor, rope: Rope, shift: int) -> Tensor:
+    return rotate_keys(keys, rope, shift) if shift else keys

@@ -76,7 +76,7 @@ def test_the_image_only_has_no_text_and_the_kept_tokens_where_they_were(model, r
     alone = ImageOnly("image only", 0.05, "attention", (2, 4), "generated").prepare(run)
     assert alone.tokens == alone.next_position == 10
     torch.testing.assert_close(alone.values, whole.values[:, :, 2:12])  # two tokens before the image, five after
-    moved = rotate_keys(whole.keys[:, :, 2:12], model.runner.inv_freq, 10 - 17)
+    moved = rotate_keys(whole.keys[:, :, 2:12], model.runner.rope, 10 - 17)
     torch.testing.assert_close(alone.keys, moved, atol=1e-4, rtol=1e-4)
 
 

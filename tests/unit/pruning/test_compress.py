@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from lookonce_pruning import compress, find_inv_freq
+from lookonce_pruning import Rope, compress, find_rope
 
 QUESTION = [15, 16, 17, 18]
 DESCRIPTION = [20, 33, 41]
@@ -28,7 +28,7 @@ def compressed(tiny, past, kept):
         prompt_length=tiny.prompt_length,
         image_positions=tiny.image_positions,
         kept=kept,
-        inv_freq=find_inv_freq(tiny.model),
+        rope=find_rope(tiny.model),
         next_position=tiny.next_position,
     )
 
@@ -96,7 +96,7 @@ def test_shapes_that_do_not_agree(changed, message):
         "prompt_length": 10,
         "image_positions": torch.arange(2, 6),
         "kept": torch.zeros(1, 1, dtype=torch.int64),
-        "inv_freq": torch.rand(4),
+        "rope": Rope(torch.rand(1, 4)),
         "next_position": 10,
     }
     with pytest.raises(ValueError, match=message):

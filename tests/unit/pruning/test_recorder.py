@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import Gemma2Config, GptOssConfig, MistralConfig, StaticCache
+from transformers import Gemma2Config, Gemma3TextConfig, GptOssConfig, MistralConfig, StaticCache
 
 from lookonce_pruning import AttentionRecorder, RecordingError, UnsupportedModelError
 
@@ -50,6 +50,39 @@ def test_scores_equal_eager_attention(tiny, window, rows):
     assert expected.std() > 1e-3  # far from uniform: the comparison can fail
     assert scores.layers == tuple(window)
     assert (scores.grid, scores.num_layers) == (tiny.grid, 4)
+
+
+def test_scores_within_a_sliding_window_equal_eager_attention(llava_with):
+    """Tokens that have left a layer's window draw nothing there; other layers see them all the same."""
+    layers = ["sliding_attention", "full_attention"] * 2
+    for tiny in (
+        llava_with(MistralConfig, sliding_window=8),
+        llava_with(Gemma3TextConfig, sliding_window=8, layer_types=layers, head_dim=16),
+    ):
+        recorder = recorder_for(tiny)
+        with recorder:
+            tiny.describe(DESCRIPTION)
+        scores = recorder.scores("both")
+        rows = eager_rows(tiny, range(4))[:, int(tiny.image_positions[-1]) + 1 :]
+        expected = rows[:, :, tiny.image_positions].mean(dim=1)
+        torch.testing.assert_close(scores.values, expected, atol=1e-6, rtol=0)
+        assert (expected[0] == 0).any()
+
+
+def test_what_image_tokens_see_of_each_other_is_not_looked_at(llava):
+    """They may see those behind them, as Gemma 3's: their rows score nothing. What comes after them is causal."""
+    length, image = llava.prompt_length, llava.image_positions
+    mask = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+    mask[0, 0, image[:, None], image] = True
+    plain, ahead = recorder_for(llava), recorder_for(llava)
+    with plain:
+        llava.prefill()
+    with ahead:
+        llava.model(input_ids=llava.input_ids, attention_mask=mask, **llava.extra)
+    assert not torch.allclose(ahead.scores().values, plain.scores().values, atol=1e-3)
+    mask[0, 0, -3, -1] = True  # a token of the prompt's text sees the next ones, as a prefix-LM's
+    with recorder_for(llava), pytest.raises(UnsupportedModelError, match="not causal"):
+        llava.model(input_ids=llava.input_ids, attention_mask=mask, **llava.extra)
 
 
 def test_chunked_prefill_gives_the_same_scores(llava):
@@ -181,7 +214,6 @@ def test_mask_that_is_not_causal_is_refused(llava):
     [
         (Gemma2Config, {"attn_logit_softcapping": 20.0, "head_dim": 16}, "softcap"),
         (GptOssConfig, {"head_dim": 16, "num_local_experts": 2, "num_experts_per_tok": 1}, "s_aux"),
-        (MistralConfig, {"sliding_window": 8}, "sliding_window"),
     ],
 )
 def test_attention_that_is_more_than_softmax_is_refused(llava_with, config, options, reason):

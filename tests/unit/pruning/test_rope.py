@@ -5,15 +5,21 @@ import torch
 from transformers import (
     CohereConfig,
     DynamicCache,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
+    Gemma4TextConfig,
+    GlmConfig,
+    Lfm2Config,
     LlamaConfig,
     Ministral3Config,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
+    Mistral4Config,
     MistralConfig,
     PixtralVisionConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
@@ -22,12 +28,16 @@ from transformers import (
 )
 
 from lookonce_pruning import (
+    Rope,
     UnsupportedModelError,
+    check_architecture,
     check_rotation,
-    find_inv_freq,
-    inv_freq_of_config,
+    find_rope,
+    find_window,
     last_position,
+    rope_of_config,
     rotate_keys,
+    trained_length,
 )
 
 from ...support.tiny_models import CLIP, IMAGE, TEXT
@@ -64,7 +74,7 @@ def keys_at(tiny, positions):
 @pytest.mark.parametrize("delta", [0, 1, 57, 1900, -3])
 def test_rotated_keys_are_the_models_own(tiny, delta):
     positions = torch.tensor([3, 4, 9, 30])
-    rotated = rotate_keys(keys_at(tiny, positions), find_inv_freq(tiny.model), delta)
+    rotated = rotate_keys(keys_at(tiny, positions), find_rope(tiny.model), delta)
     # The model's float32 angles err by up to 1e-4 radians at position 1900.
     torch.testing.assert_close(
         rotated, keys_at(tiny, positions + delta), atol=2e-3 if delta > 1000 else 2e-5, rtol=1e-4
@@ -74,7 +84,7 @@ def test_rotated_keys_are_the_models_own(tiny, delta):
 def test_one_delta_moves_all_components_of_mrope(qwen2_vl):
     tiny = qwen2_vl
     positions = torch.tensor([[[2, 2, 2, 9]], [[2, 2, 3, 9]], [[2, 3, 2, 9]]])
-    rotated = rotate_keys(keys_at(tiny, positions), find_inv_freq(tiny.model), -2)
+    rotated = rotate_keys(keys_at(tiny, positions), find_rope(tiny.model), -2)
     torch.testing.assert_close(rotated, keys_at(tiny, positions - 2), atol=2e-5, rtol=1e-4)
 
 
@@ -82,10 +92,10 @@ def test_partial_rotary_leaves_the_rest(llava_with):
     tiny = llava_with(
         StableLmConfig, rope_parameters={"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 0.5}
     )
-    inv_freq, positions = find_inv_freq(tiny.model), torch.arange(5)
-    assert len(inv_freq) == 4  # of 16 dimensions 8 turn
+    rope, positions = find_rope(tiny.model), torch.arange(5)
+    assert rope.inv_freq.shape == (1, 4)  # of 16 dimensions 8 turn
     keys = keys_at(tiny, positions)
-    rotated = rotate_keys(keys, inv_freq, 11)
+    rotated = rotate_keys(keys, rope, 11)
     torch.testing.assert_close(rotated, keys_at(tiny, positions + 11), atol=2e-5, rtol=1e-4)
     assert torch.equal(rotated[..., 8:], keys[..., 8:])
 
@@ -93,24 +103,31 @@ def test_partial_rotary_leaves_the_rest(llava_with):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_dtype_is_kept_and_zero_changes_nothing(dtype):
     keys = torch.randn(2, 3, 5, 16).to(dtype)
-    rotated = rotate_keys(keys, torch.rand(6), 0)
-    assert rotated.dtype == dtype
-    assert torch.equal(rotated, keys)
+    for rope in (Rope(torch.rand(1, 6)), Rope(torch.rand(1, 6), interleaved=True), Rope(torch.rand(2, 6))):
+        rotated = rotate_keys(keys, rope, 0)
+        assert rotated.dtype == dtype
+        assert torch.equal(rotated, keys)
 
 
 def test_too_many_frequencies():
     with pytest.raises(ValueError, match="inv_freq of 9"):
-        rotate_keys(torch.zeros(1, 16), torch.rand(9), 1)
+        rotate_keys(torch.zeros(1, 16), Rope(torch.rand(1, 9)), 1)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 5, 16), (2, 5, 16)])
+def test_layers_that_rotate_differently_need_keys_of_as_many(shape):
+    with pytest.raises(ValueError, match="the first of 2 layers"):
+        rotate_keys(torch.zeros(shape), Rope(torch.rand(2, 8)), 1)
 
 
 @pytest.mark.parametrize("parameters", [LLAMA3, YARN], ids=["llama3", "yarn"])
 def test_scaled_rope_rotates_too(llava_with, parameters):
     tiny = llava_with(LlamaConfig, rope_parameters=parameters, max_position_embeddings=1024)
-    check_rotation(tiny.model, find_inv_freq(tiny.model))
+    check_rotation(tiny.model, find_rope(tiny.model))
 
 
 def test_every_family_passes_the_check(tiny):
-    check_rotation(tiny.model, find_inv_freq(tiny.model))
+    check_rotation(tiny.model, find_rope(tiny.model))
 
 
 PARTIAL = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
@@ -123,30 +140,107 @@ PARTIAL = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0
 )
 def test_the_configuration_tells_the_models_own_frequencies(llava_with, config, parameters):
     tiny = llava_with(config, rope_parameters=parameters)
-    expected = find_inv_freq(tiny.model)
-    torch.testing.assert_close(inv_freq_of_config(tiny.model.config.get_text_config()), expected, atol=0, rtol=1e-6)
+    expected = find_rope(tiny.model)
+    found = rope_of_config(tiny.model.config.get_text_config())
+    torch.testing.assert_close(found.inv_freq, expected.inv_freq, atol=0, rtol=1e-6)
+    assert found.interleaved == expected.interleaved
 
 
 def test_the_configuration_of_every_family_tells_its_frequencies(tiny):
-    expected = find_inv_freq(tiny.model)
-    torch.testing.assert_close(inv_freq_of_config(tiny.model.config.get_text_config()), expected, atol=0, rtol=1e-6)
+    expected = find_rope(tiny.model)
+    found = rope_of_config(tiny.model.config.get_text_config())
+    torch.testing.assert_close(found.inv_freq, expected.inv_freq, atol=0, rtol=1e-6)
+    assert found.interleaved == expected.interleaved
 
 
-@pytest.mark.parametrize("parameters", [DYNAMIC, LONGROPE], ids=["dynamic", "longrope"])
-def test_rope_that_depends_on_the_length_is_refused(llava_with, parameters):
-    tiny = llava_with(LlamaConfig, rope_parameters=parameters, max_position_embeddings=1024)
-    with pytest.raises(UnsupportedModelError, match=f"'{parameters['rope_type']}'"):
-        find_inv_freq(tiny.model)
-    with pytest.raises(UnsupportedModelError, match=f"'{parameters['rope_type']}'"):
-        inv_freq_of_config(tiny.model.config.get_text_config())
+def test_rope_that_depends_on_the_length_is_refused(llava_with):
+    tiny = llava_with(LlamaConfig, rope_parameters=LONGROPE, max_position_embeddings=1024)
+    with pytest.raises(UnsupportedModelError, match="RoPE type 'longrope', whose frequencies change with the length"):
+        find_rope(tiny.model)
+    with pytest.raises(UnsupportedModelError, match="RoPE type 'longrope', whose frequencies change with the length"):
+        rope_of_config(tiny.model.config.get_text_config())
 
 
-def test_two_sets_of_frequencies_are_refused(llava_with):
-    tiny = llava_with(Gemma3TextConfig, head_dim=16)
-    with pytest.raises(UnsupportedModelError, match=r"2 different sets|RoPE type"):
-        find_inv_freq(tiny.model)
+def test_dynamic_rope_is_plain_up_to_the_trained_length(llava_with):
+    tiny = llava_with(LlamaConfig, rope_parameters=DYNAMIC, max_position_embeddings=256)
+    plain = llava_with(LlamaConfig, max_position_embeddings=256)
+    text = tiny.model.config.get_text_config()
+    for rope in (find_rope(tiny.model), rope_of_config(text)):
+        torch.testing.assert_close(rope.inv_freq, find_rope(plain.model).inv_freq, atol=0, rtol=1e-6)
+    check_rotation(tiny.model, find_rope(tiny.model))
+    assert trained_length(text) == last_position(text) + 1 == 256
+    assert trained_length(plain.model.config.get_text_config()) is None
+    beyond = rotate_keys(keys_at(tiny, torch.arange(200, 210)), find_rope(tiny.model), 300)
+    assert not torch.allclose(beyond, keys_at(tiny, torch.arange(500, 510)), atol=0.1)
+
+
+# --- which dimensions turn together, and by which frequencies: both are measured --------------------------------------
+
+GEMMA = {"head_dim": 16, "layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 32}
+THETAS = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e2},
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_neighbouring_dimensions_that_turn_together_are_found(llava_with, dtype):
+    """As in GLM's and Cohere's models."""
+    for config, options in (
+        (GlmConfig, {"head_dim": 16, "rope_parameters": PARTIAL}),
+        (CohereConfig, {}),
+    ):
+        tiny = llava_with(config, **options)
+        tiny.model.to(dtype)
+        rope = find_rope(tiny.model)
+        assert rope.interleaved
+        check_rotation(tiny.model, rope)
+        with pytest.raises(UnsupportedModelError, match="layer 0: keys moved by 61 positions are off"):
+            check_rotation(tiny.model, rope._replace(interleaved=False))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_layers_own_frequencies_are_found(llava_with, dtype):
+    """As in Gemma 3's: the layers with a window have another base."""
+    tiny = llava_with(Gemma3TextConfig, rope_parameters=THETAS, **GEMMA)
+    tiny.model.to(dtype)
+    rope = find_rope(tiny.model)
+    rotary = tiny.model.get_decoder().rotary_emb
+    local, full = rotary.sliding_attention_inv_freq, rotary.full_attention_inv_freq
+    assert torch.equal(rope.inv_freq, torch.stack([local, full, local, full]))
+    check_rotation(tiny.model, rope)
+    with pytest.raises(UnsupportedModelError, match="layer 1: keys moved"):
+        check_rotation(tiny.model, Rope(local[None]))
     with pytest.raises(UnsupportedModelError, match="2 sets of RoPE parameters"):
-        inv_freq_of_config(tiny.model.config.get_text_config())
+        rope_of_config(tiny.model.config.get_text_config())
+
+
+def test_a_layer_without_positions_stays_as_it_is(llava_with):
+    tiny = llava_with(SmolLM3Config, no_rope_layers=[1, 1, 0, 1])
+    rope = find_rope(tiny.model)
+    assert rope.inv_freq.any(dim=1).tolist() == [True, True, False, True]
+    check_rotation(tiny.model, rope)
+
+
+def test_layers_that_a_context_cannot_hold_are_refused():
+    for config, reason in (
+        (Qwen3_5TextConfig(num_hidden_layers=8), r"6 of its 8 layers are recurrent \(linear_attention\)"),
+        (Lfm2Config(num_hidden_layers=2, layer_types=["conv", "full_attention"]), r"1 of its 2 layers are .* \(conv\)"),
+        (Mistral4Config(), r"multi-head latent attention \(MLA\)"),
+        (Gemma3nTextConfig(), "its last 15 layers have no keys of their own"),
+        (Gemma4TextConfig(num_kv_shared_layers=0), "heads of 256 and 512 dimensions"),
+    ):
+        with pytest.raises(UnsupportedModelError, match=reason):
+            check_architecture(config)
+    for fine in (LlamaConfig(), Gemma3TextConfig(), Qwen3VLConfig().text_config):
+        check_architecture(fine)
+
+
+def test_the_window_is_that_of_layers_that_have_one():
+    assert find_window(Gemma3TextConfig(sliding_window=1024)) == 1024
+    assert find_window(MistralConfig(sliding_window=64)) == 64
+    for config in (MistralConfig(sliding_window=None), LlamaConfig(), Qwen2Config(use_sliding_window=False)):
+        assert find_window(config) is None
 
 
 def test_no_rope_is_refused(llava):
@@ -155,20 +249,9 @@ def test_no_rope_is_refused(llava):
     del rotary.inv_freq
     try:
         with pytest.raises(UnsupportedModelError, match="no rotary"):
-            find_inv_freq(llava.model)
+            find_rope(llava.model)
     finally:
         rotary.inv_freq = torch.nn.Buffer(inv_freq, persistent=False)
-
-
-@pytest.mark.parametrize(
-    ("config", "options", "layer"),
-    [(CohereConfig, {}, 0), (SmolLM3Config, {"no_rope_layers": [1, 1, 0, 1]}, 2)],
-    ids=["interleaved", "a layer without positions"],
-)
-def test_check_finds_keys_that_do_not_rotate(llava_with, config, options, layer):
-    tiny = llava_with(config, **options)
-    with pytest.raises(UnsupportedModelError, match=f"layer {layer}: keys"):
-        check_rotation(tiny.model, find_inv_freq(tiny.model))
 
 
 # --- the last of the model's positions --------------------------------------------------------------------------------
@@ -195,12 +278,12 @@ def test_queries_scaled_by_their_absolute_position_are_refused(dtype, original, 
     model = ministral3(max_position_embeddings=last, rope_parameters=scaled(original)).to(dtype)
     told = rf"layer 0: queries are {grown}\d times as long {last - 8} positions later"
     with pytest.raises(UnsupportedModelError, match=told):
-        check_rotation(model, find_inv_freq(model))
+        check_rotation(model, find_rope(model))
 
 
 def test_queries_that_would_be_scaled_beyond_the_last_position_are_not(llava_with):
     model = ministral3(max_position_embeddings=2048, rope_parameters=scaled(2048))
-    check_rotation(model, find_inv_freq(model))
+    check_rotation(model, find_rope(model))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -214,7 +297,7 @@ def test_text_models_pass_at_their_last_positions(llava_with, dtype, last):
         (MistralConfig, {"sliding_window": None}),
     ):
         model = llava_with(config, max_position_embeddings=last, **options).model.to(dtype)
-        check_rotation(model, find_inv_freq(model))
+        check_rotation(model, find_rope(model))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -236,7 +319,7 @@ def test_interleaved_mrope_passes_at_its_last_positions(dtype):
     )
     torch.manual_seed(0)
     model = Qwen3VLForConditionalGeneration(config).eval().to(dtype)
-    check_rotation(model, find_inv_freq(model))
+    check_rotation(model, find_rope(model))
 
 
 def test_frequencies_that_change_far_out_are_found(llava_with):
@@ -250,7 +333,7 @@ def test_frequencies_that_change_far_out_are_found(llava_with):
 
     rotary.forward = switching
     with pytest.raises(UnsupportedModelError, match="layer 0: keys moved by 4088 positions are off"):
-        check_rotation(tiny.model, find_inv_freq(tiny.model))
+        check_rotation(tiny.model, find_rope(tiny.model))
 
 
 def test_the_last_position_is_one_that_float32_can_tell():

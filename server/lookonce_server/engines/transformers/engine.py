@@ -36,7 +36,7 @@ from lookonce_server.engines.transformers.sampler import Sampler
 from lookonce_server.engines.transformers.scheduler import PassScheduler
 from lookonce_server.engines.transformers.selfcheck import check_model, find_join_problem
 from lookonce_server.engines.visuals import Visual, frames_of
-from lookonce_server.errors import EngineEndedError, EngineError
+from lookonce_server.errors import EngineEndedError, EngineError, PromptTooLongError
 
 _log = logging.getLogger(__name__)
 
@@ -163,12 +163,12 @@ class TransformersEngine:
         self, contexts: Sequence[CompressedContext], conversation: Conversation, sampling: Sampling
     ) -> Iterator[Started | Piece]:
         self.facts.check_joins(len(contexts))
-        join = join_contexts(self._prompts, contexts, conversation, self.facts.max_tokens)
+        join = join_contexts(self._prompts, contexts, conversation, self._runner.window)
         sampling = self.facts.fit(join.tokens, sampling)
         full_prompt_tokens = self._prompts.full_prompt_tokens(conversation, contexts)
         device = self._runner.model.device
         own = ((context.keys.dequantize(device), context.values.dequantize(device)) for context in contexts)
-        dense = join.combine([self._text_kv(span) for span in join.spans], own, self._runner.inv_freq)
+        dense = join.combine([self._text_kv(span) for span in join.spans], own, self._runner.rope)
         yield Started(join.tokens, len(join.after), full_prompt_tokens)
         cache = self._runner.cache_of(dense.keys, dense.values)
         yield from self._decode(self._runner.extend(cache, dense.tokens, torch.tensor([join.after])), sampling)
@@ -195,7 +195,13 @@ class TransformersEngine:
     def _describe(self, image: Visual, plan: DescribePlan) -> Iterator[str | Description]:
         """Yield the text's pieces, one a step, and the description at last."""
         yield ""
-        prompt = self._prompts.describe(plan.prompt, image, self.facts.max_tokens)
+        prompt = self._prompts.describe(plan.prompt, image, self._runner.window)
+        if prompt.tokens > self._runner.window < self.facts.max_tokens:
+            raise PromptTooLongError(
+                f"The image and the describe prompt have {prompt.tokens} tokens, and the model's sliding attention"
+                f" window {self._runner.window}: no context can be made of what some layers do not see whole.",
+                param="messages",
+            )
         sampling = self.facts.fit(prompt.tokens, Sampling(plan.max_tokens))
         recorder = AttentionRecorder(
             self._runner.model,
@@ -228,7 +234,7 @@ class TransformersEngine:
                 retention=plan.retention,
                 prompt_length=prompt.tokens,
                 image_positions=prompt.image_positions,
-                inv_freq=self._runner.inv_freq,
+                rope=self._runner.rope,
                 next_position=next_position,
             )
         except PruningError as error:

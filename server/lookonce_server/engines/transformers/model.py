@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from lookonce_pruning import find_inv_freq, last_position
+from lookonce_pruning import find_rope, find_window, last_position
 from lookonce_server.engines.prefix import TextKV, TextSpan
 from lookonce_server.engines.prompts import Prompt
 
@@ -32,10 +32,12 @@ class ModelRunner:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.inv_freq = find_inv_freq(model)
+        self.rope = find_rope(model)
         config = model.config.get_text_config()
         self.num_layers: int = config.num_hidden_layers
         self.max_tokens = last_position(config) + 1
+        # Tokens that every layer sees at once.
+        self.window = min(find_window(config) or self.max_tokens, self.max_tokens)
         rope = getattr(config, "rope_parameters", None) or {}
         self._position_rows = 3 if "mrope_section" in rope else 1
 

@@ -92,7 +92,7 @@ class _Described(NamedTuple):
             retention=retention,
             prompt_length=self.prompt.tokens,
             image_positions=self.prompt.image_positions,
-            inv_freq=self.runner.inv_freq,
+            rope=self.runner.rope,
             next_position=self.next_position,
         )
 
@@ -107,7 +107,7 @@ class _Described(NamedTuple):
         described = packed.describe("", self.turn, self.prompt.ids)
         dense = join_described(self.runner, joined, [described])
         shift = max(0, self.runner.max_tokens - dense.tokens - len(joined.after)) if last else 0
-        cache = self.runner.cache_of(rotate_keys(dense.keys, self.runner.inv_freq, shift), dense.values)
+        cache = self.runner.cache_of(rotate_keys(dense.keys, self.runner.rope, shift), dense.values)
         return self.runner.extend(cache, dense.tokens + shift, torch.tensor([joined.after])).logits
 
     def answer_with_gaps(self, kept: Tensor, after: Tensor) -> Tensor:
@@ -120,13 +120,18 @@ class _Described(NamedTuple):
 @torch.inference_mode()
 def _check(loaded: LoadedModel, describe_prompt: str) -> None:
     runner = ModelRunner(loaded.model)
-    check_rotation(loaded.model, runner.inv_freq)
+    check_rotation(loaded.model, runner.rope)
     prompts = PromptRenderer(loaded.processor, loaded.model.config)
     prompts.check_template(describe_prompt)
     turn = prompts.describe_turn(describe_prompt)
     prompt = prompts.process_turn(turn, _noise(0))
     if not len(prompt.image_positions):
         raise ModelRefusedError("The chat template or the processor puts no image tokens in the prompt.")
+    if prompt.tokens > runner.window < runner.max_tokens:
+        raise ModelRefusedError(
+            "This model cannot be served by image re-prompting: its sliding attention window of"
+            f" {runner.window} tokens is shorter than a small image and the describe prompt, {prompt.tokens}."
+        )
     joined = prompts.join([turn], _QUESTION)
     after = torch.tensor([joined.after])
     described = _describe(runner, turn, prompt)
@@ -210,7 +215,7 @@ def join_described(runner: ModelRunner, joined: JoinedPrompt, descriptions: Sequ
     join = plan_join(joined, list(map(ContextSize.of_description, descriptions)), sys.maxsize)
     texts = TextCache()
     own = [(one.keys.to(runner.model.device), one.values.to(runner.model.device)) for one in descriptions]
-    return join.combine([texts.keep(span, runner.text_kv(span)) for span in join.spans], own, runner.inv_freq)
+    return join.combine([texts.keep(span, runner.text_kv(span)) for span in join.spans], own, runner.rope)
 
 
 def _noise(seed: int) -> Image.Image:
@@ -268,8 +273,8 @@ def _compare(actual: Tensor, expected: Tensor, what: str, *, far: bool = False) 
     if not error <= tolerance:
         raise ModelRefusedError(
             f"This model cannot be served by image re-prompting: an answer from a context differs from {what}, by"
-            f" {error:.1%} of the logits' length (accepted: {tolerance:.1%}). Sliding windows, layers without rotary"
-            " positions, scaling by absolute position and masks that are not causal are known causes."
+            f" {error:.1%} of the logits' length (accepted: {tolerance:.1%}). Attention masks that are not causal"
+            " (prefix-LM), learned positions and scaling by absolute position are known causes."
         )
 
 

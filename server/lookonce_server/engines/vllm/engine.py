@@ -19,7 +19,7 @@ from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from lookonce_cache import CompressedContext, digest
-from lookonce_pruning import inv_freq_of_config
+from lookonce_pruning import UnsupportedModelError, check_architecture, find_window, rope_of_config, trained_length
 from lookonce_server.engines.base import (
     Answer,
     DescribePlan,
@@ -120,7 +120,7 @@ class VllmEngine:
         )
         self.registry: CollectorRegistry | None = REGISTRY  # where vLLM keeps its metrics
         self._dtype = str(dtype).removeprefix("torch.")
-        self._inv_freq = inv_freq_of_config(self._config.get_text_config())
+        self._rope = rope_of_config(self._config.get_text_config())  # until it is measured, see `check`
         self._texts = TextCache()
         self._text_lock = asyncio.Lock()
         self._client = client
@@ -185,7 +185,7 @@ class VllmEngine:
 
     async def check(self, describe_prompt: str) -> None:
         """Raise ModelRefusedError unless answers from contexts are exact."""
-        await check_model(
+        self._rope = await check_model(
             self._captures,
             self._contexts,
             self._prompts,
@@ -194,7 +194,7 @@ class VllmEngine:
             describe_prompt=describe_prompt,
         )
         problem = await find_join_problem(
-            self._captures, self._prompts, self._config, dtype=self._dtype, describe_prompt=describe_prompt
+            self._captures, self._prompts, self._rope, dtype=self._dtype, describe_prompt=describe_prompt
         )
         self.facts = replace(self.facts, unjoinable=problem)
         self.facts.report_joins()
@@ -298,7 +298,9 @@ class VllmEngine:
             tensors, ids = await self._captures.capture(
                 prompt | {"prompt_token_ids": [*prompt["prompt_token_ids"], *fed]},
                 num_description_tokens=len(fed),
-                compression=Compression(plan.rows, plan.window, plan.selection, plan.retention, frames_of(image)),
+                compression=Compression(
+                    plan.rows, plan.window, plan.selection, plan.retention, self._rope.interleaved, frames_of(image)
+                ),
             )
         return PackedPrompt.of_tensors(tensors).describe(text, turn, ids[: len(ids) - len(fed)])
 
@@ -390,7 +392,7 @@ class VllmEngine:
 
     def _combine(self, join: Join, texts: Sequence[TextKV], contexts: Sequence[CompressedContext]) -> DenseContext:
         own = ((context.keys.dequantize(), context.values.dequantize()) for context in contexts)
-        return join.combine(texts, own, self._inv_freq)
+        return join.combine(texts, own, self._rope)
 
     async def _text_kv(self, span: TextSpan) -> TextKV:
         """Return the keys and values of a text, computed at its first question."""
@@ -417,7 +419,40 @@ def _read_checkpoint(
     digest, label = file_digest(folder, **files), model_label(folder, name)
     config = load_config(folder, label, trust_remote_code=trust_remote_code)
     processor = load_processor(folder, label, trust_remote_code=trust_remote_code)
+    _check_config(config.get_text_config(), args)
     return _Checkpoint(folder, label, config, processor, args, computing_options(options, **where), files, digest)
+
+
+def _check_config(config: Any, args: AsyncEngineArgs) -> None:
+    """Refuse what no context can be made of, before vLLM reads the weights, and bound the length.
+
+    Args:
+        config: of the text model.
+        args: of the engine, whose length is bounded.
+
+    Raises:
+        ModelRefusedError: the model cannot be served, or not at the length that was chosen.
+    """
+    try:
+        check_architecture(config)
+    except UnsupportedModelError as error:
+        raise ModelRefusedError(f"This model cannot be served by image re-prompting: {error}") from error
+    window = None if args.disable_sliding_window else find_window(config)
+    if window is not None:
+        raise ModelRefusedError(
+            f"This model cannot be served by the vLLM engine: some layers have a sliding attention window ({window}"
+            " tokens), into which it loads no contexts. `--engine transformers` serves such models."
+        )
+    limit = trained_length(config)
+    if limit is None:
+        return
+    if args.max_model_len is not None and args.max_model_len > limit:
+        raise ModelRefusedError(
+            f"--vllm-max-model-len={args.max_model_len}: beyond {limit} tokens this model's RoPE (type 'dynamic') has"
+            f" other frequencies, and keys cannot be moved. Accepted: up to {limit}."
+        )
+    if args.max_model_len in (None, -1):
+        args.max_model_len = limit
 
 
 def _start(args: AsyncEngineArgs) -> AsyncLLM:

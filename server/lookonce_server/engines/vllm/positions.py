@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lookonce_pruning import UnsupportedModelError, check_moved, inv_freq_of_config
+from lookonce_pruning import UnsupportedModelError, check_moved, fit_rope, rope_of_config
 
 _log = logging.getLogger(__name__)
 _TOKENS = 8
@@ -47,7 +47,7 @@ def check_positions(model: Any, layers: Sequence[Any], *, config: Any, last: int
     """
     text = config.get_text_config()
     check_scaling(text, last)
-    inv_freq = inv_freq_of_config(text)
+    inv_freq = rope_of_config(text).inv_freq[0]
     delta = last + 1 - _TOKENS
     if delta <= 0:
         return
@@ -60,8 +60,9 @@ def check_positions(model: Any, layers: Sequence[Any], *, config: Any, last: int
         if here is None or there is None:
             _log.warning("layer %d cannot be run by itself: its last positions are not tried", index)
             continue
-        check_moved(f"layer {index}: keys", here.keys, there.keys, inv_freq, delta)
-        check_moved(f"layer {index}: queries", here.queries, there.queries, inv_freq, delta)
+        rope = fit_rope([inv_freq], [here.keys], [there.keys], delta)
+        check_moved(f"layer {index}: keys", here.keys, there.keys, rope, delta)
+        check_moved(f"layer {index}: queries", here.queries, there.queries, rope, delta)
 
 
 def check_scaling(config: Any, last: int) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from lookonce_pruning import PruningError, inv_freq_of_config, rotate_keys
+from lookonce_pruning import PruningError, Rope, fit_rope, rope_of_config, rotate_keys
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.description import PackedPrompt
 from lookonce_server.engines.join import ContextSize, plan_join
@@ -39,23 +39,25 @@ async def check_model(
     *,
     dtype: str,
     describe_prompt: str,
-) -> None:
+) -> Rope:
     """Check that a model answers from a context exactly.
+
+    Returns the way in which it rotates keys.
 
     Raises:
         ModelRefusedError: it does not; the message says why.
     """
     try:
         prompts.check_template(describe_prompt)
-        inv_freq = inv_freq_of_config(config.get_text_config())
-        await _check_rotation(captures, inv_freq, _TOLERANCES[dtype])
-        await _check_context(captures, contexts, prompts, describe_prompt, inv_freq, _TOLERANCES[dtype])
+        rope = await _find_rope(captures, config, _TOLERANCES[dtype])
+        await _check_context(captures, contexts, prompts, describe_prompt, rope, _TOLERANCES[dtype])
+        return rope
     except (PruningError, EngineError) as error:
         raise ModelRefusedError(f"This model cannot be served by image re-prompting: {error}") from error
 
 
 async def find_join_problem(
-    captures: CaptureClient, prompts: PromptRenderer, config: Any, *, dtype: str, describe_prompt: str
+    captures: CaptureClient, prompts: PromptRenderer, rope: Rope, *, dtype: str, describe_prompt: str
 ) -> str | None:
     """Return the reason against answers from several contexts, None if they are exact.
 
@@ -67,7 +69,7 @@ async def find_join_problem(
     Args:
         captures: to run prompts with.
         prompts: of the model.
-        config: the model's, of transformers.
+        rope: of the model, see `check_model`.
         dtype: arithmetic of the model.
         describe_prompt: of contexts.
     """
@@ -82,8 +84,7 @@ async def find_join_problem(
         ]
     except ServerError as failure:  # such as a prompt that is too long for the length that was chosen
         return f"Joined contexts could not be checked: {failure}"
-    inv_freq = inv_freq_of_config(config.get_text_config())
-    error = _distance(moved[:, _MOVED:], rotate_keys(alone, inv_freq, _MOVED))
+    error = _distance(moved[:, _MOVED:], rotate_keys(alone, rope, _MOVED))
     if error <= _TOLERANCES[dtype]:
         return None
     return (
@@ -92,18 +93,20 @@ async def find_join_problem(
     )
 
 
-async def _check_rotation(captures: CaptureClient, inv_freq: Tensor, tolerance: float) -> None:
+async def _find_rope(captures: CaptureClient, config: Any, tolerance: float) -> Rope:
+    """Find out how keys are rotated, and check it in every layer."""
     tokens = 8
     captured = await captures.capture({"prompt_token_ids": [1] * (_MOVED + tokens)})
-    keys = captured.tensors["keys"]
-    moved = rotate_keys(keys[:, :, :tokens], inv_freq, _MOVED)
-    for layer, (here, there) in enumerate(zip(moved, keys[:, :, _MOVED:], strict=True)):
+    near, far = captured.tensors["keys"][:, :, :tokens], captured.tensors["keys"][:, :, _MOVED:]
+    rope = fit_rope([rope_of_config(config.get_text_config()).inv_freq[0]], [*near], [*far], _MOVED)
+    for layer, (here, there) in enumerate(zip(rotate_keys(near, rope, _MOVED), far, strict=True)):
         error = _distance(here, there)
         if not error <= tolerance:
             raise ModelRefusedError(
                 f"This model cannot be served by image re-prompting: layer {layer}'s keys moved by {_MOVED} positions"
-                f" are off by {error:.1%} of their length; its positions are not rotate-half RoPE over all tokens."
+                f" are off by {error:.1%} of their length; its positions are not rotary (RoPE) in a way that is known."
             )
+    return rope
 
 
 async def _check_context(
@@ -111,19 +114,19 @@ async def _check_context(
     contexts: ContextPrompts,
     prompts: PromptRenderer,
     describe_prompt: str,
-    inv_freq: Tensor,
+    rope: Rope,
     tolerance: float,
 ) -> None:
     pixels = {"multi_modal_data": {"image": _noise()}}
     turn = prompts.describe_turn(describe_prompt)
     joined = prompts.join([turn], _QUESTION)
-    everything = Compression("query", (0, 1), "uniform", 1.0)
+    everything = Compression("query", (0, 1), "uniform", 1.0, rope.interleaved)
     captured = await captures.capture({"prompt_token_ids": turn.ids, **pixels}, compression=everything)
     described = PackedPrompt.of_tensors(captured.tensors).describe("", turn, captured.prompt_ids)
     join = plan_join(joined, [ContextSize.of_description(described)], sys.maxsize)
     texts = TextCache()
     prefix = texts.keep(join.prefix, await compute_text(captures, join.prefix))
-    dense = join.combine([prefix], [(described.keys, described.values)], inv_freq)
+    dense = join.combine([prefix], [(described.keys, described.values)], rope)
     full = await captures.capture({"prompt_token_ids": turn.ids + joined.after, **pixels})
     async with contexts.attach("self-check", dense) as attached:
         answered = await captures.capture(attached.prompt(joined.after), load=attached.load)

@@ -26,6 +26,11 @@ def attention_problems(config: VllmConfig, cache: KVCacheConfig, layers: Sequenc
         problems.append(
             f"Its KV cache has {len(cache.kv_cache_groups)} groups ({names}); one of full attention is needed."
         )
+    if config.model_config.is_mm_prefix_lm:
+        problems.append(
+            "Its image tokens see each other, or its prompt is a prefix-LM's, which not every attention backend of vLLM"
+            " computes."
+        )
     if parallel.pipeline_parallel_size > 1:
         problems.append("Pipeline parallelism is not supported: each worker must hold every layer.")
     if parallel.decode_context_parallel_size > 1:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from lookonce_pruning import ImageScores, UnknownSelectionError, compress, query_rows, rotate_keys
+from lookonce_pruning import ImageScores, Rope, UnknownSelectionError, compress, query_rows, rotate_keys
 from lookonce_server.engines.control_tokens import Rendered
 from lookonce_server.engines.description import PackedPrompt, pack_prompt
 from lookonce_server.engines.prompts import DescribeTurn
@@ -12,12 +12,12 @@ from lookonce_server.engines.prompts import DescribeTurn
 LAYERS, HEADS, TOKENS, DIM = 3, 2, 12, 4
 IMAGE = torch.arange(3, 9)  # of a prompt of 12 tokens
 SCORES = ImageScores(torch.tensor([[0.0, 5, 1, 4, 2, 3]] * LAYERS), (0, 1, 2), (2, 3), LAYERS)
-INV_FREQ = torch.tensor([1.0, 0.1])
+ROPE = Rope(torch.tensor([[1.0, 0.1]]))
 
 
 def packed(**changes) -> PackedPrompt:
     keys = torch.arange(LAYERS * HEADS * TOKENS * DIM, dtype=torch.float32).view(LAYERS, HEADS, TOKENS, DIM)
-    layout = {"prompt_length": 11, "image_positions": IMAGE, "inv_freq": INV_FREQ, "next_position": 11}
+    layout = {"prompt_length": 11, "image_positions": IMAGE, "rope": ROPE, "next_position": 11}
     return pack_prompt(SCORES, keys, -keys, **{"selection": "attention", "retention": 0.5} | layout | changes)
 
 
@@ -29,13 +29,13 @@ def test_the_image_tokens_with_the_highest_scores_are_kept():
     assert (result.grid, result.position_shift) == ((2, 3), -3)
     columns = [0, 1, 2, 4, 6, 8, 9, 10]
     assert torch.equal(result.values[0, 0, :, 0], torch.tensor(columns) * -float(DIM))
-    assert torch.equal(result.keys, rotate_keys(-result.values, INV_FREQ, -3))
+    assert torch.equal(result.keys, rotate_keys(-result.values, ROPE, -3))
 
 
 def test_it_packs_as_compress_does_and_for_each_layer():
     for selection in ("coverage", "attention-per-layer", "uniform"):
         result = packed(selection=selection, retention=0.34)
-        layout = {"prompt_length": 11, "image_positions": IMAGE, "inv_freq": INV_FREQ, "next_position": 11}
+        layout = {"prompt_length": 11, "image_positions": IMAGE, "rope": ROPE, "next_position": 11}
         keys = torch.arange(LAYERS * HEADS * TOKENS * DIM, dtype=torch.float32).view(LAYERS, HEADS, TOKENS, DIM)
         expected = compress(keys, -keys, kept=result.kept.long(), **layout)
         assert torch.equal(result.keys, expected.keys)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import (
     CLIPVisionConfig,
+    CohereConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -11,6 +12,7 @@ from transformers import (
     MistralConfig,
     PreTrainedConfig,
     Qwen2Config,
+    Qwen3_5TextConfig,
     SmolLM3Config,
 )
 
@@ -80,15 +82,32 @@ def test_rotary_models_are_accepted(llava_around, family, dtype):
     assert find_join_problem(model, PROMPT) is None
 
 
+def test_windows_layers_without_positions_and_dynamic_rope_are_accepted(llava_around):
+    dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    for text in (
+        MistralConfig(**TEXT, sliding_window=1024),
+        SmolLM3Config(**TEXT, no_rope_layers=[1, 0, 1]),
+        LlamaConfig(**TEXT, max_position_embeddings=1024, rope_parameters=dynamic),
+        CohereConfig(**TEXT),
+    ):
+        model = llava_around(text)
+        check_model(model, PROMPT)
+        assert find_join_problem(model, PROMPT) is None
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (MistralConfig(**TEXT, sliding_window=64), "sliding"),
-        (SmolLM3Config(**TEXT, no_rope_layers=[1, 0, 1]), "layer 1: keys moved"),
+        (MistralConfig(**TEXT, sliding_window=64), "sliding attention window of 64 tokens is shorter"),
         (
             LlamaConfig(**TEXT, max_position_embeddings=64,
-                        rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
-            "RoPE type 'dynamic'",
+                        rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8,
+                                         "long_factor": [4.0] * 8, "original_max_position_embeddings": 32}),
+            "RoPE type 'longrope', whose frequencies change with the length",
+        ),
+        (
+            Qwen3_5TextConfig(**TEXT, layer_types=["linear_attention", "linear_attention", "full_attention"]),
+            r"2 of its 3 layers are recurrent \(linear_attention\): they keep one state of all tokens",
         ),
         (
             Ministral3Config(**TEXT, head_dim=16, max_position_embeddings=8192, sliding_window=None,
@@ -97,7 +116,7 @@ def test_rotary_models_are_accepted(llava_around, family, dtype):
             "layer 0: queries are 1.069 times as long 8184 positions later: they are scaled by their absolute position",
         ),
     ],
-    ids=["mistral-sliding", "smollm3-nope", "llama-dynamic", "ministral3-scaling"],
+    ids=["mistral-short-window", "llama-longrope", "qwen3.5-hybrid", "ministral3-scaling"],
 )  # fmt: skip
 def test_models_on_which_it_is_not_exact_are_refused_with_the_reason(llava_around, text, why):
     with pytest.raises(ModelRefusedError, match=why):

@@ -35,6 +35,7 @@ class Compression:
     """The compression of a captured describe pass; see `DescribePlan`.
 
     Attributes:
+        interleaved: see `Rope`; measured at the start.
         frames: of a video; None for an image.
     """
 
@@ -42,6 +43,7 @@ class Compression:
     window: tuple[int, int]
     selection: str
     retention: float
+    interleaved: bool
     frames: int | None = None
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from vllm.forward_context import get_forward_context
 
-from lookonce_pruning import ImageScores, attention_rows, inv_freq_of_config, query_rows
+from lookonce_pruning import ImageScores, attention_rows, query_rows, rope_of_config
 from lookonce_server.engines.description import pack_prompt
 from lookonce_server.engines.vllm.connector.guard import guarded, reason
 from lookonce_server.engines.vllm.connector.messages import CapturedPrompt, CaptureStep
@@ -68,7 +68,7 @@ class KVRecorder:
         self._layers = layers
         self._device = layers[0].kv_cache.device
         self._model = model
-        self._inv_freq = inv_freq_of_config(config.get_text_config())
+        self._rope = rope_of_config(config.get_text_config())
         self._uses_mrope = uses_mrope
         self._all_reduce = all_reduce
         self._ranks = ranks
@@ -131,7 +131,7 @@ class KVRecorder:
             retention=compression.retention,
             prompt_length=prompt.length,
             image_positions=torch.tensor(prompt.image_positions),
-            inv_freq=self._inv_freq,
+            rope=self._rope._replace(interleaved=compression.interleaved),
             next_position=prompt.length + self._position_delta(prompt),
         ).as_tensors()
 
