@@ -18,6 +18,7 @@ from lookonce_pruning.window import ScoreQueries, middle_layers, parse_window
 if TYPE_CHECKING:
     from lookonce_pruning.capture import attention_rows
     from lookonce_pruning.knockout import Blocked, Knockout
+    from lookonce_pruning.layout import TileBlock, TileLayout
     from lookonce_pruning.packed_context import PackedContext, compress
     from lookonce_pruning.recorder import AttentionRecorder, query_rows
     from lookonce_pruning.rope import (
@@ -41,6 +42,8 @@ __all__ = [
     "RecordingError",
     "ScoreQueries",
     "Selection",
+    "TileBlock",
+    "TileLayout",
     "UnknownSelectionError",
     "UnsupportedModelError",
     "attention_rows",
@@ -64,6 +67,8 @@ _NEED_TORCH = {
     "ImageScores": "scores",
     "Knockout": "knockout",
     "PackedContext": "packed_context",
+    "TileBlock": "layout",
+    "TileLayout": "layout",
     "attention_rows": "capture",
     "check_moved": "rope",
     "check_rotation": "rope",

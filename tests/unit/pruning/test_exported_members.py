@@ -19,6 +19,8 @@ def test_public_names():
         "RecordingError",
         "ScoreQueries",
         "Selection",
+        "TileBlock",
+        "TileLayout",
         "UnknownSelectionError",
         "UnsupportedModelError",
         "attention_rows",

@@ -10,7 +10,7 @@ from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
 
-from lookonce_pruning import ScoreQueries
+from lookonce_pruning import ScoreQueries, TileLayout
 
 _KEY = "lookonce"
 
@@ -36,6 +36,7 @@ class Compression:
 
     Attributes:
         frames: of a video; None for an image.
+        layout: of the image, or of each frame, if it has as many tokens as the prompt: the numbers of its blocks.
     """
 
     rows: ScoreQueries
@@ -43,6 +44,7 @@ class Compression:
     selection: str
     retention: float
     frames: int | None = None
+    layout: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class CapturedPrompt:
         length: of the prompt without the description.
         image_positions: where the image tokens stand.
         grid: of the image tokens, see `ImageScores`.
+        layout: likewise.
         image_features: vLLM's, without the pixels.
     """
 
@@ -114,6 +117,7 @@ class CapturedPrompt:
     image_positions: tuple[int, ...]
     grid: tuple[int, ...]
     image_features: tuple[Any, ...]
+    layout: TileLayout | None = None
 
 
 @dataclass(frozen=True, slots=True)
