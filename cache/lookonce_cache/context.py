@@ -10,7 +10,12 @@ from lookonce_cache.identity import ContextIdentity, ContextKey, check_text, is_
 
 MAX_DIMENSION = 2**31 - 1
 MAX_DESCRIPTION_BYTES = 24 * 1024  # in UTF-8
+MAX_BLOCKS = 16  # of a layout
+MAX_SHARE = 2**16  # of a picture's width or height: a long one is padded to a square, which is many times as wide
 FACTS = ("shared_tokens", "moved_by", "full_tokens", "grid", "description", "created_at")  # see `check_facts`
+OPTIONAL_FACTS = ("layout",)  # which a context has or has not
+
+Block = tuple[int, int, int, int, int, float, float, float, float]  # see `CompressedContext.layout`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +42,11 @@ class CompressedContext:
             number of frames comes first.
         description: text that the describe pass generated.
         created_at: unix time in seconds.
+        layout: where the tokens of the image, or of each frame, lie in it if they are no plain grid over all of it.
+            Block after block: rows and columns of tiles, rows and columns of tokens in each tile, 1 if each such row
+            ends with one more token that shows nothing, else 0; left, top, right and bottom of the block as shares of
+            the picture's width and height, beyond 0 and 1 where tokens show padding. None
+            where the grid tells, or nothing is known.
         key: the content key, derived from the identity.
 
     Raises:
@@ -54,13 +64,14 @@ class CompressedContext:
     grid: tuple[int, ...]
     description: str
     created_at: float
+    layout: tuple[Block, ...] | None = None
     key: ContextKey = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         is_identity = isinstance(self.identity, ContextIdentity)
         require(is_identity, f"identity must be a ContextIdentity, not {_kind(self.identity)}")
         object.__setattr__(self, "key", self.identity.key())
-        check_facts(**{name: getattr(self, name) for name in FACTS})
+        check_facts(**{name: getattr(self, name) for name in (*FACTS, *OPTIONAL_FACTS)})
         self._check_stored()
         self._check_image()
         self._check_kept()
@@ -157,6 +168,7 @@ def check_facts(
     grid: object,
     description: object,
     created_at: object,
+    layout: object = None,
 ) -> None:
     """Raise InvalidContextError unless each of these fields of a context is valid."""
     is_count = type(shared_tokens) is int and 0 <= shared_tokens <= MAX_DIMENSION
@@ -168,6 +180,12 @@ def check_facts(
     require(is_grid, "grid must be two positive ints, or three", grid)
     check_text("description", description, MAX_DESCRIPTION_BYTES)
     require(is_seconds(created_at), "created_at must be unix seconds, a float", created_at)
+    if layout is not None:
+        assert isinstance(grid, tuple)
+        is_layout = isinstance(layout, tuple) and 0 < len(layout) <= MAX_BLOCKS and all(map(_is_block, layout))
+        require(is_layout, f"layout must be 1 to {MAX_BLOCKS} blocks of five ints and four floats", layout)
+        assert isinstance(layout, tuple)
+        _check_tokens(layout, grid)
 
 
 def _kind(value: object) -> str:
@@ -175,6 +193,26 @@ def _kind(value: object) -> str:
     if isinstance(value, torch.Tensor):
         return f"a {value.dtype} tensor with {value.ndim} dimensions"
     return type(value).__name__
+
+
+def _is_block(block: object) -> bool:
+    if not isinstance(block, tuple) or len(block) != 9:
+        return False
+    *sizes, breaks, left, top, right, bottom = block
+    area = (left, top, right, bottom)
+    if not all(map(_is_dimension, sizes)) or type(breaks) is not int or breaks not in (0, 1):
+        return False
+    if not all(type(share) is float and abs(share) <= MAX_SHARE for share in area):
+        return False
+    return bool(min(right - left, bottom - top) >= 1 / MAX_SHARE)
+
+
+def _check_tokens(layout: tuple[Block, ...], grid: tuple[int, ...]) -> None:
+    tokens = 0
+    for tile_rows, tile_columns, rows, columns, breaks, *_ in layout:
+        tokens += tile_rows * tile_columns * rows * (columns + breaks)
+    tokens, expected = tokens * (frames_of(grid) or 1), math.prod(grid)
+    require(tokens == expected, f"layout has {tokens} tokens, not the {expected} of grid {grid}")
 
 
 def _is_dimension(number: object) -> bool:

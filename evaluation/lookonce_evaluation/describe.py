@@ -84,6 +84,7 @@ def describe_visual(model: EvalModel, name: str, visual: Visual, window: range, 
         prompt_length=tokens.tokens,
         window=window,
         grid=tokens.grid,
+        layout=tokens.layout,
     )
     with recorder:
         step = model.prefill(tokens)

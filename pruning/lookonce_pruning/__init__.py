@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lookonce_pruning.architecture import check_architecture, find_window
     from lookonce_pruning.capture import attention_rows
     from lookonce_pruning.knockout import Blocked, Knockout
+    from lookonce_pruning.layout import TileBlock, TileLayout
     from lookonce_pruning.packed_context import PackedContext, compress
     from lookonce_pruning.recorder import AttentionRecorder, query_rows
     from lookonce_pruning.rope import (
@@ -47,6 +48,8 @@ __all__ = [
     "Rope",
     "ScoreQueries",
     "Selection",
+    "TileBlock",
+    "TileLayout",
     "UnknownSelectionError",
     "UnsupportedModelError",
     "attention_rows",
@@ -75,6 +78,8 @@ _NEED_TORCH = {
     "Knockout": "knockout",
     "PackedContext": "packed_context",
     "Rope": "rope",
+    "TileBlock": "layout",
+    "TileLayout": "layout",
     "attention_rows": "capture",
     "check_architecture": "architecture",
     "check_moved": "rope",

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from lookonce_pruning.attention import AttentionCall, Observing
 from lookonce_pruning.capture import LayerCapture
 from lookonce_pruning.errors import RecordingError
+from lookonce_pruning.layout import TileLayout
 from lookonce_pruning.scores import ImageScores
 from lookonce_pruning.window import ScoreQueries
 
@@ -50,7 +51,7 @@ class AttentionRecorder(Observing):
     image_positions: [image tokens], int64, ascending: where the image tokens stand in the prompt; gaps are allowed
     prompt_length: tokens of the prompt, all prefilled inside the block, in one or several forward calls
     window: layer indices to record, see `parse_window`
-    grid: of the image tokens, see `ImageScores`
+    grid, layout: of the image tokens, see `ImageScores`
 
     Raises ValueError for arguments that contradict each other. Inside the block the forward pass raises RecordingError
     for a cache that does not simply grow, and UnsupportedModelError when a row that scores sees more or less than the
@@ -65,6 +66,7 @@ class AttentionRecorder(Observing):
         prompt_length: int,
         window: range,
         grid: tuple[int, ...],
+        layout: TileLayout | None = None,
     ) -> None:
         super().__init__(model)
         self._num_layers: int = model.config.get_text_config().num_hidden_layers
@@ -80,6 +82,7 @@ class AttentionRecorder(Observing):
         self._image_positions = image_positions
         self._prompt_length = prompt_length
         self._grid = grid
+        self._layout = layout
         self._captures = {layer: LayerCapture(self._query_start) for layer in window}
 
     def observe(self, layer: int, call: AttentionCall) -> Tensor | None:
@@ -104,6 +107,7 @@ class AttentionRecorder(Observing):
             layers=tuple(self._captures),
             grid=self._grid,
             num_layers=self._num_layers,
+            layout=self._layout,
         )
 
     @torch.no_grad()

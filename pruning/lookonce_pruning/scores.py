@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lookonce_pruning.errors import RecordingError
+from lookonce_pruning.layout import TileLayout
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +21,7 @@ class ImageScores:
     grid: (rows, columns) of the image tokens in reading order, or (frames, rows, columns) of a video's; the product is
         the number of image tokens
     num_layers: how many layers the model has
+    layout: where the tokens of the picture, or of each frame, lie where they are no grid; None where the grid tells
 
     Raises ValueError when the shapes do not agree, RecordingError when a value is not finite.
     """
@@ -28,11 +30,14 @@ class ImageScores:
     layers: tuple[int, ...]
     grid: tuple[int, ...]
     num_layers: int
+    layout: TileLayout | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.layers), math.prod(self.grid))
         if len(self.grid) not in (2, 3) or tuple(self.values.shape) != expected:
             raise ValueError(f"values {tuple(self.values.shape)}: expected {expected} from layers and grid")
+        if self.layout is not None and self.layout.tokens * self.frames != self.tokens:
+            raise ValueError(f"layout of {self.layout.tokens} tokens: expected {self.tokens // self.frames}")
         if not torch.isfinite(self.values).all():
             raise RecordingError("the scores hold a value that is not finite: the model overflowed")
 
@@ -40,6 +45,11 @@ class ImageScores:
     def tokens(self) -> int:
         """Number of image tokens."""
         return self.values.shape[1]
+
+    @property
+    def frames(self) -> int:
+        """Number of a video's frames; 1 for an image."""
+        return self.grid[0] if len(self.grid) == 3 else 1
 
     def within(self, window: range) -> ImageScores:
         """Return the scores of a smaller window.
@@ -51,4 +61,4 @@ class ImageScores:
         if missing := [layer for layer in window if layer not in self.layers]:
             raise ValueError(f"window {window}: layers {missing} were not recorded")
         rows = [self.layers.index(layer) for layer in window]
-        return ImageScores(self.values[rows], tuple(window), self.grid, self.num_layers)
+        return ImageScores(self.values[rows], tuple(window), self.grid, self.num_layers, self.layout)

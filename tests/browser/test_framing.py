@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from lookonce_pruning import TileBlock, TileLayout
 from lookonce_scenes import CHECKPOINT
 
 from ..support.server_process import MODEL, LookonceServer
@@ -53,13 +54,40 @@ def shares(visit) -> list[float]:
 
 
 def test_where_that_is_not_known_nothing_is_marked(visit):
-    """As with processors that cut pictures into tiles. No model of that kind is at hand: the reply is made up."""
+    """As with processors that are not known. No model of that kind is at hand: the reply is made up."""
     page = visit.open()
     page.route("**/playground/area.json?*", lambda route: route.fulfill(body="null"))
     pick_file(page, 601)
     expect(page.locator("#no-area")).to_be_visible()
     expect(page.locator("#overlay rect")).to_have_count(0)
     assert "of 196 tokens" in page.locator("#share-said").inner_text()
+
+
+def test_tokens_in_tiles_are_marked_in_their_boxes(visit):
+    """No model that cuts pictures into tiles is at hand: the reply is the bundled model's, with the boxes of one."""
+    layout = TileLayout((TileBlock(1, 3, 7, 7, 0, 0.0, 0.0, 1.0, 1.0), TileBlock(1, 1, 7, 6, 1, 0.0, 0.0, 1.0, 1.0)))
+    boxes, kept = layout.boxes().tolist(), [0, 50, 146, 148]  # the last one lies over the first
+
+    def in_tiles(route):
+        reply = route.fetch()
+        route.fulfill(response=reply, json=reply.json() | {"grid": [1, 196], "boxes": boxes, "kept": kept})
+
+    page = visit.open()
+    page.route("**/playground/area.json?*", lambda route: route.fulfill(body="null"))
+    page.route("**/v1/contexts/*/tokens*", in_tiles)
+    page.locator("#file").set_input_files(file("wide.png", wide_picture(), "image/png"))
+    wait_for_context(page)
+    marks = page.locator("#overlay .kept rect")
+    expect(marks).to_have_count(len(kept))
+    expect(page.locator("#no-area")).to_be_hidden()
+    image = page.locator("#image").bounding_box()
+    for token, mark in zip(kept, marks.all(), strict=True):
+        box, (left, top, right, bottom) = mark.bounding_box(), boxes[token]
+        found = [(box["x"] - image["x"]) / image["width"], (box["y"] - image["y"]) / image["height"]]
+        size = [box["width"] / image["width"], box["height"] / image["height"]]
+        assert [*found, *size] == pytest.approx([left, top, right - left, bottom - top], abs=0.02)
+    expect(page.locator("#overlay .heat rect")).to_have_count(196)
+    expect(page.locator("#overlay mask path")).to_have_count(1 + len(kept))
 
 
 @pytest.mark.parametrize(

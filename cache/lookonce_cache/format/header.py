@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgpack
 import torch
 
-from lookonce_cache.context import FACTS, MAX_DIMENSION, CompressedContext, check_facts
+from lookonce_cache.context import FACTS, MAX_DIMENSION, OPTIONAL_FACTS, CompressedContext, check_facts
 from lookonce_cache.errors import ContextFormatError, InvalidContextError
 from lookonce_cache.format.checksum import DIGEST_BYTES, checksum
 from lookonce_cache.format.quantization import Role, parts_of
@@ -32,6 +32,7 @@ ROLES: tuple[Role, ...] = ("keys", "values")
 
 IDENTITY = {field.name for field in fields(ContextIdentity)}
 FIELDS = {*FACTS, "identity", "dtype", "shape", "kept"}
+OPTIONAL = {*OPTIONAL_FACTS}
 
 
 class TensorSpec(NamedTuple):
@@ -58,7 +59,7 @@ class Header:
 
     Attributes:
         identity: the context's identity.
-        facts: the context's other fields that are not tensors; see `FACTS`.
+        facts: the context's other fields that are not tensors; see `FACTS` and `OPTIONAL_FACTS`.
         dtype: dtype of keys and values once dequantized.
         shape: shape of keys and values once dequantized, [layers, kv_heads, stored tokens, head_dim].
         tensors: dtype, shape and offset of each tensor by name, in the order of their bytes.
@@ -76,6 +77,7 @@ class Header:
 def encode_head(context: CompressedContext) -> tuple[bytes, Header]:
     """Encode the head; returns its bytes, and the header with the tensors' offsets."""
     facts = {name: getattr(context, name) for name in FACTS}
+    facts |= {name: value for name in OPTIONAL_FACTS if (value := getattr(context, name)) is not None}
     dtype, shape, kept = context.keys.dtype, context.keys.shape, tuple(context.kept_indices.shape)
     sizes = {"dtype": DTYPE_NAMES[dtype], "shape": shape, "kept": kept}
     header: bytes = msgpack.packb({"identity": context.identity.as_dict(), **facts, **sizes})
@@ -123,12 +125,15 @@ def _decode_prefix(data: bytes | memoryview) -> tuple[int, int]:
 
 def _decode_header(header: bytes | memoryview, head_bytes: int) -> Header:
     fields = _unpack(header)
-    if not isinstance(fields, dict) or fields.keys() != FIELDS:
+    if not isinstance(fields, dict) or fields.keys() - OPTIONAL != FIELDS:
         raise ContextFormatError("header", "the header does not have exactly the fields of this version")
+    if any(fields[name] is None for name in OPTIONAL & fields.keys()):
+        raise ContextFormatError("header", "an optional field is there without a value")
     for name, *least in (("shape", (1, 1, 1, 1)), ("kept", (1, 0)), ("grid", (1, 1), (1, 1, 1))):
         if not any(_is_shape(fields[name], sizes) for sizes in least):
             raise ContextFormatError("header", f"{name} is impossible")
-    dtype, shape, facts = _decode_dtype(fields["dtype"]), fields["shape"], {name: fields[name] for name in FACTS}
+    dtype, shape = _decode_dtype(fields["dtype"]), fields["shape"]
+    facts = {name: fields[name] for name in (*FACTS, *(OPTIONAL & fields.keys()))}
     try:
         check_facts(**facts)
         identity = _decode_identity(fields["identity"])

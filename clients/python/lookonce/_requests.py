@@ -220,6 +220,7 @@ def _parse_chat_completion(body: Any) -> Answer:
 
 def _parse_tokens(body: Any) -> ContextTokens:
     try:
+        boxes = body.get("boxes")
         return ContextTokens(
             id=body["id"],
             grid=tuple(body["grid"]),
@@ -227,8 +228,9 @@ def _parse_tokens(body: Any) -> ContextTokens:
             kept=tuple(body["kept"]),
             retention=body["retention"],
             selection=body["selection"],
+            boxes=None if boxes is None else tuple((left, top, right, bottom) for left, top, right, bottom in boxes),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise unexpected_reply("a context's tokens", error) from error
 
 

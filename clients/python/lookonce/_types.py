@@ -124,7 +124,9 @@ class ContextTokens:
 
     Attributes:
         id: id of the context, 64 hex digits.
-        grid: rows and columns of the image's tokens; of a video its frames before them.
+        grid: rows and columns of the image's tokens; of a video its frames before them. One row for tokens in tiles.
+        boxes: of tokens in tiles, left, top, right and bottom of each, as shares of the width and height of the image
+            or of the frame, all 0 for one that shows nothing; None where the grid tells.
         scores: one score per image token, row by row.
         kept: indices of the tokens kept, ascending.
         retention: share of image tokens kept.
@@ -137,6 +139,7 @@ class ContextTokens:
     kept: tuple[int, ...]
     retention: float
     selection: str
+    boxes: tuple[tuple[float, float, float, float], ...] | None = None
 
 
 @dataclass(frozen=True)

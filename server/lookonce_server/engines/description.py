@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lookonce_pruning import ImageScores, Rope, compress, get_selection, kept_count
+from lookonce_pruning import ImageScores, Rope, TileLayout, compress, get_selection, kept_count
 from lookonce_server.engines.prompts import DescribeTurn, common_prefix
 
 
@@ -23,6 +23,7 @@ class Description(NamedTuple):
     scores: Tensor  # [image tokens], float32: mean attention over the window
     grid: tuple[int, ...]  # of the image tokens, see `ImageScores`
     prompt_tokens: int  # of the whole prompt before compression
+    layout: TileLayout | None = None  # of the image tokens, see `ImageScores`
 
 
 class PackedPrompt(NamedTuple):
@@ -34,6 +35,7 @@ class PackedPrompt(NamedTuple):
     kept: Tensor  # [1 or layers, kept], int32, ascending
     scores: Tensor  # [image tokens], float32: mean attention over the window
     grid: tuple[int, ...]  # of the image tokens
+    layout: TileLayout | None = None  # of the image tokens
 
     def describe(self, text: str, turn: DescribeTurn, prompt_ids: Sequence[int]) -> Description:
         """Build the description, without the tokens before the image.
@@ -57,17 +59,27 @@ class PackedPrompt(NamedTuple):
             scores=self.scores,
             grid=self.grid,
             prompt_tokens=len(prompt_ids),
+            layout=self.layout,
         )
 
     def as_tensors(self) -> dict[str, Tensor]:
         """Return the fields as tensors, for a file."""
-        numbers = {"position_shift": torch.tensor(self.position_shift), "grid": torch.tensor(self.grid)}
+        numbers = {
+            "position_shift": torch.tensor(self.position_shift),
+            "grid": torch.tensor(self.grid),
+            "layout": torch.tensor(self.layout.blocks if self.layout else [], dtype=torch.float64),
+        }
         return self._asdict() | numbers
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor]) -> "PackedPrompt":
         """Build the prompt from the tensors of `as_tensors`."""
-        numbers = {"position_shift": int(tensors["position_shift"]), "grid": tuple(tensors["grid"].tolist())}
+        blocks = tensors["layout"].tolist()
+        numbers = {
+            "position_shift": int(tensors["position_shift"]),
+            "grid": tuple(tensors["grid"].tolist()),
+            "layout": TileLayout.of(blocks) if blocks else None,
+        }
         return cls(**tensors | numbers)  # type: ignore[arg-type]
 
 
@@ -116,4 +128,5 @@ def pack_prompt(
         kept=kept.to(torch.int32).cpu().contiguous(),
         scores=scores.values.mean(dim=0),
         grid=scores.grid,
+        layout=scores.layout,
     )

@@ -1,6 +1,6 @@
 """Find the part of a picture that the image tokens cover.
 
-Image processors crop pictures, and pad them, or show all of them.
+Image processors crop pictures, and pad them, or show all of them. Where they cut them into tiles, `tiles` tells.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,16 @@ _STEPWISE = {"CLIPImageProcessor", "LlavaImageProcessor", "SiglipImageProcessor"
 
 
 class Area(NamedTuple):
-    """A rectangle of a picture, in its pixels, and of the padding around it."""
+    """A rectangle of a picture and of the padding around it, in its pixels where nothing else is said."""
 
     left: float
     top: float
     right: float
     bottom: float
+
+    def shares(self, width: int, height: int) -> "Area":
+        """Return the rectangle in shares of the picture's width and height."""
+        return Area(self.left / width, self.top / height, self.right / width, self.bottom / height)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ class Join(NamedTuple):
     layout: Layout
     num_prefix_tokens: int  # those of the prefix that the first context goes with
     after: list[int]  # ids of the end of the last describe turn and of the conversation
+    turn_tokens: int  # of the contexts' describe turns, one for each whole image
 
     @property
     def tokens(self) -> int:
@@ -146,6 +147,7 @@ def plan_join(joined: JoinedPrompt, sizes: Sequence[ContextSize], max_tokens: in
         layout=layout,
         num_prefix_tokens=num_prefix_tokens,
         after=joined.after,
+        turn_tokens=joined.turn_tokens,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jinja2 import TemplateError
 from torch import Tensor
 
+from lookonce_pruning import TileLayout
 from lookonce_server.engines.visuals import Video, Visual
 from lookonce_server.errors import ModelRefusedError
 
@@ -81,7 +82,20 @@ class Media:
         return (found if self.video_id is None else found | (ids == self.video_id)).nonzero().flatten()
 
 
-def media_grid(config: Any, count: int, grids: dict[str, Tensor], frames: int | None) -> tuple[int, ...]:
+def fitting_layout(layout: TileLayout | None, count: int, frames: int | None) -> TileLayout | None:
+    """Return the layout if it has as many tokens as an image, or each frame of a video, has.
+
+    Args:
+        layout: as computed from the picture's size.
+        count: image tokens, or the video's.
+        frames: of a video; None for an image.
+    """
+    return layout if layout is not None and layout.tokens * (frames or 1) == count else None
+
+
+def media_grid(
+    config: Any, count: int, grids: dict[str, Tensor], frames: int | None, layout: TileLayout | None = None
+) -> tuple[int, ...]:
     """Return the grid of an image's tokens, or of a video's: frames, rows and columns.
 
     Args:
@@ -89,7 +103,10 @@ def media_grid(config: Any, count: int, grids: dict[str, Tensor], frames: int | 
         count: image tokens, or the video's.
         grids: `image_grid_thw` or `video_grid_thw`, where the processor tells them.
         frames: of a video; None for an image.
+        layout: of the image, or of each frame, where it is known.
     """
+    if layout is not None:
+        return layout.grid if frames is None else (frames, *layout.grid)
     if frames is None:
         return image_grid(config, count, grids.get("image_grid_thw"))
     if "video_grid_thw" in grids:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lookonce_cache import CompressedContext, digest
+from lookonce_pruning import TileLayout
 from lookonce_server.engines.chat_template import ChatTemplate
 from lookonce_server.engines.control_tokens import (
     Change,
@@ -28,9 +29,10 @@ from lookonce_server.engines.control_tokens import (
     UnencodableError,
 )
 from lookonce_server.engines.conversation import Conversation, Turn
-from lookonce_server.engines.media import Media, media_grid
+from lookonce_server.engines.media import Media, fitting_layout, media_grid
 from lookonce_server.engines.placeholder_tokens import PlaceholderTokens
 from lookonce_server.engines.reasoning import ReasoningFormat
+from lookonce_server.engines.tiles import Tiles
 from lookonce_server.engines.visuals import Video, Visual, frames_of
 from lookonce_server.errors import (
     ContextOutdatedError,
@@ -54,6 +56,7 @@ class Prompt(NamedTuple):
     grid: tuple[int, ...]  # of the image tokens: rows and columns, of a video frames before them
     images: tuple[Visual, ...] = ()  # and videos, as they are shown
     turn: "DescribeTurn | None" = None  # that was processed
+    layout: TileLayout | None = None  # of the one image's tokens, or of each frame's, where they are no grid
 
     @property
     def tokens(self) -> int:
@@ -84,6 +87,7 @@ class JoinedPrompt(NamedTuple):
     prefix: tuple[int, ...]  # ids of what comes before the first image
     seams: tuple[tuple[int, ...], ...]  # from the end of each turn to the next one's image
     after: list[int]  # the end of the last turn, and the conversation
+    turn_tokens: int = 0  # of all turns, one for each whole image
 
 
 class PromptRenderer:
@@ -101,6 +105,7 @@ class PromptRenderer:
         self._allow_control_tokens = allow_control_tokens
         self.tokenizer = processor.tokenizer
         self._media = Media(processor, config)
+        self.tiles = Tiles(processor)
         self.image_id = self._media.image_id
         self.placeholder_tokens = PlaceholderTokens.of(processor, config)
         texts = [text for text, _ in self.placeholder_tokens.kinds]
@@ -232,7 +237,7 @@ class PromptRenderer:
         prefix, *seams = between
         if prefix != turns[0].prefix:
             raise ContextOutdatedError("The tokens before the image are others where this conversation follows.")
-        return JoinedPrompt(prefix, tuple(seams), ids[end:])
+        return JoinedPrompt(prefix, tuple(seams), ids[end:], sum(len(turn.ids) for turn in turns))
 
     def _find_image(self, ids: list[int], start: int) -> int:
         """Return the place of the first image from `start` on, the end if there is none."""
@@ -255,16 +260,21 @@ class PromptRenderer:
         between = [rest.rstrip() + end for rest, end in zip(rests, ends, strict=False)]
         return "".join((own[0], *between, rests[-1]))
 
-    def full_prompt_tokens(self, conversation: Conversation, contexts: Sequence[CompressedContext]) -> int:
+    def full_prompt_tokens(
+        self, conversation: Conversation, contexts: Sequence[CompressedContext], turn_tokens: int
+    ) -> int:
         """Count the tokens of the conversation's prompt with all whole images.
+
+        An image brings its tokens, and the markers and breaks that the processor writes around and between them: what
+        its describe turn became longer by.
 
         Args:
             conversation: with their numbers.
             contexts: of the images and videos.
+            turn_tokens: of the contexts' describe turns together, one for each whole image.
         """
-        frames = [context.frames for context in contexts]
-        placeholders = sum(len(self._media.parts(count)) for count in frames)
-        return len(self.full_ids(conversation, frames)) + sum(c.image_tokens for c in contexts) - placeholders
+        ids = self.full_ids(conversation, [context.frames for context in contexts])
+        return len(ids) + sum(context.full_tokens for context in contexts) - turn_tokens
 
     def full_ids(self, conversation: Conversation, frames: Sequence[int | None] = ()) -> list[int]:
         """Return the ids of the conversation, one token for each whole image.
@@ -384,8 +394,12 @@ class PromptRenderer:
             raise InvalidImageError(f"This model does not take the image: {error}.") from error
         inputs = {name: value for name, value in output.items() if isinstance(value, Tensor)}
         columns = self._media.positions(inputs["input_ids"][0])
-        grid = media_grid(self._config, len(columns), inputs, frames_of(images[0]) if len(images) == 1 else None)
-        return Prompt(inputs, columns, grid, tuple(images))
+        frames, layout = None, None
+        if len(images) == 1:
+            frames = frames_of(images[0])
+            layout = fitting_layout(self.tiles.layout(images[0]), len(columns), frames)
+        grid = media_grid(self._config, len(columns), inputs, frames, layout)
+        return Prompt(inputs, columns, grid, tuple(images), layout=layout)
 
     @cached_property
     def _broken_processor(self) -> Any:

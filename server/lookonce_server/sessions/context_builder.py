@@ -134,6 +134,7 @@ def context_of(identity: ContextIdentity, description: Description) -> Compresse
         kept_indices=description.kept,
         scores=description.scores,
         grid=description.grid,
+        layout=description.layout.blocks if description.layout else None,
         description=description.text,
         created_at=time.time(),
     )

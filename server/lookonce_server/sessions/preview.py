@@ -3,7 +3,7 @@
 import torch
 
 from lookonce_cache import CompressedContext
-from lookonce_pruning import ImageScores, PruningError, get_selection, kept_count
+from lookonce_pruning import ImageScores, PruningError, TileLayout, get_selection, kept_count
 from lookonce_server.errors import InvalidRequestError
 from lookonce_server.sessions.context_builder import selection_method
 
@@ -24,7 +24,8 @@ def kept_at_retention(context: CompressedContext, retention: float) -> list[int]
         return kept_indices(context)
     method = selection_method(context.identity)
     # Stored is the mean over the scoring window: to a selection that is a window of one layer.
-    scores = ImageScores(context.scores[None], (0,), context.grid, num_layers=context.keys.shape[0])
+    layout = TileLayout.of(context.layout) if context.layout else None
+    scores = ImageScores(context.scores[None], (0,), context.grid, context.keys.shape[0], layout)
     try:
         kept = get_selection(method).select(scores, kept_count(retention, context.image_tokens))
     except (ValueError, PruningError) as error:

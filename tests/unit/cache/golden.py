@@ -28,6 +28,7 @@ class Case(NamedTuple):
     kept: tuple[tuple[int, ...], ...] = ((0, 5),)
     description: str = "A red bicycle."
     grid: tuple[int, ...] = (2, 3)
+    layout: tuple[tuple[float, ...], ...] | None = None
 
 
 CASES = {
@@ -41,6 +42,12 @@ CASES = {
     "kept-per-layer": Case("native", torch.float16, kept=((0, 1, 5), (2, 3, 4))),
     "kept-none": Case("native", torch.bfloat16, kept=((),)),
     "video": Case("native", torch.bfloat16, grid=(3, 1, 2)),
+    "tiles": Case(
+        "native",
+        torch.bfloat16,
+        grid=(1, 6),
+        layout=((1, 1, 1, 2, 0, 0.0, 0.0, 1.0, 1.0), (2, 1, 1, 1, 1, -0.125, 0.0, 1.125, 1.0)),
+    ),
     "long-description": Case("native", torch.bfloat16, shape=(1, 1, 1, 2), kept=((3,),), description=LONG_DESCRIPTION),
 }
 
@@ -62,6 +69,7 @@ def golden_context(name: str) -> CompressedContext:
         grid=case.grid,
         description=case.description,
         created_at=1_750_000_000.125,
+        layout=case.layout,
     )
 
 

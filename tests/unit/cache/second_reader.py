@@ -54,6 +54,9 @@ def read(value: bytes) -> Read:
         tensors.take("<f4", [math.prod(header["grid"])]),
     )
     assert tensors.offset + 16 == len(value)
+    blocks = header.get("layout", [])
+    tokens = sum(rows * columns * high * (wide + breaks) for rows, columns, high, wide, breaks, *_ in blocks)
+    assert not blocks or math.prod(header["grid"]) == tokens * (header["grid"][0] if len(header["grid"]) == 3 else 1)
     return read
 
 

@@ -60,6 +60,8 @@ def test_no_image_token_need_be_kept(rows):
         {"description": ""},
         {"grid": (1, 12)},
         {"grid": (3, 2, 2)},  # of a video
+        {"grid": (1, 12), "layout": ((2, 1, 2, 2, 0, 0.0, 0.0, 1.0, 1.0), (1, 1, 2, 1, 1, 0.0, 0.0, 1.0, 1.0))},
+        {"grid": (2, 1, 6), "layout": ((1, 1, 2, 3, 0, 0.0, 0.0, 1.0, 1.0),)},  # of each frame
         {"window": (0, 1)},
     ],
 )
@@ -133,6 +135,8 @@ CONTRADICTIONS = [
     ({"values": torch.zeros(2, 3, 7, 5)}, r"values torch.float32 \(2, 3, 7, 5\) must be like keys"),
     ({"values": torch.zeros(2, 3, 7, 4, dtype=torch.float16)}, "values torch.float16 .* must be like keys"),
     ({"scores": [1.0]}, "scores must be a torch.float32 tensor with 1 dimensions, not list"),
+    ({"layout": ((1, 1, 3, 3, 0, 0.0, 0.0, 1.0, 1.0),)}, r"layout has 9 tokens, not the 12 of grid \(3, 4\)"),
+    ({"layout": [(1, 1, 3, 4, 0, 0.0, 0.0, 1.0, 1.0)]}, "layout must be 1 to 16 blocks of five ints and four floats"),
     ({"scores": torch.zeros(11)}, r"grid \(3, 4\) does not have a cell for each of 11 scores"),
     ({"scores": torch.zeros(12, dtype=torch.float16)}, "scores must be .*, not a torch.float16 tensor"),
     ({"scores": torch.zeros(12, 1)}, "not a torch.float32 tensor with 2 dimensions"),

@@ -23,6 +23,7 @@ IDS = {
     "kept-per-layer": "c0c88cdaae15f1ba",
     "kept-none": "892e1ea1088016d6",
     "video": "53788f6c0dc9ea26",
+    "tiles": "4b8fb2753acb213e",
     "long-description": "c9c70043906055a2",
 }
 

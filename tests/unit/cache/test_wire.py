@@ -18,7 +18,7 @@ from lookonce_cache import (
     decode,
     encode,
 )
-from lookonce_cache.context import FACTS, MAX_DESCRIPTION_BYTES
+from lookonce_cache.context import FACTS, MAX_DESCRIPTION_BYTES, OPTIONAL_FACTS
 from lookonce_cache.format.header import ALIGNMENT, DTYPES, MAX_HEAD_BYTES, decode_head
 from lookonce_cache.identity import TEXT_LIMITS
 
@@ -30,7 +30,7 @@ FLOATS = list(DTYPES.values())
 
 def test_every_field_is_in_the_format():
     fields = set(CompressedContext.__dataclass_fields__)
-    assert fields == {*FACTS, "identity", "keys", "values", "kept_indices", "scores", "key"}
+    assert fields == {*FACTS, *OPTIONAL_FACTS, "identity", "keys", "values", "kept_indices", "scores", "key"}
 
 
 @st.composite
@@ -53,6 +53,7 @@ def contexts(draw):
         kept_indices=torch.stack(indices).int(),
         scores=torch.rand(cells, generator=seed),
         grid=grid,
+        layout=draw(st.sampled_from([None, ((1, 1, *grid[-2:], 0, 0.0, -0.25, 1.0, 1.25),)])),
         description=draw(st.text(max_size=100)),
         created_at=draw(st.floats(0, 1e12)),
         tenant=draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)),

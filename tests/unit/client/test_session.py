@@ -258,6 +258,8 @@ def test_the_tokens_kept(server, client, png, context_id):
     found = image.tokens()
     assert (found.id, found.grid, found.scores, found.kept) == (context_id, (2, 2), (0.1, 0.2, 0.3, 0.4), (3,))
     assert (found.retention, found.selection) == (0.05, "attention")
+    assert found.boxes is not None
+    assert found.boxes[3] == (0.5, 0.5, 1.0, 1.0)
     assert image.tokens(retention=0.5).retention == 0.5
     assert [path for _, path, _ in server.requests].count("/v1/contexts") == 1
 

@@ -20,6 +20,8 @@ def test_public_names():
         "Rope",
         "ScoreQueries",
         "Selection",
+        "TileBlock",
+        "TileLayout",
         "UnknownSelectionError",
         "UnsupportedModelError",
         "attention_rows",

@@ -110,8 +110,11 @@ def _overlay(seen: Observation, scores: Tensor, layers: str, top: int, patches: 
     """Draw one map `[image tokens]`, its `top` patches framed."""
     grid = seen.described.prompt.grid
     highest: list[int] = scores.topk(min(top, len(scores))).indices.tolist()
-    tokens = TokenMap(scores.view(grid).numpy(), highest)
-    drawn = draw_over(seen.case.image, tokens, seen.area, _WIDTH) if seen.area else draw_grid(tokens, _WIDTH)
+    if seen.area:
+        area = seen.area.shares(*seen.case.image.size)
+        drawn = draw_over(seen.case.image, TokenMap.of_grid(scores.numpy(), highest, grid, area), _WIDTH)
+    else:
+        drawn = draw_grid(TokenMap.of_grid(scores.numpy(), highest, grid), _WIDTH)
     picture = Image.open(io.BytesIO(drawn)).quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     shares = scores / scores.sum().clamp(min=1e-30)
     framed = [Patch(i // grid[1], i % grid[1], round(float(shares[i]), 4)) for i in highest]

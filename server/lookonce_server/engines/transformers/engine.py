@@ -165,7 +165,7 @@ class TransformersEngine:
         self.facts.check_joins(len(contexts))
         join = join_contexts(self._prompts, contexts, conversation, self._runner.window)
         sampling = self.facts.fit(join.tokens, sampling)
-        full_prompt_tokens = self._prompts.full_prompt_tokens(conversation, contexts)
+        full_prompt_tokens = self._prompts.full_prompt_tokens(conversation, contexts, join.turn_tokens)
         device = self._runner.model.device
         own = ((context.keys.dequantize(device), context.values.dequantize(device)) for context in contexts)
         dense = join.combine([self._text_kv(span) for span in join.spans], own, self._runner.rope)
@@ -209,6 +209,7 @@ class TransformersEngine:
             prompt_length=prompt.tokens,
             window=range(*plan.window),
             grid=prompt.grid,
+            layout=prompt.layout,
         )
         # The recorder is entered for each step alone: other passes run between them, and must not be recorded.
         with recorder:

@@ -110,12 +110,13 @@ class VllmEngine:
         self._prompts = PromptRenderer(processor, self._config, allow_control_tokens=allow_control_tokens)
         self._end_ids = end_ids(_generation_config(checkpoint.folder), processor.tokenizer)
         self._grammars = Grammars(processor.tokenizer, model.get_vocab_size())
+        self._has_processor_options = bool(_processor_options(config))
         self.facts = ModelFacts(
             checkpoint=checkpoint.digest,
             fingerprint=_fingerprint(fingerprint(checkpoint.digest, dtype, processor), checkpoint.options, config),
             num_layers=model.get_total_num_hidden_layers(),
             max_tokens=model.max_model_len,
-            image_crop=None if _processor_options(config) else image_crop(processor),
+            image_crop=None if self._has_processor_options else image_crop(processor),
             vocabulary=model.get_vocab_size(),
         )
         self.registry: CollectorRegistry | None = REGISTRY  # where vLLM keeps its metrics
@@ -299,7 +300,13 @@ class VllmEngine:
                 prompt | {"prompt_token_ids": [*prompt["prompt_token_ids"], *fed]},
                 num_description_tokens=len(fed),
                 compression=Compression(
-                    plan.rows, plan.window, plan.selection, plan.retention, self._rope.interleaved, frames_of(image)
+                    plan.rows,
+                    plan.window,
+                    plan.selection,
+                    plan.retention,
+                    self._rope.interleaved,
+                    frames_of(image),
+                    self._layout(image),
                 ),
             )
         return PackedPrompt.of_tensors(tensors).describe(text, turn, ids[: len(ids) - len(fed)])
@@ -367,6 +374,11 @@ class VllmEngine:
         assert described.turn is not None
         return described.turn, described.images[0]
 
+    def _layout(self, image: Visual) -> tuple[tuple[float, ...], ...] | None:
+        """Return the layout of an image's tokens, in numbers; see `Compression`."""
+        layout = None if self._has_processor_options else self._prompts.tiles.layout(image)
+        return layout.blocks if layout else None
+
     def _prompt(self, ids: list[int], images: Sequence[Visual], tenant: str) -> dict[str, Any]:
         """Return a prompt whose cached blocks and images serve this tenant alone.
 
@@ -388,7 +400,7 @@ class VllmEngine:
 
     def _continue(self, contexts: Sequence[CompressedContext], conversation: Conversation) -> _Continuation:
         join = join_contexts(self._prompts, contexts, conversation, self.facts.max_tokens)
-        return _Continuation(join, self._prompts.full_prompt_tokens(conversation, contexts))
+        return _Continuation(join, self._prompts.full_prompt_tokens(conversation, contexts, join.turn_tokens))
 
     def _combine(self, join: Join, texts: Sequence[TextKV], contexts: Sequence[CompressedContext]) -> DenseContext:
         own = ((context.keys.dequantize(), context.values.dequantize()) for context in contexts)

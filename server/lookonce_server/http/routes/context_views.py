@@ -6,13 +6,13 @@ Neither counts as use, and neither makes a context.
 import asyncio
 from typing import Annotated, Any
 
-import torch
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from PIL import Image
 
 from lookonce_cache import CompressedContext, digest
-from lookonce_server.engines.geometry import ImageCrop
+from lookonce_pruning import TileLayout
+from lookonce_server.engines.geometry import Area, ImageCrop
 from lookonce_server.errors import InvalidImageError, InvalidRequestError
 from lookonce_server.http.bodies.image_request import documented_body, read_image_request
 from lookonce_server.http.schemas.contexts import ContextTokens, ImageForm, ImageUrlRequest
@@ -47,7 +47,7 @@ async def tokens(context_id: str, request: Request, tenant: Tenant, retention: R
 async def heatmap(
     context_id: str, request: Request, tenant: Tenant, retention: Retention = None, width: Width = None
 ) -> Response:
-    """Draw the scores and the tokens kept, as a grid."""
+    """Draw the scores and the tokens kept, as they lie in the image."""
     context = await state_of(request).contexts.peek(tenant, context_id)
     return Response(await asyncio.to_thread(_grid, context, retention, width), media_type="image/png")
 
@@ -65,43 +65,51 @@ async def heatmap_over(
     state = state_of(request)
     image, _ = await read_image_request(request, state.images, ImageForm, ImageUrlRequest)
     context = await state.contexts.peek(tenant, context_id)
-    image_crop = _image_crop(context, state.engine.facts.image_crop)
+    image_crop = None if context.layout else state.engine.facts.image_crop
+    _check_places(context, image_crop)
     await asyncio.to_thread(_check_image, context, image)
     picture = await state.images.decode(image)
     assert isinstance(picture, Image.Image)
 
     def draw() -> bytes:
         shown = width or min(max(picture.width, _WIDTHS[0]), _WIDTHS[1])
-        return draw_over(picture, _token_map(context, retention), image_crop.area(*picture.size), shown)
+        area = image_crop.area(*picture.size).shares(*picture.size) if image_crop else Area(0, 0, 1, 1)
+        return draw_over(picture, _token_map(context, retention, area), shown)
 
     return Response(await asyncio.to_thread(draw), media_type="image/png")
 
 
 def _grid(context: CompressedContext, retention: float | None, width: int | None) -> bytes:
-    return draw_grid(_token_map(context, retention), width or _WIDTHS[0])
+    return draw_grid(_token_map(context, retention, Area(0, 0, 1, 1)), width or _WIDTHS[0])
 
 
-def _token_map(context: CompressedContext, retention: float | None) -> TokenMap:
-    """Return the map of an image, or of a video's frames side by side."""
-    scores = context.scores.view(context.frames or 1, -1, context.grid[-1]).transpose(0, 1).flatten(1)
-    places = torch.arange(context.image_tokens).view(context.frames or 1, -1, context.grid[-1])
-    cells = places.transpose(0, 1).flatten().argsort()
-    return TokenMap(scores.numpy(), cells[_kept(context, retention)].tolist())
+def _token_map(context: CompressedContext, retention: float | None, area: Area) -> TokenMap:
+    """Return the map of an image, or of a video's frames side by side.
+
+    Args:
+        context: whose tokens are shown.
+        retention: see `heatmap`.
+        area: of the picture, in shares of it, that a grid covers; tiles tell theirs.
+    """
+    kept, frames = _kept(context, retention), context.frames or 1
+    if context.layout:
+        return TokenMap.of_layout(context.scores.numpy(), kept, TileLayout.of(context.layout), frames)
+    return TokenMap.of_grid(context.scores.numpy(), kept, context.grid, area)
 
 
 def _kept(context: CompressedContext, retention: float | None) -> list[int]:
     return kept_indices(context) if retention is None else kept_at_retention(context, retention)
 
 
-def _image_crop(context: CompressedContext, image_crop: ImageCrop | None) -> ImageCrop:
-    """Return the image crop; reject models whose tokens have no place in it."""
+def _check_places(context: CompressedContext, image_crop: ImageCrop | None) -> None:
+    """Raise InvalidRequestError if the context's tokens have no known place in a picture."""
     if context.frames is not None:
         raise InvalidRequestError("The context is a video's: GET draws its frames side by side, without them.")
-    if image_crop is None or (context.grid[0] == 1 and context.image_tokens > 1):
+    is_grid = image_crop is not None and (context.grid[0] > 1 or context.image_tokens == 1)
+    if not context.layout and not is_grid:
         raise InvalidRequestError(
             "The places of this model's image tokens in a picture are unknown. GET draws them without the picture."
         )
-    return image_crop
 
 
 def _check_image(context: CompressedContext, image: ImageBytes) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lookonce_cache import CompressedContext, ContextInfo, Page
+from lookonce_pruning import TileLayout
 from lookonce_server.errors import InvalidRequestError
 from lookonce_server.http.image_field import ImageField, frame_sampling
 from lookonce_server.http.schemas.chat import ContextParams
@@ -171,6 +172,13 @@ class ContextTokens(BaseModel):
     grid: Annotated[
         list[int], Field(min_length=2, max_length=3, description="rows and columns; a video's frames before them")
     ]
+    boxes: Annotated[
+        list[list[float]] | None,
+        Field(
+            description="of tokens that lie in tiles: left, top, right and bottom of each, as shares of the width and"
+            " height of the image, or of the frame; all 0 for one that shows nothing. Null where the grid tells"
+        ),
+    ]
     scores: Annotated[list[float], Field(description="one an image token, row by row")]
     kept: Annotated[list[int], Field(description="indices into the scores, ascending")]
     retention: float
@@ -182,11 +190,20 @@ class ContextTokens(BaseModel):
         return cls(
             id=context.id,
             grid=list(context.grid),
+            boxes=_boxes(context),
             scores=context.scores.tolist(),
             kept=kept,
             retention=retention,
             selection=selection_method(context.identity),
         )
+
+
+def _boxes(context: CompressedContext) -> list[list[float]] | None:
+    """Return the place of each token, in shares with as many digits as pixels need; None where the grid tells."""
+    if not context.layout:
+        return None
+    boxes: list[list[float]] = TileLayout.of(context.layout).boxes().repeat(context.frames or 1, 1).tolist()
+    return [[round(side, 6) for side in box] for box in boxes]
 
 
 def _unix(seconds: float | None) -> int | None:

@@ -19,6 +19,7 @@ import { events } from "./sse.js";
 /**
  * @typedef {object} Tokens as GET /v1/contexts/{id}/tokens gives them
  * @property {number[]} grid rows and columns of the image's tokens; of a video its frames before them
+ * @property {?number[][]} boxes of tokens in tiles: left, top, right and bottom, as shares of the picture
  * @property {number[]} scores one a token, row by row, frame by frame
  * @property {number[]} kept indices of the tokens kept
  */

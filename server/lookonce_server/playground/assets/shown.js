@@ -22,10 +22,11 @@ export class Shown {
 
   /** Whether the place of its tokens in it is known. */
   get isPlaced() {
-    if (this.area === null || this.tokens === null) return false;
-    const { grid, scores } = this.tokens;
+    if (this.tokens === null) return false;
+    const { grid, boxes, scores } = this.tokens;
     const frames = grid.length === 3 ? grid[0] : 1;
-    return frames === this.frames && (grid.at(-2) > 1 || scores.length === frames);
+    if (frames !== this.frames) return false;
+    return boxes !== null || (this.area !== null && (grid.at(-2) > 1 || scores.length === frames));
   }
 
   /** How many frames it has; 1 if it does not move. */
@@ -67,7 +68,9 @@ export class Shown {
   /** Draw what is kept over a frame of the picture, as far as that is known. */
   drawOn(overlay, frame = 0) {
     overlay.clear();
-    if (this.area) overlay.cover(this.picture, this.area);
+    const { width, height } = this.picture;
+    const area = this.tokens?.boxes ? { left: 0, top: 0, right: width, bottom: height } : this.area;
+    if (area) overlay.cover(this.picture, area);
     if (this.isPlaced) overlay.draw(this.tokens, frame);
   }
 }

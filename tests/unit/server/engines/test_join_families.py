@@ -9,12 +9,17 @@ import torch
 import transformers
 from transformers import AutoProcessor
 
+from lookonce_cache import decode, encode
+from lookonce_server.engines.base import DescribePlan, Sampling
+from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.engines.transformers.loading import LoadedModel
 from lookonce_server.engines.transformers.selfcheck import check_model, find_join_problem
+from lookonce_server.sessions.context_builder import context_identity, context_of
+from lookonce_server.sessions.preview import kept_at_retention, kept_indices
 
 from ....support.families import PROCESSORS, family_processor
 from ....support.qwen2_vl import HEAD_DIM, MROPE_SECTION, TOKEN_IDS, VOCABULARY, write_qwen2_vl
-from ....support.samples import PROMPT
+from ....support.samples import PROMPT, TENANT, about, picture, read
 
 TEXT = {
     "vocab_size": VOCABULARY,
@@ -128,3 +133,32 @@ def test_joined_contexts_are_exact(family, tmp_path):
     loaded = LoadedModel(model.eval(), processor, "0" * 64, "0" * 64)
     check_model(loaded, PROMPT)
     assert find_join_problem(loaded, PROMPT) is None
+
+
+TILED = {"llava next": 0, "llava onevision": 0, "internvl": 2, "idefics 3": 31, "pixtral": 2}  # text tokens it brings
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("family", TILED)
+async def test_an_image_in_tiles_is_described_stored_and_counted(family, tmp_path):
+    with torch.inference_mode(False):
+        model, processor = FAMILIES[family](tmp_path)
+    engine = TransformersEngine(LoadedModel(model.eval(), processor, "0" * 64, "0" * 64))
+    plan = DescribePlan(PROMPT, 4, "generated", (0, TEXT["num_hidden_layers"]), "coverage", 0.25)
+    image, question = picture(1).resize((56, 28)), about("What is it?")
+    try:
+        description = await engine.describe(image, plan, TENANT)
+        identity = context_identity(TENANT, b"", engine.facts, plan, description.template_digest, "native")
+        context = context_of(identity, description)
+        found = await read(engine.answer([context], question, Sampling(1)))
+        full = await read(engine.full(question, [image], Sampling(1), TENANT))
+    finally:
+        await engine.close()
+    assert description.layout is not None
+    assert description.layout.tokens == context.image_tokens
+    assert decode(encode(context), context.key).layout == context.layout == description.layout.blocks
+    assert kept_at_retention(context, 0.25) == kept_indices(context)
+    assert kept_at_retention(context, 0.5) != []
+    assert found.started.full_prompt_tokens == full.started.prompt_tokens
+    brought = full.started.prompt_tokens - len(engine._prompts.full_ids(question)) + 1
+    assert brought - context.image_tokens == TILED[family]

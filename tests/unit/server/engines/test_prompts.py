@@ -168,10 +168,12 @@ def test_a_tokenizer_that_joins_the_seam_is_refused():
 
 @pytest.mark.parametrize("question", ["What color is it?", "漢字?", " spaces "])
 def test_full_prompt_tokens_counts_what_a_full_pass_would_run(prompts, question):
-    context = SimpleNamespace(frames=None, image_tokens=196)
-    assert prompts.full_prompt_tokens(about(question), [context]) == prompts.full(about(question), [picture(1)]).tokens
+    context = SimpleNamespace(frames=None, full_tokens=prompts.describe(PROMPT, picture(1)).tokens)
+    turn_tokens = len(prompts.describe_ids(PROMPT))
+    counted = prompts.full_prompt_tokens(about(question), [context], turn_tokens)
+    assert counted == prompts.full(about(question), [picture(1)]).tokens
     text = Conversation((Turn("user", (question,)),))
-    assert prompts.full_prompt_tokens(text, []) == prompts.full(text, []).tokens
+    assert prompts.full_prompt_tokens(text, [], 0) == prompts.full(text, []).tokens
 
 
 def test_the_bundled_template_is_accepted(prompts):

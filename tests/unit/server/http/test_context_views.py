@@ -7,9 +7,11 @@ from dataclasses import replace
 import httpx2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lookonce_cache import ContextKey
+from lookonce_pruning import ImageScores, TileBlock, TileLayout, get_selection
 from lookonce_server.app import running_app
 from lookonce_server.engines.geometry import Area
 from lookonce_server.sessions.heatmap import TokenMap, draw_grid, draw_over
@@ -70,6 +72,7 @@ async def test_tokens_are_those_of_the_stored_context(client, app, context):
         "id": context["id"],
         "object": "context.tokens",
         "grid": [GRID, GRID],
+        "boxes": None,
         "scores": stored.scores.tolist(),
         "kept": stored.kept_indices[0].tolist(),
         "retention": 0.05,
@@ -119,6 +122,68 @@ async def test_a_selection_that_ranks_in_every_layer_cannot_be_previewed():
                 reply = await client.get(path(context, view), params={"retention": 0.1})
                 assert (reply.status_code, reply.json()["error"]["param"]) == (400, "retention")
                 assert "attention-per-layer" in reply.json()["error"]["message"]
+
+
+# --- tiles ------------------------------------------------------------------------------------------------------------
+
+LAYOUT = TileLayout((TileBlock(1, 3, 7, 7, 0, 0.0, 0.0, 1.0, 1.0), TileBlock(1, 1, 7, 7, 0, 0.0, 0.0, 1.0, 1.0)))
+
+
+@pytest.fixture
+async def tiled(app, client, monkeypatch) -> dict:
+    """A context of three tiles and a thumbnail, of a model whose processor says nothing of a crop."""
+    made = await prepared(client, png(114))
+    store, engine = app.state.parts.store, app.state.parts.engine
+    context = (await store.get(ContextKey(TENANT, made["id"]))).context
+    await store.put(replace(context, grid=(1, 196), layout=LAYOUT.blocks))
+    monkeypatch.setattr(engine, "facts", replace(engine.facts, image_crop=None))
+    return made
+
+
+async def test_tokens_in_tiles_have_boxes(client, tiled):
+    tokens = (await client.get(path(tiled, "tokens"))).json()
+    assert tokens["grid"] == [1, 196]
+    assert np.abs(np.array(tokens["boxes"]) - LAYOUT.boxes().numpy()).max() < 1e-6
+
+
+async def test_a_preview_of_tiles_goes_by_what_they_show(client, tiled):
+    tokens = (await client.get(path(tiled, "tokens"), params={"retention": 0.2})).json()
+    scores = ImageScores(torch.tensor([tokens["scores"]]), (0,), (1, 196), 1, LAYOUT)
+    assert tokens["kept"] == get_selection("coverage").select(scores, 40)[0].tolist()
+    assert tokens["kept"] != get_selection("coverage").select(replace(scores, layout=None), 40)[0].tolist()
+
+
+@pytest.mark.parametrize("retention", [0.01, 0.1])
+async def test_the_map_of_tiles_frames_what_is_kept_where_it_lies(client, tiled, retention):
+    query = {"retention": retention, "width": 420}
+    kept = (await client.get(path(tiled, "tokens"), params=query)).json()["kept"]
+    files = {"image": ("a.png", png(114))}
+    over = image_of(await client.post(path(tiled, "heatmap.png"), params=query, files=files))
+    bare = image_of(await client.get(path(tiled, "heatmap.png"), params=query))
+    assert (over.size, bare.size) == ((420, 420), (420, 140))  # bare: as wide and high as its cells
+    for canvas in (over, bare):
+        pixels = np.asarray(canvas).astype(int).sum(axis=-1)
+        for left, top, _, _ in LAYOUT.boxes()[kept].tolist():
+            assert pixels[round(top * canvas.height), round(left * canvas.width)] == 0
+
+
+def test_the_map_of_tiles_shows_the_higher_of_two_scores():
+    scores = np.full(196, 0.25, np.float32)
+    scores[[0, 147 + 48]] = 1  # the first of the tiles, and the last of the thumbnail
+    drawn = pixels(draw_grid(TokenMap.of_layout(scores, [], LAYOUT), 210))
+    bright = (drawn == [0xFD, 0xE7, 0x25]).all(axis=-1)
+    assert bright[:10, :10].all()
+    assert bright[60:, 180:].all()
+    assert bright.sum() == 100 + 300
+
+
+def test_the_frames_of_a_video_in_tiles_are_side_by_side():
+    layout = TileLayout((TileBlock(1, 1, 2, 2, 1, -0.5, 0.0, 1.5, 1.0),))
+    scores = np.zeros(18, np.float32)
+    scores[[1, 6, 16]] = 1
+    drawn = pixels(draw_grid(TokenMap.of_layout(scores, [], layout, frames=3), 120))
+    bright = (drawn[::20, ::20] == [0xFD, 0xE7, 0x25]).all(axis=-1)
+    assert bright.tolist() == [[False, True, True, False, False, False], [False, False, False, False, False, True]]
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -198,8 +263,13 @@ async def test_what_is_not_there_is_not_found(client):
 
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
-RAMP = TokenMap(np.linspace(0, 1, 196, dtype=np.float32).reshape(14, 14), [])
+RAMP = np.linspace(0, 1, 196, dtype=np.float32)
 GREY = Image.new("RGB", (200, 100), (128, 128, 128))
+
+
+def ramp_over(area: Area) -> TokenMap:
+    """The ramp over an area in pixels of the grey picture."""
+    return TokenMap.of_grid(RAMP, [], (14, 14), area.shares(*GREY.size))
 
 
 def pixels(png_: bytes) -> np.ndarray:
@@ -207,7 +277,7 @@ def pixels(png_: bytes) -> np.ndarray:
 
 
 def test_colours_run_from_the_lowest_score_to_the_highest():
-    drawn = pixels(draw_grid(RAMP, 140))
+    drawn = pixels(draw_grid(TokenMap.of_grid(RAMP, [], (14, 14)), 140))
     assert drawn[0, 0].tolist() == [0x44, 0x01, 0x54]
     assert drawn[-1, -1].tolist() == [0xFD, 0xE7, 0x25]
     luminance = drawn[5::10, 5::10].reshape(196, 3) @ [0.2126, 0.7152, 0.0722]
@@ -215,11 +285,11 @@ def test_colours_run_from_the_lowest_score_to_the_highest():
 
 
 def test_equal_scores_are_no_failure():
-    assert pixels(draw_grid(TokenMap(np.zeros((2, 3), np.float32), [0]), 30)).shape == (24, 30, 3)
+    assert pixels(draw_grid(TokenMap.of_grid(np.zeros(6, np.float32), [0], (2, 3)), 30)).shape == (24, 30, 3)
 
 
 def test_what_was_cropped_away_has_no_colour():
-    drawn = pixels(draw_over(GREY, RAMP, Area(50, 0, 150, 100), 200))
+    drawn = pixels(draw_over(GREY, ramp_over(Area(50, 0, 150, 100)), 200))
     is_grey = (drawn == 128).all(axis=-1)
     assert is_grey[:, :50].all()
     assert is_grey[:, 150:].all()
@@ -228,19 +298,20 @@ def test_what_was_cropped_away_has_no_colour():
 
 def test_what_is_padding_is_not_drawn():
     """Only the middle half of the grid is over the picture."""
-    whole = pixels(draw_over(Image.new("RGB", (200, 200), (128, 128, 128)), RAMP, Area(0, 0, 200, 200), 200))
-    drawn = pixels(draw_over(GREY, RAMP, Area(0, -50, 200, 150), 200))
+    square = Image.new("RGB", (200, 200), (128, 128, 128))
+    whole = pixels(draw_over(square, TokenMap.of_grid(RAMP, [], (14, 14)), 200))
+    drawn = pixels(draw_over(GREY, ramp_over(Area(0, -50, 200, 150)), 200))
     assert (drawn == whole[50:150]).all()
 
 
 @pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (3, 2)])
 @pytest.mark.parametrize("grid", [(14, 14), (1, 2928), (300, 2)])
 def test_odd_shapes_stay_within_bounds(size, grid):
-    tokens = TokenMap(np.ones(grid, np.float32), [0, grid[0] * grid[1] - 1])
-    longest = max(size)
+    scores, kept, longest = np.ones(grid[0] * grid[1], np.float32), [0, grid[0] * grid[1] - 1], max(size)
+    area = Area(-longest, -longest, 2 * longest, 2 * longest).shares(*size)
     for drawn in (
-        draw_grid(tokens, 2048),
-        draw_over(Image.new("RGB", size), tokens, Area(-longest, -longest, 2 * longest, 2 * longest), 2048),
+        draw_grid(TokenMap.of_grid(scores, kept, grid), 2048),
+        draw_over(Image.new("RGB", size), TokenMap.of_grid(scores, kept, grid, area), 2048),
     ):
         height, width, _ = pixels(drawn).shape
         assert 1 <= width <= 2048

@@ -10,7 +10,7 @@ from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
 
-from lookonce_pruning import ScoreQueries
+from lookonce_pruning import ScoreQueries, TileLayout
 
 _KEY = "lookonce"
 
@@ -37,6 +37,7 @@ class Compression:
     Attributes:
         interleaved: see `Rope`; measured at the start.
         frames: of a video; None for an image.
+        layout: of the image, or of each frame, if it has as many tokens as the prompt: the numbers of its blocks.
     """
 
     rows: ScoreQueries
@@ -45,6 +46,7 @@ class Compression:
     retention: float
     interleaved: bool
     frames: int | None = None
+    layout: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class CapturedPrompt:
         length: of the prompt without the description.
         image_positions: where the image tokens stand.
         grid: of the image tokens, see `ImageScores`.
+        layout: likewise.
         image_features: vLLM's, without the pixels.
     """
 
@@ -116,6 +119,7 @@ class CapturedPrompt:
     image_positions: tuple[int, ...]
     grid: tuple[int, ...]
     image_features: tuple[Any, ...]
+    layout: TileLayout | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ class KVRecorder:
         total = self._all_reduce(attention) / self._ranks  # each rank has as many query heads as any other
         prompt = step.prompt
         return pack_prompt(
-            ImageScores(total.cpu(), tuple(range(*compression.window)), prompt.grid, len(self._layers)),
+            ImageScores(total.cpu(), tuple(range(*compression.window)), prompt.grid, len(self._layers), prompt.layout),
             keys,
             values,
             selection=compression.selection,

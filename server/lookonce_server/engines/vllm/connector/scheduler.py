@@ -12,7 +12,8 @@ from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import Request
 
-from lookonce_server.engines.media import media_grid
+from lookonce_pruning import TileLayout
+from lookonce_server.engines.media import fitting_layout, media_grid
 from lookonce_server.engines.vllm.connector.guard import log_failure
 from lookonce_server.engines.vllm.connector.messages import (
     Capture,
@@ -163,8 +164,10 @@ class ConnectorScheduler:
         # Only in the prompt: a model may say its image token, which then is a word like any other.
         columns = tuple(i for i, token in enumerate(ids[:length]) if token in image_ids)
         frames = capture.compression.frames if capture.compression else None
-        grid = media_grid(self._config, len(columns), grids, frames)
-        return CapturedPrompt(ids, length, columns, grid, features)
+        blocks = capture.compression.layout if capture.compression else None
+        layout = fitting_layout(TileLayout.of(blocks) if blocks else None, len(columns), frames)
+        grid = media_grid(self._config, len(columns), grids, frames, layout)
+        return CapturedPrompt(ids, length, columns, grid, features, layout)
 
 
 def _without_pixels(feature: Any) -> Any:
