@@ -15,7 +15,13 @@ from ...support.qwen2_vl import HEAD_DIM, LAYERS, write_qwen2_vl
 from ...support.samples import PROMPT, png
 
 MISTRAL = MistralConfig(
-    vocab_size=912, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, sliding_window=64
+    vocab_size=912,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    sliding_window=64,  # shorter than the image
 ).to_dict()
 
 
@@ -71,7 +77,7 @@ def test_what_cannot_be_served_is_told_in_a_sentence(folder, capsys):
     for changes, template, said in (
         ({"model_type": "paligemma"}, None, "cannot be served by image re-prompting: all tokens of its prompt see"),
         ({"model_type": "brand_new"}, None, "does not know the model type 'brand_new'"),
-        ({"text_config": MISTRAL}, None, "This model cannot be served by image re-prompting: "),
+        ({"text_config": MISTRAL}, None, "This model cannot be served by image re-prompting: its sliding"),
         ({}, "{{ 1 + messages }}", "The model's chat template does not take this conversation: TypeError: "),
     ):
         (folder / "config.json").write_text(json.dumps(config | changes))

@@ -84,13 +84,14 @@ async def test_joined_contexts_answer_as_the_whole_prompt_does_by_which_no_image
     facts, answers, packed = rope_engine.facts, [], 0
     for order in orders:
         joined, chosen = [contexts[i] for i in order], [images[i] for i in order]
-        monkeypatch.setattr(rope_engine, "facts", facts)
+        monkeypatch.undo()
         answers.append(await check(rope_engine, rope_model, chosen, joined, packed=False))
         join = join_contexts(rope_engine._prompts, joined, asked(len(joined)), facts.max_tokens)
         room = join.tokens + LOGPROBS.max_tokens
         if join.layout.extent + len(join.after) >= room:
             packed += 1
             monkeypatch.setattr(rope_engine, "facts", replace(facts, max_tokens=room))
+            monkeypatch.setattr(rope_engine._runner, "window", room)
             await check(rope_engine, rope_model, chosen, joined, packed=True)
     assert packed == 0 if retention == 1 else packed or rope_model.model.config.model_type == "qwen2_vl"
     if rope_model.model.config.model_type == "qwen2_vl":  # random weights: each answer hangs on everything
