@@ -19,7 +19,7 @@ TILES = TileLayout((TileBlock(2, 3, 2, 2, 0, *WHOLE), TileBlock(1, 1, 2, 2, 0, *
     [(28, None, TILES, (1, 28)), (56, 2, TILES, (2, 1, 28)), (25, None, None, (5, 5)), (27, None, None, (1, 27))],
 )
 def test_a_layout_is_believed_where_it_has_the_prompts_tokens(tokens, frames, layout, grid):
-    compression = Compression("query", (0, 1), "uniform", 1.0, frames, TILES.blocks)
+    compression = Compression("query", (0, 1), "uniform", 1.0, False, frames, TILES.blocks)
     params = msgpack.unpackb(msgpack.packb(Job(capture=Capture("path", 2, compression)).as_params()))
     capture = Job.of(params).capture
     request = SimpleNamespace(prompt_token_ids=[1, *[IMAGE] * tokens, 2, IMAGE, 3], mm_features=())
