@@ -27,6 +27,7 @@ TEXT = {
     "max_position_embeddings": 4096,
 }
 GATED_DELTA_NET = TEXT | {  # of Qwen3.5: one layer in four has attention
+    "initializer_range": 0.1,  # with more, sums of many tokens make 1e-4 of what is rounded
     "head_dim": 32,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
@@ -95,7 +96,7 @@ MINICPM = Family(
 
 def _loaded(family: Family, build: Callable[[Callable[[str], int]], Any]) -> LoadedModel:
     processor = family_processor(family, "byte level with BOS", prints=False)
-    processor.tokenizer.pad_token = "</s>"
+    processor.tokenizer.pad_token = processor.tokenizer.eos_token
     torch.manual_seed(0)
     with torch.inference_mode(False):
         model = build(processor.tokenizer.convert_tokens_to_ids).eval()

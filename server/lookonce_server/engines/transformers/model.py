@@ -53,7 +53,7 @@ class ModelRunner:
         self.window = min(find_window(config) or self.max_tokens, self.max_tokens)
         rope = getattr(config, "rope_parameters", None) or {}
         self._position_rows = 3 if "mrope_section" in rope else 1
-        self._state_forms = self._find_state_forms()
+        self.state_forms = self._find_state_forms()  # dtype and shape of each state, by name
 
     @torch.inference_mode()
     def prefill(self, prompt: Prompt, positions: Tensor | None = None) -> State:
@@ -98,9 +98,9 @@ class ModelRunner:
         Raises:
             ContextLostError: these are not the states of this model.
         """
-        if (forms := _forms(states)) != self._state_forms:
+        if (forms := _forms(states)) != self.state_forms:
             raise ContextLostError(
-                f"The context has the recurrent states {forms}, where this model has {self._state_forms}."
+                f"The context has the recurrent states {forms}, where this model has {self.state_forms}."
             )
         cache = empty_cache(self._text_config)
         for number, layer in enumerate(attention_layers(self._text_config)):
