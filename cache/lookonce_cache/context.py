@@ -1,6 +1,8 @@
 """Hold a compressed context: keys and values of an image's most important tokens."""
 
 import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +16,11 @@ MAX_BLOCKS = 16  # of a layout
 MAX_SHARE = 2**16  # of a picture's width or height: a long one is padded to a square, which is many times as wide
 FACTS = ("shared_tokens", "moved_by", "full_tokens", "grid", "description", "created_at")  # see `check_facts`
 OPTIONAL_FACTS = ("layout",)  # which a context has or has not
+MAX_STATES = 4  # of a context
+MAX_STATE_DIMENSIONS = 5
+STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+_STATE_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 Block = tuple[int, int, int, int, int, float, float, float, float]  # see `CompressedContext.layout`
 
@@ -47,6 +54,10 @@ class CompressedContext:
             ends with one more token that shows nothing, else 0; left, top, right and bottom of the block as shares of
             the picture's width and height, beyond 0 and 1 where tokens show padding. None
             where the grid tells, or nothing is known.
+        states: of the model's recurrent layers after the whole describe turn, the shared tokens and the dropped image
+            tokens included, by their names: `[recurrent layers, ...]`, as the model keeps them, in every precision.
+            Empty for a model of attention layers alone. Where there are states, keys and values are of its attention
+            layers.
         key: the content key, derived from the identity.
 
     Raises:
@@ -65,6 +76,7 @@ class CompressedContext:
     description: str
     created_at: float
     layout: tuple[Block, ...] | None = None
+    states: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
     key: ContextKey = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -75,6 +87,7 @@ class CompressedContext:
         self._check_stored()
         self._check_image()
         self._check_kept()
+        self._check_states()
         require(
             self.tokens <= self.full_tokens,
             f"a context of {self.tokens} tokens cannot come from full_tokens={self.full_tokens}",
@@ -113,7 +126,8 @@ class CompressedContext:
     @property
     def nbytes(self) -> int:
         """The bytes of all tensors together."""
-        return sum(part.nbytes for part in (self.keys, self.values, self.kept_indices, self.scores))
+        states = sum(state.nbytes for state in self.states.values())
+        return states + sum(part.nbytes for part in (self.keys, self.values, self.kept_indices, self.scores))
 
     def _check_stored(self) -> None:
         for role in ("keys", "values"):
@@ -154,6 +168,13 @@ class CompressedContext:
             ascending = (self.kept_indices[:, 1:] > self.kept_indices[:, :-1]).all()
             require(ascending, "kept_indices must be strictly ascending in each row")
 
+    def _check_states(self) -> None:
+        require(isinstance(self.states, Mapping), f"states must be a mapping, not {_kind(self.states)}")
+        for name, tensor in self.states.items():
+            require(isinstance(tensor, torch.Tensor), f"state {name!r} must be a tensor, not {_kind(tensor)}")
+            require(tensor.device.type == "cpu", f"state {name!r} must be on the CPU, not on {tensor.device}")
+        check_states([(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.states.items()])
+
 
 def frames_of(grid: tuple[int, ...]) -> int | None:
     """Return the number of frames of a video's grid; None for an image's."""
@@ -186,6 +207,24 @@ def check_facts(
         require(is_layout, f"layout must be 1 to {MAX_BLOCKS} blocks of five ints and four floats", layout)
         assert isinstance(layout, tuple)
         _check_tokens(layout, grid)
+
+
+def check_states(states: Sequence[tuple[object, object, tuple[object, ...]]]) -> None:
+    """Raise InvalidContextError unless these can be a context's states.
+
+    Args:
+        states: name, dtype and shape of each.
+    """
+    require(len(states) <= MAX_STATES, f"there are at most {MAX_STATES} states, not {len(states)}")
+    names = [name for name, _, _ in states]
+    for name, dtype, shape in states:
+        is_name = isinstance(name, str) and _STATE_NAME.fullmatch(name) is not None and names.count(name) == 1
+        require(is_name, "a state has a name of its own, of 1 to 32 of a-z, 0-9 and _, a letter first", name)
+        require(dtype in STATE_DTYPES, f"a state is {' or '.join(map(str, STATE_DTYPES))}", dtype)
+        is_shape = 0 < len(shape) <= MAX_STATE_DIMENSIONS and all(map(_is_dimension, shape))
+        require(is_shape, f"a state has 1 to {MAX_STATE_DIMENSIONS} sizes, all above 0", shape)
+        assert all(isinstance(size, int) for size in shape)
+        require(math.prod(shape) < 2**48, "a state has less than 2**48 elements", shape)  # type: ignore[arg-type]
 
 
 def _kind(value: object) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from lookonce_evaluation.errors import EvaluationError
-from lookonce_pruning import Blocked, Knockout, parse_window
+from lookonce_pruning import Blocked, Knockout, count_recurrent_layers, parse_window
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.geometry import image_crop
@@ -18,6 +18,7 @@ from lookonce_server.engines.prompts import Prompt, PromptRenderer
 from lookonce_server.engines.text_stream import end_ids
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
 from lookonce_server.engines.transformers.model import ModelRunner, stacked
+from lookonce_server.errors import ModelRefusedError
 from lookonce_server.settings import BUNDLED, Settings
 
 
@@ -75,12 +76,18 @@ class EvalModel:
         """Load a checkpoint, in float32 on a CPU and in bfloat16 elsewhere.
 
         Raises:
-            ModelRefusedError: it cannot be loaded.
+            ModelRefusedError: it cannot be loaded, or has recurrent layers.
         """
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         name = str(CHECKPOINT) if checkpoint == BUNDLED else checkpoint
         trust = settings.trust_remote_code
-        return cls(load_model(name, dtype=dtype, device=device, trust_remote_code=trust), settings)
+        loaded = load_model(name, dtype=dtype, device=device, trust_remote_code=trust)
+        if recurrent := count_recurrent_layers(loaded.model.config.get_text_config()):
+            raise ModelRefusedError(
+                f"{recurrent} of the model's layers are recurrent. The server answers from contexts of such models, but"
+                " nothing here measures them: methods are compared by what they keep of keys and values alone."
+            )
+        return cls(loaded, settings)
 
     @property
     def num_layers(self) -> int:

@@ -17,7 +17,15 @@ from lookonce_pruning.window import ScoreQueries, middle_layers, parse_window
 from lookonce_torch import install
 
 if TYPE_CHECKING:
-    from lookonce_pruning.architecture import check_architecture, find_window
+    from lookonce_pruning.architecture import (
+        attention_layers,
+        check_architecture,
+        count_recurrent_layers,
+        empty_cache,
+        find_window,
+        set_states,
+        stack_states,
+    )
     from lookonce_pruning.capture import attention_rows
     from lookonce_pruning.knockout import Blocked, Knockout
     from lookonce_pruning.layout import TileBlock, TileLayout
@@ -52,11 +60,14 @@ __all__ = [
     "TileLayout",
     "UnknownSelectionError",
     "UnsupportedModelError",
+    "attention_layers",
     "attention_rows",
     "check_architecture",
     "check_moved",
     "check_rotation",
     "compress",
+    "count_recurrent_layers",
+    "empty_cache",
     "find_rope",
     "find_window",
     "fit_rope",
@@ -68,6 +79,8 @@ __all__ = [
     "query_rows",
     "rope_of_config",
     "rotate_keys",
+    "set_states",
+    "stack_states",
     "trained_length",
 ]
 
@@ -80,11 +93,14 @@ _NEED_TORCH = {
     "Rope": "rope",
     "TileBlock": "layout",
     "TileLayout": "layout",
+    "attention_layers": "architecture",
     "attention_rows": "capture",
     "check_architecture": "architecture",
     "check_moved": "rope",
     "check_rotation": "rope",
     "compress": "packed_context",
+    "count_recurrent_layers": "architecture",
+    "empty_cache": "architecture",
     "find_rope": "rope",
     "find_window": "architecture",
     "fit_rope": "rope",
@@ -92,6 +108,8 @@ _NEED_TORCH = {
     "query_rows": "recorder",
     "rope_of_config": "rope",
     "rotate_keys": "rope",
+    "set_states": "architecture",
+    "stack_states": "architecture",
     "trained_length": "rope",
 }
 

@@ -7,7 +7,7 @@ the text model's config redirects the text layers alone; the vision tower has a 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from types import TracebackType
@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from lookonce_pruning.architecture import attention_layers
 from lookonce_pruning.errors import RecordingError, UnsupportedModelError
 
 IMPLEMENTATION = "lookonce"
@@ -50,7 +51,14 @@ class AttentionHook(Protocol):
         """
 
 
-_observer: ContextVar[AttentionHook | None] = ContextVar("lookonce_attention_observer", default=None)
+class _Observer(NamedTuple):
+    """A hook, and the number that it knows each layer of the model by."""
+
+    hook: AttentionHook
+    numbers: Mapping[int, int]
+
+
+_observer: ContextVar[_Observer | None] = ContextVar("lookonce_attention_observer", default=None)
 
 
 def observed_attention(
@@ -65,9 +73,9 @@ def observed_attention(
         for option, meaning in _UNSUPPORTED.items():
             if options.get(option) is not None:
                 raise UnsupportedModelError(f"{type(module).__name__} uses {meaning} ({option}={options[option]!r})")
-        layer: int = module.layer_idx  # type: ignore[assignment]
+        layer = observer.numbers[module.layer_idx]  # type: ignore[index]
         call = AttentionCall(query, key, attention_mask, options.get("scaling"), options.get("sliding_window"))
-        attention_mask = observer.observe(layer, call)
+        attention_mask = observer.hook.observe(layer, call)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
@@ -82,6 +90,7 @@ def boolean_mask(attention_mask: Tensor | None, new: int, total: int, device: to
 def observed(config: PreTrainedConfig, observer: AttentionHook) -> Iterator[None]:
     """Show the attention calls of the text layers with `config` to a hook.
 
+    Layers are counted from 0, recurrent ones left out; see `attention_layers`.
     Only calls made in the thread or task that entered the block are shown; others get plain SDPA meanwhile.
     Raises RecordingError when the model is being observed already: one observer a model at a time.
     """
@@ -90,7 +99,8 @@ def observed(config: PreTrainedConfig, observer: AttentionHook) -> Iterator[None
         raise RecordingError("the model's attention is being observed already; one describe pass at a time")
     AttentionInterface.register(IMPLEMENTATION, observed_attention)
     AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
-    token = _observer.set(observer)
+    numbers = {layer: number for number, layer in enumerate(attention_layers(config))}
+    token = _observer.set(_Observer(observer, numbers))
     config._attn_implementation = IMPLEMENTATION
     try:
         yield

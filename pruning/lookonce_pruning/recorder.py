@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lookonce_pruning.architecture import attention_layers
 from lookonce_pruning.attention import AttentionCall, Observing
 from lookonce_pruning.capture import LayerCapture
 from lookonce_pruning.errors import RecordingError
@@ -50,7 +51,7 @@ class AttentionRecorder(Observing):
     model: any `*ForConditionalGeneration`; batches of one
     image_positions: [image tokens], int64, ascending: where the image tokens stand in the prompt; gaps are allowed
     prompt_length: tokens of the prompt, all prefilled inside the block, in one or several forward calls
-    window: layer indices to record, see `parse_window`
+    window: indices of attention layers to record, see `parse_window`
     grid, layout: of the image tokens, see `ImageScores`
 
     Raises ValueError for arguments that contradict each other. Inside the block the forward pass raises RecordingError
@@ -69,7 +70,7 @@ class AttentionRecorder(Observing):
         layout: TileLayout | None = None,
     ) -> None:
         super().__init__(model)
-        self._num_layers: int = model.config.get_text_config().num_hidden_layers
+        self._num_layers = len(attention_layers(model.config.get_text_config()))
         if not window or window.start < 0 or window.stop > self._num_layers:
             raise ValueError(f"window {window}: expected layers of 0-{self._num_layers}")
         if math.prod(grid) != len(image_positions) or not len(image_positions):

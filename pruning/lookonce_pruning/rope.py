@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from lookonce_pruning.architecture import check_architecture
+from lookonce_pruning.architecture import attention_layers, check_architecture, empty_cache
 from lookonce_pruning.attention import AttentionCall, Observing
 from lookonce_pruning.errors import UnsupportedModelError
 
@@ -274,8 +274,9 @@ class _Queries(Observing):
 
 
 def _prefill(model: PreTrainedModel, positions: Tensor) -> list[_Layer]:
-    """Prefill tokens 0, 1, ... at `positions` [tokens]; return each layer."""
-    cache = DynamicCache()
+    """Prefill tokens 0, 1, ... at `positions` [tokens]; return each attention layer."""
+    config = model.config.get_text_config()
+    cache = empty_cache(config)
     embeddings = model.get_input_embeddings()
     ids = torch.arange(len(positions), device=model.device)[None]
     with _Queries(model) as queries:
@@ -285,4 +286,5 @@ def _prefill(model: PreTrainedModel, positions: Tensor) -> list[_Layer]:
             past_key_values=cache,
             use_cache=True,
         )
-    return [_Layer(queries.by_layer.get(i), getattr(layer, "keys", None)) for i, layer in enumerate(cache.layers)]
+    layers = [cache.layers[layer] for layer in attention_layers(config) if layer < len(cache.layers)]
+    return [_Layer(queries.by_layer.get(i), getattr(layer, "keys", None)) for i, layer in enumerate(layers)]

@@ -20,7 +20,7 @@ class ImageScores:
     layers: the indices of those layers, ascending
     grid: (rows, columns) of the image tokens in reading order, or (frames, rows, columns) of a video's; the product is
         the number of image tokens
-    num_layers: how many layers the model has
+    num_layers: how many layers with attention the model has
     layout: where the tokens of the picture, or of each frame, lie where they are no grid; None where the grid tells
 
     Raises ValueError when the shapes do not agree, RecordingError when a value is not finite.

@@ -18,13 +18,14 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from lookonce_cache.format.quantization import Role, parts_of
 from lookonce_cache.identity import PRECISIONS
-from lookonce_pruning import kept_count
+from lookonce_pruning import attention_layers, count_recurrent_layers, kept_count
 from lookonce_server.engines.checkpoint import check_code, find_checkpoint
 from lookonce_server.engines.families import model_label
 from lookonce_server.engines.pretrained import auto_class, load_config, load_processor, refuse
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.transformers.loading import LoadedModel
-from lookonce_server.engines.transformers.selfcheck import check_model
+from lookonce_server.engines.transformers.model import ModelRunner
+from lookonce_server.engines.transformers.selfcheck import check_model, state_problem
 from lookonce_server.errors import ModelRefusedError
 
 SIZES = ((224, 224), (448, 448), (896, 672), (1344, 1008))
@@ -52,6 +53,7 @@ class ModelReport(NamedTuple):
     unjoinable: str | None  # the reason for which several images are not answered from their contexts
     image_tokens: dict[tuple[int, int], int]  # by a picture's width and height
     sizes: list[ContextSize]  # of the first of these pictures
+    state_bytes: int  # of recurrent layers, in each of these sizes
 
     def lines(self) -> Iterator[str]:
         """Yield the report as lines of text."""
@@ -65,6 +67,9 @@ class ModelReport(NamedTuple):
         yield ""
         yield "  image tokens          " + ", ".join(f"{w}x{h}: {n}" for (w, h), n in self.image_tokens.items())
         (width, height), count = next(iter(self.image_tokens.items()))
+        if self.state_bytes:
+            states = self.state_bytes / _MIB
+            yield f"  recurrent layers      their states are whole in every context, and take {states:.3f} MiB of it"
         yield ""
         yield f"  The context of a picture of {width}x{height} with {count} tokens, by the share kept, MiB in bfloat16:"
         yield f"  {'retention':>9} {'tokens':>7} " + " ".join(f"{name:>9}" for name in PRECISIONS)
@@ -94,18 +99,25 @@ def check_checkpoint(name: str, *, describe_prompt: str, trust_remote_code: bool
         prompts = PromptRenderer(processor, config)
         prompts.check_template(describe_prompt)
         counts = [_count(prompts, describe_prompt, size) for size in SIZES]
+        tried = _try(config, processor, describe_prompt, trust_remote_code)
         return ModelReport(
             label=label,
-            layers=_try(config, processor, describe_prompt, trust_remote_code),
+            layers=(tried.layers, config.get_text_config().num_hidden_layers),
             engines=_engines(config, folder, trust_remote_code),
-            unjoinable=prompts.join_problem(describe_prompt),
+            unjoinable=state_problem(config) or prompts.join_problem(describe_prompt),
             image_tokens={size: count.image for size, count in zip(SIZES, counts, strict=True)},
-            sizes=_sizes(config.get_text_config(), counts[0]),
+            sizes=_sizes(config.get_text_config(), counts[0], tried.state_bytes),
+            state_bytes=tried.state_bytes,
         )
 
 
-def _try(config: Any, processor: Any, describe_prompt: str, trust_remote_code: bool) -> tuple[int, int]:
-    """Run the self-check on random weights; return the layers tried, and those there are.
+class _Tried(NamedTuple):
+    layers: int  # of the model that was tried
+    state_bytes: int  # of all recurrent layers of the checkpoint's, in bfloat16
+
+
+def _try(config: Any, processor: Any, describe_prompt: str, trust_remote_code: bool) -> _Tried:
+    """Run the self-check on random weights.
 
     Raises:
         ModelRefusedError: the model failed it.
@@ -126,7 +138,14 @@ def _try(config: Any, processor: Any, describe_prompt: str, trust_remote_code: b
             small, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=trust_remote_code
         ).eval()
     check_model(LoadedModel(model, processor, "", ""), describe_prompt)
-    return tried, layers
+    recurrent = count_recurrent_layers(config.get_text_config())
+    return _Tried(tried, recurrent * _layer_state_bytes(model) if recurrent else 0)
+
+
+def _layer_state_bytes(model: Any) -> int:
+    """Measure the states of one recurrent layer in bfloat16; sums stay in float32."""
+    forms = ModelRunner(model.to(torch.bfloat16)).state_forms.values()
+    return sum(prod(shape[1:]) * dtype.itemsize for dtype, shape in forms)
 
 
 class _Count(NamedTuple):
@@ -145,14 +164,14 @@ def _count(prompts: PromptRenderer, describe_prompt: str, size: tuple[int, int])
     return _Count(len(columns), prompt.tokens, int(columns[0]))
 
 
-def _sizes(text_config: Any, count: _Count) -> list[ContextSize]:
+def _sizes(text_config: Any, count: _Count, state_bytes: int) -> list[ContextSize]:
     heads = getattr(text_config, "num_key_value_heads", None) or text_config.num_attention_heads
     head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
     sizes = []
     for retention in RETENTIONS:
         tokens = kept_count(retention, count.image) + count.prompt - count.image - count.before
-        shape = (text_config.num_hidden_layers, heads, tokens, head_dim)
-        sizes.append(ContextSize(retention, tokens, {name: _bytes(name, shape) for name in PRECISIONS}))
+        shape = (len(attention_layers(text_config)), heads, tokens, head_dim)
+        sizes.append(ContextSize(retention, tokens, {name: _bytes(name, shape) + state_bytes for name in PRECISIONS}))
     return sizes
 
 
@@ -167,7 +186,9 @@ def _engines(config: Any, folder: Path, trust_remote_code: bool) -> dict[str, st
     known = own or type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     return {
         "transformers": "" if known else f"has no image-text-to-text model of {type(config).__name__}",
-        "vllm": _vllm_problem(getattr(config, "architectures", None) or []),
+        "vllm": "loads no states of recurrent layers"
+        if count_recurrent_layers(config.get_text_config())
+        else _vllm_problem(getattr(config, "architectures", None) or []),
     }
 
 

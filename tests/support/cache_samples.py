@@ -80,6 +80,10 @@ def assert_same(one: CompressedContext | None, other: CompressedContext) -> None
                 assert_same_bits(left_part, right_part, name)
         elif isinstance(right, torch.Tensor):
             assert_same_bits(left, right, name)
+        elif name == "states":
+            assert list(left) == list(right)
+            for state in right:
+                assert_same_bits(left[state], right[state], state)
         else:
             assert left == right, name
             assert type(left) is type(right), name

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgpack
 import torch
 
-from lookonce_cache.context import FACTS, MAX_DIMENSION, OPTIONAL_FACTS, CompressedContext, check_facts
+from lookonce_cache.context import FACTS, MAX_DIMENSION, OPTIONAL_FACTS, CompressedContext, check_facts, check_states
 from lookonce_cache.errors import ContextFormatError, InvalidContextError
 from lookonce_cache.format.checksum import DIGEST_BYTES, checksum
 from lookonce_cache.format.quantization import Role, parts_of
@@ -32,7 +32,8 @@ ROLES: tuple[Role, ...] = ("keys", "values")
 
 IDENTITY = {field.name for field in fields(ContextIdentity)}
 FIELDS = {*FACTS, "identity", "dtype", "shape", "kept"}
-OPTIONAL = {*OPTIONAL_FACTS}
+OPTIONAL = {*OPTIONAL_FACTS, "states"}
+STATE = "states."  # before the name of a state's tensor
 
 
 class TensorSpec(NamedTuple):
@@ -79,12 +80,14 @@ def encode_head(context: CompressedContext) -> tuple[bytes, Header]:
     facts = {name: getattr(context, name) for name in FACTS}
     facts |= {name: value for name in OPTIONAL_FACTS if (value := getattr(context, name)) is not None}
     dtype, shape, kept = context.keys.dtype, context.keys.shape, tuple(context.kept_indices.shape)
-    sizes = {"dtype": DTYPE_NAMES[dtype], "shape": shape, "kept": kept}
+    sizes: dict[str, Any] = {"dtype": DTYPE_NAMES[dtype], "shape": shape, "kept": kept}
+    states = [Part(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in context.states.items()]
+    if states:
+        sizes["states"] = [(name, DTYPE_NAMES[state], *size) for name, state, size in states]
     header: bytes = msgpack.packb({"identity": context.identity.as_dict(), **facts, **sizes})
     head_bytes = PREFIX.size + len(header) + DIGEST_BYTES
-    precision = context.identity.precision
-    tensors = _assign_offsets(_parts(precision, dtype, shape, kept, math.prod(context.grid)), head_bytes)
-    head = Header(context.identity, facts, dtype, shape, tensors, tensors["scores"].end + DIGEST_BYTES)
+    parts = _parts(context.identity.precision, dtype, shape, kept, math.prod(context.grid))
+    head = _header(context.identity, facts, dtype, shape, [*parts, *_state_parts(states)], head_bytes)
     prefix = PREFIX.pack(MAGIC, FORMAT_VERSION, len(header), head.total)
     return prefix + header + checksum(prefix, header), head
 
@@ -133,15 +136,29 @@ def _decode_header(header: bytes | memoryview, head_bytes: int) -> Header:
         if not any(_is_shape(fields[name], sizes) for sizes in least):
             raise ContextFormatError("header", f"{name} is impossible")
     dtype, shape = _decode_dtype(fields["dtype"]), fields["shape"]
-    facts = {name: fields[name] for name in (*FACTS, *(OPTIONAL & fields.keys()))}
+    facts = {name: fields[name] for name in (*FACTS, *OPTIONAL_FACTS) if name in fields}
+    states = _decode_states(fields["states"]) if "states" in fields else []
     try:
         check_facts(**facts)
+        check_states(states)
         identity = _decode_identity(fields["identity"])
         parts = _parts(identity.precision, dtype, shape, fields["kept"], math.prod(facts["grid"]))
     except InvalidContextError as error:
         raise ContextFormatError("header", f"the header is invalid: {error}") from None
+    return _header(identity, facts, dtype, shape, [*parts, *_state_parts(states)], head_bytes)
+
+
+def _header(
+    identity: ContextIdentity,
+    facts: dict[str, Any],
+    dtype: torch.dtype,
+    shape: tuple[int, int, int, int],
+    parts: list[Part],
+    head_bytes: int,
+) -> Header:
+    """Build a header whose tensors follow a head of so many bytes."""
     tensors = _assign_offsets(parts, head_bytes)
-    return Header(identity, facts, dtype, shape, tensors, tensors["scores"].end + DIGEST_BYTES)
+    return Header(identity, facts, dtype, shape, tensors, [*tensors.values()][-1].end + DIGEST_BYTES)
 
 
 def _unpack(header: bytes | memoryview) -> object:
@@ -180,6 +197,20 @@ def _decode_dtype(name: object) -> torch.dtype:
     if not isinstance(name, str) or name not in DTYPES:
         raise ContextFormatError("header", f"dtype is none of {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def _decode_states(states: object) -> list[Part]:
+    """Return the name, dtype and shape of each state; see `check_states` for what they may be."""
+    if not isinstance(states, tuple) or not states:
+        raise ContextFormatError("header", "states is no array of states")
+    if not all(isinstance(state, tuple) and len(state) > 2 for state in states):
+        raise ContextFormatError("header", "a state is not a name, a dtype and sizes")
+    return [Part(name, _decode_dtype(dtype), tuple(shape)) for name, dtype, *shape in states]
+
+
+def _state_parts(states: list[Part]) -> list[Part]:
+    """List the tensors of states, in the order of their bytes."""
+    return [part._replace(name=STATE + part.name) for part in states]
 
 
 def _is_shape(shape: object, least: tuple[int, ...]) -> bool:

@@ -12,7 +12,7 @@ from torch.utils.dlpack import from_dlpack
 from lookonce_cache.context import CompressedContext
 from lookonce_cache.errors import ContextFormatError, InvalidContextError
 from lookonce_cache.format.checksum import DIGEST_BYTES, checksum
-from lookonce_cache.format.header import Header, TensorSpec, decode_head, encode_head
+from lookonce_cache.format.header import STATE, Header, TensorSpec, decode_head, encode_head
 from lookonce_cache.format.quantization import QuantizedTensor, Role
 from lookonce_cache.identity import ContextKey
 
@@ -51,6 +51,7 @@ def decode(data: bytes | bytearray | memoryview, expected: ContextKey) -> Compre
             values=_quantized("values", head, tensors),
             kept_indices=tensors["kept_indices"],
             scores=tensors["scores"],
+            states={name.removeprefix(STATE): each for name, each in tensors.items() if name.startswith(STATE)},
             **head.facts,
         )
     except InvalidContextError as error:
@@ -72,6 +73,7 @@ def _tensors(context: CompressedContext) -> Iterator[torch.Tensor]:
     yield from context.values.parts
     yield context.kept_indices
     yield context.scores
+    yield from context.states.values()
 
 
 def _quantized(role: Role, head: Header, tensors: dict[str, torch.Tensor]) -> QuantizedTensor:

@@ -288,6 +288,7 @@ def _copy_views(context: CompressedContext) -> CompressedContext:
         values=_copy_parts(context.values),
         kept_indices=_copy_view(context.kept_indices),
         scores=_copy_view(context.scores),
+        states={name: _copy_view(state) for name, state in context.states.items()},
     )
 
 

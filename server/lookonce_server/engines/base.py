@@ -29,7 +29,7 @@ class ModelFacts:
     Attributes:
         checkpoint: digest of the checkpoint's files, however it is run.
         fingerprint: identity of configuration, weights, processor and arithmetic: contexts of equal fingerprints mix.
-        num_layers: layers of the text model.
+        num_layers: layers of the text model that have attention, by which windows are counted.
         max_tokens: positions the model was made for: prompt and answer together.
         image_crop: the part of a picture that the image tokens cover; None where that cannot be told.
         vocabulary: how many tokens it knows.

@@ -1,6 +1,7 @@
 """Turn a recorded describe pass into a description, in every engine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,8 @@ class Description(NamedTuple):
     grid: tuple[int, ...]  # of the image tokens, see `ImageScores`
     prompt_tokens: int  # of the whole prompt before compression
     layout: TileLayout | None = None  # of the image tokens, see `ImageScores`
+    # Of recurrent layers, after the whole prompt and with its prefix, on the CPU: [recurrent layers, ...].
+    states: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class PackedPrompt(NamedTuple):
@@ -37,7 +40,13 @@ class PackedPrompt(NamedTuple):
     grid: tuple[int, ...]  # of the image tokens
     layout: TileLayout | None = None  # of the image tokens
 
-    def describe(self, text: str, turn: DescribeTurn, prompt_ids: Sequence[int]) -> Description:
+    def describe(
+        self,
+        text: str,
+        turn: DescribeTurn,
+        prompt_ids: Sequence[int],
+        states: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Description:
         """Build the description, without the tokens before the image.
 
         The model keeps those itself.
@@ -46,6 +55,7 @@ class PackedPrompt(NamedTuple):
             text: generated.
             turn: that the pass began with.
             prompt_ids: of the describe prompt, a token for each of the image's.
+            states: of recurrent layers after the prompt, if the model has any.
         """
         prefix = len(common_prefix(turn.prefix, prompt_ids))
         return Description(
@@ -60,6 +70,7 @@ class PackedPrompt(NamedTuple):
             grid=self.grid,
             prompt_tokens=len(prompt_ids),
             layout=self.layout,
+            states=states,
         )
 
     def as_tensors(self) -> dict[str, Tensor]:

@@ -135,6 +135,7 @@ def context_of(identity: ContextIdentity, description: Description) -> Compresse
         scores=description.scores,
         grid=description.grid,
         layout=description.layout.blocks if description.layout else None,
+        states=dict(description.states),
         description=description.text,
         created_at=time.time(),
     )

@@ -9,6 +9,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgpack
@@ -106,6 +107,8 @@ def _bases() -> list[Value]:
         for dtype in DTYPES.values()
         for indices in (one_row, torch.tensor([[0], [1]], dtype=torch.int32), one_row[:, :0])
     ]
+    states = {"conv": torch.ones(2, 3, dtype=torch.bfloat16), "recurrent": torch.zeros(1, 2, 2)}
+    contexts += [replace(context, states=states) for context in contexts[::7]]
     return [Value(encode(context), context.key) for context in contexts]
 
 
@@ -299,19 +302,22 @@ def _fitting(chance: random.Random, fields: dict[str, Any]) -> bytes | None:
     """Bytes as long as the tensors that the header says, if there are few."""
     try:
         identity, dtype, shape = ContextIdentity(**fields["identity"]), DTYPES[fields["dtype"]], fields["shape"]
-        if not all(type(size) is int for name in ("shape", "kept", "grid") for size in fields[name]):
+        states = [(DTYPES[name], shape) for _, name, *shape in fields.get("states", ())]
+        shapes = (*(fields[name] for name in ("shape", "kept", "grid")), *(shape for _, shape in states))
+        if not all(type(size) is int for shape in shapes for size in shape):
             return None
         parts = [part for role in ("keys", "values") for part in parts_of(role, identity.precision, dtype, shape)]
         sizes = [math.prod(part.shape) * part.dtype.itemsize for part in parts]
         (rows, kept), (height, width) = fields["kept"], fields["grid"]
         sizes += [rows * kept * 4, height * width * 4]
+        sizes += [math.prod(shape) * dtype.itemsize for dtype, shape in states]
     except (InvalidContextError, KeyError, TypeError, ValueError):
         return None
     if not all(0 <= size < LARGEST for size in sizes):
         return None
     blocks = [chance.randbytes(size) for size in sizes]
-    if blocks[-2]:
-        blocks[-2] = b"".join(index.to_bytes(4, "little") for index in range(kept)) * rows
+    if blocks[len(parts)]:
+        blocks[len(parts)] = b"".join(index.to_bytes(4, "little") for index in range(kept)) * rows
     return b"".join(block.ljust(aligned(len(block)), b"\0") for block in blocks[:-1]) + blocks[-1]
 
 

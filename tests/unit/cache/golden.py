@@ -5,6 +5,7 @@ in them is made here of plain arithmetic, down to the bytes of each precision, s
 stays so if the way a precision chooses its codes is improved.
 """
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ class Case(NamedTuple):
     description: str = "A red bicycle."
     grid: tuple[int, ...] = (2, 3)
     layout: tuple[tuple[float, ...], ...] | None = None
+    states: tuple[tuple[str, torch.dtype, tuple[int, ...]], ...] = ()
 
 
 CASES = {
@@ -47,6 +49,11 @@ CASES = {
         torch.bfloat16,
         grid=(1, 6),
         layout=((1, 1, 1, 2, 0, 0.0, 0.0, 1.0, 1.0), (2, 1, 1, 1, 1, -0.125, 0.0, 1.125, 1.0)),
+    ),
+    "states": Case(
+        "int8",
+        torch.bfloat16,
+        states=(("conv", torch.bfloat16, (3, 5, 2)), ("recurrent", torch.float32, (3, 2, 1, 3))),
     ),
     "long-description": Case("native", torch.bfloat16, shape=(1, 1, 1, 2), kept=((3,),), description=LONG_DESCRIPTION),
 }
@@ -70,6 +77,7 @@ def golden_context(name: str) -> CompressedContext:
         description=case.description,
         created_at=1_750_000_000.125,
         layout=case.layout,
+        states={name: _numbers(math.prod(shape), 5).to(dtype).view(shape) for name, dtype, shape in case.states},
     )
 
 

@@ -33,6 +33,7 @@ class Read(NamedTuple):
     values: np.ndarray
     kept_indices: np.ndarray
     scores: np.ndarray
+    states: dict[str, np.ndarray]
 
 
 def read(value: bytes) -> Read:
@@ -52,6 +53,7 @@ def read(value: bytes) -> Read:
         _dense("values", header, tensors),
         tensors.take("<i4", header["kept"]),
         tensors.take("<f4", [math.prod(header["grid"])]),
+        {name: _widened(tensors, dtype, sizes) for name, dtype, *sizes in header.get("states", [])},
     )
     assert tensors.offset + 16 == len(value)
     blocks = header.get("layout", [])

@@ -21,7 +21,8 @@ def test_sizes():
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_size_is_that_of_what_is_stored(precision):
     context = make_context(precision=precision)
-    parts = [*context.keys.parts, *context.values.parts, context.kept_indices, context.scores]
+    context = replace(context, states={"conv": torch.ones(3, 5, dtype=torch.bfloat16)})
+    parts = [*context.keys.parts, *context.values.parts, context.kept_indices, context.scores, *context.states.values()]
     assert context.nbytes == sum(part.numel() * part.itemsize for part in parts)
 
 
@@ -149,6 +150,14 @@ CONTRADICTIONS = [
     ({"kept_indices": indices([-1, 2])}, r"must lie in \[0, 12\)"),
     ({"kept_indices": indices([2, 1])}, "strictly ascending"),
     ({"kept_indices": indices([1, 2], [3, 3])}, "strictly ascending"),
+    ({"states": [("conv", torch.ones(2))]}, "states must be a mapping, not list"),
+    ({"states": {"conv": [1.0]}}, "state 'conv' must be a tensor, not list"),
+    ({"states": {"conv": torch.ones(2, device="meta")}}, "state 'conv' must be on the CPU, not on meta"),
+    ({"states": {"Conv": torch.ones(2)}}, "a state has a name of its own, .* not 'Conv'"),
+    ({"states": {"conv": torch.ones(2, dtype=torch.float64)}}, r"a state is torch.float32 .*, not torch.float64"),
+    ({"states": {"conv": torch.ones(2, 0)}}, r"a state has 1 to 5 sizes, all above 0, not \(2, 0\)"),
+    ({"states": {"conv": torch.tensor(1.0)}}, r"a state has 1 to 5 sizes, all above 0, not \(\)"),
+    ({"states": {f"s{i}": torch.ones(1) for i in range(5)}}, "there are at most 4 states, not 5"),
     ({"kept_indices": indices(list(range(8)))}, "8 kept image tokens do not fit in 7 tokens"),
 ]
 

@@ -24,6 +24,7 @@ IDS = {
     "kept-none": "892e1ea1088016d6",
     "video": "53788f6c0dc9ea26",
     "tiles": "4b8fb2753acb213e",
+    "states": "26f9063f62d3d725",
     "long-description": "c9c70043906055a2",
 }
 
@@ -83,6 +84,9 @@ def assert_agree(data, context, *, exactly):
     assert found.header["description"] == context.description
     assert np.array_equal(found.kept_indices, context.kept_indices.numpy())
     assert np.array_equal(found.scores, context.scores.numpy())
+    assert list(found.states) == list(context.states)
+    for name, state in context.states.items():
+        assert np.array_equal(found.states[name].view(np.uint32), state.float().numpy().view(np.uint32)), name
     for role in ("keys", "values"):
         mine, dense = getattr(found, role), getattr(decoded, role).dequantize()
         assert dense.dtype == context.keys.dtype

@@ -6,8 +6,11 @@ import tracemalloc
 
 import msgpack
 import pytest
+import torch
 
 from lookonce_cache import PRECISIONS, ContextFormatError, ContextIdentity, decode, encode
+from lookonce_cache.context import OPTIONAL_FACTS
+from lookonce_cache.format import header as header_module
 from lookonce_cache.format.header import ALIGNMENT, MAX_HEADER_BYTES, decode_head
 
 from ...support.cache_samples import assert_same, make_context
@@ -69,6 +72,37 @@ def test_fields_may_come_in_any_order_and_any_size_of_number():
     assert_same(decode(sealed(wide, TENSORS), KEY), make_context())
 
 
+LYING_STATES = [
+    ([], "states is no array"),
+    (7, "states is no array"),
+    ({"conv": 1}, "states is no array"),
+    ("conv", "states is no array"),
+    ([7], "a state is not a name"),
+    (["conv"], "a state is not a name"),
+    ([["conv", "float32"]], "a state is not a name"),
+    ([["conv", "int8", 2]], "dtype is none of"),
+    ([["conv", ["float32"], 2]], "dtype is none of"),
+    ([[7, "float32", 2]], "a name of its own"),
+    ([[[], "float32", 2]], "a name of its own"),
+    ([["", "float32", 2]], "a name of its own"),
+    ([["Conv", "float32", 2]], "a name of its own"),
+    ([["conv.", "float32", 2]], "a name of its own"),
+    ([["conv\n", "float32", 2]], "a name of its own"),
+    ([["c" * 33, "float32", 2]], "a name of its own"),
+    ([["conv", "float32", 2], ["conv", "float32", 2]], "a name of its own"),
+    ([["conv", "float32", *[1] * 6]], "has 1 to 5 sizes"),
+    ([["conv", "float32", 0]], "has 1 to 5 sizes"),
+    ([["conv", "float32", 2, -1]], "has 1 to 5 sizes"),
+    ([["conv", "float32", 2.0]], "has 1 to 5 sizes"),
+    ([["conv", "float32", True]], "has 1 to 5 sizes"),
+    ([["conv", "float32", 2**31]], "has 1 to 5 sizes"),
+    ([["conv", "float32", [2]]], "has 1 to 5 sizes"),
+    ([["conv", "float32", 2**24, 2**24]], "less than 2**48 elements"),
+    ([[f"state{i}", "float32", 1] for i in range(5)], "at most 4 states"),
+    ([["state", "float32", 1]] * 17, "not msgpack"),
+    ([["conv", "float32", 2**23, 2**23]], "the tensors add up to"),
+    ([["conv", "float32", 1]], "the tensors add up to"),
+]
 LYING_HEADERS = [
     (b"", "not msgpack"),
     (b"\xc1", "not msgpack"),
@@ -136,6 +170,8 @@ LYING_HEADERS = [
     (with_fields(layout=[[1, 1, 3, 4, 1, 0.0, 0.0, 1.0, 1.0]]), "layout has 15 tokens"),
     (with_fields(layout=[[2**31 - 1] * 4 + [0, 0.0, 0.0, 1.0, 1.0]]), "layout has"),
     (with_fields(layout=[[1, 1, 1, 1, 0, 0.0, 0.0, 1.0, 1.0]] * 17), "not msgpack"),
+    (with_fields(states=None), "without a value"),
+    *((with_fields(states=states), message) for states, message in LYING_STATES),
     (with_fields(dtype="int32"), "dtype is none of"),
     (with_fields(dtype="float64"), "dtype is none of"),
     (with_fields(dtype=["float32"]), "dtype is none of"),
@@ -170,6 +206,15 @@ def test_lying_headers_are_refused(subtests):
             error = refusal(sealed(header, TENSORS))
             assert (error.reason, message in str(error)) == ("header", True), str(error)
             assert len(str(error)) < 1000
+
+
+def test_a_reader_that_does_not_know_states_refuses_a_context_that_has_some(monkeypatch):
+    """Even one whose other tensors it could read: an answer without the states would be a wrong one."""
+    context = make_context(states={"conv": torch.ones(3, 2, 4)})
+    assert_same(decode(encode(context), context.key), context)
+    monkeypatch.setattr(header_module, "OPTIONAL", {*OPTIONAL_FACTS})
+    error = refusal(encode(context))
+    assert (error.reason, "exactly the fields" in str(error)) == ("header", True)
 
 
 LYING_IDENTITIES = [
@@ -261,10 +306,14 @@ def test_no_header_takes_more_than_its_own_size(header):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_sizes_that_agree_with_each_other_but_not_with_the_bytes_allocate_nothing(precision):
+@pytest.mark.parametrize(
+    "sizes",
+    [{"shape": [2, 3, 2**20, 2**18], "full_tokens": 2**31 - 1}, {"states": [["conv", "float32", 2**20, 2**20]]}],
+)
+def test_sizes_that_agree_with_each_other_but_not_with_the_bytes_allocate_nothing(precision, sizes):
     """A forged value of a few kilobytes that says, consistently, that it has terabytes."""
     context = make_context(precision=precision)
-    fields = {**header_of(encode(context)), "shape": [2, 3, 2**20, 2**18], "full_tokens": 2**31 - 1}
+    fields = {**header_of(encode(context)), **sizes}
     header = msgpack.packb(fields)
     total = _total(header, context)
     assert total > 10**12

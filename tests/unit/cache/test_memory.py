@@ -76,8 +76,10 @@ async def test_it_frees_what_expired():
 
 async def test_it_does_not_hold_what_a_view_was_cut_from():
     whole = torch.randn(2, 3, 7000, 4)
-    store = MemoryStore(max_bytes=SIZE)
-    await store.put(make_context(keys=whole[:, :, :7], values=whole[:, :, 7:14]))
+    store = MemoryStore(max_bytes=2 * SIZE)
+    await store.put(make_context(keys=whole[:, :, :7], values=whole[:, :, 7:14], states={"conv": whole[0, 0, :2]}))
+    state = (await store.get(context_key())).context.states["conv"]
+    assert (state.untyped_storage().nbytes(), state.tolist()) == (2 * 4 * 4, whole[0, 0, :2].tolist())
     held = (await store.get(context_key())).context.keys.dequantize()
     assert held.untyped_storage().nbytes() == held.nbytes
     assert torch.equal(held, whole[:, :, :7])

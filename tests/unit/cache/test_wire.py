@@ -30,7 +30,16 @@ FLOATS = list(DTYPES.values())
 
 def test_every_field_is_in_the_format():
     fields = set(CompressedContext.__dataclass_fields__)
-    assert fields == {*FACTS, *OPTIONAL_FACTS, "identity", "keys", "values", "kept_indices", "scores", "key"}
+    assert fields == {*FACTS, *OPTIONAL_FACTS, "identity", "keys", "values", "kept_indices", "scores", "states", "key"}
+
+
+@st.composite
+def states(draw):
+    made = {}
+    for name in draw(st.lists(st.from_regex(r"[a-z][a-z0-9_]{0,31}", fullmatch=True), max_size=4, unique=True)):
+        shape = draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
+        made[name] = torch.randn(shape).to(draw(st.sampled_from(FLOATS)))
+    return made
 
 
 @st.composite
@@ -54,6 +63,7 @@ def contexts(draw):
         scores=torch.rand(cells, generator=seed),
         grid=grid,
         layout=draw(st.sampled_from([None, ((1, 1, *grid[-2:], 0, 0.0, -0.25, 1.0, 1.25),)])),
+        states=draw(states()),
         description=draw(st.text(max_size=100)),
         created_at=draw(st.floats(0, 1e12)),
         tenant=draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)),

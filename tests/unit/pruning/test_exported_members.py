@@ -24,11 +24,14 @@ def test_public_names():
         "TileLayout",
         "UnknownSelectionError",
         "UnsupportedModelError",
+        "attention_layers",
         "attention_rows",
         "check_architecture",
         "check_moved",
         "check_rotation",
         "compress",
+        "count_recurrent_layers",
+        "empty_cache",
         "find_rope",
         "find_window",
         "fit_rope",
@@ -40,6 +43,8 @@ def test_public_names():
         "query_rows",
         "rope_of_config",
         "rotate_keys",
+        "set_states",
+        "stack_states",
         "trained_length",
     }
     assert all(hasattr(lookonce_pruning, name) for name in lookonce_pruning.__all__)

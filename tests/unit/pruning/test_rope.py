@@ -5,6 +5,7 @@ import torch
 from transformers import (
     CohereConfig,
     DynamicCache,
+    FalconH1Config,
     Gemma3nTextConfig,
     Gemma3TextConfig,
     Gemma4TextConfig,
@@ -30,8 +31,11 @@ from transformers import (
 from lookonce_pruning import (
     Rope,
     UnsupportedModelError,
+    attention_layers,
     check_architecture,
     check_rotation,
+    count_recurrent_layers,
+    empty_cache,
     find_rope,
     find_window,
     last_position,
@@ -223,17 +227,45 @@ def test_a_layer_without_positions_stays_as_it_is(llava_with):
 
 
 def test_layers_that_a_context_cannot_hold_are_refused():
+    several_states = Qwen3_5TextConfig(num_hidden_layers=8)
+    several_states.number_of_conv_states = 3
     for config, reason in (
-        (Qwen3_5TextConfig(num_hidden_layers=8), r"6 of its 8 layers are recurrent \(linear_attention\)"),
-        (Lfm2Config(num_hidden_layers=2, layer_types=["conv", "full_attention"]), r"1 of its 2 layers are .* \(conv\)"),
+        (Qwen3_5TextConfig(num_hidden_layers=2), "all of its layers are recurrent"),
+        (
+            Lfm2Config(num_hidden_layers=3, layer_types=["conv", "full_attention", "linear_attention"]),
+            "2 of its 3 layers are recurrent: a context holds one kind .* not conv and linear_attention",
+        ),
+        (
+            Lfm2Config(num_hidden_layers=3, layer_types=["conv", "full_attention", "sliding_attention"]),
+            "1 of its 3 layers are recurrent: .* not conv and sliding_attention",
+        ),
+        (several_states, "its recurrent layers keep 3 states each, of which a context holds one"),
+        (FalconH1Config(num_hidden_layers=2), r"2 of its 2 layers \(hybrid\) keep something else than the keys"),
         (Mistral4Config(), r"multi-head latent attention \(MLA\)"),
         (Gemma3nTextConfig(), "its last 15 layers have no keys of their own"),
         (Gemma4TextConfig(num_kv_shared_layers=0), "heads of 256 and 512 dimensions"),
     ):
         with pytest.raises(UnsupportedModelError, match=reason):
             check_architecture(config)
-    for fine in (LlamaConfig(), Gemma3TextConfig(), Qwen3VLConfig().text_config):
+    for fine in (LlamaConfig(), Gemma3TextConfig(), Qwen3VLConfig().text_config, Qwen3_5TextConfig()):
         check_architecture(fine)
+
+
+def test_layers_with_attention_are_told_from_recurrent_ones():
+    types = ["conv", "full_attention", "conv", "conv", "full_attention"]
+    for config, layers in (
+        (LlamaConfig(num_hidden_layers=3), (0, 1, 2)),
+        (Gemma3TextConfig(num_hidden_layers=2), (0, 1)),
+        (Qwen3_5TextConfig(num_hidden_layers=8), (3, 7)),
+        (Lfm2Config(num_hidden_layers=5, layer_types=types), (1, 4)),
+    ):
+        assert attention_layers(config) == layers
+        assert count_recurrent_layers(config) == config.num_hidden_layers - len(layers)
+        cache = empty_cache(config)
+        assert [hasattr(layer, "keys") for layer in cache.layers] in (
+            [],
+            [i in layers for i in range(len(cache.layers))],
+        )
 
 
 def test_the_window_is_that_of_layers_that_have_one():

@@ -10,7 +10,9 @@ from lookonce_scenes import CHECKPOINT
 from lookonce_server.check import SIZES, check_checkpoint
 from lookonce_server.cli import check
 
+from ...support import hybrids
 from ...support.checkpoint_copies import WEIGHTS, copy_checkpoint
+from ...support.hybrids import HYBRIDS
 from ...support.qwen2_vl import HEAD_DIM, LAYERS, write_qwen2_vl
 from ...support.samples import PROMPT, png
 
@@ -69,6 +71,21 @@ def test_image_tokens_are_those_of_the_pictures_size(tmp_path):
     assert report.image_tokens[448, 448] == 256
     whole = report.sizes[-1]
     assert whole.bytes["native"] == 2 * 2 * LAYERS * 2 * HEAD_DIM * whole.tokens  # two key heads, two bytes
+
+
+def test_the_states_of_recurrent_layers_count(tmp_path):
+    for name, each in (("qwen3.5", 2 * 128 * 4 + 4 * 4 * 16 * 16), ("lfm2-vl", 2 * 64 * 3)):
+        loaded = HYBRIDS[name]()
+        loaded.model.config.save_pretrained(tmp_path / name)
+        loaded.processor.save_pretrained(tmp_path / name)
+        report = check_checkpoint(str(tmp_path / name), describe_prompt=PROMPT)
+        assert report.state_bytes == (hybrids.LAYERS - hybrids.ATTENTION) * each
+        whole = report.sizes[-1]
+        assert whole.bytes["native"] == 2 * 2 * hybrids.ATTENTION * 32 * whole.tokens + report.state_bytes
+        assert whole.bytes["int4"] > report.state_bytes
+        assert report.engines == {"transformers": "", "vllm": "loads no states of recurrent layers"}
+        assert "6 of its 8 layers are recurrent" in report.unjoinable
+        assert any("their states are whole in every context" in line for line in report.lines())
 
 
 def test_what_cannot_be_served_is_told_in_a_sentence(folder, capsys):

@@ -169,8 +169,8 @@ class TransformersEngine:
         device = self._runner.model.device
         own = ((context.keys.dequantize(device), context.values.dequantize(device)) for context in contexts)
         dense = join.combine([self._text_kv(span) for span in join.spans], own, self._runner.rope)
+        cache = self._runner.cache_of(dense.keys, dense.values, contexts[0].states)
         yield Started(join.tokens, len(join.after), full_prompt_tokens)
-        cache = self._runner.cache_of(dense.keys, dense.values)
         yield from self._decode(self._runner.extend(cache, dense.tokens, torch.tensor([join.after])), sampling)
 
     def _text_kv(self, span: TextSpan) -> TextKV:
@@ -215,6 +215,7 @@ class TransformersEngine:
         with recorder:
             state = self._runner.prefill(prompt)
         next_position = state.next_position
+        states = self._runner.states_of(state.cache)  # a question follows the prompt, and not the description
         text = TextStream(self._prompts.tokenizer, sampling, self._end_ids)
         pieces = []
         while True:
@@ -241,4 +242,4 @@ class TransformersEngine:
         except PruningError as error:
             raise EngineError(f"The describe pass could not be recorded: {error}") from error
         assert prompt.turn is not None
-        yield packed.describe("".join(pieces), prompt.turn, prompt.ids)
+        yield packed.describe("".join(pieces), prompt.turn, prompt.ids, states)

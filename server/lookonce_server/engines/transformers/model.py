@@ -4,15 +4,26 @@ Invariant: positions are always given by the caller, never taken from state that
 models keep `rope_deltas`), since passes of different requests take turns on one model.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from lookonce_pruning import find_rope, find_window, last_position
+from lookonce_pruning import (
+    attention_layers,
+    count_recurrent_layers,
+    empty_cache,
+    find_rope,
+    find_window,
+    last_position,
+    set_states,
+    stack_states,
+)
 from lookonce_server.engines.prefix import TextKV, TextSpan
 from lookonce_server.engines.prompts import Prompt
+from lookonce_server.errors import ContextLostError
 
 
 class State(NamedTuple):
@@ -34,12 +45,15 @@ class ModelRunner:
         self.model = model
         self.rope = find_rope(model)
         config = model.config.get_text_config()
-        self.num_layers: int = config.num_hidden_layers
+        self._text_config = config
+        self.num_layers = len(attention_layers(config))  # those with attention
+        self.num_recurrent_layers = count_recurrent_layers(config)
         self.max_tokens = last_position(config) + 1
         # Tokens that every layer sees at once.
         self.window = min(find_window(config) or self.max_tokens, self.max_tokens)
         rope = getattr(config, "rope_parameters", None) or {}
         self._position_rows = 3 if "mrope_section" in rope else 1
+        self.state_forms = self._find_state_forms()  # dtype and shape of each state, by name
 
     @torch.inference_mode()
     def prefill(self, prompt: Prompt, positions: Tensor | None = None) -> State:
@@ -56,7 +70,7 @@ class ModelRunner:
             inputs = {"input_ids": inputs["input_ids"], "position_ids": self.positions(0, prompt.tokens)}
         if positions is not None:
             inputs["position_ids"] = positions
-        cache = DynamicCache()
+        cache = empty_cache(self._text_config)
         output = self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return State(cache, prompt.tokens + self._rope_delta(has_image), output.logits[0, -1])
 
@@ -73,12 +87,35 @@ class ModelRunner:
         )
         return State(state_cache, next_position + count, output.logits[0, -1])
 
-    def cache_of(self, keys: Tensor, values: Tensor) -> DynamicCache:
-        """Build a cache of keys and values, `[layers, kv_heads, tokens, head_dim]`."""
-        cache = DynamicCache()
-        for layer in range(self.num_layers):
-            cache.update(self._placed(keys[layer])[None], self._placed(values[layer])[None], layer)
+    def cache_of(self, keys: Tensor, values: Tensor, states: Mapping[str, Tensor]) -> DynamicCache:
+        """Build a cache.
+
+        Args:
+            keys: of the attention layers, `[layers, kv_heads, tokens, head_dim]`.
+            values: like keys.
+            states: of the recurrent layers, see `states_of`. They are copied: the cache overwrites its own.
+
+        Raises:
+            ContextLostError: these are not the states of this model.
+        """
+        if (forms := _forms(states)) != self.state_forms:
+            raise ContextLostError(
+                f"The context has the recurrent states {forms}, where this model has {self.state_forms}."
+            )
+        cache = empty_cache(self._text_config)
+        for number, layer in enumerate(attention_layers(self._text_config)):
+            cache.update(self._placed(keys[number])[None], self._placed(values[number])[None], layer)
+        set_states(
+            cache, self._text_config, {name: state.to(self.model.device) for name, state in states.items()}
+        )  # in their own dtype: sums are float32 in every model
         return cache
+
+    def states_of(self, cache: DynamicCache) -> dict[str, Tensor]:
+        """Copy the states of a cache's recurrent layers, `[layers, ...]`, to the CPU.
+
+        They are those after all tokens that were run, and there are none where all layers have attention.
+        """
+        return {name: state.cpu() for name, state in stack_states(cache, self._text_config).items()}
 
     def text_kv(self, span: TextSpan) -> TextKV:
         """Compute a span and the text before it, on the model's device; maybe no tokens."""
@@ -86,6 +123,13 @@ class ModelRunner:
         # Of no tokens there is no pass: take the shape from one.
         text = Prompt({"input_ids": torch.tensor([ids or [0]])}, torch.empty(0, dtype=torch.int64), (0, 0))
         return TextKV(*stacked(self.prefill(text).cache, len(ids)))
+
+    def _find_state_forms(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Run a token to see which states the model keeps."""
+        if not self.num_recurrent_layers:
+            return {}
+        text = Prompt({"input_ids": torch.tensor([[0]])}, torch.empty(0, dtype=torch.int64), (0, 0))
+        return _forms(self.states_of(self.prefill(text).cache))
 
     def _placed(self, tensor: Tensor) -> Tensor:
         dtype = self.model.dtype if tensor.is_floating_point() else tensor.dtype
@@ -105,9 +149,13 @@ class ModelRunner:
         return int(deltas[0]) if has_image and self._position_rows > 1 and deltas is not None else 0
 
 
+def _forms(states: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    return {name: (state.dtype, tuple(state.shape)) for name, state in states.items()}
+
+
 def stacked(cache: DynamicCache, length: int) -> tuple[Tensor, Tensor]:
-    """Return a cache's first keys and values, `[layers, kv_heads, length, dim]`."""
-    layers: list[Any] = cache.layers
+    """Return the first keys and values of a cache's attention layers, `[layers, kv_heads, length, dim]`."""
+    layers: list[Any] = [layer for layer in cache.layers if hasattr(layer, "keys")]  # not those that are recurrent
     return (
         torch.stack([layer.keys[0, :, :length] for layer in layers]),
         torch.stack([layer.values[0, :, :length] for layer in layers]),

@@ -6,8 +6,10 @@ What re-prompting stands on is tried on the model itself with a picture of noise
   before the image were computed without it;
 - with half of the image tokens dropped, packed positions give the logits of the original positions with their gaps;
 - both hold at the last of the model's positions too, where no prompt of the check would reach;
-- attention can be recorded in every layer, and is plainly causal;
-- rotated keys, and queries, are those that the model computes at the other position, in every layer.
+- attention can be recorded in every layer that has some, and is plainly causal;
+- rotated keys, and queries, are those that the model computes at the other position, in every such layer.
+
+The states of recurrent layers are those after the whole prompt, in all of it.
 """
 
 import sys
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from lookonce_pruning import (
     AttentionRecorder,
@@ -26,6 +29,7 @@ from lookonce_pruning import (
     Knockout,
     PruningError,
     check_rotation,
+    count_recurrent_layers,
     rotate_keys,
 )
 from lookonce_server.engines.conversation import Conversation, Turn
@@ -64,10 +68,27 @@ def find_join_problem(loaded: LoadedModel, describe_prompt: str) -> str | None:
         describe_prompt: of both.
     """
     prompts = PromptRenderer(loaded.processor, loaded.model.config)
+    if problem := state_problem(loaded.model.config):
+        return problem
     try:
         return prompts.join_problem(describe_prompt) or _check_join(loaded, prompts, describe_prompt)
     except Exception as error:  # of the model's own code, which is run here in an unusual way
         return f"Joined contexts could not be checked: {type(error).__name__}: {error}"
+
+
+def state_problem(config: PreTrainedConfig) -> str | None:
+    """Return the reason that a model's recurrent layers give against joining contexts.
+
+    Args:
+        config: of the model.
+    """
+    text = config.get_text_config()
+    if not (count := count_recurrent_layers(text)):
+        return None
+    return (
+        f"{count} of its {text.num_hidden_layers} layers are recurrent: each keeps one state of all tokens before, and"
+        " the states of two images cannot be joined."
+    )
 
 
 class _Described(NamedTuple):
@@ -78,6 +99,7 @@ class _Described(NamedTuple):
     prompt: Prompt
     keys: Tensor  # [layers, kv_heads, tokens, head_dim]
     values: Tensor  # like keys
+    states: dict[str, Tensor]  # of recurrent layers, after the prompt
     next_position: int  # RoPE position of the next token
     positions: Tensor  # of the prompt's tokens: [1, tokens], or [3, 1, tokens] in M-RoPE
     scores: ImageScores
@@ -104,16 +126,17 @@ class _Described(NamedTuple):
             joined: the text around and after it.
             last: whether both are moved to the end of the model's positions.
         """
-        described = packed.describe("", self.turn, self.prompt.ids)
+        described = packed.describe("", self.turn, self.prompt.ids, self.states)
         dense = join_described(self.runner, joined, [described])
         shift = max(0, self.runner.max_tokens - dense.tokens - len(joined.after)) if last else 0
-        cache = self.runner.cache_of(rotate_keys(dense.keys, self.runner.rope, shift), dense.values)
+        keys = rotate_keys(dense.keys, self.runner.rope, shift)
+        cache = self.runner.cache_of(keys, dense.values, described.states)
         return self.runner.extend(cache, dense.tokens + shift, torch.tensor([joined.after])).logits
 
     def answer_with_gaps(self, kept: Tensor, after: Tensor) -> Tensor:
         """Return the same at the original positions, with gaps in the image."""
         columns = _drop_image_tokens(self.prompt, kept)
-        cache = self.runner.cache_of(self.keys[:, :, columns], self.values[:, :, columns])
+        cache = self.runner.cache_of(self.keys[:, :, columns], self.values[:, :, columns], self.states)
         return self.runner.extend(cache, self.next_position, after).logits
 
 
@@ -157,7 +180,7 @@ def _check_join(loaded: LoadedModel, prompts: PromptRenderer, describe_prompt: s
     pair = [_describe(runner, turn, prompts.process_turn(turn, _noise(seed))) for seed in (0, 1)]
     described = [one.packed(1.0).describe("", turn, one.prompt.ids) for one in pair]
     dense = join_described(runner, joined, described)
-    found = runner.extend(runner.cache_of(dense.keys, dense.values), dense.tokens, after).logits
+    found = runner.extend(runner.cache_of(dense.keys, dense.values, {}), dense.tokens, after).logits
     prefixes = [one.num_prefix_tokens for one in described]
     seam = joined.seams[0][: len(joined.seams[0]) - len(turn.prefix) + prefixes[1]]
     expected = _run_apart(runner, pair, TextSpan(seam, turn.prefix[: prefixes[0]]), prefixes[1], after)
@@ -242,7 +265,8 @@ def _describe(runner: ModelRunner, turn: DescribeTurn, prompt: Prompt) -> _Descr
     keys, values = stacked(state.cache, prompt.tokens)
     usual = runner.positions(0, prompt.tokens)
     positions = usual if seen[0] is None else seen[0][-len(usual) :]
-    return _Described(runner, turn, prompt, keys, values, state.next_position, positions, recorder.scores())
+    states = runner.states_of(state.cache)
+    return _Described(runner, turn, prompt, keys, values, states, state.next_position, positions, recorder.scores())
 
 
 def _concatenate(first: Prompt, *others: Mapping[str, Tensor]) -> Prompt:

@@ -19,7 +19,14 @@ from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from lookonce_cache import CompressedContext, digest
-from lookonce_pruning import UnsupportedModelError, check_architecture, find_window, rope_of_config, trained_length
+from lookonce_pruning import (
+    UnsupportedModelError,
+    check_architecture,
+    count_recurrent_layers,
+    find_window,
+    rope_of_config,
+    trained_length,
+)
 from lookonce_server.engines.base import (
     Answer,
     DescribePlan,
@@ -449,6 +456,11 @@ def _check_config(config: Any, args: AsyncEngineArgs) -> None:
         check_architecture(config)
     except UnsupportedModelError as error:
         raise ModelRefusedError(f"This model cannot be served by image re-prompting: {error}") from error
+    if recurrent := count_recurrent_layers(config):
+        raise ModelRefusedError(
+            f"This model cannot be served by the vLLM engine: {recurrent} of its {config.num_hidden_layers} layers are"
+            " recurrent, and it loads no states of theirs. `--engine transformers` serves such models."
+        )
     window = None if args.disable_sliding_window else find_window(config)
     if window is not None:
         raise ModelRefusedError(

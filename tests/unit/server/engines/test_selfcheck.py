@@ -106,8 +106,8 @@ def test_windows_layers_without_positions_and_dynamic_rope_are_accepted(llava_ar
             "RoPE type 'longrope', whose frequencies change with the length",
         ),
         (
-            Qwen3_5TextConfig(**TEXT, layer_types=["linear_attention", "linear_attention", "full_attention"]),
-            r"2 of its 3 layers are recurrent \(linear_attention\): they keep one state of all tokens",
+            Qwen3_5TextConfig(**TEXT, layer_types=["linear_attention"] * 3),
+            "all of its layers are recurrent: none has attention by which tokens are chosen",
         ),
         (
             Ministral3Config(**TEXT, head_dim=16, max_position_embeddings=8192, sliding_window=None,
@@ -116,7 +116,7 @@ def test_windows_layers_without_positions_and_dynamic_rope_are_accepted(llava_ar
             "layer 0: queries are 1.069 times as long 8184 positions later: they are scaled by their absolute position",
         ),
     ],
-    ids=["mistral-short-window", "llama-longrope", "qwen3.5-hybrid", "ministral3-scaling"],
+    ids=["mistral-short-window", "llama-longrope", "qwen3.5-recurrent", "ministral3-scaling"],
 )  # fmt: skip
 def test_models_on_which_it_is_not_exact_are_refused_with_the_reason(llava_around, text, why):
     with pytest.raises(ModelRefusedError, match=why):
