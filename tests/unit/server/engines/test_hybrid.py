@@ -16,6 +16,7 @@ import torch
 from transformers import DynamicCache
 
 from lookonce_cache import CompressedContext, MemoryStore, decode, encode
+from lookonce_evaluation.model import EvalModel
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.transformers import TransformersEngine
@@ -23,6 +24,7 @@ from lookonce_server.engines.transformers.loading import LoadedModel
 from lookonce_server.engines.transformers.selfcheck import check_model, find_join_problem
 from lookonce_server.errors import ContextLostError, EngineError, ModelRefusedError
 from lookonce_server.sessions.context_builder import context_identity, context_of
+from lookonce_server.settings import Settings
 
 from ....support.families import processed
 from ....support.hybrids import ATTENTION, HYBRIDS, LAYERS
@@ -182,6 +184,24 @@ async def test_two_images_are_answered_by_a_full_pass(hybrid, hybrid_engine):
     (found,) = await bench.ask_about([png(11), png(12)], QUESTION, sampling=LOGPROBS)
     full = await read(hybrid_engine.full(about(QUESTION, 2), [picture(11), picture(12)], LOGPROBS, TENANT))
     assert found.pieces == full.pieces
+
+
+async def test_a_checkpoint_is_loaded_checked_and_served_in_bfloat16(hybrid, tmp_path):
+    hybrid.model.save_pretrained(tmp_path)
+    hybrid.processor.save_pretrained(tmp_path)
+    options = {"dtype": torch.bfloat16, "device": "cpu", "describe_prompt": PROMPT}
+    engine = await TransformersEngine.load(str(tmp_path), **options)
+    try:
+        assert engine.facts.num_layers == ATTENTION
+        assert engine.facts.unjoinable.startswith("6 of its 8 layers are recurrent: ")
+        context = await described(engine)
+        dtypes = {"conv": torch.bfloat16, "recurrent": torch.float32}
+        assert {name: state.dtype for name, state in context.states.items()}.items() <= dtypes.items()
+        assert len((await ask(engine, context)).pieces) >= 4
+    finally:
+        await engine.close()
+    with pytest.raises(ModelRefusedError, match="6 of the model's layers are recurrent"):
+        EvalModel.load(str(tmp_path), Settings())
 
 
 def test_a_model_whose_states_are_lost_is_refused(hybrid, monkeypatch):
