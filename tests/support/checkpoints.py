@@ -68,13 +68,8 @@ class Checkpoint(NamedTuple):
 
 def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
     """Write a family's checkpoint, the same every time."""
-    family = checkpoint.processor
-    backend = TOKENIZERS[checkpoint.tokenizer]()
-    backend.add_tokens(special(dict.fromkeys((*family.tokens.values(), *family.more))))
-    tokenizer = wrapped(backend, **family.tokens)
-    tokenizer.pad_token = tokenizer.eos_token
-    processor = family.build(tokenizer)
-    processor.chat_template = checkpoint.template
+    processor = build_processor(checkpoint)
+    tokenizer = processor.tokenizer
     processor.save_pretrained(folder)
     config = checkpoint.config(tokenizer)
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
@@ -93,6 +88,18 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
         if (path := folder / name).exists():
             path.write_text(path.read_text().replace('ImageProcessorPil"', 'ImageProcessor"'))
     return folder
+
+
+def build_processor(checkpoint: Checkpoint) -> Any:
+    """Build a family's processor, with its tokenizer and chat template."""
+    family = checkpoint.processor
+    backend = TOKENIZERS[checkpoint.tokenizer]()
+    backend.add_tokens(special(dict.fromkeys((*family.tokens.values(), *family.more))))
+    tokenizer = wrapped(backend, **family.tokens)
+    tokenizer.pad_token = tokenizer.eos_token
+    processor = family.build(tokenizer)
+    processor.chat_template = checkpoint.template
+    return processor
 
 
 def checkpoint_folder(name: str, root: Path) -> Path:

@@ -25,6 +25,18 @@ RETENTIONS = (1.0, 0.25)
 TOLERANCE = 5e-4  # a position wrong by one makes 0.1 in any family, and 5 in most
 SHARED_FAMILIES = ("qwen2_5_vl", "internvl3", "smolvlm")  # asked by both engines over one Redis
 LEAST_TOKENS = 4  # of an answer; it may end sooner than at the limit
+VLLM_FAMILIES = (
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "internvl3",
+    "smolvlm",
+    "mistral3",
+    "llava_onevision",
+    "glm4v",
+)  # always tried
+# Where vLLM interpolates the position embeddings of the vision tower otherwise than transformers does: a picture of the
+# size that they were trained at.
+VLLM_IMAGES = {"paddleocr_vl": picture(11)}
 BFLOAT16_FAMILIES = ("qwen2_5_vl", "qwen3_vl", "mistral3")
 Record = Callable[[str, object], None]
 
@@ -108,9 +120,9 @@ def _tokens(answer: Sequence[TokenLogprob]) -> list[int]:
     return [one.token for one in answer]
 
 
-async def check_float32(engine: Engine, folder: Path, record: Record) -> None:
+async def check_float32(engine: Engine, folder: Path, record: Record, image: Image.Image = IMAGE) -> None:
     """Hold an engine to plain transformers, and record the differences."""
-    differences = await measure(engine, PlainModel(folder), IMAGE)
+    differences = await measure(engine, PlainModel(folder), image)
     for name, difference in differences._asdict().items():
         record(name, difference)
         assert difference is None or difference < TOLERANCE, differences
