@@ -22,7 +22,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test test-all lint report bench bench-store bench-server bench-vllm bench-images soak joins train clean
+.PHONY: help serve demo test test-all models lint report bench bench-store bench-server bench-vllm bench-images soak joins train clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ demo: $(VENV)/.server ## ask about a drawn scene and see what is saved
 	$(BIN)/python -m lookonce_server.demo $(ARGS)
 
 # A folder or file of tests among the arguments stands in place of these.
-TESTED = $(if $(findstring tests/,$(ARGS)),,tests/unit tests/integration tests/docs)
+TESTED = $(if $(findstring tests/,$(ARGS)),,tests/unit tests/integration tests/families tests/docs)
 PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
 
 test: $(VENV)/.test ## run the tests of a change: units, and a server over memory and Redis (JOBS, ARGS)
@@ -46,6 +46,13 @@ test-all: $(VENV)/.dev $(CLIENTS)/.installed ## run every test: vLLM, a Cluster,
 	{ chromium=$$(deploy/chromium.sh) || echo "The pages are not tried in a browser." >&2; } && set -x && \
 	LOOKONCE_TEST_REDIS_SERVER=$$redis LOOKONCE_TEST_CHROMIUM=$$chromium \
 	LOOKONCE_TEST_CLIENTS_PYTHON=$(abspath $(CLIENTS))/bin/python $(PYTEST) $(ARGS)
+
+# Recorded values are no part of pytest's newer form of results.
+models: $(VENV)/.dev ## measure every family of models in both engines, and put the table into docs/models.md
+	@redis=$$(PYTHON=$(BIN)/python deploy/redis-server.sh) && results=$$(mktemp -d) && set -x && \
+	LOOKONCE_TEST_REDIS_SERVER=$$redis LOOKONCE_TEST_EVERY_FAMILY=1 $(PYTEST) --override-ini junit_family=xunit1 \
+	--junitxml=$$results/models.xml tests/families/test_transformers.py tests/vllm_engine/test_families.py $(ARGS) && \
+	$(BIN)/python -m tests.families.table $$results/models.xml
 
 lint: $(VENV)/.dev ## check style, format, types and layers
 	$(BIN)/ruff check .

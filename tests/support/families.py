@@ -190,7 +190,8 @@ class Family(NamedTuple):
     more: tuple[str, ...] = ()  # tokens that are not named
 
 
-def _pixels(module: str, **options: Any) -> Any:
+def pixels(module: str, **options: Any) -> Any:
+    """Return the image processor of a module, that of Pillow."""
     found = import_module(f"transformers.models.{module}.image_processing_pil_{module}")
     (name,) = [name for name in found.__all__ if name.endswith("Pil")]
     return getattr(found, name)(**options)
@@ -202,13 +203,13 @@ PROCESSORS = {
     "llava": Family(lambda t: llava(t, ""), {"image_token": "<image>"}),
     "llava next": Family(
         lambda t: transformers.LlavaNextProcessor(
-            _pixels("llava_next", **TILES), t, 14, "default", num_additional_image_tokens=1
+            pixels("llava_next", **TILES), t, 14, "default", num_additional_image_tokens=1
         ),
         {"image_token": "<image>"},
     ),
     "llava onevision": Family(
         lambda t: transformers.LlavaOnevisionProcessor(
-            _pixels("llava_onevision", size=SMALL, image_grid_pinpoints=[[28, 56], [56, 28]]),
+            pixels("llava_onevision", size=SMALL, image_grid_pinpoints=[[28, 56], [56, 28]]),
             t,
             transformers.LlavaOnevisionVideoProcessor(),
             4,
@@ -217,35 +218,35 @@ PROCESSORS = {
         {"image_token": "<image>", "video_token": "<video>"},
     ),
     "qwen2 vl": Family(
-        lambda t: transformers.Qwen2VLProcessor(_pixels("qwen2_vl"), t, transformers.Qwen2VLVideoProcessor()),
+        lambda t: transformers.Qwen2VLProcessor(pixels("qwen2_vl"), t, transformers.Qwen2VLVideoProcessor()),
         {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
         "<|image_pad|>",
     ),
     "pixtral": Family(
         lambda t: transformers.PixtralProcessor(
-            _pixels("pixtral", patch_size={"height": 14, "width": 14}, size={"longest_edge": 56}), t, 14
+            pixels("pixtral", patch_size={"height": 14, "width": 14}, size={"longest_edge": 56}), t, 14
         ),
         {"image_token": "[IMG]", "break_token": "[IMG_BREAK]", "end_token": "[IMG_END]"},
         "[IMG]",
     ),
     "gemma 3": Family(
-        lambda t: transformers.Gemma3Processor(_pixels("gemma3", size=SMALL), t, image_seq_length=4),
+        lambda t: transformers.Gemma3Processor(pixels("gemma3", size=SMALL), t, image_seq_length=4),
         {"image_token": "<soft>", "boi_token": "<boi>", "eoi_token": "<eoi>"},
         "<boi>",
     ),
     "janus": Family(
-        lambda t: transformers.JanusProcessor(_pixels("janus"), t, num_image_tokens=4),
+        lambda t: transformers.JanusProcessor(pixels("janus"), t, num_image_tokens=4),
         {"image_token": "<img>", "boi_token": "<boi>", "eoi_token": "<eoi>"},
         "<img>",
     ),
     "deepseek vl": Family(
-        lambda t: transformers.DeepseekVLProcessor(_pixels("deepseek_vl"), t, num_image_tokens=4),
+        lambda t: transformers.DeepseekVLProcessor(pixels("deepseek_vl"), t, num_image_tokens=4),
         {"image_token": "<img>"},
         "<img>",
     ),
     "internvl": Family(
         lambda t: transformers.InternVLProcessor(
-            _pixels("got_ocr2", size=SMALL), t, transformers.InternVLVideoProcessor(), image_seq_length=4
+            pixels("got_ocr2", size=SMALL), t, transformers.InternVLVideoProcessor(), image_seq_length=4
         ),
         {
             "start_image_token": "<img>",
@@ -257,7 +258,7 @@ PROCESSORS = {
     ),
     "idefics 3": Family(
         lambda t: transformers.Idefics3Processor(
-            _pixels("idefics3", size={"longest_edge": 56}, max_image_size={"longest_edge": 28}), t, image_seq_len=4
+            pixels("idefics3", size={"longest_edge": 56}, max_image_size={"longest_edge": 28}), t, image_seq_len=4
         ),
         {
             "image_token": "<image>",
@@ -266,6 +267,87 @@ PROCESSORS = {
         },
         more=("<end_of_utterance>",),
     ),
+}
+
+
+TILE_SIDE, TILE_PATCH = 56, 14
+TILE_SQUARE = {"height": TILE_SIDE, "width": TILE_SIDE}
+TILE_PINPOINTS = [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]
+
+
+def _tiled(name: str, build: Callable[[PreTrainedTokenizerFast], ProcessorMixin]) -> Family:
+    return PROCESSORS[name]._replace(build=build)
+
+
+def _rows(name: str, **options: Any) -> Any:
+    """Return a processor of Pixtral's kind, whose rows of tokens end in breaks."""
+    images = pixels(
+        "pixtral", patch_size={"height": TILE_PATCH, "width": TILE_PATCH}, size={"longest_edge": 8 * TILE_PATCH}
+    )
+    return lambda t: getattr(transformers, name)(images, t, TILE_PATCH, **options)
+
+
+# Of tiles of TILE_SIDE pixels, or rows, with patches of TILE_PATCH.
+TILED = {
+    "llava next": _tiled(
+        "llava next",
+        lambda t: transformers.LlavaNextProcessor(
+            pixels(
+                "llava_next",
+                size={"shortest_edge": TILE_SIDE},
+                crop_size=TILE_SQUARE,
+                image_grid_pinpoints=TILE_PINPOINTS,
+            ),
+            t,
+            TILE_PATCH,
+            "default",
+            num_additional_image_tokens=1,
+        ),
+    ),
+    "llava onevision": _tiled(
+        "llava onevision",
+        lambda t: transformers.LlavaOnevisionProcessor(
+            pixels("llava_onevision", size=TILE_SQUARE, image_grid_pinpoints=TILE_PINPOINTS),
+            t,
+            transformers.LlavaOnevisionVideoProcessor(),
+            16,
+            "full",
+            vision_aspect_ratio="anyres_max_2",
+        ),
+    ),
+    "internvl": _tiled(
+        "internvl",
+        lambda t: transformers.InternVLProcessor(
+            pixels("got_ocr2", size=TILE_SQUARE, max_patches=6),
+            t,
+            transformers.InternVLVideoProcessor(),
+            image_seq_length=4,
+        ),
+    ),
+    "idefics 3": _tiled(
+        "idefics 3",
+        lambda t: transformers.Idefics3Processor(
+            pixels("idefics3", size={"longest_edge": 4 * TILE_SIDE}, max_image_size={"longest_edge": TILE_SIDE}),
+            t,
+            image_seq_len=4,
+        ),
+    ),
+    "smolvlm": _tiled(
+        "idefics 3",
+        lambda t: transformers.SmolVLMProcessor(
+            pixels("smolvlm", size={"longest_edge": 4 * TILE_SIDE}, max_image_size={"longest_edge": TILE_SIDE}),
+            t,
+            transformers.SmolVLMVideoProcessor(),
+            image_seq_len=4,
+        ),
+    ),
+    "lighton ocr": Family(
+        _rows("LightOnOcrProcessor"),
+        {"image_token": "<|image_pad|>", "image_break_token": "<|pad|>", "image_end_token": "<|end|>"},
+        "<|image_pad|>",
+    ),
+    "mistral 3": _tiled("pixtral", _rows("PixtralProcessor", spatial_merge_size=2)),
+    "pixtral": _tiled("pixtral", _rows("PixtralProcessor")),
 }
 
 

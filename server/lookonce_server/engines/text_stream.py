@@ -50,7 +50,7 @@ class TextStream:
         self._left -= 1
         if token in self._end_ids:
             return self._piece(self._held, "stop", None)
-        self._held += self._decoder.step(self._backend, token) or ""
+        self._held += self._decode(token)
         cut = min((at for text in self._stop if (at := self._held.find(text)) >= 0), default=-1)
         if cut >= 0:
             return self._piece(self._held[:cut], "stop", logprob)
@@ -58,6 +58,16 @@ class TextStream:
             return self._piece(self._held, "length", logprob)
         ready = len(self._held) - self._hold
         return self._piece(self._held[:ready] if ready > 0 else "", None, logprob)
+
+    def _decode(self, token: int) -> str:
+        try:
+            return self._decoder.step(self._backend, token) or ""
+        except Exception as error:  # tokenizers has no class of its own for it
+            if not str(error).startswith("Invalid prefix"):
+                raise
+        # Bytes that are no character have changed the text before them, which is told already: go on behind them.
+        self._decoder = DecodeStream(skip_special_tokens=True)
+        return "\ufffd" + (self._decoder.step(self._backend, token) or "")
 
     def _piece(self, text: str, reason: FinishReason | None, logprob: TokenLogprob | None) -> Piece:
         self._held = self._held[len(text) :]

@@ -17,6 +17,8 @@ from lookonce_server.engines.base import Piece, Sampling, TokenLogprob
 from lookonce_server.engines.text_stream import TextStream, token_text
 from lookonce_server.engines.transformers.sampler import Sampler
 
+from ....support.families import tokenizer_of
+
 TOKENIZER = AutoTokenizer.from_pretrained(CHECKPOINT)
 END = TOKENIZER.eos_token_id
 SPECIAL = tuple(TOKENIZER.all_special_tokens)
@@ -116,6 +118,15 @@ def test_a_log_probability_stays_with_its_token_and_the_end_has_none():
     pieces = [stream.push(token, TokenLogprob(token, -1.0, ())) for token in tokens]
     assert [piece.logprob and piece.logprob.token for piece in pieces] == [*tokens[:-1], None]
     assert pieces[-1].text == "star"  # held back, when its log-probability was not
+
+
+def test_bytes_that_are_no_character_end_no_answer():
+    """Tokenizers of SentencePiece's kind decode them with the character before, which changes what was told."""
+    tokenizer = tokenizer_of("llama 2")
+    tokens = tokenizer.convert_tokens_to_ids(["<0x0A>", "<0xE4>", "<0xB8>", "l", "m"])
+    stream = TextStream(tokenizer, Sampling(10), frozenset({END}))
+    pieces = [stream.push(token) for token in tokens]
+    assert [piece.text for piece in pieces] == ["\n", "", "", "\ufffdl", "m"]
 
 
 # --- the text of one token --------------------------------------------------------------------------------------------

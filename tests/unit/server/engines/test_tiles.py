@@ -6,11 +6,10 @@ token changes only by what it shows.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
-from importlib import import_module
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -22,12 +21,17 @@ from lookonce_server.engines.media import fitting_layout
 from lookonce_server.engines.tiles import Tiles
 from lookonce_server.engines.visuals import Video
 
-from ....support.families import PROCESSORS, Family, family_processor, renderer_of
+from ....support.families import (
+    PROCESSORS,
+    TILE_PATCH,
+    TILE_PINPOINTS,
+    TILE_SIDE,
+    TILED,
+    family_processor,
+    renderer_of,
+)
 from ....support.samples import PROMPT, about
 
-SIDE, PATCH = 56, 14
-SQUARE = {"height": SIDE, "width": SIDE}
-PINPOINTS = [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]
 TEXT = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -41,16 +45,9 @@ VISION = {
     "intermediate_size": 32,
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
-    "patch_size": PATCH,
+    "patch_size": TILE_PATCH,
 }
 SIZES = [(200, 200), (300, 170), (120, 310), (500, 90), (64, 260), (113, 97)]
-
-
-class Traced(NamedTuple):
-    """A family's processor and a tiny model of it."""
-
-    family: Family  # its processor, with tiles of SIDE pixels and patches of PATCH
-    model: Callable[[], Any]
 
 
 def _text() -> transformers.LlamaConfig:
@@ -59,9 +56,9 @@ def _text() -> transformers.LlamaConfig:
 
 def _llava_next() -> Any:
     config = transformers.LlavaNextConfig(
-        vision_config=transformers.CLIPVisionConfig(image_size=SIDE, projection_dim=32, **VISION),
+        vision_config=transformers.CLIPVisionConfig(image_size=TILE_SIDE, projection_dim=32, **VISION),
         text_config=_text(),
-        image_grid_pinpoints=PINPOINTS,
+        image_grid_pinpoints=TILE_PINPOINTS,
         vision_feature_layer=-1,
     )
     return transformers.LlavaNextModel(config)
@@ -69,9 +66,9 @@ def _llava_next() -> Any:
 
 def _llava_onevision() -> Any:
     config = transformers.LlavaOnevisionConfig(
-        vision_config=transformers.SiglipVisionConfig(image_size=SIDE, **VISION, vision_use_head=False),
+        vision_config=transformers.SiglipVisionConfig(image_size=TILE_SIDE, **VISION, vision_use_head=False),
         text_config=_text(),
-        image_grid_pinpoints=PINPOINTS,
+        image_grid_pinpoints=TILE_PINPOINTS,
         vision_feature_layer=-1,
         vision_aspect_ratio="anyres_max_2",
     )
@@ -80,14 +77,16 @@ def _llava_onevision() -> Any:
 
 def _internvl() -> Any:
     vision = transformers.InternVLVisionConfig(
-        image_size=[SIDE, SIDE], **(VISION | {"patch_size": [PATCH, PATCH]}), layer_scale_init_value=1.0
+        image_size=[TILE_SIDE, TILE_SIDE],
+        **(VISION | {"patch_size": [TILE_PATCH, TILE_PATCH]}),
+        layer_scale_init_value=1.0,
     )
     return transformers.InternVLModel(transformers.InternVLConfig(vision_config=vision, text_config=_text()))
 
 
 def _idefics3(kind: str) -> Any:
     config = getattr(transformers, f"{kind}Config")(
-        vision_config=VISION | {"image_size": SIDE}, text_config=_text(), scale_factor=2
+        vision_config=VISION | {"image_size": TILE_SIDE}, text_config=_text(), scale_factor=2
     )
     return getattr(transformers, f"{kind}Model")(config)
 
@@ -110,114 +109,15 @@ def _lighton_ocr() -> Any:
     return transformers.LightOnOcrModel(config)
 
 
-def _pixels(module: str, **options: Any) -> Any:
-    found = import_module(f"transformers.models.{module}.image_processing_pil_{module}")
-    (name,) = [name for name in found.__all__ if name.endswith("Pil")]
-    return getattr(found, name)(**options)
-
-
-def _tiled(name: str, build: Callable[[Any], Any]) -> Family:
-    return PROCESSORS[name]._replace(build=build)
-
-
-FAMILIES = {
-    "llava next": Traced(
-        _tiled(
-            "llava next",
-            lambda t: transformers.LlavaNextProcessor(
-                _pixels("llava_next", size={"shortest_edge": SIDE}, crop_size=SQUARE, image_grid_pinpoints=PINPOINTS),
-                t,
-                PATCH,
-                "default",
-                num_additional_image_tokens=1,
-            ),
-        ),
-        _llava_next,
-    ),
-    "llava onevision": Traced(
-        _tiled(
-            "llava onevision",
-            lambda t: transformers.LlavaOnevisionProcessor(
-                _pixels("llava_onevision", size=SQUARE, image_grid_pinpoints=PINPOINTS),
-                t,
-                transformers.LlavaOnevisionVideoProcessor(),
-                16,
-                "full",
-                vision_aspect_ratio="anyres_max_2",
-            ),
-        ),
-        _llava_onevision,
-    ),
-    "internvl": Traced(
-        _tiled(
-            "internvl",
-            lambda t: transformers.InternVLProcessor(
-                _pixels("got_ocr2", size=SQUARE, max_patches=6),
-                t,
-                transformers.InternVLVideoProcessor(),
-                image_seq_length=4,
-            ),
-        ),
-        _internvl,
-    ),
-    "idefics 3": Traced(
-        _tiled(
-            "idefics 3",
-            lambda t: transformers.Idefics3Processor(
-                _pixels("idefics3", size={"longest_edge": 4 * SIDE}, max_image_size={"longest_edge": SIDE}),
-                t,
-                image_seq_len=4,
-            ),
-        ),
-        lambda: _idefics3("Idefics3"),
-    ),
-    "smolvlm": Traced(
-        _tiled(
-            "idefics 3",
-            lambda t: transformers.SmolVLMProcessor(
-                _pixels("smolvlm", size={"longest_edge": 4 * SIDE}, max_image_size={"longest_edge": SIDE}),
-                t,
-                transformers.SmolVLMVideoProcessor(),
-                image_seq_len=4,
-            ),
-        ),
-        lambda: _idefics3("SmolVLM"),
-    ),
-    "lighton ocr": Traced(
-        Family(
-            lambda t: transformers.LightOnOcrProcessor(
-                _pixels("pixtral", patch_size={"height": PATCH, "width": PATCH}, size={"longest_edge": 8 * PATCH}),
-                t,
-                PATCH,
-            ),
-            {"image_token": "<|image_pad|>", "image_break_token": "<|pad|>", "image_end_token": "<|end|>"},
-            "<|image_pad|>",
-        ),
-        _lighton_ocr,
-    ),
-    "mistral 3": Traced(
-        _tiled(
-            "pixtral",
-            lambda t: transformers.PixtralProcessor(
-                _pixels("pixtral", patch_size={"height": PATCH, "width": PATCH}, size={"longest_edge": 8 * PATCH}),
-                t,
-                PATCH,
-                spatial_merge_size=2,
-            ),
-        ),
-        lambda: _mistral3(2),
-    ),
-    "pixtral": Traced(
-        _tiled(
-            "pixtral",
-            lambda t: transformers.PixtralProcessor(
-                _pixels("pixtral", patch_size={"height": PATCH, "width": PATCH}, size={"longest_edge": 8 * PATCH}),
-                t,
-                PATCH,
-            ),
-        ),
-        lambda: _mistral3(1),
-    ),
+MODELS = {
+    "llava next": _llava_next,
+    "llava onevision": _llava_onevision,
+    "internvl": _internvl,
+    "idefics 3": lambda: _idefics3("Idefics3"),
+    "smolvlm": lambda: _idefics3("SmolVLM"),
+    "lighton ocr": _lighton_ocr,
+    "mistral 3": lambda: _mistral3(2),
+    "pixtral": lambda: _mistral3(1),
 }
 
 
@@ -225,14 +125,14 @@ FAMILIES = {
 def processor_of(name: str) -> Any:
     if name == "smolvlm":
         pytest.importorskip("num2words")
-    return family_processor(FAMILIES[name].family, "byte level", prints=False)
+    return family_processor(TILED[name], "byte level", prints=False)
 
 
 @cache
 def model_of(name: str) -> Any:
     """A model whose vision tower passes patches on as they were embedded."""
     torch.manual_seed(3)
-    model = FAMILIES[name].model().eval()
+    model = MODELS[name]().eval()
     (tower,) = (module for name, module in model.named_children() if name.startswith("vision") and "proj" not in name)
     for layer_name, parameter in tower.named_parameters():
         if ".layers." in layer_name or ".layer." in layer_name:
@@ -242,7 +142,7 @@ def model_of(name: str) -> Any:
 
 def features(name: str, picture: Image.Image) -> torch.Tensor:
     """What the model puts at the image tokens, [tokens, hidden]."""
-    images = processor_of(name)(images=[picture], text=[FAMILIES[name].family.placeholder], return_tensors="pt")
+    images = processor_of(name)(images=[picture], text=[TILED[name].placeholder], return_tensors="pt")
     taken = {key: images[key] for key in ("pixel_values", "image_sizes", "pixel_attention_mask") if key in images}
     with torch.no_grad():
         output = model_of(name).get_image_features(**taken).pooler_output
@@ -274,7 +174,7 @@ def spots(layout: TileLayout, size: tuple[int, int], seed: int) -> Iterator[tupl
             yield token, tokens, picture
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_spot_in_a_box_changes_that_token(name):
     for seed, size in enumerate(SIZES):
         layout = layout_of(name, Image.new("RGB", size))
@@ -288,7 +188,7 @@ def test_a_spot_in_a_box_changes_that_token(name):
             assert not change[shows_nothing].any()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", MODELS)
 def test_pictures_of_any_shape_have_their_layout(name):
     """As many tokens as the processor makes, for shapes of which its roundings differ."""
     sizes = random.Random(1)
@@ -296,7 +196,7 @@ def test_pictures_of_any_shape_have_their_layout(name):
         layout_of(name, Image.new("RGB", (sizes.randint(120, 500), sizes.randint(120, 500))))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", MODELS)
 def test_what_a_picture_brings_is_counted_whole(name):
     """With the markers and breaks among its tokens."""
     prompts, image, question = renderer_of(processor_of(name)), Image.new("RGB", (300, 170)), about("What is it?")
