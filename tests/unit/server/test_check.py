@@ -43,6 +43,17 @@ def test_it_says_what_is_served_and_what_a_context_weighs(folder, capsys):
     assert [row[:2] for row in rows] == [["0.05", "15"], ["1", "201"]]  # five tokens are text
 
 
+def test_a_sliding_window_is_told_of_the_engine_that_does_not_serve_it(folder):
+    config = json.loads((folder / "config.json").read_text())
+    text = {name: config["text_config"][name] for name in ("vocab_size", "hidden_size", "intermediate_size")}
+    text |= {"model_type": "mistral", "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config["text_config"] = text | {"sliding_window": 1024}
+    (folder / "config.json").write_text(json.dumps(config))
+    report = check_checkpoint(str(folder), describe_prompt=PROMPT)
+    assert report.engines["transformers"] == ""
+    assert report.engines["vllm"] == "loads no contexts into layers with a sliding attention window (1024 tokens)"
+
+
 @pytest.mark.anyio
 async def test_its_bytes_are_those_of_a_context(bench):
     context = await bench.create(png(1))
@@ -71,7 +82,7 @@ def test_what_cannot_be_served_is_told_in_a_sentence(folder, capsys):
         (
             {"text_config": config["text_config"] | {"num_kv_shared_layers": 2}},
             None,
-            "This model cannot be served by image re-prompting: its last 2 layers have no keys of their own",
+            "cannot be served by image re-prompting: its last layers have no keys of their own",
         ),
         ({}, "{{ 1 + messages }}", "The model's chat template does not take this conversation: TypeError: "),
     ):

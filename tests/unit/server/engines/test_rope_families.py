@@ -15,6 +15,7 @@ import transformers
 from transformers import DynamicCache
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.conversation import Turn
@@ -74,6 +75,37 @@ GEMMA = Family(
     lambda t: transformers.Gemma3Processor(Gemma3ImageProcessorPil(size=SMALL), t, image_seq_length=16),
     {"image_token": "<soft>", "boi_token": "<boi>", "eoi_token": "<eoi>"},
     "<boi>",
+)
+
+
+def padding(tokenizer: transformers.PreTrainedTokenizerFast) -> transformers.PreTrainedTokenizerFast:
+    """Cohere's processors pad even what is alone."""
+    tokenizer.pad_token = tokenizer.unk_token
+    return tokenizer
+
+
+AYA = Family(
+    lambda t: transformers.AyaVisionProcessor(
+        GotOcr2ImageProcessorPil(size=SMALL, crop_to_patches=True, max_patches=4),
+        padding(t),
+        7,
+        28,
+        downsample_factor=2,
+    ),
+    {"image_token": "<image>", "start_of_img_token": "<|START_OF_IMG|>", "end_of_img_token": "<|END_OF_IMG|>"},
+    more=("<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>", "TILE", "TILE_GLOBAL"),
+)
+COMMAND_A = Family(
+    lambda t: transformers.Cohere2VisionProcessor(
+        transformers.Cohere2VisionImageProcessor(size=SMALL, patch_size=2, max_patches=4), padding(t)
+    ),
+    {
+        "image_token": "<|IMG_PATCH|>",
+        "boi_token": "<|START_OF_IMG|>",
+        "eoi_token": "<|END_OF_IMG|>",
+        "img_line_break_token": "<|IMG_LINE_BREAK|>",
+    },
+    "<|IMG_PATCH|>",
 )
 QUESTION = "What color is it?"
 
@@ -139,7 +171,27 @@ def gemma3(**options: Any) -> LoadedModel:
     return loaded
 
 
+def cohere(name: str, family: Family, **options: Any) -> LoadedModel:
+    """Of four layers, as published: three have a sliding window and RoPE, the last has neither."""
+    return loaded_around(
+        family,
+        lambda id_of: getattr(transformers, f"{name}ForConditionalGeneration")(
+            getattr(transformers, f"{name}Config")(
+                text_config=transformers.Cohere2Config(**TEXT, sliding_window=512),
+                vision_config=transformers.SiglipVisionConfig(
+                    **VISION, image_size=28, patch_size=7, vision_use_head=False
+                ),
+                image_token_id=id_of("<|IMG_PATCH|>"),
+                downsample_factor=2,
+                **options,
+            )
+        ),
+    )
+
+
 FAMILIES = {
+    "aya vision": lambda: cohere("AyaVision", AYA),
+    "command a vision": lambda: cohere("Cohere2Vision", COMMAND_A, alignment_intermediate_size=64),
     "internvl 3": internvl3,
     "glm 4.1v": lambda: glm("Glm4v", 0.5, [2, 3, 3]),
     "glm ocr": lambda: glm("GlmOcr", 1.0, [4, 6, 6]),
