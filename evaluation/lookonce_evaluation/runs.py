@@ -45,10 +45,24 @@ class Run:
         self._write()
 
     def over(
-        self, items: Sequence[T], work: Callable[[T], JSON], *, name: Callable[[T], str] = _NAME, progress: bool = True
+        self,
+        items: Sequence[T],
+        work: Callable[[T], JSON],
+        *,
+        name: Callable[[T], str] = _NAME,
+        label: str = "",
+        progress: bool = True,
     ) -> list[JSON]:
-        """Compute the results that are missing, and return all, in order."""
-        bar = tqdm(items, desc=self.folder.name, disable=not progress)
+        """Compute the results that are missing, and return all, in order.
+
+        Args:
+            items: each gives one result.
+            work: computes it.
+            name: of an item in the run's file.
+            label: of the bar on the standard error stream; the folder's name by default.
+            progress: whether the bar is shown.
+        """
+        bar = tqdm(items, desc=label or self.folder.name, disable=not progress)
         with self._path.open("a") as file:
             for item in bar:
                 key = name(item)

@@ -22,14 +22,14 @@ from packaging.requirements import Requirement
 from PIL import Image
 
 from lookonce_evaluation import cli as evaluation
-from lookonce_scenes import PROFILE
+from lookonce_scenes import CHECKPOINT, PROFILE
 from lookonce_server.auth.tenants import key_hash, new_key
 from lookonce_server.settings import load_settings
 
 from ..support.server_process import LookonceServer, environment
 from ..support.snippets import PAGES, ROOT, Snippet, snippets, words
 
-RUN = {"curl", "printf", "lookonce ask", "lookonce chat", "lookonce contexts", "lookonce describe", "lookonce new-key"}
+RUN = {"curl", "printf"} | {f"lookonce {name}" for name in ("ask", "chat", "check", "contexts", "describe", "new-key")}
 CLIENTS = "integrations.md"  # `tests/clients` runs this page, with each client's own packages
 CONTEXT_ID = re.compile(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{10}\.\.\.")
 KEY = new_key()
@@ -51,7 +51,9 @@ def folder(tmp_path, urls) -> Path:
     scene = shutil.copy(ROOT / "docs" / "images" / "scene.png", pictures)
     shutil.copy(scene, tmp_path / "picture.png")
     Image.open(scene).convert("RGB").save(tmp_path / "photo.jpg")
-    shutil.copy(PROFILE, tmp_path / "llava.json")  # what a `lookonce calibrate` before it would have written
+    for name in ("llava.json", "my-model.json"):
+        shutil.copy(PROFILE, tmp_path / name)  # what a `lookonce calibrate` before it would have written
+    (tmp_path / "my-model").symlink_to(CHECKPOINT)
     for url in urls.values():
         with (pictures / "scene.png").open("rb") as file:
             asked = httpx2.post(

@@ -5,6 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
+from lookonce_scenes import CHECKPOINT
+from lookonce_server.check import check_checkpoint
+
 from ..support.pictures import data_url, find_question, messages, picture_url, png, questions
 from ..support.server_process import MODEL, LookonceServer
 
@@ -215,6 +218,29 @@ def test_on_miss_compress_answers_a_new_image_from_its_context(client):
     again = ask(client, FIND, picture_url(105))
     assert again.lookonce["cache"] == "hit"
     assert text_of(again) == text_of(completion)
+
+
+def test_the_model_is_described_as_lookonce_check_describes_it(server, client, engine_arguments):
+    """And a real context has the tokens and the bytes that both tell."""
+    sizes = client.models.retrieve(MODEL).lookonce["model"]
+    assert [model.lookonce["model"] for model in client.models.list()] == [sizes]
+    report = check_checkpoint(str(CHECKPOINT), describe_prompt="Describe the image.")
+    summary = report.summary
+    assert sizes["engine"] == ("vllm" if "vllm" in engine_arguments else "transformers")
+    assert (sizes["architecture"], sizes["family"], sizes["video"]) == (*summary[:2], summary.video)
+    assert sizes["image_tokens"] == [
+        {"width": w, "height": h, "tokens": tokens} for (w, h), tokens in summary.image_tokens.items()
+    ]
+    assert sizes["several_images"] == {"from_contexts": report.unjoinable is None, "reason": report.unjoinable}
+    # This server computes in float32, which the check, which loads no weights, does not know.
+    assert sizes["dtype"] == "float32"
+    for size, checked in zip(sizes["context_sizes"], summary.context_sizes, strict=True):
+        assert (size["retention"], size["stored_tokens"]) == checked[:2]
+        assert size["bytes"]["native"] == 2 * checked.bytes["native"]
+    made = server.post("/v1/contexts", json={"image_url": picture_url(8088)}).raise_for_status().json()
+    (expected,) = [size for size in sizes["context_sizes"] if size["retention"] == made["retention"]]
+    assert made["kept_tokens"] + 5 == expected["stored_tokens"]  # five tokens are text
+    assert 0 < made["bytes"] - expected["bytes"][made["precision"]] < 4096  # header and description
 
 
 def test_models(client):

@@ -10,13 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
+import transformers
 
 from lookonce_scenes import CHECKPOINT
 
+from ..support.checkpoint_copies import copy_checkpoint
 from ..support.pseudo_terminal import PseudoTerminal
 from ..support.server_process import environment
 
@@ -184,3 +187,34 @@ def test_a_log_of_json_has_nothing_else_and_the_exit_is_a_whole_one(tmp_path, ex
     assert sorted(told, key=messages.index) == told
     assert sum("lookonce serves" in line for line in shown) == 1
     assert exit_file.exists()
+
+
+def test_a_model_that_cannot_be_served_ends_the_start_with_one_sentence(tmp_path):
+    """A family, an unknown class, and one without a template: told before anything is loaded, while, and after."""
+    families = {
+        "paligemma": (
+            {"model_type": "paligemma", "architectures": ["PaliGemmaForConditionalGeneration"]},
+            "model '{folder}' (PaliGemmaForConditionalGeneration) cannot be served by image re-prompting: all tokens of"
+            " its prompt see each other (prefix-LM attention), so that the image's keys change with the question. Use"
+            " instead: SmolVLM, Qwen2.5-VL and LLaVA-OneVision.",
+        ),
+        "unknown": (
+            {"model_type": "brand_new", "architectures": ["BrandNew"]},
+            "model '{folder}' (BrandNew): its configuration cannot be loaded: transformers {version} does not know the"
+            " model type 'brand_new'.",
+        ),
+        "speechless": (
+            None,
+            "model '{folder}' (LlavaForConditionalGeneration) has no chat template, so that no conversation can be"
+            " rendered.",
+        ),
+    }
+    folders = [copy_checkpoint(tmp_path / name) for name in families]
+    for folder in folders:
+        (folder / "chat_template.jinja").unlink()
+        if config := families[folder.name][0]:
+            (folder / "config.json").write_text(json.dumps(config))
+    with ThreadPoolExecutor() as pool:
+        told = list(pool.map(lambda folder: refused("--port", "0", "--model", str(folder)), folders))
+    for folder, line in zip(folders, told, strict=True):
+        assert line == families[folder.name][1].format(folder=folder, version=transformers.__version__)

@@ -61,7 +61,8 @@ def about(image: str, text: str = "What is there?") -> list[dict]:
 
 
 def text_of(response: dict) -> str:
-    return "".join(part["text"] for message in response["output"] for part in message["content"])
+    messages = [item for item in response["output"] if item["type"] == "message"]
+    return "".join(part["text"] for message in messages for part in message["content"])
 
 
 def unmoving(response: dict) -> dict:

@@ -87,6 +87,7 @@ def calibrate(model: EvalModel, task: Task, tried: Sequence[Context], options: a
             names,
             lambda name: measure(model, task.ask(model, name), methods),
             name=lambda name: f"{stage}: {name}",
+            label=f"{stage} (candidates: {len(methods)})",
         )
 
     middle = len(task.names) // 2

@@ -12,6 +12,7 @@ from lookonce_pruning import ScoreQueries
 from lookonce_server.engines.conversation import Conversation
 from lookonce_server.engines.description import Description
 from lookonce_server.engines.geometry import ImageCrop
+from lookonce_server.engines.summary import ModelSummary
 from lookonce_server.engines.visuals import Visual
 from lookonce_server.errors import EngineError, PromptTooLongError
 
@@ -34,6 +35,7 @@ class ModelFacts:
         image_crop: the part of a picture that the image tokens cover; None where that cannot be told.
         vocabulary: how many tokens it knows.
         unjoinable: the reason for which an answer cannot stand on several contexts; None: it can.
+        summary: what its images and contexts weigh; None until that is counted.
     """
 
     checkpoint: str
@@ -43,6 +45,7 @@ class ModelFacts:
     image_crop: ImageCrop | None
     vocabulary: int
     unjoinable: str | None = None
+    summary: ModelSummary | None = None
 
     def fit(self, prompt_tokens: int, sampling: "Sampling") -> "Sampling":
         """Shorten an answer to the room that the model has after the prompt.

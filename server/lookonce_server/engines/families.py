@@ -25,10 +25,12 @@ class Refusal(NamedTuple):
     instead: str  # families that are served
 
 
-_COHERE = "its text model, Cohere 2, has sliding attention windows, and layers without rotary positions"
 _MLA = "its KV cache holds latents (multi-head latent attention) in place of keys that could be moved"
 _ENCODER = "it is an encoder-decoder: the image is in its encoder, and not among the decoder's tokens"
 _CROSS = "its text sees the image through cross-attention layers, and no image tokens stand in the prompt"
+_SHARED = "its last layers have no keys of their own and use those of earlier ones"
+_HEADS = "its sliding and its full attention layers have heads of different sizes, of which a context holds one"
+_LONGROPE = "its rotary positions are LongRoPE, whose frequencies change with the length"
 
 REFUSALS: Mapping[str, Refusal] = {
     "paligemma": Refusal(
@@ -41,8 +43,6 @@ REFUSALS: Mapping[str, Refusal] = {
     "llama4": Refusal(
         "Llama 4", "its attention is cut into chunks, and some of its layers have no rotary positions", _COMMON
     ),
-    "aya_vision": Refusal("Aya Vision", _COHERE, _COMMON),
-    "cohere2_vision": Refusal("Command A Vision", _COHERE, _COMMON),
     "blip-2": Refusal("BLIP-2", "its text models, OPT and T5, have no rotary positions", _SMALL),
     "instructblip": Refusal(
         "InstructBLIP", "its Q-Former reads the question, so that the image tokens change with it", _SMALL
@@ -51,6 +51,12 @@ REFUSALS: Mapping[str, Refusal] = {
         "InstructBLIP", "its Q-Former reads the question, so that the image tokens change with it", _SMALL
     ),
     "florence2": Refusal("Florence-2", _ENCODER, _SMALL),
+    "gemma3n": Refusal("Gemma 3n", _SHARED, _SMALL),
+    "gemma4": Refusal("Gemma 4", _HEADS, _COMMON),
+    "gemma4_unified": Refusal("Gemma 4", _HEADS, _COMMON),
+    "phi3_v": Refusal("Phi-3.5-vision", _LONGROPE, _SMALL),
+    "phi4mm": Refusal("Phi-4-multimodal", _LONGROPE, _COMMON),
+    "phi4_multimodal": Refusal("Phi-4-multimodal", _LONGROPE, _COMMON),
     "kimi_k25": Refusal("Kimi-K2.5", _MLA, _COMMON),
     "kimi_vl": Refusal("Kimi-VL", _MLA, _COMMON),
     "idefics": Refusal("IDEFICS", _CROSS, "Idefics3, SmolVLM and Qwen2.5-VL"),
@@ -107,6 +113,8 @@ def _refusal_of_fields(config: dict[str, Any]) -> Refusal | None:
             return Refusal("", _MLA, _COMMON)
         if part.get("cross_attention_layers"):
             return Refusal("", _CROSS, _COMMON)
+        if part.get("num_kv_shared_layers"):
+            return Refusal("", _SHARED, _COMMON)
     return None
 
 

@@ -236,9 +236,11 @@ def run(tmp_path, monkeypatch, model, capsys):
 
 def test_scenes_give_a_profile_that_the_server_takes(run, tmp_path, model):
     arguments = ("--images", "scenes", "--count", "4", "--retentions", "0.2", "--tolerance", "0.6")
-    code, said, _ = run(*arguments)
+    code, said, shown = run(*arguments)
     assert code == 0
     assert "| 0.2 | `" in said
+    for progress in ("rung 1 (candidates: 2): 100%", "verify (candidates: 1): 100%"):
+        assert progress in shown
     profile = Profile.read(tmp_path / "profile.json", "it")
     assert (profile.retention, profile.selection, profile.rows) == (0.2, "coverage", "generated")
     assert (profile.checkpoint.name, profile.checkpoint.digest) == ("lookonce-scenes", model.checkpoint)

@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx2
 import pytest
@@ -16,12 +17,13 @@ from lookonce_scenes import CHECKPOINT
 from lookonce_server.app import _app
 from lookonce_server.auth.tenants import TenantDirectory
 from lookonce_server.engines.base import DescribePlan
+from lookonce_server.engines.summary import summarize
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
 from lookonce_server.http.state import AppState
 from lookonce_server.settings import Settings
 
-from ...support.samples import ANSWER_TOKENS, PLAN, Bench
+from ...support.samples import ANSWER_TOKENS, PLAN, PROMPT, Bench
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +41,8 @@ def loaded() -> LoadedModel:
 @pytest.fixture(scope="session")
 def engine(loaded) -> Iterator[TransformersEngine]:
     engine = TransformersEngine(loaded, max_running=4, max_queue=256)
+    summary = summarize(engine._prompts, loaded.model.config, describe_prompt=PROMPT, dtype=torch.float32)
+    engine.facts = replace(engine.facts, summary=summary)
     yield engine
     asyncio.run(engine.close())
 

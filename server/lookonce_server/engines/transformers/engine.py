@@ -29,6 +29,7 @@ from lookonce_server.engines.prefix import TextCache, TextKV, TextSpan
 from lookonce_server.engines.pretrained import refuse
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.structured.grammar import Grammars
+from lookonce_server.engines.summary import summarize
 from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
 from lookonce_server.engines.transformers.model import ModelRunner, State, stacked
@@ -102,8 +103,17 @@ class TransformersEngine:
         with refuse(f"model {name!r} ({type(loaded.model).__name__}) cannot run the self-check"):
             await asyncio.to_thread(check_model, loaded, describe_prompt)
             engine = cls(loaded, **options)
+            config = loaded.model.config
+            summary = await asyncio.to_thread(
+                summarize,
+                engine._prompts,
+                config,
+                describe_prompt=describe_prompt,
+                dtype=dtype,
+                state_bytes=engine._runner.state_bytes,
+            )
         problem = await asyncio.to_thread(find_join_problem, loaded, describe_prompt)
-        engine.facts = replace(engine.facts, unjoinable=problem)
+        engine.facts = replace(engine.facts, unjoinable=problem, summary=summary)
         engine.facts.report_joins()
         return engine
 

@@ -5,6 +5,7 @@ models keep `rope_deltas`), since passes of different requests take turns on one
 """
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ class ModelRunner:
         self.window = min(find_window(config) or self.max_tokens, self.max_tokens)
         rope = getattr(config, "rope_parameters", None) or {}
         self._position_rows = 3 if "mrope_section" in rope else 1
-        self.state_forms = self._find_state_forms()  # dtype and shape of each state, by name
+        self._state_forms = self._find_state_forms()  # by name
 
     @torch.inference_mode()
     def prefill(self, prompt: Prompt, positions: Tensor | None = None) -> State:
@@ -98,9 +99,9 @@ class ModelRunner:
         Raises:
             ContextLostError: these are not the states of this model.
         """
-        if (forms := _forms(states)) != self.state_forms:
+        if (forms := _forms(states)) != self._state_forms:
             raise ContextLostError(
-                f"The context has the recurrent states {forms}, where this model has {self.state_forms}."
+                f"The context has the recurrent states {forms}, where this model has {self._state_forms}."
             )
         cache = empty_cache(self._text_config)
         for number, layer in enumerate(attention_layers(self._text_config)):
@@ -123,6 +124,11 @@ class ModelRunner:
         # Of no tokens there is no pass: take the shape from one.
         text = Prompt({"input_ids": torch.tensor([ids or [0]])}, torch.empty(0, dtype=torch.int64), (0, 0))
         return TextKV(*stacked(self.prefill(text).cache, len(ids)))
+
+    @property
+    def state_bytes(self) -> int:
+        """Number of bytes of all states of a context."""
+        return sum(prod(shape) * dtype.itemsize for dtype, shape in self._state_forms.values())
 
     def _find_state_forms(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Run a token to see which states the model keeps."""

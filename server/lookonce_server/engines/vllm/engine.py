@@ -47,6 +47,7 @@ from lookonce_server.engines.prefix import DenseContext, TextCache, TextKV, Text
 from lookonce_server.engines.pretrained import load_config, load_processor, refuse
 from lookonce_server.engines.prompts import DescribeTurn, PromptRenderer
 from lookonce_server.engines.structured.grammar import Grammars
+from lookonce_server.engines.summary import summarize
 from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
 from lookonce_server.engines.visuals import Video, Visual, frames_of
 from lookonce_server.engines.vllm.capture_client import CaptureClient
@@ -204,7 +205,15 @@ class VllmEngine:
         problem = await find_join_problem(
             self._captures, self._prompts, self._rope, dtype=self._dtype, describe_prompt=describe_prompt
         )
-        self.facts = replace(self.facts, unjoinable=problem)
+        summary = await asyncio.to_thread(
+            summarize,
+            self._prompts,
+            self._config,
+            describe_prompt=describe_prompt,
+            dtype=getattr(torch, self._dtype),
+            counts=not self._has_processor_options,
+        )
+        self.facts = replace(self.facts, unjoinable=problem, summary=summary)
         self.facts.report_joins()
         await self._prepare_texts(describe_prompt)
 

@@ -105,8 +105,8 @@ def _with_context(image: KeptImage, lookup: ImageLookup, *, bypass: bool) -> Kep
 def _image_fields(request: ResponseRequest) -> list[ImageField]:
     """Return the request's images, those of equal URLs once."""
     fields: dict[str, ImageField] = {}
-    for i, item in enumerate(request.items):
+    for place, item in request.messages.items():
         for j, part in enumerate(parts_of(item)):
             if isinstance(part, InputImage):
-                fields.setdefault(part.image_url, ImageField(part.image_url, f"input[{i}].content[{j}].image_url"))
+                fields.setdefault(part.image_url, ImageField(part.image_url, f"{place}.content[{j}].image_url"))
     return list(fields.values())

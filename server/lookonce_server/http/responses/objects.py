@@ -1,8 +1,8 @@
 """The objects of the Responses API, as they are documented, sent and kept."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Discriminator, JsonValue
 
 from lookonce_server.http.schemas.answers import TokenLogprob
 from lookonce_server.http.schemas.must_be_unset import RepeatedModel
@@ -47,6 +47,26 @@ class OutputMessage(ResponseModel):
     content: list[OutputText] = []
 
 
+class ReasoningText(ResponseModel):
+    """What the model thought before it answered."""
+
+    type: Literal["reasoning_text"] = "reasoning_text"
+    text: str = ""
+
+
+class ReasoningItem(ResponseModel):
+    """The reasoning before the answer's message, never summarized."""
+
+    id: str
+    type: Literal["reasoning"] = "reasoning"
+    status: Literal["in_progress", "completed", "incomplete"] = "in_progress"
+    summary: list[JsonValue] = []
+    content: list[ReasoningText] = []
+
+
+OutputItem = Annotated[ReasoningItem | OutputMessage, Discriminator("type")]
+
+
 class InputTokensDetails(ResponseModel):
     """Parts of the prompt's tokens."""
 
@@ -57,7 +77,7 @@ class InputTokensDetails(ResponseModel):
 class OutputTokensDetails(ResponseModel):
     """Parts of the answer's tokens."""
 
-    reasoning_tokens: Literal[0] = 0
+    reasoning_tokens: int = 0
 
 
 class ResponseUsage(ResponseModel):
@@ -94,7 +114,7 @@ class ResponseObject(ResponseModel):
     error: Failure | None = None
     incomplete_details: IncompleteDetails | None = None
     model: str
-    output: list[OutputMessage] = []
+    output: list[OutputItem] = []
     usage: ResponseUsage | None = None
     previous_response_id: str | None
     store: bool
@@ -117,9 +137,9 @@ class ResponseObject(ResponseModel):
     lookonce: dict[str, JsonValue] = {}
 
     @property
-    def answer(self) -> str:
-        """Return the answer's text."""
-        return "".join(part.text for message in self.output for part in message.content)
+    def message(self) -> OutputMessage | None:
+        """Return the answer; None if the model still reasoned when it had to end."""
+        return next((item for item in self.output if isinstance(item, OutputMessage)), None)
 
 
 class Deleted(ResponseModel):

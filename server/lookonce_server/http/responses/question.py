@@ -64,7 +64,7 @@ class ResponseQuestion:
         before = previous.conversation if previous else []
         self._check_length(before)
         numbers = await self._images.read(request, state)
-        self._items = [*before, *(KeptItem.of(item, numbers) for item in request.items)]
+        self._items = [*before, *(KeptItem.of(item, numbers) for item in request.messages.values())]
         chat = self._chat(len(before))
         if self._draft.store:
             check_size(self._kept(self._draft))
@@ -98,6 +98,8 @@ class ResponseQuestion:
     def _check(self) -> None:
         request = self._request
         check_request(request, self._state)
+        if not request.messages:
+            raise InvalidRequestError("input: it has reasoning alone; the last item must be the user's.", param="input")
         if request.top_logprobs and not request.wants_logprobs:
             raise InvalidRequestError(
                 "top_logprobs needs include=['message.output_text.logprobs'].", param="top_logprobs"
@@ -109,7 +111,7 @@ class ResponseQuestion:
 
     def _check_length(self, before: list[KeptItem]) -> None:
         """Reject a conversation with too many messages."""
-        count = len(before) + len(self._request.items) + (self._request.instructions is not None)
+        count = len(before) + len(self._request.messages) + (self._request.instructions is not None)
         if count > MAX_MESSAGES:
             raise InvalidRequestError(
                 f"The conversation has {count} messages; at most {MAX_MESSAGES} are accepted. Begin a new one.",
@@ -124,9 +126,8 @@ class ResponseQuestion:
         """
         request = self._request
         instructions = [] if request.instructions is None else [Message(role="system", content=request.instructions)]
-        num_new = len(self._items) - num_before
-        inputs = ["input"] if isinstance(request.input, str) else [f"input[{i}]" for i in range(num_new)]
-        self._places = ["instructions"] * len(instructions) + ["previous_response_id"] * num_before + inputs
+        before = ["instructions"] * len(instructions) + ["previous_response_id"] * num_before
+        self._places = [*before, *request.messages]
         text_format = request.text.format
         return ChatRequest(
             model=request.model,

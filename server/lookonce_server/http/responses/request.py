@@ -84,27 +84,43 @@ class AssistantMessage(_Message):
     content: Text | Annotated[list[AssistantPart], Parts]
 
 
-def _message_kind(item: Any) -> str:
-    role = field_value(item, "role")
-    is_message = field_value(item, "type") in (None, "message")
-    return "other" if not is_message else "[system]" if role == "developer" else f"[{role}]"
+class ReasoningItem(StrictModel):
+    """What a model thought before an earlier answer: accepted, and ignored."""
+
+    type: Literal["reasoning"]
+    id: str | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+    summary: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
+    content: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
+    encrypted_content: str | None = None
+
+
+MessageItem = SystemMessage | UserMessage | AssistantMessage
+
+
+def _item_kind(item: Any) -> str:
+    role, kind = field_value(item, "role"), field_value(item, "type")
+    if kind == "reasoning":
+        return "[reasoning]"
+    return "other" if kind not in (None, "message") else "[system]" if role == "developer" else f"[{role}]"
 
 
 Item = Annotated[
     # The brackets of tags tell them from fields, where an error names its place.
     Annotated[SystemMessage, Tag("[system]")]
     | Annotated[UserMessage, Tag("[user]")]
-    | Annotated[AssistantMessage, Tag("[assistant]")],
+    | Annotated[AssistantMessage, Tag("[assistant]")]
+    | Annotated[ReasoningItem, Tag("[reasoning]")],
     Discriminator(
-        _message_kind,
+        _item_kind,
         custom_error_type="item_kind",
         custom_error_message="an item must be a message: its type 'message', its role 'system', 'developer', 'user' or"
-        " 'assistant'",
+        " 'assistant'; or of the type 'reasoning', which is ignored",
     ),
 ]
 
 
-def parts_of(item: SystemMessage | UserMessage | AssistantMessage) -> list[InputText | OutputText | InputImage]:
+def parts_of(item: MessageItem) -> list[InputText | OutputText | InputImage]:
     """Return a message's parts; a text alone is one part."""
     if isinstance(item.content, str):
         return [InputText(type="input_text", text=item.content)]
@@ -133,9 +149,11 @@ class ResponseRequest(GenerationRequest):
     prompt_cache_key: Label | None = None
 
     @property
-    def items(self) -> list[Item]:
-        """Return the input's messages; a text alone is the user's message."""
-        return [UserMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input
+    def messages(self) -> dict[str, MessageItem]:
+        """Return the input's messages by their places; a text alone is the user's message."""
+        if isinstance(self.input, str):
+            return {"input": UserMessage(role="user", content=self.input)}
+        return {f"input[{i}]": item for i, item in enumerate(self.input) if not isinstance(item, ReasoningItem)}
 
     @property
     def wants_logprobs(self) -> bool:

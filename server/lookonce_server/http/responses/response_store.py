@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from lookonce_cache import BlobKey, BlobStore, CacheError
 from lookonce_server.errors import InvalidRequestError, ResponseNotFoundError
 from lookonce_server.http.responses import objects
-from lookonce_server.http.responses.request import InputImage, Item, parts_of
+from lookonce_server.http.responses.request import InputImage, MessageItem, parts_of
 
 _log = logging.getLogger(__name__)
 _ID = re.compile(r"resp_([0-9a-f]{64})")
@@ -42,7 +42,7 @@ class KeptItem(_Kept):
     parts: list[KeptPart]
 
     @classmethod
-    def of(cls, item: Item, numbers: Mapping[str, int]) -> "KeptItem":
+    def of(cls, item: MessageItem, numbers: Mapping[str, int]) -> "KeptItem":
         """Return the record of a message, with images by number instead of URL."""
         parts = [
             KeptPart(type=part.type, image=numbers[part.image_url])
@@ -79,10 +79,10 @@ class KeptResponse(_Kept):
 
     @property
     def conversation(self) -> list[KeptItem]:
-        """Return the conversation with this answer."""
-        message = self.response.output[0].id if self.response.output else item_id()
-        answer = KeptPart(type="output_text", text=self.response.answer)
-        return [*self.items, KeptItem(id=message, role="assistant", parts=[answer])]
+        """Return the conversation with this answer, without its reasoning."""
+        message = self.response.message or objects.OutputMessage(id=item_id())
+        answer = KeptPart(type="output_text", text="".join(part.text for part in message.content))
+        return [*self.items, KeptItem(id=message.id, role="assistant", parts=[answer])]
 
     def listed_items(self) -> list[objects.ListedItem]:
         """Return the messages as OpenAI lists them."""
@@ -107,9 +107,9 @@ def response_id() -> str:
     return f"resp_{secrets.token_hex(32)}"
 
 
-def item_id() -> str:
-    """Return an id for a new message."""
-    return f"msg_{secrets.token_hex(24)}"
+def item_id(kind: str = "msg") -> str:
+    """Return an id for a new message, or for an item of another kind."""
+    return f"{kind}_{secrets.token_hex(24)}"
 
 
 class ResponseStore:

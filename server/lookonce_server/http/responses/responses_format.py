@@ -1,7 +1,7 @@
 """Format an answer as a response, whole or as events."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Literal
 
 from pydantic_core import to_json
@@ -13,8 +13,12 @@ from lookonce_server.http.responses.objects import (
     Failure,
     IncompleteDetails,
     InputTokensDetails,
+    OutputItem,
     OutputMessage,
     OutputText,
+    OutputTokensDetails,
+    ReasoningItem,
+    ReasoningText,
     ResponseObject,
     ResponseUsage,
 )
@@ -63,8 +67,12 @@ class ResponsesFormat(AnswerFormat):
         self._draft = draft
         self._question = question
         self._token_text = engine.token_text if engine else None
-        self._item_id = item_id()
+        self._reasoning = ReasoningItem(id=item_id("rs"))
+        self._message = OutputMessage(id=item_id())
         self._sent = 0  # events
+        self._open: OutputItem | None = None  # the item that events add to
+        self._index = -1  # its place in the output
+        self._unsent: list[Piece] = []  # of the answer: tokens without text wait for one that has some
 
     async def body(self, usage: Usage, answers: Sequence[Sequence[Piece]]) -> str:
         """See `AnswerFormat.body`."""
@@ -76,20 +84,15 @@ class ResponsesFormat(AnswerFormat):
         self._draft = self._draft.model_copy(update={"lookonce": _lookonce(usage)})
         yield self._event("response.created", response=self._draft)
         yield self._event("response.in_progress", response=self._draft)
-        yield self._event("response.output_item.added", output_index=0, item=OutputMessage(id=self._item_id))
-        yield self._part_event("response.content_part.added", part=OutputText())
         answer: list[Piece] = []
         async for _, piece in pieces:
             answer.append(piece)
-            logprobs = self._logprobs([piece])
-            if piece.text or logprobs:
-                yield self._part_event("response.output_text.delta", delta=piece.text, logprobs=logprobs)
+            for text in self._piece_events(answer):
+                yield text
         response = await self._finish(usage, answer)
-        message = response.output[0]
-        (part,) = message.content
-        yield self._part_event("response.output_text.done", text=part.text, logprobs=part.logprobs)
-        yield self._part_event("response.content_part.done", part=part)
-        yield self._event("response.output_item.done", output_index=0, item=message)
+        for item in response.output[max(self._index, 0) :]:
+            for text in (*self._begin(type(item)(id=item.id)), *self._rest_events(), *self._end(item)):
+                yield text
         yield self._event(f"response.{response.status}", response=response)
 
     def error_event(self, error: dict[str, Any]) -> str:
@@ -112,28 +115,43 @@ class ResponsesFormat(AnswerFormat):
 
     async def _finish(self, usage: Usage, pieces: Sequence[Piece]) -> ResponseObject:
         """Return the response with its answer, kept if it is to be."""
-        text = OutputText(text="".join(piece.text for piece in pieces))
-        response = self._with_answer(usage, text, is_complete=pieces[-1].finish_reason == "stop")
+        is_complete = pieces[-1].finish_reason == "stop"
+        response = self._with_output(usage, self._output(pieces, is_complete=is_complete), is_complete=is_complete)
         if response.store and not await self._question.keep(response):
             response = response.model_copy(update={"store": False})
-        if self._token_text is None:
-            return response
         # Log-probabilities are not kept: they can be far larger than everything else.
-        content = [text.model_copy(update={"logprobs": self._logprobs(pieces)})]
-        return response.model_copy(update={"output": [response.output[0].model_copy(update={"content": content})]})
+        output = self._output(pieces, is_complete=is_complete, logprobs=self._logprobs(pieces))
+        return response.model_copy(update={"output": output})
 
-    def _with_answer(self, usage: Usage, text: OutputText, *, is_complete: bool) -> ResponseObject:
+    def _output(
+        self, pieces: Sequence[Piece], *, is_complete: bool, logprobs: Sequence[TokenLogprob] = ()
+    ) -> list[OutputItem]:
+        """Return what the model thought, if it did, and its answer, unless it had to end before one."""
+        thought, answer = _texts(pieces)
         status: Literal["completed", "incomplete"] = "completed" if is_complete else "incomplete"
+        text = OutputText(text=answer, logprobs=list(logprobs))
+        message = self._message.model_copy(update={"status": status, "content": [text]})
+        if not thought:
+            return [message]
+        has_answer = is_complete or bool(answer)
+        reasoning = self._reasoned(thought, "completed" if has_answer else status)
+        return [reasoning, message] if has_answer else [reasoning]
+
+    def _reasoned(self, thought: str, status: Literal["completed", "incomplete"]) -> ReasoningItem:
+        return self._reasoning.model_copy(update={"status": status, "content": [ReasoningText(text=thought)]})
+
+    def _with_output(self, usage: Usage, output: Sequence[OutputItem], *, is_complete: bool) -> ResponseObject:
         return self._draft.model_copy(
             update={
-                "status": status,
+                "status": "completed" if is_complete else "incomplete",
                 "completed_at": int(time.time()) if is_complete else None,
                 "incomplete_details": None if is_complete else IncompleteDetails(),
-                "output": [OutputMessage(id=self._item_id, status=status, content=[text])],
+                "output": output,
                 "usage": ResponseUsage(
                     input_tokens=usage.prompt_tokens,
                     input_tokens_details=InputTokensDetails(cached_tokens=usage.cached_tokens),
                     output_tokens=usage.generated_tokens,
+                    output_tokens_details=OutputTokensDetails(reasoning_tokens=usage.reasoning_tokens),
                     total_tokens=usage.prompt_tokens + usage.generated_tokens,
                 ),
                 "lookonce": _lookonce(usage),
@@ -141,16 +159,71 @@ class ResponsesFormat(AnswerFormat):
         )
 
     def _logprobs(self, pieces: Sequence[Piece]) -> list[TokenLogprob]:
-        """Return the entries of a chat; OpenAI allows no null for bytes here."""
-        return token_logprobs(pieces, self._token_text, unknown_bytes=[]) if self._token_text else []
+        """Return the entries of a chat, of the answer alone; OpenAI allows no null for bytes here."""
+        return token_logprobs(_answer_of(pieces), self._token_text, unknown_bytes=[]) if self._token_text else []
+
+    def _piece_events(self, pieces: Sequence[Piece]) -> Iterator[str]:
+        """Yield the events of the last piece."""
+        piece = pieces[-1]
+        self._unsent = _answer_of([*self._unsent, piece])
+        if piece.reasoning:
+            yield from self._begin(self._reasoning)
+            yield self._part_event("response.reasoning_text.delta", delta=piece.reasoning)
+        if piece.text:
+            if isinstance(self._open, ReasoningItem):
+                yield from self._end(self._reasoned(_texts(pieces)[0], "completed"))
+            yield from self._begin(self._message)
+            yield self._text_event()
+
+    def _rest_events(self) -> Iterator[str]:
+        """Yield the log-probabilities of the answer's last tokens, if they have no text."""
+        if isinstance(self._open, OutputMessage) and self._logprobs(self._unsent):
+            yield self._text_event()
+
+    def _text_event(self) -> str:
+        """Return the text of all pieces that are not sent yet."""
+        pieces, self._unsent = self._unsent, []
+        text = "".join(piece.text for piece in pieces)
+        return self._part_event("response.output_text.delta", delta=text, logprobs=self._logprobs(pieces))
+
+    def _begin(self, item: OutputItem) -> Iterator[str]:
+        """Yield the events that begin an item, unless it is the open one."""
+        if self._open is not None and self._open.id == item.id:
+            return
+        self._open, self._index = item, self._index + 1
+        yield self._event("response.output_item.added", output_index=self._index, item=item)
+        part = ReasoningText() if isinstance(item, ReasoningItem) else OutputText()
+        yield self._part_event("response.content_part.added", part=part)
+
+    def _end(self, item: OutputItem) -> Iterator[str]:
+        """Yield the events that end the open item."""
+        (part,) = item.content
+        if isinstance(part, ReasoningText):
+            yield self._part_event("response.reasoning_text.done", text=part.text)
+        else:
+            yield self._part_event("response.output_text.done", text=part.text, logprobs=part.logprobs)
+        yield self._part_event("response.content_part.done", part=part)
+        yield self._event("response.output_item.done", output_index=self._index, item=item)
 
     def _part_event(self, kind: str, **fields: Any) -> str:
-        return self._event(kind, item_id=self._item_id, output_index=0, content_index=0, **fields)
+        assert self._open is not None
+        return self._event(kind, item_id=self._open.id, output_index=self._index, content_index=0, **fields)
 
     def _event(self, kind: str, **fields: Any) -> str:
         data = {"type": kind, "sequence_number": self._sent, **fields}
         self._sent += 1
         return event(to_json(data).decode(), kind)
+
+
+def _texts(pieces: Sequence[Piece]) -> tuple[str, str]:
+    """Return what the model thought, and what it answered."""
+    return "".join(piece.reasoning or "" for piece in pieces), "".join(piece.text for piece in pieces)
+
+
+def _answer_of(pieces: Sequence[Piece]) -> list[Piece]:
+    """Return the pieces behind the reasoning; one that ends it may begin the answer."""
+    last = max((i for i, piece in enumerate(pieces) if piece.reasoning is not None), default=-1)
+    return [piece for piece in pieces[max(last, 0) :] if piece.reasoning is None or piece.text]
 
 
 def _lookonce(usage: Usage) -> dict[str, Any]:

@@ -11,13 +11,17 @@ from lookonce_cache import StoreUnavailableError
 from lookonce_server.errors import EngineError, ShuttingDownError
 from lookonce_server.http.schemas.answers import (
     AnswerModel,
+    ContextSize,
     Health,
     Model,
     ModelOptions,
     ModelProfile,
     Models,
+    ModelSizes,
     NotReady,
+    PictureTokens,
     Ready,
+    SeveralImages,
 )
 from lookonce_server.http.schemas.errors import errors
 from lookonce_server.http.state import AppState, Tenant, check_model, state_of
@@ -95,7 +99,7 @@ def _model(state: AppState) -> Model:
         created=int(state.started_at),
         owned_by="lookonce",
         max_model_len=state.engine.facts.max_tokens,
-        lookonce=ModelOptions(**state.plan.options, profile=_profile(state)),
+        lookonce=ModelOptions(**state.plan.options, profile=_profile(state), model=_sizes(state)),
     )
 
 
@@ -105,6 +109,24 @@ def _profile(state: AppState) -> ModelProfile | None:
         return None
     overridden = profile.overridden(state.plan.options)
     return ModelProfile(checkpoint=profile.checkpoint, overridden=overridden, measured=profile.measured)
+
+
+def _sizes(state: AppState) -> ModelSizes | None:
+    facts = state.engine.facts
+    if facts.summary is None:
+        return None
+    summary = facts.summary
+    return ModelSizes(
+        engine=state.settings.engine,
+        architecture=summary.architecture,
+        family=summary.family,
+        dtype=summary.dtype,
+        image_tokens=[PictureTokens(width=w, height=h, tokens=n) for (w, h), n in summary.image_tokens.items()],
+        context_sizes=[ContextSize(**size._asdict()) for size in summary.context_sizes],
+        state_bytes=summary.state_bytes,
+        several_images=SeveralImages(from_contexts=facts.unjoinable is None, reason=facts.unjoinable),
+        video=summary.video,
+    )
 
 
 async def _store_state(state: AppState) -> Literal["ok", "read_only", "unavailable"]:

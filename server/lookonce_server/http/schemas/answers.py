@@ -190,8 +190,49 @@ class ModelProfile(AnswerModel):
     measured: Measured
 
 
+class PictureTokens(AnswerModel):
+    """The image tokens of a picture of one size."""
+
+    width: int
+    height: int
+    tokens: int
+
+
+class ContextSize(AnswerModel):
+    """The context of a picture, at one retention."""
+
+    retention: float
+    stored_tokens: Annotated[int, Field(description="without those before the image")]
+    bytes: Annotated[dict[str, int], Field(description="by precision")]
+
+
+class SeveralImages(AnswerModel):
+    """Whether a question about several images is answered from their contexts."""
+
+    from_contexts: bool
+    reason: Annotated[str | None, Field(description="why not, if not")]
+
+
+class ModelSizes(AnswerModel):
+    """The model's class, and what its images and contexts weigh: as `lookonce check` tells it."""
+
+    engine: Literal["transformers", "vllm"]
+    architecture: str
+    family: Annotated[str, Field(description="the configuration's model_type")]
+    dtype: Annotated[str, Field(description="of keys and values at the precision 'native'")]
+    image_tokens: Annotated[
+        list[PictureTokens], Field(description="none where vLLM has options of the processor that change their count")
+    ]
+    context_sizes: Annotated[list[ContextSize], Field(description="of the first of these pictures")]
+    state_bytes: Annotated[int, Field(description="of recurrent layers, in each of these contexts")]
+    several_images: SeveralImages
+    video: Annotated[
+        Literal["video", "images"], Field(description="one item with tokens of its own, or its frames as images")
+    ]
+
+
 class ModelOptions(AnswerModel):
-    """The describe options, unless a request changes them."""
+    """The describe options, unless a request changes them, and what contexts weigh."""
 
     window: Annotated[str, Field(description="half-open range of layers whose attention is recorded, as in '2-6'")]
     rows: ScoreQueries
@@ -199,6 +240,7 @@ class ModelOptions(AnswerModel):
     retention: float
     describe_prompt: str
     profile: ModelProfile | None
+    model: ModelSizes | None
 
 
 class Model(AnswerModel):

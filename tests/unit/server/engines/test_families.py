@@ -5,16 +5,19 @@ import json
 import pytest
 import torch
 from transformers import (
-    AyaVisionConfig,
     Blip2Config,
-    Cohere2VisionConfig,
     Florence2Config,
+    Gemma3nConfig,
+    Gemma4Config,
+    Gemma4UnifiedConfig,
     InstructBlipConfig,
     Llama4Config,
     MllamaConfig,
     PaliGemmaConfig,
+    Phi4MultimodalConfig,
 )
 
+from lookonce_pruning import UnsupportedModelError, check_architecture
 from lookonce_server.engines.checkpoint import find_checkpoint
 from lookonce_server.engines.families import REFUSALS
 from lookonce_server.engines.transformers.loading import load_model
@@ -23,14 +26,16 @@ from lookonce_server.errors import ModelRefusedError
 from ....support.snippets import ROOT
 
 PUBLISHED = (
-    AyaVisionConfig,
     Blip2Config,
-    Cohere2VisionConfig,
     Florence2Config,
+    Gemma3nConfig,
+    Gemma4Config,
+    Gemma4UnifiedConfig,
     InstructBlipConfig,
     Llama4Config,
     MllamaConfig,
     PaliGemmaConfig,
+    Phi4MultimodalConfig,
 )
 
 
@@ -74,8 +79,17 @@ def test_what_no_family_can_have_is_refused_whatever_it_is_called(refusal_of):
         ({"language_config": {"kv_lora_rank": 512, "use_mla": True}}, "latents"),
         ({"is_encoder_decoder": True}, "encoder-decoder"),
         ({"text_config": {"cross_attention_layers": [3, 8]}}, "cross-attention"),
+        ({"text_config": {"num_kv_shared_layers": 2}}, "no keys of their own"),
     ):
         assert reason in refusal_of(model_type="brand-new", **config)
+
+
+def test_what_the_table_says_of_gemma_and_phi_is_so():
+    """As their classes are by default, which are those of published checkpoints."""
+    assert Gemma3nConfig().text_config.num_kv_shared_layers
+    for kind in (Gemma4Config, Gemma4UnifiedConfig):
+        with pytest.raises(UnsupportedModelError, match="its layers have heads of 256 and 512 dimensions"):
+            check_architecture(kind().text_config)
 
 
 def test_what_is_not_in_the_table_is_left_to_the_loader(tmp_path):

@@ -10,6 +10,7 @@ from openai.types.responses import ResponseItem
 from pydantic import TypeAdapter
 
 from lookonce_cache import BlobKey, StoreUnavailableError
+from lookonce_server.engines import reasoning
 from lookonce_server.sessions.answer_streams import AnswerStreams
 
 from ....support.responses_requests import LONG, NEVER, about, asked, picture, refused, streamed, text_of, unmoving
@@ -365,3 +366,82 @@ async def test_one_that_is_not_streamed_fails_as_a_whole(client, bench, failing)
     assert error["code"] == "engine_error"
     await assert_stopped(bench.engine)
     assert bench.store.records.used_bytes == 0
+
+
+# ---- what a model thinks before it answers
+
+
+@pytest.fixture
+def thought(engine, monkeypatch):
+    """A model that reasons, of one that does not: a word that it says ends its thought."""
+
+    def end_at(word: str) -> None:
+        monkeypatch.setattr(reasoning, "END", word)
+        monkeypatch.setitem(vars(engine._prompts._template), "reasoning", reasoning.ReasoningFormat(is_opened=True))
+
+    return end_at
+
+
+@pytest.mark.parametrize("logprobs", [False, True])
+async def test_reasoning_is_streamed_as_an_item_of_its_own(client, thought, logprobs):
+    asking = {
+        "input_": about(picture(951), "Describe the image."),
+        "max_output_tokens": 40,
+        "lookonce": {"cache": "bypass"},
+    }
+    if logprobs:
+        asking |= {"include": ["message.output_text.logprobs"]}
+    end = text_of(await asked(client, **asking)).split()[3]
+    thought(end)
+    whole = await asked(client, **asking)
+    events = await streamed(client, **asking)
+    kinds = [event["type"].removeprefix("response.") for event in events]
+    thoughts, answers = kinds.count("reasoning_text.delta"), kinds.count("output_text.delta")
+    assert min(thoughts, answers) > 1
+    begin, finish = ["output_item.added", "content_part.added"], ["content_part.done", "output_item.done"]
+    assert kinds == [
+        *("created", "in_progress"),
+        *(*begin, *["reasoning_text.delta"] * thoughts, "reasoning_text.done", *finish),
+        *(*begin, *["output_text.delta"] * answers, "output_text.done", *finish),
+        whole["status"],
+    ]
+    last = events[-1]["response"]
+    for index, item in enumerate(last["output"]):
+        own = [event for event in events if event.get("output_index") == index]
+        assert own[0]["item"] == item | {"status": "in_progress", "content": []}
+        assert own[-1]["item"] == item
+        assert "".join(event.get("delta", "") for event in own) == item["content"][0]["text"] == own[-3]["text"]
+        assert {event.get("item_id", item["id"]) for event in own} == {item["id"]}
+    told = [entry for event in events for entry in event.get("logprobs", ()) if "delta" in event]
+    assert told == last["output"][1]["content"][0]["logprobs"]
+    assert bool(told) == logprobs
+    assert [item["content"] for item in last["output"]] == [item["content"] for item in whole["output"]]
+    assert last["usage"]["output_tokens_details"] == whole["usage"]["output_tokens_details"]
+
+
+async def test_reasoning_cut_short_is_all_there_is(client, thought):
+    thought("never said")
+    response = await asked(client, LONG, max_output_tokens=4)
+    (item,) = response["output"]
+    assert (response["status"], item["type"], item["status"]) == ("incomplete", "reasoning", "incomplete")
+    events = await streamed(client, LONG, max_output_tokens=4)
+    assert events[-2]["item"]["content"] == item["content"]
+    assert events[-1]["response"]["output"][0]["content"] == item["content"]
+    assert text_of(await asked(client, "And?", previous_response_id=response["id"])) is not None
+    done = await asked(client, about(picture(952)), max_output_tokens=100)
+    assert (done["status"], [item["type"] for item in done["output"]]) == ("completed", ["reasoning", "message"])
+    assert text_of(done) == ""
+
+
+async def test_openais_stream_puts_reasoning_together(client, thought):
+    async with openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="any", http_client=client) as speaking:
+        asking = {"model": "m", "input": about(picture(953), "Describe the image."), "max_output_tokens": 40}
+        asking["extra_body"] = {"lookonce": {"cache": "bypass"}}
+        thought((await speaking.responses.create(**asking)).output_text.split()[3])
+        async with speaking.responses.stream(**asking) as stream:
+            kinds = [event.type async for event in stream]
+            response = await stream.get_final_response()
+    assert kinds.count("response.reasoning_text.done") == 1
+    assert [item.type for item in response.output] == ["reasoning", "message"]
+    assert response.output[0].content[0].text
+    assert response.usage.output_tokens_details.reasoning_tokens > 0

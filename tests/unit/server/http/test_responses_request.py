@@ -88,7 +88,9 @@ WRONG = [
     ({"input_": {"str": 1}}, "input", "given: {'str': 1}"),
     ({"input_": [{"role": "user", "content": []}]}, "input[0].content", "at least 1 item"),
     ({"input_": [{"role": "tool", "content": "x"}]}, "input[0]", "'developer', 'user' or 'assistant'"),
-    ({"input_": [{"type": "reasoning", "id": "r", "summary": []}]}, "input[0]", "must be a message"),
+    ({"input_": [{"type": "function_call", "name": "f"}]}, "input[0]", "must be a message"),
+    ({"input_": [{"type": "reasoning", "id": "r", "summary": []}]}, "input", "reasoning alone"),
+    ({"input_": [{"type": "reasoning", "summary": "none"}]}, "input[0].summary", "valid list"),
     (
         {"input_": [{"role": "user", "content": [{"type": "input_file"}]}]},
         "input[0].content[0]",
