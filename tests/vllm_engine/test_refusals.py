@@ -3,7 +3,9 @@
 import pytest
 import torch
 from transformers import (
+    AyaVisionConfig,
     CLIPVisionConfig,
+    Cohere2VisionConfig,
     Llama4TextConfig,
     LlamaConfig,
     LlavaConfig,
@@ -99,6 +101,14 @@ async def test_recurrent_layers_are_refused_before_vllm_reads_a_weight(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(ModelRefusedError, match=r"3 of its 4 layers are recurrent, .*`--engine transformers` serves"):
         await start(tmp_path)
+
+
+async def test_cohere_is_left_to_the_transformers_engine(tmp_path):
+    for config in (AyaVisionConfig(), Cohere2VisionConfig()):
+        config.save_pretrained(tmp_path)
+        (tmp_path / "model.safetensors").write_bytes(b"")
+        with pytest.raises(ModelRefusedError, match=r"window \(4096 tokens\).*`--engine transformers` serves"):
+            await start(tmp_path)
 
 
 SCALING = {"llama_4_scaling": {"beta": 0.1, "original_max_position_embeddings": 256}}

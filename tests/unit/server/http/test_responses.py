@@ -382,6 +382,31 @@ def thought(engine, monkeypatch):
     return end_at
 
 
+async def test_reasoning_is_an_item_before_the_answer(client, thought):
+    made = await client.post("/v1/contexts", json={"image_url": picture(950)})
+    image = f"lookonce:{made.json()['id']}"
+    asking = {"input_": about(image, "Describe the image."), "max_output_tokens": 40}
+    plain = text_of(await asked(client, **asking))
+    # However short: some two letters in its midst.
+    end = next(plain[i : i + 2] for i in range(1, len(plain)) if plain.find(plain[i : i + 2]) == i and plain[i] != " ")
+    expected = [text.strip() for text in plain.split(end, 1)]
+    thought(end)
+    response = await asked(client, **asking)
+    item, message = response["output"]
+    assert (item["type"], item["status"], item["summary"]) == ("reasoning", "completed", [])
+    assert item["content"] == [{"type": "reasoning_text", "text": expected[0]}]
+    assert text_of(response) == expected[1]
+    tokens = response["usage"]["output_tokens_details"]["reasoning_tokens"]
+    assert 0 < tokens <= response["usage"]["output_tokens"]
+    assert (await client.get(f"/v1/responses/{response['id']}")).json() == response
+    # It is no part of the conversation, however it goes on.
+    then = await asked(client, "Why?", previous_response_id=response["id"], store=False)
+    said = [*about(image, "Describe the image."), item, message]
+    again = await asked(client, [*said, {"role": "user", "content": "Why?"}])
+    assert then["usage"]["input_tokens"] == again["usage"]["input_tokens"]
+    assert text_of(then) == text_of(again)
+
+
 @pytest.mark.parametrize("logprobs", [False, True])
 async def test_reasoning_is_streamed_as_an_item_of_its_own(client, thought, logprobs):
     asking = {
