@@ -437,8 +437,8 @@ def _read_checkpoint(
     files: dict[str, Any] = {"weights": read_weights(folder, args.load_format), "everything": trust_remote_code}
     digest, label = file_digest(folder, **files), model_label(folder, name)
     config = load_config(folder, label, trust_remote_code=trust_remote_code)
-    processor = load_processor(folder, label, trust_remote_code=trust_remote_code)
     _check_config(config.get_text_config(), args)
+    processor = load_processor(folder, label, trust_remote_code=trust_remote_code)
     return _Checkpoint(folder, label, config, processor, args, computing_options(options, **where), files, digest)
 
 
