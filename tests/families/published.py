@@ -183,5 +183,7 @@ PUBLISHED = {
         256,
         lambda t: transformers.Gemma3Processor(pixels("gemma3", size=_square(896)), t, image_seq_length=256),
     ),
+    "aya_vision": Published("aya-vision-8b", 32, 8, 128),
+    "cohere2_vision": Published("command-a-vision-07-2025", 64, 8, 128),
 }
 """By the names of the families' tiny checkpoints."""

@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from . import family_configs as configs
 from .families import (
     PROCESSORS,
+    SMALL,
     TILE_PATCH,
     TILE_SQUARE,
     TILED,
@@ -171,6 +172,10 @@ def _glm_template(begin: str) -> str:
     return _chat("<|user|>\n{}", f"{begin}{{}}", image, start="[gMASK]<sop>", begin="<|assistant|>\n")
 
 
+def _cohere_template(image: str) -> str:
+    return _chat("<|USER|>{}<|END|>", "<|CHATBOT|>{}<|END|>", image, start="<s>")
+
+
 def _qwen(name: str, video: str, patch: int = 14) -> Family:
     size = {"shortest_edge": 4 * 4 * patch**2, "longest_edge": 64 * 4 * patch**2}
 
@@ -229,6 +234,25 @@ JANUS = Family(
         pixels("janus", size=TILE_SQUARE, min_size=TILE_PATCH), t, num_image_tokens=16
     ),
     {"image_token": "<image_placeholder>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"},
+)
+AYA_VISION = Family(
+    lambda t: transformers.AyaVisionProcessor(
+        pixels("got_ocr2", size=SMALL, crop_to_patches=True, max_patches=4), t, 7, 28, downsample_factor=2
+    ),
+    {"image_token": "<image>", "start_of_img_token": "<|START_OF_IMG|>", "end_of_img_token": "<|END_OF_IMG|>"},
+    more=("<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>", "TILE", "TILE_GLOBAL"),
+)
+COMMAND_A = Family(
+    lambda t: transformers.Cohere2VisionProcessor(
+        transformers.Cohere2VisionImageProcessor(size=SMALL, patch_size=2, max_patches=4), t
+    ),
+    {
+        "image_token": "<|IMG_PATCH|>",
+        "boi_token": "<|START_OF_IMG|>",
+        "eoi_token": "<|END_OF_IMG|>",
+        "img_line_break_token": "<|IMG_LINE_BREAK|>",
+    },
+    "<|IMG_PATCH|>",
 )
 BOS = "<s>"
 TOWER = "vision_tower.vision_model."
@@ -323,6 +347,15 @@ CHECKPOINTS = {
         "Gemma 3", "Gemma3ForConditionalGeneration", PROCESSORS["gemma 3"],
         _chat("<start_of_turn>user\n{}<end_of_turn>\n", "<start_of_turn>model\n{}<end_of_turn>\n", "<boi>", start=BOS),
         configs.gemma3, "pieces", tower=TOWER, why_not_vllm="sliding attention windows",
+    ),
+    "aya_vision": Checkpoint(
+        "Aya Vision", "AyaVisionForConditionalGeneration", AYA_VISION, _cohere_template("<image>"),
+        configs.cohere("AyaVisionConfig"), why_not_vllm="sliding attention windows",
+    ),
+    "cohere2_vision": Checkpoint(
+        "Command A Vision", "Cohere2VisionForConditionalGeneration", COMMAND_A, _cohere_template("<|IMG_PATCH|>"),
+        configs.cohere("Cohere2VisionConfig", alignment_intermediate_size=64), is_new=True,
+        why_not_vllm="sliding attention windows",
     ),
 }  # fmt: skip
 """By the name of a family's checkpoint in these tests."""

@@ -263,6 +263,17 @@ def gemma3(t: PreTrainedTokenizerFast) -> Any:
     )
 
 
+def cohere(name: str, **more: Any) -> Callable[[PreTrainedTokenizerFast], Any]:
+    """Configure a model of four layers, as published: three have a sliding window and RoPE, the last has neither."""
+    return lambda t: getattr(transformers, name)(
+        text_config=transformers.Cohere2Config(**text_fields(t, sliding_window=512)),
+        vision_config=transformers.SiglipVisionConfig(**VISION, image_size=28, patch_size=7, vision_use_head=False),
+        image_token_id=t.convert_tokens_to_ids("<|IMG_PATCH|>"),
+        downsample_factor=2,
+        **more,
+    )
+
+
 def ovis2(t: PreTrainedTokenizerFast) -> Any:
     """Configure a model."""
     vision = VISION | {"image_size": 32, "patch_size": 4, "hidden_stride": 2, "vocab_size": 32, **SPREAD}

@@ -19,14 +19,7 @@ from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from lookonce_cache import CompressedContext, digest
-from lookonce_pruning import (
-    UnsupportedModelError,
-    check_architecture,
-    count_recurrent_layers,
-    find_window,
-    rope_of_config,
-    trained_length,
-)
+from lookonce_pruning import rope_of_config
 from lookonce_server.engines.base import (
     Answer,
     DescribePlan,
@@ -37,26 +30,25 @@ from lookonce_server.engines.base import (
     TokenLogprob,
     ignore_text,
 )
-from lookonce_server.engines.checkpoint import check_code, check_unchanged, file_digest, find_checkpoint, fingerprint
+from lookonce_server.engines.checkpoint import check_unchanged, fingerprint
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.description import Description, PackedPrompt
-from lookonce_server.engines.families import model_label
 from lookonce_server.engines.geometry import image_crop
 from lookonce_server.engines.join import Join, join_contexts
 from lookonce_server.engines.prefix import DenseContext, TextCache, TextKV, TextSpan
-from lookonce_server.engines.pretrained import load_config, load_processor, refuse
+from lookonce_server.engines.pretrained import refuse
 from lookonce_server.engines.prompts import DescribeTurn, PromptRenderer
 from lookonce_server.engines.structured.grammar import Grammars
 from lookonce_server.engines.summary import summarize
 from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
 from lookonce_server.engines.visuals import Video, Visual, frames_of
 from lookonce_server.engines.vllm.capture_client import CaptureClient
+from lookonce_server.engines.vllm.checkpoint import VllmCheckpoint, read_checkpoint
 from lookonce_server.engines.vllm.client import BACKGROUND, VllmClient, sampling_params
 from lookonce_server.engines.vllm.connector.files import SharedFiles
 from lookonce_server.engines.vllm.connector.messages import Compression, Job
 from lookonce_server.engines.vllm.connector.step_times import StepTimes
 from lookonce_server.engines.vllm.context_prompts import ContextPrompts
-from lookonce_server.engines.vllm.options import computing_options, engine_args, read_weights
 from lookonce_server.engines.vllm.parent import bind_forks
 from lookonce_server.engines.vllm.selfcheck import check_model, compute_text, find_join_problem
 from lookonce_server.errors import ContextOutdatedError, EngineError, ModelRefusedError
@@ -70,19 +62,6 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",  # a start is a hundred lines at its INFO
     "LLGUIDANCE_LOG_LEVEL": "0",  # a grammar that fails is told to whoever asked
 }
-
-
-class _Checkpoint(NamedTuple):
-    """A checkpoint that vLLM can run, and the options to run it with."""
-
-    folder: Path
-    label: str  # in messages
-    config: Any  # of transformers, as the processor
-    processor: Any
-    args: AsyncEngineArgs
-    options: dict[str, str]  # that may change what is computed; see `computing_options`
-    files: dict[str, Any]  # that vLLM reads; see `file_digest`
-    digest: str  # of them, from before vLLM loads them
 
 
 class _Continuation(NamedTuple):
@@ -105,7 +84,7 @@ class VllmEngine:
     def __init__(
         self,
         client: VllmClient,
-        checkpoint: _Checkpoint,
+        checkpoint: VllmCheckpoint,
         files: SharedFiles,
         *,
         allow_control_tokens: bool = False,
@@ -170,7 +149,7 @@ class VllmEngine:
         """
         for variable, value in _ENVIRONMENT.items():
             os.environ.setdefault(variable, value)
-        checkpoint = await asyncio.to_thread(_read_checkpoint, name, dtype, options, max_images, trust_remote_code)
+        checkpoint = await asyncio.to_thread(read_checkpoint, name, dtype, options, max_images, trust_remote_code)
         async with AsyncExitStack() as undo:
             files = await asyncio.to_thread(SharedFiles, handover_dir)
             undo.callback(files.close)
@@ -426,66 +405,6 @@ class VllmEngine:
         """Return the keys and values of a text, computed at its first question."""
         async with self._text_lock:
             return self._texts.get(span) or self._texts.keep(span, await compute_text(self._captures, span))
-
-
-def _read_checkpoint(
-    name: str, dtype: torch.dtype, options: Mapping[str, Any], max_images: int, trust_remote_code: bool
-) -> _Checkpoint:
-    """Find a checkpoint, check vLLM's options with it, and load what is quickly loaded.
-
-    Raises:
-        ModelRefusedError: it cannot be run, or an option is wrong.
-    """
-    folder = find_checkpoint(name)
-    where = {"model": str(folder), "dtype": str(dtype).removeprefix("torch.")}
-    args = engine_args(options, max_images=max_images, trust_remote_code=trust_remote_code, **where)
-    if args.load_format != "dummy" and not any(folder.glob("*.safetensors")):
-        raise ModelRefusedError(f"vLLM cannot run model {name!r}: {folder} has no *.safetensors, which alone is read.")
-    if trust_remote_code:
-        check_code(folder)
-    files: dict[str, Any] = {"weights": read_weights(folder, args.load_format), "everything": trust_remote_code}
-    digest, label = file_digest(folder, **files), model_label(folder, name)
-    config = load_config(folder, label, trust_remote_code=trust_remote_code)
-    _check_config(config.get_text_config(), args)
-    processor = load_processor(folder, label, trust_remote_code=trust_remote_code)
-    return _Checkpoint(folder, label, config, processor, args, computing_options(options, **where), files, digest)
-
-
-def _check_config(config: Any, args: AsyncEngineArgs) -> None:
-    """Refuse what no context can be made of, before vLLM reads the weights, and bound the length.
-
-    Args:
-        config: of the text model.
-        args: of the engine, whose length is bounded.
-
-    Raises:
-        ModelRefusedError: the model cannot be served, or not at the length that was chosen.
-    """
-    try:
-        check_architecture(config)
-    except UnsupportedModelError as error:
-        raise ModelRefusedError(f"This model cannot be served by image re-prompting: {error}") from error
-    if recurrent := count_recurrent_layers(config):
-        raise ModelRefusedError(
-            f"This model cannot be served by the vLLM engine: {recurrent} of its {config.num_hidden_layers} layers are"
-            " recurrent, and it loads no states of theirs. `--engine transformers` serves such models."
-        )
-    window = None if args.disable_sliding_window else find_window(config)
-    if window is not None:
-        raise ModelRefusedError(
-            f"This model cannot be served by the vLLM engine: some layers have a sliding attention window ({window}"
-            " tokens), into which it loads no contexts. `--engine transformers` serves such models."
-        )
-    limit = trained_length(config)
-    if limit is None:
-        return
-    if args.max_model_len is not None and args.max_model_len > limit:
-        raise ModelRefusedError(
-            f"--vllm-max-model-len={args.max_model_len}: beyond {limit} tokens this model's RoPE (type 'dynamic') has"
-            f" other frequencies, and keys cannot be moved. Accepted: up to {limit}."
-        )
-    if args.max_model_len in (None, -1):
-        args.max_model_len = limit
 
 
 def _start(args: AsyncEngineArgs) -> AsyncLLM:

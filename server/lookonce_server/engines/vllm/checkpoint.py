@@ -1,0 +1,94 @@
+"""Read a checkpoint that vLLM is to run: its files, its configuration and processor, and vLLM's options with it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from vllm.engine.arg_utils import AsyncEngineArgs
+
+from lookonce_pruning import (
+    UnsupportedModelError,
+    check_architecture,
+    count_recurrent_layers,
+    find_window,
+    trained_length,
+)
+from lookonce_server.engines.checkpoint import check_code, file_digest, find_checkpoint
+from lookonce_server.engines.families import model_label
+from lookonce_server.engines.pretrained import load_config, load_processor
+from lookonce_server.engines.vllm.options import computing_options, engine_args, read_weights
+from lookonce_server.errors import ModelRefusedError
+
+
+class VllmCheckpoint(NamedTuple):
+    """A checkpoint that vLLM can run, and the options to run it with."""
+
+    folder: Path
+    label: str  # in messages
+    config: Any  # of transformers, as the processor
+    processor: Any
+    args: AsyncEngineArgs
+    options: dict[str, str]  # that may change what is computed; see `computing_options`
+    files: dict[str, Any]  # that vLLM reads; see `file_digest`
+    digest: str  # of them, from before vLLM loads them
+
+
+def read_checkpoint(
+    name: str, dtype: torch.dtype, options: Mapping[str, Any], max_images: int, trust_remote_code: bool
+) -> VllmCheckpoint:
+    """Find a checkpoint, check vLLM's options with it, and load what is quickly loaded.
+
+    Raises:
+        ModelRefusedError: it cannot be run, or an option is wrong.
+    """
+    folder = find_checkpoint(name)
+    where = {"model": str(folder), "dtype": str(dtype).removeprefix("torch.")}
+    args = engine_args(options, max_images=max_images, trust_remote_code=trust_remote_code, **where)
+    if args.load_format != "dummy" and not any(folder.glob("*.safetensors")):
+        raise ModelRefusedError(f"vLLM cannot run model {name!r}: {folder} has no *.safetensors, which alone is read.")
+    if trust_remote_code:
+        check_code(folder)
+    files: dict[str, Any] = {"weights": read_weights(folder, args.load_format), "everything": trust_remote_code}
+    digest, label = file_digest(folder, **files), model_label(folder, name)
+    config = load_config(folder, label, trust_remote_code=trust_remote_code)
+    _check_config(config.get_text_config(), args)
+    processor = load_processor(folder, label, trust_remote_code=trust_remote_code)
+    return VllmCheckpoint(folder, label, config, processor, args, computing_options(options, **where), files, digest)
+
+
+def _check_config(config: Any, args: AsyncEngineArgs) -> None:
+    """Refuse what no context can be made of, before vLLM reads the weights, and bound the length.
+
+    Args:
+        config: of the text model.
+        args: of the engine, whose length is bounded.
+
+    Raises:
+        ModelRefusedError: the model cannot be served, or not at the length that was chosen.
+    """
+    try:
+        check_architecture(config)
+    except UnsupportedModelError as error:
+        raise ModelRefusedError(f"This model cannot be served by image re-prompting: {error}") from error
+    if recurrent := count_recurrent_layers(config):
+        raise ModelRefusedError(
+            f"This model cannot be served by the vLLM engine: {recurrent} of its {config.num_hidden_layers} layers are"
+            " recurrent, and it loads no states of theirs. `--engine transformers` serves such models."
+        )
+    window = None if args.disable_sliding_window else find_window(config)
+    if window is not None:
+        raise ModelRefusedError(
+            f"This model cannot be served by the vLLM engine: some layers have a sliding attention window ({window}"
+            " tokens), into which it loads no contexts. `--engine transformers` serves such models."
+        )
+    limit = trained_length(config)
+    if limit is None:
+        return
+    if args.max_model_len is not None and args.max_model_len > limit:
+        raise ModelRefusedError(
+            f"--vllm-max-model-len={args.max_model_len}: beyond {limit} tokens this model's RoPE (type 'dynamic') has"
+            f" other frequencies, and keys cannot be moved. Accepted: up to {limit}."
+        )
+    if args.max_model_len in (None, -1):
+        args.max_model_len = limit
