@@ -1,9 +1,14 @@
 """The table of docs/models.md has every family that is tested, what tests recorded, and what can be computed."""
 
+import pytest
+
 from ..support.checkpoints import CHECKPOINTS
 from ..support.family_measures import TOLERANCE, VLLM_FAMILIES
 from .published import PUBLISHED
 from .table import HEADER, NOT_RUN, PAGE, facts, split_page
+
+# Of GLM's processor.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def rows() -> list[list[str]]:

@@ -25,15 +25,7 @@ RETENTIONS = (1.0, 0.25)
 TOLERANCE = 5e-4  # a position wrong by one makes 0.1 in any family, and 5 in most
 SHARED_FAMILIES = ("qwen2_5_vl", "internvl3", "smolvlm")  # asked by both engines over one Redis
 LEAST_TOKENS = 4  # of an answer; it may end sooner than at the limit
-VLLM_FAMILIES = (
-    "qwen2_5_vl",
-    "qwen3_vl",
-    "internvl3",
-    "smolvlm",
-    "mistral3",
-    "llava_onevision",
-    "glm4v",
-)  # always tried
+VLLM_FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl3", "smolvlm", "mistral3")  # always tried
 # Where vLLM interpolates the position embeddings of the vision tower otherwise than transformers does: a picture of the
 # size that they were trained at.
 VLLM_IMAGES = {"paddleocr_vl": picture(11)}
