@@ -49,7 +49,7 @@ def test_a_context_is_graded_as_the_engine_decodes_it(model, settings, described
         for question, verdict_ in zip(case.questions, right, strict=True):
             ids = model.prompts.continuation(settings.describe_prompt, about_image(question.text))
             answer = expected(model, question)
-            cache = model.runner.cache_of(context.keys, context.values)
+            cache = model.runner.cache_of(context.keys, context.values, {})
             said = decoded(model, model.runner.extend(cache, context.tokens, ids), len(answer))
             assert verdict_ == (said == answer), question
             verdicts.append(verdict_)

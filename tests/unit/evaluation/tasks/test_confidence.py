@@ -41,7 +41,7 @@ def test_signals_are_those_of_a_question_asked_alone(model, described, asked):
     context = described(case).context(kept)
     for i in (0, len(case.questions) - 1):
         ids = torch.tensor([model.after_context(case.questions[i].text)])
-        cache = model.runner.cache_of(context.keys, context.values)
+        cache = model.runner.cache_of(context.keys, context.values, {})
         state = model.runner.extend(cache, context.tokens, ids)
         margins, probabilities = [], []
         for _ in model.answer_ids(case.questions[i].answer):

@@ -64,6 +64,6 @@ def test_a_cache_made_of_kept_states_goes_on_as_the_first_one(tiny):
     state = runner.prefill(prompt_of(tiny))
     keys, values = stacked(state.cache, tiny.prompt_length)
     question = torch.tensor([[14, 15, 16]])
-    restored = runner.extend(runner.cache_of(keys, values), state.next_position, question)
+    restored = runner.extend(runner.cache_of(keys, values, {}), state.next_position, question)
     expected = runner.extend(state.cache, state.next_position, question)
     torch.testing.assert_close(restored.logits, expected.logits, atol=1e-5, rtol=0)
