@@ -218,6 +218,7 @@ def test_a_value_reaches_all_its_places(values, path, expected):
         ({**REDIS, "replicaCount": 2, "modelCache": {**PERSISTENT, "accessMode": "ReadWriteOnce"}}, "ReadWriteMany"),
         ({**REDIS, "autoscaling": {"kind": "HorizontalPodAutoscaler"}}, "prometheusRule.enabled"),
         (merged(KEDA, {"autoscaling": {"minReplicas": 5, "maxReplicas": 2}}), "less than"),
+        ({"strategy": {"maxSurge": 0}}, "both 0"),
         ({"replicaCount": 0}, "/replicaCount"),
         ({"replicas": 2}, "replicas"),
         ({"engine": "tgi"}, "/engine"),

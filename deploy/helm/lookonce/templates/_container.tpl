@@ -37,6 +37,7 @@
       key: {{ $.Values.hubToken.key | quote }}
 {{- end }}
 - {name: HF_HOME, value: /models}
+- {name: HF_MODULES_CACHE, value: /cache/modules}
 # Libraries keep what they compile below these; a user without a name has no home.
 - {name: HOME, value: /cache}
 - {name: XDG_CACHE_HOME, value: /cache}

@@ -96,6 +96,9 @@ namespace="{{ .Release.Namespace }}",service="{{ include "lookonce.fullname" . }
 {{- if and (eq .Values.autoscaling.kind "HorizontalPodAutoscaler") (not .Values.prometheusRule.enabled) -}}
 {{- fail "autoscaling.kind: HorizontalPodAutoscaler scales by a metric of the chart's recording rule: set prometheusRule.enabled: true." -}}
 {{- end -}}
+{{- if and (eq (toString .Values.strategy.maxSurge) "0") (eq (toString .Values.strategy.maxUnavailable) "0") -}}
+{{- fail "strategy: maxSurge and maxUnavailable are both 0, so no pod could be replaced." -}}
+{{- end -}}
 {{- if lt (int .Values.autoscaling.maxReplicas) (int .Values.autoscaling.minReplicas) -}}
 {{- fail "autoscaling.maxReplicas is less than autoscaling.minReplicas." -}}
 {{- end -}}
