@@ -7,7 +7,9 @@ from pydantic_settings import NoDecode
 
 
 def _split(value: Any) -> Any:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",")] if value.strip() else []
 
 
 # A list in the TOML file; elsewhere, values separated by commas.

@@ -253,6 +253,16 @@ def test_several_hosts_are_a_list_in_the_file_and_separated_by_commas_elsewhere(
     assert settings.image_networks == ("10.0.0.0/8", "fd12::/16")
 
 
+def test_an_empty_variable_is_an_empty_list_and_an_empty_value_between_commas_is_none(monkeypatch):
+    for name in ("image_hosts", "image_networks", "forwarded_allow_ips"):
+        monkeypatch.setenv(f"LOOKONCE_{name.upper()}", " ")
+        assert getattr(load_settings([]), name) == ()
+        monkeypatch.setenv(f"LOOKONCE_{name.upper()}", "10.0.0.1,,10.0.0.2")
+        with pytest.raises(ValidationError, match=name):
+            load_settings([])
+        monkeypatch.delenv(f"LOOKONCE_{name.upper()}")
+
+
 @pytest.mark.parametrize("text", [None, "", "[tenants]\n", "[tenants]\nacme = 1\n"])
 def test_a_wrong_file_of_api_keys_is_refused_in_one_line(capsys, tmp_path, text):
     path = tmp_path / "keys.toml"
