@@ -43,8 +43,9 @@ test: $(VENV)/.test ## run the tests of a change: units, and a server over memor
 
 test-all: $(VENV)/.dev $(CLIENTS)/.installed ## run every test: vLLM, a Cluster, browsers and other clients too
 	@redis=$$(PYTHON=$(BIN)/python deploy/redis-server.sh) && \
-	{ chromium=$$(deploy/chromium.sh) || echo "The pages are not tried in a browser." >&2; } && set -x && \
-	LOOKONCE_TEST_REDIS_SERVER=$$redis LOOKONCE_TEST_CHROMIUM=$$chromium \
+	{ chromium=$$(deploy/chromium.sh) || echo "The pages are not tried in a browser." >&2; } && \
+	{ promtool=$$(deploy/promtool.sh) || echo "The chart's rules are not tried by promtool." >&2; } && set -x && \
+	LOOKONCE_TEST_REDIS_SERVER=$$redis LOOKONCE_TEST_CHROMIUM=$$chromium LOOKONCE_TEST_PROMTOOL=$$promtool \
 	LOOKONCE_TEST_CLIENTS_PYTHON=$(abspath $(CLIENTS))/bin/python $(PYTEST) $(ARGS)
 
 # Recorded values are no part of pytest's newer form of results.
