@@ -46,6 +46,7 @@ class Checkpoint(NamedTuple):
         is_new: whether it was published with the fields of transformers 5.
         tower: before the names of a vision tower's weights, where transformers writes others than were published.
         why_not_vllm: the reason for which vLLM does not serve it.
+        is_otherwise_in_vllm: whether vLLM's own full pass is not that of transformers.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Checkpoint(NamedTuple):
     is_new: bool = False
     tower: str | None = None
     why_not_vllm: str | None = None
+    is_otherwise_in_vllm: bool = False
 
     @property
     def model_type(self) -> str:
@@ -332,12 +334,13 @@ CHECKPOINTS = {
         configs.glm(
             "Glm4vMoe", 0.5, [2, 3, 3],
             moe_intermediate_size=64, n_routed_experts=4, num_experts_per_tok=2, first_k_dense_replace=1,
-            head_dim=configs.HEAD_DIM,
+            head_dim=configs.HEAD_DIM, use_qk_norm=False,
         ),
     ),
     "glm_ocr": Checkpoint(
         "GLM-OCR", "GlmOcrForConditionalGeneration", _glm_processor(), _glm_template("<|assistant|>\n"),
         configs.glm("GlmOcr", 1.0, configs.MROPE_SECTION, head_dim=configs.HEAD_DIM), is_new=True,
+        is_otherwise_in_vllm=True,
     ),
     "ovis2": Checkpoint(
         "Ovis2 (-hf)", "Ovis2ForConditionalGeneration", OVIS2, _chatml("<image>\n"), configs.ovis2,

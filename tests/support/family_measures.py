@@ -25,7 +25,15 @@ RETENTIONS = (1.0, 0.25)
 TOLERANCE = 5e-4  # a position wrong by one makes 0.1 in any family, and 5 in most
 SHARED_FAMILIES = ("qwen2_5_vl", "internvl3", "smolvlm")  # asked by both engines over one Redis
 LEAST_TOKENS = 4  # of an answer; it may end sooner than at the limit
-VLLM_FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl3", "smolvlm", "mistral3")  # always tried
+VLLM_FAMILIES = (  # always tried
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "internvl3",
+    "smolvlm",
+    "mistral3",
+    "llava_onevision",
+    "glm4v",
+)
 # Where vLLM interpolates the position embeddings of the vision tower otherwise than transformers does: a picture of the
 # size that they were trained at.
 VLLM_IMAGES = {"paddleocr_vl": picture(11)}
@@ -112,12 +120,16 @@ def _tokens(answer: Sequence[TokenLogprob]) -> list[int]:
     return [one.token for one in answer]
 
 
-async def check_float32(engine: Engine, folder: Path, record: Record, image: Image.Image = IMAGE) -> None:
-    """Hold an engine to plain transformers, and record the differences."""
+async def check_float32(
+    engine: Engine, folder: Path, record: Record, image: Image.Image = IMAGE, *, to_itself: bool = False
+) -> None:
+    """Hold an engine to plain transformers, or to its own full pass alone, and record the differences."""
     differences = await measure(engine, PlainModel(folder), image)
     for name, difference in differences._asdict().items():
         record(name, difference)
-        assert difference is None or difference < TOLERANCE, differences
+    held = (differences.passes,) if to_itself else differences
+    assert not to_itself or differences.passes is not None
+    assert all(difference is None or difference < TOLERANCE for difference in held), differences
 
 
 async def check_bfloat16(engine: Engine, folder: Path, record: Record) -> None:

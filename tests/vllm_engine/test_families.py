@@ -66,7 +66,8 @@ async def family(request, folder_of, ends):
 async def test_answers_are_those_of_plain_transformers(family, folder_of, record_property):
     name, engine = family
     assert engine.facts.unjoinable is None
-    await check_float32(engine, folder_of(name), record_property, VLLM_IMAGES.get(name, IMAGE))
+    image, is_otherwise = VLLM_IMAGES.get(name, IMAGE), CHECKPOINTS[name].is_otherwise_in_vllm
+    await check_float32(engine, folder_of(name), record_property, image, to_itself=is_otherwise)
 
 
 @pytest.mark.parametrize("family", SHARED_FAMILIES, indirect=True)
