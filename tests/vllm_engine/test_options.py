@@ -51,6 +51,7 @@ def test_what_lookonce_sets():
     assert found.scheduling_policy == "priority"
     assert found.kv_transfer_config.kv_connector == "ContextConnector"
     assert found.kv_transfer_config.kv_load_failure_policy == "fail"
+    assert found.disable_hybrid_kv_cache_manager is True
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,16 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
     ),
     (r"Engine core initialization failed", "its engine core did not start; what vLLM wrote above says why"),
     (r"Model architectures \[([^\]]+)\] are not supported", r"vLLM has no \1"),
+    (
+        r"'(\w+)' object has no attribute '_get_num_multimodal_tokens'",
+        rf"vLLM has no class for it, and its general one needs a processor that counts tokens, as \1 of {_TRANSFORMERS}"
+        " does not; try --engine transformers",
+    ),
+    (
+        r"Invalid type of HuggingFace config\. Expected type: <class '[\w.]*\.(\w+)'>,"
+        r" but found type: <class '[\w.]*\.(\w+)'>",
+        r"vLLM's class for it takes a \1, and the checkpoint has a \2; try --engine transformers",
+    ),
 )
 
 

@@ -99,6 +99,8 @@ def engine_args(
         kv_role="kv_both",
         kv_connector_extra_config={"parent": Binding()},
     )
+    if args.disable_hybrid_kv_cache_manager is None:
+        args.disable_hybrid_kv_cache_manager = True  # as vLLM would beside this connector, with a warning
     args.worker_extension_cls = WORKER_EXTENSION
     args.structured_outputs_config = StructuredOutputsConfig(
         backend="guidance", disable_any_whitespace=True, enable_in_reasoning=True

@@ -103,6 +103,25 @@ def test_what_libraries_dump_is_left_out():
         assert "\n" not in said
 
 
+def test_what_vllm_lacks_is_told_in_words():
+    """As LightOnOCR's and Ovis2's tiny checkpoints make vLLM say it."""
+    for error, said in (
+        (
+            AttributeError("'Ovis2Processor' object has no attribute '_get_num_multimodal_tokens'"),
+            "needs a processor that counts tokens, as Ovis2Processor of transformers",
+        ),
+        (
+            TypeError(
+                "Invalid type of HuggingFace config. Expected type: <class 'transformers.models.m.c_m.MistralConfig'>,"
+                " but found type: <class 'transformers.models.o.c_o.OcrConfig'>"
+            ),
+            "vLLM's class for it takes a MistralConfig, and the checkpoint has a OcrConfig",
+        ),
+    ):
+        assert said in reason_of(error)
+        assert reason_of(error).endswith("; try --engine transformers")
+
+
 def test_a_short_dump_is_left_out_too():
     error = ValueError("bad {'rope_type': 'own', 'factor': 1.0, 'other': 12345}, use default")
     assert reason_of(error) == "ValueError: bad ..., use default"
