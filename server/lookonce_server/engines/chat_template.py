@@ -78,8 +78,12 @@ class ChatTemplate:
         return ReasoningFormat(is_opened=prompt.rstrip().endswith(START))
 
     def _render(self, messages: list[Message], form: Callable[[Message], Message]) -> str:
+        # Options of the processor, which is not called: SmolVLM's adds its own to those that there are, else it warns.
         text: str = self._processor.apply_chat_template(
-            [form(message) for message in messages], add_generation_prompt=True, tokenize=False
+            [form(message) for message in messages],
+            add_generation_prompt=True,
+            tokenize=False,
+            processor_kwargs={"padding": False},
         )
         return text
 

@@ -1,11 +1,15 @@
 """Templates of published models' manners: what they take, and how they begin an answer."""
 
+import logging
+
 import pytest
 
 from lookonce_server.engines.conversation import Conversation, Turn
+from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.reasoning import ReasoningFormat, ReasoningSplitter
 from lookonce_server.errors import InvalidRequestError, ModelRefusedError
 
+from ....support.checkpoints import CHECKPOINTS, build_processor
 from ....support.families import llava, renderer_of, tokenizer_of
 from ....support.samples import PROMPT, about, picture
 
@@ -109,3 +113,17 @@ def test_reasoning_is_told_from_the_answer_however_the_text_is_cut():
             splits = [splitter.push(piece) for piece in pieces] + [splitter.push("", is_last=True)]
             assert "".join(split.reasoning or "" for split in splits) == reasoning, (text, size)
             assert "".join(split.content for split in splits) == content, (text, size)
+
+
+def test_a_processor_that_adds_options_of_its_own_warns_of_nothing(caplog):
+    """SmolVLM's does at each prompt where it is given none."""
+    checkpoint = CHECKPOINTS["smolvlm"]
+    processor = build_processor(checkpoint)
+    logger = logging.getLogger("transformers.processing_utils")
+    logger.addHandler(caplog.handler)
+    try:
+        prompts = PromptRenderer(processor, checkpoint.config(processor.tokenizer))
+        assert len(prompts.describe(PROMPT, picture(1)).image_positions)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not caplog.messages
