@@ -255,6 +255,7 @@ def test_a_stream_that_is_cut_is_not_begun_again(server, connect):
     with Network(int(server.url.rpartition(":")[2])) as network:
         image = connect(f"http://127.0.0.1:{network.port}").image(png(310))
         image.prepare()
+        image.ask(FIND)  # the client asks for the model's name once
         before = server.metric("requests_total")
         network.cut_midway(after=2500)  # of the headers and some 25 words
         stream = image.stream("What is there?")
