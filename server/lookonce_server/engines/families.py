@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lookonce_pruning import count_recurrent_layers, find_window
 from lookonce_server.errors import ModelRefusedError
 
 _COMMON = "Qwen3-VL, Qwen2.5-VL and InternVL3.5"
@@ -85,6 +86,20 @@ def check_family(folder: Path, name: str) -> None:
             f"{model_label(folder, name)} cannot be served by image re-prompting: {refusal.reason}. Use instead:"
             f" {refusal.instead}."
         )
+
+
+def vllm_problem(config: Any, *, has_windows: bool = True) -> str | None:
+    """Return what vLLM does not serve of what the embedded engine does; None for nothing.
+
+    Args:
+        config: of the text model, as transformers loads it.
+        has_windows: whether its sliding windows, if it has any, are used.
+    """
+    if recurrent := count_recurrent_layers(config):
+        return f"{recurrent} of its {config.num_hidden_layers} layers are recurrent, and it loads no states of theirs"
+    if has_windows and (window := find_window(config)) is not None:
+        return f"it loads no contexts into layers with a sliding attention window ({window} tokens)"
+    return None
 
 
 def model_label(folder: Path, name: str) -> str:

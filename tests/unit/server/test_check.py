@@ -53,7 +53,7 @@ def test_a_sliding_window_is_told_of_the_engine_that_does_not_serve_it(folder):
     (folder / "config.json").write_text(json.dumps(config))
     report = check_checkpoint(str(folder), describe_prompt=PROMPT)
     assert report.engines["transformers"] == ""
-    assert report.engines["vllm"] == "loads no contexts into layers with a sliding attention window (1024 tokens)"
+    assert report.engines["vllm"] == "it loads no contexts into layers with a sliding attention window (1024 tokens)"
 
 
 @pytest.mark.anyio
@@ -86,7 +86,10 @@ def test_the_states_of_recurrent_layers_count(tmp_path):
         whole = report.summary.context_sizes[-1]
         assert whole.bytes["native"] == 2 * 2 * hybrids.ATTENTION * 32 * whole.stored_tokens + states
         assert whole.bytes["int4"] > states
-        assert report.engines == {"transformers": "", "vllm": "loads no states of recurrent layers"}
+        assert report.engines == {
+            "transformers": "",
+            "vllm": "6 of its 8 layers are recurrent, and it loads no states of theirs",
+        }
         assert "6 of its 8 layers are recurrent" in report.unjoinable
         assert any("their states are whole in every context" in line for line in report.lines())
 

@@ -7,15 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from vllm.engine.arg_utils import AsyncEngineArgs
 
-from lookonce_pruning import (
-    UnsupportedModelError,
-    check_architecture,
-    count_recurrent_layers,
-    find_window,
-    trained_length,
-)
+from lookonce_pruning import UnsupportedModelError, check_architecture, trained_length
 from lookonce_server.engines.checkpoint import check_code, file_digest, find_checkpoint
-from lookonce_server.engines.families import model_label
+from lookonce_server.engines.families import model_label, vllm_problem
 from lookonce_server.engines.pretrained import load_config, load_processor
 from lookonce_server.engines.vllm.options import computing_options, engine_args, read_weights
 from lookonce_server.errors import ModelRefusedError
@@ -71,16 +65,9 @@ def _check_config(config: Any, args: AsyncEngineArgs) -> None:
         check_architecture(config)
     except UnsupportedModelError as error:
         raise ModelRefusedError(f"This model cannot be served by image re-prompting: {error}") from error
-    if recurrent := count_recurrent_layers(config):
+    if problem := vllm_problem(config, has_windows=not args.disable_sliding_window):
         raise ModelRefusedError(
-            f"This model cannot be served by the vLLM engine: {recurrent} of its {config.num_hidden_layers} layers are"
-            " recurrent, and it loads no states of theirs. `--engine transformers` serves such models."
-        )
-    window = None if args.disable_sliding_window else find_window(config)
-    if window is not None:
-        raise ModelRefusedError(
-            f"This model cannot be served by the vLLM engine: some layers have a sliding attention window ({window}"
-            " tokens), into which it loads no contexts. `--engine transformers` serves such models."
+            f"This model cannot be served by the vLLM engine: {problem}. `--engine transformers` serves such models."
         )
     limit = trained_length(config)
     if limit is None:
