@@ -5,7 +5,6 @@ The clone is of the last commit. Each environment is made from nothing, by the R
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ..support.redis_server import free_port
 from ..support.snippets import ROOT, Snippet, snippets
 from .lowest import lowest
 
@@ -32,9 +32,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """A real Redis Cluster on free ports: masters, each with a replica or none."""
 
-import socket
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -27,7 +26,7 @@ class RedisCluster:
     """
 
     def __init__(self, *, masters: int = 3, replicas: int = 0) -> None:
-        self._nodes = [RedisServer(arguments=ARGUMENTS, port=_free_node_port()) for _ in range(masters + replicas)]
+        self._nodes = [RedisServer(arguments=ARGUMENTS, port=free_port(bus=BUS)) for _ in range(masters + replicas)]
         self.masters = self._nodes[:masters]
         self.replicas = self._nodes[masters:]
         self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self._nodes)
@@ -118,14 +117,3 @@ def _is_ok(node: RedisServer) -> bool:
     with node.client() as client:
         info = client.execute_command("CLUSTER", "INFO").decode().splitlines()
     return {"cluster_state:ok", f"cluster_slots_ok:{SLOTS}"} <= set(info)
-
-
-def _free_node_port() -> int:
-    """A port whose bus port is free too."""
-    while True:
-        port = free_port()
-        if port + BUS > 65535:
-            continue
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port + BUS)):
-                return port

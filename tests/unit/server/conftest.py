@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,6 +22,7 @@ from lookonce_server.engines.transformers.loading import LoadedModel, load_model
 from lookonce_server.http.state import AppState
 from lookonce_server.settings import Settings
 
+from ...support.redis_server import free_port
 from ...support.samples import ANSWER_TOKENS, PLAN, PROMPT, Bench
 
 
@@ -141,6 +141,4 @@ def failing(engine, steps, monkeypatch) -> None:
 @pytest.fixture
 def dead_redis() -> str:
     """The URL of a Redis that is not there: a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"redis://127.0.0.1:{probe.getsockname()[1]}/0"
+    return f"redis://127.0.0.1:{free_port()}/0"
