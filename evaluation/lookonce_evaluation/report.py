@@ -54,8 +54,8 @@ class Step(NamedTuple):
 STEPS = (
     Step(
         "calibrate",
-        "bundled --images scenes --count 400 --retentions 0.05 --windows middle 2-6 --rows generated"
-        " --selections coverage attention uniform -o scenes/lookonce_scenes/profile.json",
+        "bundled --images scenes --count 400 --tolerance 0.02 --retentions 0.02 0.05 --windows middle 2-6"
+        " --rows generated --selections coverage attention uniform -o scenes/lookonce_scenes/profile.json",
     ),
     Step("eval retention", "--images 300"),
     Step("eval judge", ""),

@@ -50,7 +50,7 @@ def cut_streams(server: LookonceServer, count: int, every: int) -> Iterator[Held
     """Begin so many streams and leave each after its first line; measure once they are gone."""
     for cut in range(1, count + 1):
         with RawConnection(server.url) as connection:
-            connection.send(post(CHAT, chat(stream=True, max_tokens=200, frequency_penalty=-2)))
+            connection.send(post(CHAT, chat(stream=True, max_tokens=200, logit_bias={"2": -100})))
             assert connection.status_line().startswith("HTTP/1.1 200")
         if cut % every == 0 or cut == count:
             server.wait_for("queue_depth", 0)

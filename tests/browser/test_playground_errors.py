@@ -83,8 +83,8 @@ def test_too_large_a_picture_is_named_with_the_limit(visiting, small_server):
 @contextlib.contextmanager
 def busy(server: LookonceServer) -> Iterator[None]:
     """The server's only place is taken by an answer that goes on and on."""
-    # With that penalty the model never ends an answer by itself.
-    body = question_about(None, "xyzzy", max_tokens=1024, frequency_penalty=-2, stream=True)
+    # Without its end token the model never ends an answer by itself.
+    body = question_about(None, "xyzzy", max_tokens=1024, logit_bias={"2": -100}, stream=True)
     with server.http() as client, client.stream("POST", CHAT, json=body):
         server.wait_for("queue_depth", 1)
         yield

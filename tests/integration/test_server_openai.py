@@ -305,7 +305,7 @@ REFUSED = [
         {"messages": [messages("Hi", picture_url(1))[0] | {"role": "system"}, *messages("Hi", None)]},
         "messages[0].content[1].type",
     ),
-    ({"messages": messages("red " * 3000, None)}, "messages"),
+    ({"messages": messages("red " * 5000, None)}, "messages"),
 ]
 
 

@@ -17,7 +17,11 @@ pytestmark = pytest.mark.extended
 QUESTIONS = 1000
 CONNECTIONS = 150
 HITS = 0.9  # share of the questions about a new image that were answered from its context
-BUSY = {"n": 8, "max_tokens": 900, "frequency_penalty": -2}  # many turns of the engine that are not the describe pass's
+BUSY = {
+    "n": 8,
+    "max_tokens": 900,
+    "logit_bias": {"2": -100},
+}  # many turns of the engine that are not the describe pass's
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ REQUEST = {
     "stop": Values(["a", [], ["a"], ["a", "b", "c", "d"]], ["", [""], ["a"] * 5, 3]),
     "presence_penalty": Values([-2, 0, 2], [-2.1, 2.1]),
     "frequency_penalty": Values([-2, 0, 2], [-2.1, 2.1]),
-    "logit_bias": Values([{}, {"5": -100, "911": 100}], [{"5": 101}, {"a": 1}, {"-1": 1}, {"01": 1}, {"912": 1}, []]),
+    "logit_bias": Values([{}, {"5": -100, "1871": 100}], [{"5": 101}, {"a": 1}, {"-1": 1}, {"01": 1}, {"1872": 1}, []]),
     "logprobs": Values([True, False], [3]),
     "top_logprobs": Values([0], [-1, 21, 3]),  # 3 needs logprobs
     "response_format": Values(

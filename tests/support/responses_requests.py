@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from .samples import png
 
 NEVER = f"resp_{'0' * 64}"
-LONG = "xyzzy"  # whose answer has many tokens
+LONG = "Describe the video."  # whose answer has many tokens
 RESPONSE, EVENT = TypeAdapter(Response), TypeAdapter(ResponseStreamEvent)
 
 

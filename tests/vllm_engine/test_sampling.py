@@ -16,7 +16,7 @@ from .engines import answered, context_of, fully
 pytestmark = pytest.mark.anyio
 
 QUESTION = "Find the red object."
-TOO_LONG = r"^This model's maximum context length is 2048 tokens\. However, the prompt has \d+ tokens,"
+TOO_LONG = r"^This model's maximum context length is 4096 tokens\. However, the prompt has \d+ tokens,"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from lookonce_server.engines.base import DescribePlan
 from lookonce_server.engines.transformers import TransformersEngine
 from lookonce_server.engines.transformers.loading import LoadedModel
 
-(CASE,) = held_out(1, 600_000_000)
+(CASE,) = held_out(1, 600_000_001)
 
 
 def loaded(model) -> LoadedModel:

@@ -129,7 +129,6 @@ def test_building_it_again_gives_the_same_tokenizer(tokenizer):
     assert build_tokenizer().backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
 
 
-@pytest.mark.xfail(reason="the checkpoint is of the training before; the next one brings its files", strict=True)
 def test_the_checkpoint_carries_this_tokenizer_and_template(tokenizer):
     saved = AutoTokenizer.from_pretrained(CHECKPOINT)
     assert json.loads(saved.backend_tokenizer.to_str()) == json.loads(tokenizer.backend_tokenizer.to_str())

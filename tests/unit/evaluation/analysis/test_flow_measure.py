@@ -123,20 +123,17 @@ def test_text_that_never_sees_the_image_says_the_same_of_all(model):
     assert blind[0][1] == blind[1][1]
 
 
-def test_the_last_prompt_position_is_a_query_token(model):
-    """So what begins a description is the same when generated tokens are blind, and another when the query is."""
-    case = CASES[0]
-    text, generated, query = descriptions(
-        model, case.image, [Trial("image→generated", EVERYWHERE), Trial("image→query", EVERYWHERE)]
-    )
-    first = model.prompts.tokenizer.encode(text)[0]
-    assert model.prompts.tokenizer.encode(generated)[0] == first
-    assert generated != text
-    assert model.prompts.tokenizer.encode(query)[0] != first
-
-
 def ask(model, case, question, plan, **options):
     return answers(model, model.prefix(case.image), question, plan, **options)
+
+
+def test_the_last_prompt_position_is_a_query_token(model):
+    """So an answer's first token is the same when generated tokens are blind, and another when the query is."""
+    plan = [Trial("image→generated", EVERYWHERE), Trial("image→query", EVERYWHERE)]
+    for question in about_objects(CASES[0]):
+        plain, generated, query = ask(model, CASES[0], question, plan)
+        assert generated.probability == close(plain.probability)
+        assert query.probability < 0.5 < plain.probability
 
 
 def test_with_nothing_knocked_out_the_answer_is_the_full_passs(model):

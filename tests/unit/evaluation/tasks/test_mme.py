@@ -22,7 +22,7 @@ from lookonce_server.images.decode import ImageLimits
 from .mme_files import write_folders, write_parquet
 
 CASES = held_out(2, 600_000_100)
-ARGUMENTS = ["mme", "--retentions", "0.05"]
+ARGUMENTS = ["mme", "--retentions", "0.05", "--window", "middle"]  # and not the profile's
 IMAGES = 6
 
 

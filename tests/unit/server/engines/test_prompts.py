@@ -77,10 +77,10 @@ def test_a_full_pass_has_the_parts_in_the_order_of_the_message(prompts_with):
     assert rendered == "ann: a\nb<image>c;?: d;?: e;<|assistant|>"
 
 
-def test_the_bundled_template_shows_the_image_first(prompts):
+def test_the_bundled_template_keeps_the_order(prompts):
     """As the model was trained."""
     turn = Turn("user", ("a", 0, "b"))
-    assert prompts.tokenizer.decode(prompts.full_ids(Conversation((turn,)))) == "<s><|user|><image>a\nb<|assistant|>"
+    assert prompts.tokenizer.decode(prompts.full_ids(Conversation((turn,)))) == "<s><|user|>a<image>b<|assistant|>"
 
 
 def test_what_a_template_does_not_take_is_the_requests_fault(prompts_with):

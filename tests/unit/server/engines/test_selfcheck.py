@@ -27,7 +27,7 @@ from ....support.checkpoint_copies import copy_checkpoint
 from ....support.samples import PLAN, PROMPT, TENANT, picture
 
 TEXT = {
-    "vocab_size": 912,
+    "vocab_size": 1872,
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 3,

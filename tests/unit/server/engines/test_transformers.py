@@ -182,7 +182,7 @@ def forward(loaded, inputs: dict[str, torch.Tensor], after: list[int]) -> torch.
 
 @pytest.mark.parametrize("from_context", [True, False])
 async def test_log_probabilities_are_the_models(engine, loaded, context_of, from_context):
-    question = "What is there?"
+    question = PROMPT
     turns = (Turn("user", (0, PROMPT)), Turn("assistant", ()), Turn("user", (question,)))
     sampling = replace(GREEDY, temperature=1.5, seed=3, logprobs=4, presence_penalty=1.0)
     if from_context:
@@ -204,10 +204,14 @@ async def test_log_probabilities_are_the_models(engine, loaded, context_of, from
 @pytest.mark.parametrize(("presence", "frequency"), [(0.0, 0.0), (1.5, 0.0), (0.0, 0.5), (-2.0, 1.0), (2.0, 2.0)])
 async def test_greedy_answers_with_penalties_are_the_penalised_models(engine, loaded, presence, frequency):
     conversation = Conversation((Turn("user", ("xyzzy",)),))
-    sampling = replace(GREEDY, presence_penalty=presence, frequency_penalty=frequency)
+    end = loaded.processor.tokenizer.eos_token_id
+    sampling = replace(
+        GREEDY, logit_bias=((end, -100.0),), presence_penalty=presence, frequency_penalty=frequency, max_tokens=12
+    )
     inputs, said = model_inputs(loaded, conversation), []
-    while len(said) < sampling.max_tokens and loaded.processor.tokenizer.eos_token_id not in said:
+    while len(said) < sampling.max_tokens:
         logits = forward(loaded, inputs, said)[-1]
+        logits[end] -= 100
         for token, count in Counter(said).items():
             logits[token] -= frequency * count + presence
         said.append(int(logits.argmax()))
@@ -218,20 +222,21 @@ async def test_greedy_answers_with_penalties_are_the_penalised_models(engine, lo
 
 async def test_penalties_change_an_answer(engine):
     conversation = Conversation((Turn("user", ("xyzzy",)),))
+    endless = replace(GREEDY, logit_bias=((2, -100.0),))
     options = ({}, {"presence_penalty": -2.0}, {"frequency_penalty": 0.5}, {"frequency_penalty": 2.0})
-    texts = [(await read(engine.full(conversation, [], replace(GREEDY, **one), TENANT))).text for one in options]
+    texts = [(await read(engine.full(conversation, [], replace(endless, **one), TENANT))).text for one in options]
     assert len(set(texts)) == len(options), texts
 
 
 async def test_a_prompt_beyond_the_model_is_refused(engine, context_of):
-    context, words = await context_of(31), "red " * 2048
+    context, words = await context_of(31), "red " * 4096
     for answer in (
         engine.answer([context], about(words), GREEDY),
         engine.full(about(words), [picture(31)], GREEDY, TENANT),
         engine.full(Conversation((Turn("user", (words,)),)), [], GREEDY, TENANT),
     ):
         with pytest.raises(
-            PromptTooLongError, match=r"^This model's maximum context length is 2048 tokens\. "
+            PromptTooLongError, match=r"^This model's maximum context length is 4096 tokens\. "
         ) as caught:
             await anext(answer)
         assert caught.value.param == "messages"
@@ -239,11 +244,11 @@ async def test_a_prompt_beyond_the_model_is_refused(engine, context_of):
 
 
 async def test_an_answer_is_shortened_to_the_room_that_is_left(engine):
-    conversation = Conversation((Turn("user", ("red " * 2038,)),))
+    conversation = Conversation((Turn("user", ("red " * 4085,)),))
     prompt = (await anext(engine.full(conversation, [], Sampling(100), TENANT))).prompt_tokens
-    assert 2040 <= prompt < 2048
+    assert 4088 <= prompt < 4096
     answer = await read(engine.full(conversation, [], Sampling(100), TENANT))
-    assert len(answer.pieces) <= 2048 - prompt
+    assert len(answer.pieces) <= 4096 - prompt
 
 
 async def test_a_full_queue_refuses_every_kind_of_pass(loaded, context_of):
@@ -257,6 +262,6 @@ async def test_a_full_queue_refuses_every_kind_of_pass(loaded, context_of):
 
 async def test_facts_name_the_model(engine, loaded):
     facts = engine.facts
-    assert (facts.num_layers, facts.max_tokens) == (8, 2048)
+    assert (facts.num_layers, facts.max_tokens) == (8, 4096)
     assert facts.fingerprint == loaded.fingerprint
     assert len(facts.fingerprint) == len(engine.template_digest(PROMPT)) == 64

@@ -15,8 +15,8 @@ from lookonce_server.sessions.answer_streams import AnswerStreams
 from ....support.samples import ANSWER_TOKENS, TENANT, tasks_of
 
 pytestmark = pytest.mark.anyio
-# Without the penalty's help the model ends its answers before anything can happen to them.
-ENDLESS = {"model": "m", "messages": [{"role": "user", "content": "xyzzy"}], "n": 3, "frequency_penalty": -2}
+# Without its end token, or the model ends its answers before anything can happen to them.
+ENDLESS = {"model": "m", "messages": [{"role": "user", "content": "xyzzy"}], "n": 3, "logit_bias": {"2": -100}}
 
 
 async def post(app, **fields) -> httpx2.Response:

@@ -199,13 +199,13 @@ async def test_a_refusal_is_the_assistants(app, role):
     await assert_refused(app, with_message(role, content=[part]), "messages[0].content[0]")
 
 
-@pytest.mark.parametrize("content", ["x" * 65_536, "red " * 2_500_000], ids=["one more", "10 MB"])
+@pytest.mark.parametrize("content", ["x" * 131_072, "red " * 2_500_000], ids=["one more", "10 MB"])
 async def test_text_that_cannot_fit_is_refused_before_its_tokens_are_counted(app, engine, monkeypatch, content):
     monkeypatch.setattr(engine, "_prompts", None)
     reply = await send(app, body(messages=[user("x"), user(content)]))
     error = reply.json()["error"]
     assert (reply.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", "messages")
     assert error["message"].startswith(
-        "This model's maximum context length is 2048 tokens. However, the messages have "
+        "This model's maximum context length is 4096 tokens. However, the messages have "
     )
     assert f"{len(content) + 1} characters" in error["message"]

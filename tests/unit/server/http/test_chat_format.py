@@ -19,7 +19,7 @@ OPTIONS = [
     {"n": 2},
     {"logprobs": True, "top_logprobs": 2},
     {"max_tokens": 1},
-    {"max_tokens": 40, "stop": "l"},
+    {"max_tokens": 40, "stop": "4"},
     {"messages": [user("What is there?", image())]},
 ]
 
@@ -34,7 +34,7 @@ def assert_shaped(made: dict, openais, ours) -> None:
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "+".join(options) or "plain")
 async def test_an_answer(app, options):
     for _ in range(2):  # of an image: a miss, and a hit
-        made = (await send(app, body(**options))).json()
+        made = (await send(app, body(logit_bias={"2": -100}, **options))).json()
         assert_shaped(made, ChatCompletion, answers.ChatCompletion)
         assert [choice["finish_reason"] for choice in made["choices"]] == (
             ["stop" if "stop" in options else "length"] * options.get("n", 1)

@@ -152,8 +152,8 @@ async def test_a_prompt_that_cannot_be_encoded_is_named(bench, monkeypatch):
 
 
 async def test_a_prompt_too_long_for_the_model_is_named_where_somebody_waits(bench):
-    bench.contexts._builder._limits = ContextLimits(max_describe_prompt=6000)
-    long = "1 " * 2999
+    bench.contexts._builder._limits = ContextLimits(max_describe_prompt=12_000)
+    long = "1 " * 5999
     with pytest.raises(PromptTooLongError) as caught:
         await ask(bench, png(74), on_miss="compress", describe_prompt=long)
     assert caught.value.param == "lookonce.describe_prompt"
