@@ -200,21 +200,21 @@ def test_the_slider_shows_what_would_be_kept_and_then_makes_it(visit, server):
 
 
 def test_what_was_lost_is_there_again_when_more_is_kept(visit):
-    """As the documentation says of scene 150."""
+    """Of scene 112, the last of those that the page shows first."""
     page = visit.open()
     page.get_by_label("Run the full pass too").uncheck()
     pick_scene(page, 5)
-    assert page.locator("#image").get_attribute("alt") == "Scene 150"
-    count = page.locator("#suggestions button", has_text="How many objects are in the image?")
+    assert page.locator("#image").get_attribute("alt") == "Scene 112"
+    count = page.locator("#suggestions button", has_text="How many squares are in the image?")
     count.click()
     wait_for_answer(page, count.inner_text())
-    assert answer(page, "context") == "3 wrong: 4"
+    assert answer(page, "context") == "1 wrong: 2"
     slider = page.get_by_label("Share kept (K)")
     slider.press("End")
     expect(page.locator("#facts [data-fact=kept]")).to_have_text(re.compile(r"\(25%\)"))
     count.click()
     expect(page.locator("#answers > li").first.locator(".right")).to_be_visible()
-    assert answer(page, "context") == "4 right"
+    assert answer(page, "context") == "2 right"
 
 
 def test_a_picture_that_was_looked_at_before_costs_nothing(visiting, server):

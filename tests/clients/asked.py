@@ -49,4 +49,4 @@ def schema() -> dict[str, Any]:
 
 
 # Prompts that no model of the tests takes: by the count of their tokens, and by their characters alone.
-TOO_LONG = ("red " * 3000, "x" * 70_000)
+TOO_LONG = ("red " * 5000, "x" * 140_000)

@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 DOCS = HERE.parent.parent / "docs"
 PAGE = (DOCS / "integrations.md").read_text()
 DOCUMENTED_URL = "http://127.0.0.1:8000"
-TEXT = "Find the red object."
+TEXT = "Find the red circle."  # of which the model is certain: some clients send a temperature
 # What each client's error class for a 400 is called, and the field that its script spoils.
 REFUSALS = {
     "langchain": ("OpenAIInvalidRequestError", "tools"),
