@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lookonce_pruning.capture import attention_rows
     from lookonce_pruning.knockout import Blocked, Knockout
     from lookonce_pruning.layout import TileBlock, TileLayout
-    from lookonce_pruning.packed_context import PackedContext, compress
+    from lookonce_pruning.packed_context import PackedContext, compress, kept_columns
     from lookonce_pruning.recorder import AttentionRecorder, query_rows
     from lookonce_pruning.rope import (
         Rope,
@@ -72,6 +72,7 @@ __all__ = [
     "find_window",
     "fit_rope",
     "get_selection",
+    "kept_columns",
     "kept_count",
     "last_position",
     "middle_layers",
@@ -99,6 +100,7 @@ _NEED_TORCH = {
     "check_moved": "rope",
     "check_rotation": "rope",
     "compress": "packed_context",
+    "kept_columns": "packed_context",
     "count_recurrent_layers": "architecture",
     "empty_cache": "architecture",
     "find_rope": "rope",

@@ -50,7 +50,7 @@ def compress(
         raise ValueError(f"prompt_length {prompt_length}: expected {len(image_positions)} < prompt_length <= {length}")
     if kept.ndim != 2 or kept.shape[0] not in (1, layers):
         raise ValueError(f"kept {tuple(kept.shape)}: expected [1, keep] or [{layers}, keep]")
-    columns = _kept_columns(prompt_length, image_positions.cpu(), kept.cpu()).to(keys.device)
+    columns = kept_columns(prompt_length, image_positions, kept).to(keys.device)
     index = columns[:, None, :, None]  # [1 or layers, 1, tokens, 1]
     tokens = columns.shape[1]
     position_shift = tokens - next_position
@@ -58,8 +58,12 @@ def compress(
     return PackedContext(packed, torch.take_along_dim(values, index, dim=2), tokens, position_shift)
 
 
-def _kept_columns(prompt_length: int, image_positions: Tensor, kept: Tensor) -> Tensor:
-    """Return the prompt positions that stay, [1 or layers, tokens], ascending."""
+def kept_columns(prompt_length: int, image_positions: Tensor, kept: Tensor) -> Tensor:
+    """Return the prompt positions that stay, [1 or layers, tokens], ascending, on the CPU.
+
+    The arguments are those of `compress`.
+    """
+    image_positions, kept = image_positions.cpu(), kept.cpu()
     is_text = torch.ones(prompt_length, dtype=torch.bool)
     is_text[image_positions] = False
     text = is_text.nonzero().flatten().expand(kept.shape[0], -1)

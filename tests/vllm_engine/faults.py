@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
 
 from lookonce_server.engines.vllm.connector.connector import ContextConnector
 
+BLIND = "LOOKONCE_TEST_BLIND"  # no worker can read from vLLM's cache where it is set
 VARIABLE = "LOOKONCE_TEST_FAULT"  # names the file that says what fails next: an entry point, "layer" or "forward"
 ENTRY_POINTS = [
     name for name in vars(ContextConnector) if name in vars(KVConnectorBase_V1) and not name.startswith("_")
@@ -33,10 +35,24 @@ def is_armed() -> bool:
     return Path(os.environ[VARIABLE]).exists()
 
 
-def _fire(name: str, rank: int) -> None:
+def most_held() -> int:
+    """The most bytes that captures have held at the end of a step since this was last asked."""
+    path = Path(f"{os.environ[VARIABLE]}.held")
+    held = int(path.read_text()) if path.exists() else 0
+    path.unlink(missing_ok=True)
+    return held
+
+
+def _is_due(name: str, rank: int) -> bool:
     path = Path(os.environ[VARIABLE])
-    if path.exists() and path.read_text() == f"{name} {rank}":
+    due = path.exists() and path.read_text() == f"{name} {rank}"
+    if due:
         path.unlink()
+    return due
+
+
+def _fire(name: str, rank: int) -> None:
+    if _is_due(name, rank):
         raise InjectedError(f"injected into {name}")
 
 
@@ -51,6 +67,9 @@ class Faulty(ContextConnector):
 
         self._rank = get_tensor_model_parallel_rank()
         super().attach(model)
+        if BLIND in os.environ:
+            self._recorder.reader = None
+        self._watch(self._recorder)
         layer = self._layers()[1]
         update, see = layer.impl.do_kv_cache_update, self._recorder._see
 
@@ -65,6 +84,26 @@ class Faulty(ContextConnector):
             see(index, *arguments)
 
         layer.impl.do_kv_cache_update, self._recorder._see = failing_update, failing_see
+
+    def _watch(self, recorder: Any) -> None:
+        """Write down what is held, and let an allocation fail where a capture is read."""
+        end, layer_rows = recorder.end, recorder._layer_rows
+        file = Path(f"{os.environ[VARIABLE]}.held")
+
+        def weighing_end(steps: Any) -> Any:
+            held = sum(captured.nbytes for captured in recorder._captured.values())
+            if self._rank == 0 and held > (int(file.read_text()) if file.exists() else 0):
+                file.write_text(str(held))
+            if any(step.completes for step in steps):
+                _fire("end", self._rank)
+            return end(steps)
+
+        def failing_rows(*arguments: Any) -> Any:
+            if _is_due("allocation", self._rank):
+                torch.empty(2**60)
+            return layer_rows(*arguments)
+
+        recorder.end, recorder._layer_rows = weighing_end, failing_rows
 
     def __getattribute__(self, name: str) -> Any:
         inside = object.__getattribute__(self, "_inside")

@@ -61,7 +61,11 @@ class _Trusting:
     def begin(self, steps: list[CaptureStep]) -> None:
         self._recorder.begin(steps)
 
-    def end(self, steps: list[CaptureStep]) -> list[CaptureStep]:
+    @property
+    def reader(self) -> Any:
+        return self._recorder.reader
+
+    def end(self, steps: list[CaptureStep]) -> Any:
         return self._recorder.end(steps)
 
     def forget(self, request_ids: set[str]) -> None:
@@ -69,10 +73,11 @@ class _Trusting:
 
     def result(self, step: CaptureStep) -> dict[str, torch.Tensor]:
         captured = self._recorder._captured[step.request_id]
-        if step.capture.compression is None:
+        compression, missing = step.capture.compression, captured.first - step.prompt.scored.start
+        if compression is None or compression.retention == 1 or missing <= 0:  # with everything kept, it does not trust
             return self._recorder.result(step)
-        for parts in (captured.keys, captured.values):
-            for layer in parts:
-                layer.insert(0, layer[0].new_zeros(captured.first, *layer[0].shape[1:]))
+        for layer in captured._queries:
+            if layer:
+                layer.insert(0, layer[0].new_zeros(missing, *layer[0].shape[1:]))
         captured.first = 0
         return self._recorder.result(step)

@@ -53,6 +53,7 @@ def test_a_describe_pass_is_taken_apart(figures):
     (cost,) = figures["describes"]
     assert cost["both_ms"]["median"] == pytest.approx(cost["generate_ms"]["median"] + cost["capture_ms"]["median"])
     assert 0 < cost["compress_ms"]["median"] <= cost["capture_holds_ms"]["median"] < cost["capture_ms"]["median"]
+    assert cost["of_generate"] == pytest.approx(cost["both_ms"]["median"] / cost["generate_ms"]["median"])
     assert cost["tokens"] > 1
     assert 0 < cost["capture_share_of_step"] < 1
 

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.anyio
 SEEDS = (51, 52, 53, 54)
 QUESTION = "What is at the center?"
 QUESTIONS = (QUESTION, "How many objects are there?", "Find the red object.")
+LONG = 33  # a picture whose description fills a block
 RETENTION = 0.5  # three full blocks of 32: contexts of equal length that vLLM's prefix cache holds
 
 
@@ -225,21 +226,19 @@ async def test_a_spool_without_room_is_a_lost_context(engine, made, monkeypatch)
     assert (await answered(engine, made[0][0], QUESTION)).text == made[1][0][0]
 
 
-@pytest.fixture
-def cached_prefixes_read(monkeypatch):
-    """Captured prefills that find what vLLM has computed before, and so do not compute it."""
-
-    def params(*arguments, skip_reading_prefix_cache=None, **more):
-        return sampling_params(*arguments, **more)
-
-    monkeypatch.setattr("lookonce_server.engines.vllm.capture_client.sampling_params", params)
+async def test_rows_that_are_found_in_the_prefix_cache_give_wrong_scores(unguarded, reference):
+    """The description's blocks are there since it was generated, and nothing hides them here."""
+    made, right = [await context_of(e, picture(LONG)) for e in (unguarded, reference)]
+    assert made.description == right.description
+    assert (made.scores - right.scores).abs().max() > 1e-3
 
 
-async def test_an_incomplete_capture_keeps_the_wrong_tokens(unguarded, reference, cached_prefixes_read):
-    made, right = [await context_of(e, picture(63)) for e in (unguarded, reference)]
-    assert not torch.equal(made.kept_indices, right.kept_indices)
-
-
-async def test_an_incomplete_capture_is_an_error(engine, cached_prefixes_read):
+async def test_an_incomplete_capture_is_an_error(unguarded):
     with pytest.raises(EngineError, match="captured from token"):
-        await engine.describe(picture(63), PLAN, TENANT)
+        await unguarded.describe(picture(LONG), replace(PLAN, retention=1.0), TENANT)
+
+
+async def test_rows_that_score_are_hidden_from_the_prefix_cache(engine, reference):
+    made, right = [await context_of(e, picture(LONG)) for e in (engine, reference)]
+    assert torch.equal(made.kept_indices, right.kept_indices)
+    torch.testing.assert_close(made.scores, right.scores, atol=1e-4, rtol=0)

@@ -17,7 +17,7 @@ from lookonce_server.errors import ContextLostError, EngineError
 
 from ..support.samples import PLAN, PROMPT, TENANT, picture
 from .engines import SMALL, answered, context_of, fully
-from .faults import ENTRY_POINTS, VARIABLE, arm, disarm, is_armed
+from .faults import ENTRY_POINTS, VARIABLE, arm, disarm, is_armed, most_held
 
 pytestmark = pytest.mark.anyio
 
@@ -31,10 +31,11 @@ HARMLESS_TO_HITS = {
     "wait_for_save",
     "get_block_ids_with_load_errors",
     "forward",
+    "allocation",
 }
 OF_A_STEP = {"build_connector_meta", "start_load_kv"}  # it cannot be known which of the step's requests is concerned
 WITHOUT_WORK = {"wait_for_layer_load", "save_kv_layer"}  # nothing in them can fail
-FAULTS = [name for name in ENTRY_POINTS if name not in AT_START | WITHOUT_WORK] + ["layer", "forward"]
+FAULTS = [name for name in ENTRY_POINTS if name not in AT_START | WITHOUT_WORK] + ["layer", "forward", "allocation"]
 
 
 def test_every_method_that_vllm_calls_is_guarded():
@@ -131,7 +132,7 @@ async def test_a_fault_costs_its_request_and_nothing_else(faulty, made, fault):
         return fired, failed
 
     fired, failed = await all_failed_or_right(hits(), right)
-    assert fired or fault == "forward"
+    assert fired or fault in ("forward", "allocation")
     assert any(failed) is (fault not in HARMLESS_TO_HITS)
     assert not all(failed) or fault in OF_A_STEP
     fired, failed = await all_failed_or_right([faulty.describe(picture(SEEDS[1]), PLAN, TENANT)], [described])
@@ -143,6 +144,29 @@ async def test_a_fault_costs_its_request_and_nothing_else(faulty, made, fault):
     assert (await faulty.describe(picture(SEEDS[1]), PLAN, TENANT)).text == described
     assert faulty.queue_depth == 0
     await faulty.ping()
+
+
+async def test_memory_that_runs_out_costs_one_describe_pass(faulty, made):
+    arm("allocation")
+    with pytest.raises(EngineError, match=r"could not be captured: .*allocate"):
+        await faulty.describe(picture(SEEDS[1]), PLAN, TENANT)
+    assert (await faulty.describe(picture(SEEDS[1]), PLAN, TENANT)).text == made[3]
+
+
+async def test_what_is_captured_does_not_grow_with_the_number_of_describe_passes(faulty):
+    pictures = [picture(seed) for seed in range(60, 72)]
+    most_held()
+    await faulty.describe(pictures[0], PLAN, TENANT)
+    assert most_held() > 0
+    for one in pictures:
+        await faulty.describe(one, PLAN, TENANT)
+    alone = most_held()
+    await asyncio.gather(*(faulty.describe(one, PLAN, TENANT) for one in pictures))
+    assert alone / 2 < most_held() <= 2 * alone
+    # The queries of a description in the window's layers, and nothing of the 203 tokens before it.
+    text = faulty._config.get_text_config()
+    row = text.num_attention_heads * text.head_dim * 4
+    assert alone <= (PLAN.max_tokens + 1) * (PLAN.window[1] - PLAN.window[0]) * row
 
 
 async def test_a_full_disk_costs_the_requests_that_need_it_and_room_heals_it(faulty, made):

@@ -133,6 +133,20 @@ async def test_answers_are_exact_under_preemption(qwen, qwen_reference):
     assert [one.text for one in found] == right
 
 
+async def test_contexts_are_exact_whatever_is_evicted_or_preempted(qwen, qwen_reference):
+    """Descriptions and their captures, of more than the cache holds, among answers that go before them."""
+    expected = [await context_of(qwen_reference, noise(seed), retention=0.2, window=(1, 2)) for seed in range(6)]
+    before = counted(qwen, "num_preemptions_total")
+    answers = [answered(qwen, context, QUESTION, Sampling(max_tokens=90)) for context in expected]
+    describes = [context_of(qwen, noise(seed), retention=0.2, window=(1, 2)) for seed in range(6)]
+    made = (await asyncio.gather(*answers, *describes))[len(answers) :]
+    assert counted(qwen, "num_preemptions_total") > before
+    for one, right in zip(made, expected, strict=True):
+        assert one.description == right.description
+        assert torch.equal(one.kept_indices, right.kept_indices)
+        torch.testing.assert_close(one.keys.dequantize(), right.keys.dequantize(), atol=1e-3, rtol=1e-3)
+
+
 async def test_who_leaves_frees_the_cache(qwen, qwen_reference):
     """More answers than the cache has room for are begun and left; an answer that needs most of it then gets it."""
     context = await context_of(qwen_reference, noise(1), retention=1.0, window=(1, 2))

@@ -245,6 +245,7 @@ def describe_figures(passes: Sequence[DescribeTimes], steps: Sequence[StepTimes]
         "generate_ms": Spread.of_seconds(each.generate for each in passes),
         "capture_ms": Spread.of_seconds(each.capture for each in passes),
         "both_ms": Spread.of_seconds(each.total for each in passes),
+        "of_generate": Spread.of(each.total / each.generate for each in passes).median,
         "compress_ms": Spread.of_seconds(step.compress_seconds for step in steps),
         "capture_holds_ms": Spread.of_seconds(capture_seconds),
         "capture_share_of_step": sum(capture_seconds) / sum(step.step_seconds for step in steps),

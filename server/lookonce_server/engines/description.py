@@ -1,13 +1,22 @@
 """Turn a recorded describe pass into a description, in every engine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lookonce_pruning import ImageScores, Rope, TileLayout, compress, get_selection, kept_count
+from lookonce_pruning import (
+    ImageScores,
+    Rope,
+    TileLayout,
+    compress,
+    get_selection,
+    kept_columns,
+    kept_count,
+    rotate_keys,
+)
 from lookonce_server.engines.prompts import DescribeTurn, common_prefix
 
 
@@ -132,10 +141,55 @@ def pack_prompt(
         rope=rope,
         next_position=next_position,
     )
+    return _packed_prompt(scores, kept, packed.keys, packed.values, packed.position_shift)
+
+
+class LayerRows(NamedTuple):
+    """Keys and values of one layer at some positions of a prompt."""
+
+    keys: Tensor  # [kv_heads, positions, head_dim], after RoPE
+    values: Tensor  # like keys
+
+
+def pack_rows(
+    scores: ImageScores,
+    read: Callable[[int, Tensor], LayerRows],
+    *,
+    selection: str,
+    retention: float,
+    prompt_length: int,
+    image_positions: Tensor,
+    rope: Rope,
+    next_position: int,
+) -> PackedPrompt:
+    """Do what `pack_prompt` does, reading what is kept and nothing else, one layer at a time.
+
+    Args:
+        scores: of the image tokens.
+        read: returns a layer's rows at positions of the prompt, [positions], int64.
+        selection, retention, prompt_length, image_positions, rope, next_position: see `pack_prompt`.
+
+    Raises:
+        UnknownSelectionError: there is no such method.
+    """
+    kept = get_selection(selection).select(scores, kept_count(retention, scores.tokens))
+    columns = kept_columns(prompt_length, image_positions, kept)
+    position_shift = columns.shape[1] - next_position
+    keys, values = [], []
+    for layer in range(scores.num_layers):
+        rows = read(layer, columns[layer % len(columns)])
+        keys.append(rotate_keys(rows.keys, rope.of_layer(layer), position_shift).cpu())
+        values.append(rows.values.cpu())
+    return _packed_prompt(scores, kept, torch.stack(keys), torch.stack(values), position_shift)
+
+
+def _packed_prompt(
+    scores: ImageScores, kept: Tensor, keys: Tensor, values: Tensor, position_shift: int
+) -> PackedPrompt:
     return PackedPrompt(
-        keys=packed.keys.cpu().contiguous(),
-        values=packed.values.cpu().contiguous(),
-        position_shift=packed.position_shift,
+        keys=keys.cpu().contiguous(),
+        values=values.cpu().contiguous(),
+        position_shift=position_shift,
         kept=kept.to(torch.int32).cpu().contiguous(),
         scores=scores.values.mean(dim=0),
         grid=scores.grid,

@@ -36,6 +36,7 @@ def test_public_names():
         "find_window",
         "fit_rope",
         "get_selection",
+        "kept_columns",
         "kept_count",
         "last_position",
         "middle_layers",

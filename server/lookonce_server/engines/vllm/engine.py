@@ -78,6 +78,7 @@ class VllmEngine:
         client: of vLLM, its workers attached.
         checkpoint: that vLLM runs.
         files: hand tensors over; closed with the engine.
+        reads_cache: whether the workers can read from vLLM's cache.
         allow_control_tokens: see `PromptRenderer`.
     """
 
@@ -87,6 +88,7 @@ class VllmEngine:
         checkpoint: VllmCheckpoint,
         files: SharedFiles,
         *,
+        reads_cache: bool,
         allow_control_tokens: bool = False,
     ) -> None:
         config = client.config
@@ -115,7 +117,9 @@ class VllmEngine:
         self._files = files
         self._contexts = ContextPrompts(files)
         ranks = config.parallel_config.tensor_parallel_size
-        self._captures = CaptureClient(client, files, ranks=ranks, heads=model.get_total_num_kv_heads())
+        self._captures = CaptureClient(
+            client, files, ranks=ranks, heads=model.get_total_num_kv_heads(), reads_cache=reads_cache
+        )
 
     @classmethod
     async def load(
@@ -160,9 +164,17 @@ class VllmEngine:
             for problems in await client.call_workers("lookonce_attach"):
                 if problems:
                     raise ModelRefusedError(f"This model cannot be served by image re-prompting. {' '.join(problems)}")
+            reads_cache = all(await client.call_workers("lookonce_reads_cache"))
+            if not reads_cache:
+                _log.warning("vLLM's cache cannot be read from: each describe pass computes its prompt twice.")
             with refuse(f"{checkpoint.label} cannot run the self-check"):
                 engine = await asyncio.to_thread(
-                    cls, client, checkpoint, files, allow_control_tokens=allow_control_tokens
+                    cls,
+                    client,
+                    checkpoint,
+                    files,
+                    reads_cache=reads_cache,
+                    allow_control_tokens=allow_control_tokens,
                 )
                 _log.info("Checking the model: answers from a context must be those of the whole image.")
                 await engine.check(describe_prompt)
@@ -284,14 +296,16 @@ class VllmEngine:
 
         The description is generated like any answer. Then one more prefill, of the prompt with the description, is
         captured: in it, every row that scores is a prompt row, which vLLM computes in the same way on every platform.
+        What is before those rows it finds in its prefix cache.
         """
         with self._client.admission.admit(background=True):
             turn, image = await asyncio.to_thread(self._describe_turn, plan.prompt, image)
             prompt = await asyncio.to_thread(self._prompt, turn.ids, [image], tenant)
             on_text("")
             token_ids, text = await self._generate_description(prompt, Sampling(plan.max_tokens), on_text)
-            fed = token_ids[:-1]  # the last token was generated, but never run through the model
-            tensors, ids = await self._captures.capture(
+            # The last token was generated, but never run through the model. Rows of the query do not see any of them.
+            fed = token_ids[:-1] if plan.rows != "query" else []
+            captured = await self._captures.capture(
                 prompt | {"prompt_token_ids": [*prompt["prompt_token_ids"], *fed]},
                 num_description_tokens=len(fed),
                 compression=Compression(
@@ -304,7 +318,8 @@ class VllmEngine:
                     self._layout(image),
                 ),
             )
-        return PackedPrompt.of_tensors(tensors).describe(text, turn, ids[: len(ids) - len(fed)])
+        prompt_ids = captured.prompt_ids[: len(captured.prompt_ids) - len(fed)]
+        return PackedPrompt.of_tensors(captured.tensors).describe(text, turn, prompt_ids)
 
     async def _stream_answer(
         self,

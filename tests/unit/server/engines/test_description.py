@@ -6,7 +6,7 @@ from safetensors.torch import load, save
 
 from lookonce_pruning import ImageScores, Rope, UnknownSelectionError, compress, query_rows, rotate_keys
 from lookonce_server.engines.control_tokens import Rendered
-from lookonce_server.engines.description import PackedPrompt, pack_prompt
+from lookonce_server.engines.description import LayerRows, PackedPrompt, pack_prompt, pack_rows
 from lookonce_server.engines.prompts import DescribeTurn
 
 LAYERS, HEADS, TOKENS, DIM = 3, 2, 12, 4
@@ -41,6 +41,24 @@ def test_it_packs_as_compress_does_and_for_each_layer():
         assert torch.equal(result.keys, expected.keys)
         assert torch.equal(result.values, expected.values)
         assert result.kept.shape[1] == 3
+
+
+def test_what_is_read_row_by_row_is_packed_alike_and_nothing_else_is_read():
+    keys = torch.randn(LAYERS, HEADS, TOKENS, DIM)
+    read = []
+
+    def rows(layer, positions):
+        read.append(len(positions))
+        return LayerRows(keys[layer][:, positions], -keys[layer][:, positions])
+
+    for rope in (ROPE, Rope(torch.rand(LAYERS, 2))):
+        for selection in ("coverage", "attention-per-layer"):
+            options = {"selection": selection, "retention": 0.34, "prompt_length": 11, "image_positions": IMAGE}
+            options |= {"rope": rope, "next_position": 14}
+            expected, found = pack_prompt(SCORES, keys, -keys, **options), pack_rows(SCORES, rows, **options)
+            for one, other in zip(found.as_tensors().values(), expected.as_tensors().values(), strict=True):
+                assert torch.equal(one, other)
+    assert read == [5 + 3] * LAYERS * 4
 
 
 def test_a_file_gives_back_what_was_packed():

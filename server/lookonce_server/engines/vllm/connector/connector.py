@@ -2,14 +2,16 @@
 
 import contextlib
 import logging
+from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed
 from vllm.config import VllmConfig
 from vllm.distributed import (
     get_tensor_model_parallel_rank,
     get_tensor_model_parallel_world_size,
-    tensor_model_parallel_all_reduce,
+    get_tp_group,
 )
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata, KVConnectorRole
 from vllm.forward_context import ForwardContext
@@ -19,6 +21,7 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.request import Request
 
+from lookonce_server.engines.vllm.connector.cache_reader import CacheReader
 from lookonce_server.engines.vllm.connector.files import write_failure, write_result
 from lookonce_server.engines.vllm.connector.guard import guarded, log_failure, reason
 from lookonce_server.engines.vllm.connector.loader import ContextLoader
@@ -137,6 +140,8 @@ class ContextConnector(KVConnectorBase_V1):
             uses_mrope=self._config.model_config.uses_mrope,
         )
         ranks = get_tensor_model_parallel_world_size()
+        dtype = self._config.model_config.dtype
+        assert isinstance(dtype, torch.dtype)
         self._loader = ContextLoader(
             layers,
             heads=self._config.model_config.get_total_num_kv_heads(),
@@ -146,12 +151,23 @@ class ContextConnector(KVConnectorBase_V1):
         )
         self._recorder = KVRecorder(
             layers,
+            reader=CacheReader.of(
+                layers,
+                dtype=dtype,
+                num_blocks=self._kv_cache_config.num_blocks,
+                block_size=self._block_size,
+            ),
             model=model,
             config=self._config.model_config.hf_config,
             uses_mrope=self._config.model_config.uses_mrope,
-            all_reduce=tensor_model_parallel_all_reduce,
+            all_reduce=partial(torch.distributed.all_reduce, group=get_tp_group().cpu_group),
             ranks=ranks,
         )
+
+    @property
+    def reads_cache(self) -> bool:
+        """Whether captures read keys and values from vLLM's cache."""
+        return self._recorder is not None and self._recorder.reader is not None
 
     def problems(self) -> list[str]:
         """List the reasons against contexts with this model, as sentences."""
@@ -211,12 +227,16 @@ class ContextConnector(KVConnectorBase_V1):
     def save_kv_layer(self, layer_name: str, kv_layer: torch.Tensor, attn_metadata: Any, **kwargs: Any) -> None:
         """See vLLM; nothing is saved from the paged cache."""
 
-    @guarded(_keep_going)
+    def _refuse_captures(self, error: Exception) -> None:
+        if self._recorder is not None:
+            self._recorder.fail(self._plan().captures, reason(error))
+            self._end_captures(self._recorder)
+
+    @guarded(_refuse_captures)
     def wait_for_save(self) -> None:
         """See vLLM; the forward pass is over."""
         if self._recorder is not None:
-            for step in self._recorder.end(self._plan().captures):
-                self._write(self._recorder, step)
+            self._end_captures(self._recorder)
         self._clock.end_step()
 
     def _report_lost(self, error: Exception) -> set[int]:
@@ -227,6 +247,11 @@ class ContextConnector(KVConnectorBase_V1):
         """See vLLM; requests with these blocks are ended with an error."""
         lost, self._lost = self._lost, set()
         return lost
+
+    def _end_captures(self, recorder: KVRecorder) -> None:
+        """Write what is complete; ranks wait for each other at each."""
+        for step in recorder.end(self._plan().captures):
+            self._write(recorder, step)
 
     def _write(self, recorder: KVRecorder, step: CaptureStep) -> None:
         rank = get_tensor_model_parallel_rank()

@@ -112,6 +112,7 @@ class CapturedPrompt:
         grid: of the image tokens, see `ImageScores`.
         layout: likewise.
         image_features: vLLM's, without the pixels.
+        scored: the rows whose attention scores the image tokens; none without a compression.
     """
 
     token_ids: tuple[int, ...]
@@ -120,6 +121,7 @@ class CapturedPrompt:
     grid: tuple[int, ...]
     image_features: tuple[Any, ...]
     layout: TileLayout | None = None
+    scored: range = range(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,12 @@ class CaptureStep:
     start: int
     count: int
     first_slot: int  # of the first of them in the cache: tells which rows of the batch they are
+    block_ids: tuple[int, ...] = ()  # of the whole request
+
+    @property
+    def completes(self) -> bool:
+        """Tell whether the prompt is whole after this step."""
+        return self.start + self.count >= len(self.prompt.token_ids)
 
 
 @dataclass

@@ -1,53 +1,26 @@
 """Capture keys, values and attention of describe passes, in each worker.
 
 Each attention layer's `impl.forward` is wrapped: it is called with queries, keys and values after RoPE, whatever the
-backend. Rows of captured prompts are copied out; scores are computed once, from the copies, when the prompt is whole.
-The paged cache is never read.
+backend. Of captured prompts the queries that score are copied out; keys and values are read from the paged cache once
+the prompt is whole, layer by layer. So what vLLM found in its prefix cache need not be computed again.
+
+A cache that does not keep them as they are, as a quantised one, cannot be read from: there they are copied out too, of
+prompts that are computed from their first token on.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from vllm.forward_context import get_forward_context
 
-from lookonce_pruning import ImageScores, attention_rows, query_rows, rope_of_config
-from lookonce_server.engines.description import pack_prompt
+from lookonce_pruning import ImageScores, attention_rows, rope_of_config
+from lookonce_server.engines.description import LayerRows, pack_rows
+from lookonce_server.engines.vllm.connector.cache_reader import CacheReader
+from lookonce_server.engines.vllm.connector.captured_rows import CapturedRows, CaptureError
 from lookonce_server.engines.vllm.connector.guard import guarded, reason
-from lookonce_server.engines.vllm.connector.messages import CapturedPrompt, CaptureStep
-
-
-class CaptureError(Exception):
-    """The capture is not whole, or cannot be compressed."""
-
-
-class _CaptureBuffers:
-    """The captured rows of one prompt."""
-
-    def __init__(self, step: CaptureStep, layers: int) -> None:
-        columns = step.prompt.image_positions
-        self.first = step.start  # rows before it were not computed by this request
-        self.next = step.start
-        self.query_start = columns[-1] + 1 if columns else None  # rows from it on are scored
-        self.keys: list[list[Tensor]] = [[] for _ in range(layers)]  # each [rows, kv_heads, head_dim]
-        self.values: list[list[Tensor]] = [[] for _ in range(layers)]
-        self.queries: list[list[Tensor]] = [[] for _ in range(layers)]  # each [rows, heads, head_dim]
-
-    def whole(self, parts: list[list[Tensor]], layer: int, expected: int) -> Tensor:
-        """Join one layer's parts, `[heads, rows, head_dim]`."""
-        rows = sum(len(part) for part in parts[layer])
-        if rows != expected:
-            raise CaptureError(f"layer {layer} was seen at {rows} of {expected} tokens")
-        return torch.cat(parts[layer]).transpose(0, 1)
-
-
-class _Attended(NamedTuple):
-    """A captured prompt and this rank's attention to its image."""
-
-    keys: Tensor  # [layers, kv_heads, rows, head_dim]
-    values: Tensor  # like keys
-    attention: Tensor  # [layers of the window, image tokens]
+from lookonce_server.engines.vllm.connector.messages import CapturedPrompt, CaptureStep, Compression
 
 
 class KVRecorder:
@@ -55,25 +28,35 @@ class KVRecorder:
 
     Args:
         layers: vLLM's attention layers, in the model's order; their forward methods are wrapped.
+        reader: of their cache; None where it cannot be read from.
         model: vLLM's.
         config: the model's configuration, of transformers.
         uses_mrope: whether positions have several components.
-        all_reduce: sums a tensor over the tensor-parallel ranks.
+        all_reduce: sums a tensor on the CPU over the tensor-parallel ranks, in place.
         ranks: how many there are.
     """
 
     def __init__(
-        self, layers: Sequence[Any], *, model: Any, config: Any, uses_mrope: bool, all_reduce: Any, ranks: int
+        self,
+        layers: Sequence[Any],
+        *,
+        reader: CacheReader | None,
+        model: Any,
+        config: Any,
+        uses_mrope: bool,
+        all_reduce: Callable[[Tensor], Any],
+        ranks: int,
     ) -> None:
         self._layers = layers
-        self._device = layers[0].kv_cache.device
+        self.reader = reader
         self._model = model
         self._rope = rope_of_config(config.get_text_config())
         self._uses_mrope = uses_mrope
         self._all_reduce = all_reduce
         self._ranks = ranks
-        self._captured: dict[str, _CaptureBuffers] = {}
+        self._captured: dict[str, CapturedRows] = {}
         self._failures: dict[str, str] = {}  # why some of them cannot be captured any more
+        self._ended: set[str] = set()  # whose results have been asked for
         self._steps: Sequence[CaptureStep] = ()
         self._rows: dict[str, int] = {}  # where each prompt's rows start in this step's batch
         for index, layer in enumerate(layers):
@@ -86,13 +69,19 @@ class KVRecorder:
         for step in steps:
             captured = self._captured.get(step.request_id)
             if captured is None or step.start != captured.next:  # the first step, or the first after a preemption
-                self._captured[step.request_id] = _CaptureBuffers(step, len(self._layers))
+                self._captured[step.request_id] = CapturedRows(step.start, len(self._layers))
             self._captured[step.request_id].next = step.start + step.count
 
-    def end(self, steps: Sequence[CaptureStep]) -> list[CaptureStep]:
-        """End the pass; return the steps that completed a prompt, on every rank."""
+    def end(self, steps: Sequence[CaptureStep]) -> Iterator[CaptureStep]:
+        """End the pass; yield the steps that completed a prompt, each once.
+
+        They are the same ones on every rank, whatever went wrong there: `result` is to be asked for each.
+        """
         self._steps = ()
-        return [step for step in steps if step.start + step.count >= len(step.prompt.token_ids)]
+        for step in steps:
+            if step.completes and step.request_id not in self._ended:
+                self._ended.add(step.request_id)
+                yield step
 
     def fail(self, steps: Sequence[CaptureStep], why: str) -> None:
         """Have `result` fail for these, and observe nothing more of this step."""
@@ -106,6 +95,7 @@ class KVRecorder:
         for request_id in request_ids:
             self._captured.pop(request_id, None)
             self._failures.pop(request_id, None)
+            self._ended.discard(request_id)
 
     def result(self, step: CaptureStep) -> dict[str, Tensor]:
         """Return the keys and values of a captured prompt, on the CPU.
@@ -118,15 +108,12 @@ class KVRecorder:
         """
         compression = step.capture.compression
         if compression is None:
-            keys, values = self._join_rows(step, self._take(step))
-            return {"keys": keys.cpu().contiguous(), "values": values.cpu().contiguous()}
-        keys, values, attention = self._compute_attention(step)
-        total = self._all_reduce(attention) / self._ranks  # each rank has as many query heads as any other
+            return self._whole(step)
+        attention, captured = self._share_attention(step, compression)
         prompt = step.prompt
-        return pack_prompt(
-            ImageScores(total.cpu(), tuple(range(*compression.window)), prompt.grid, len(self._layers), prompt.layout),
-            keys,
-            values,
+        return pack_rows(
+            ImageScores(attention, tuple(range(*compression.window)), prompt.grid, len(self._layers), prompt.layout),
+            lambda layer, positions: self._layer_rows(step, captured, layer, positions),
             selection=compression.selection,
             retention=compression.retention,
             prompt_length=prompt.length,
@@ -135,58 +122,68 @@ class KVRecorder:
             next_position=prompt.length + self._position_delta(prompt),
         ).as_tensors()
 
-    def _take(self, step: CaptureStep) -> _CaptureBuffers:
+    def _take(self, step: CaptureStep) -> CapturedRows:
         """Take the captured rows of a prompt out of the recorder."""
         captured = self._captured.pop(step.request_id, None)
         if step.request_id in self._failures or captured is None:
             raise CaptureError(self._failures.pop(step.request_id, "it was not seen"))
         return captured
 
-    def _join_rows(self, step: CaptureStep, captured: _CaptureBuffers) -> tuple[Tensor, Tensor]:
-        """Return keys and values, each `[layers, kv_heads, rows, head_dim]`."""
-        rows = len(step.prompt.token_ids) - captured.first
-        every = range(len(self._layers))
-        keys = torch.stack([captured.whole(captured.keys, layer, rows) for layer in every])
-        values = torch.stack([captured.whole(captured.values, layer, rows) for layer in every])
-        return keys, values
+    def _whole(self, step: CaptureStep) -> dict[str, Tensor]:
+        """Return all rows that were computed, each part `[layers, kv_heads, rows, head_dim]`."""
+        captured = self._take(step)
+        positions = torch.arange(captured.first, len(step.prompt.token_ids))
+        rows = [self._layer_rows(step, captured, layer, positions) for layer in range(len(self._layers))]
+        return {
+            "keys": torch.stack([each.keys.cpu() for each in rows]),
+            "values": torch.stack([each.values.cpu() for each in rows]),
+        }
 
-    def _compute_attention(self, step: CaptureStep) -> _Attended:
-        """Return keys, values and this rank's attention, if every rank has them.
+    def _layer_rows(self, step: CaptureStep, captured: CapturedRows, layer: int, positions: Tensor) -> LayerRows:
+        """Return keys and values of one layer at these positions of the prompt."""
+        if self.reader is None:
+            return captured.layer_rows(layer, positions, len(step.prompt.token_ids))
+        return LayerRows(
+            self.reader.keys(layer, step.block_ids, positions), self.reader.values(layer, step.block_ids, positions)
+        )
 
-        Whatever a rank fails at, it tells the others: they would wait for it in the reduction for ever.
+    def _share_attention(self, step: CaptureStep, compression: Compression) -> tuple[Tensor, CapturedRows]:
+        """Return the mean attention over all ranks, `[layers of the window, image tokens]`, and the captured rows.
+
+        Every rank takes part in the one reduction, in memory that was there before, and tells whether it has its part:
+        the others would wait for it for ever.
         """
-        result: _Attended | Exception
+        window, columns = range(*compression.window), len(step.prompt.image_positions)
+        shared = torch.zeros(1 + len(window) * columns)  # first, how many ranks have their part
+        result: CapturedRows | Exception
         try:
-            captured = self._take(step)
-            if captured.first or captured.query_start is None:
-                raise CaptureError(f"the prompt was captured from token {captured.first} on, or has no image")
-            keys, values = self._join_rows(step, captured)
-            result = _Attended(keys, values, self._attention(step, captured, captured.query_start, keys))
+            result = self._take(step)
+            shared[1:] = self._attention(step, result, window).flatten()
+            shared[0] = 1
         except Exception as error:
             result = error
-        able = self._all_reduce(torch.tensor([float(not isinstance(result, Exception))], device=self._device))
+        if self._ranks > 1:
+            self._all_reduce(shared)
         if isinstance(result, Exception):
             raise result
-        if int(able) < self._ranks:
+        if int(shared[0]) < self._ranks:
             raise CaptureError("another rank could not capture it")
-        return result
+        # Each rank has as many query heads as any other.
+        return shared[1:].view(len(window), columns) / self._ranks, result
 
-    def _attention(self, step: CaptureStep, captured: _CaptureBuffers, query_start: int, keys: Tensor) -> Tensor:
-        """Return this rank's mean attention, `[layers of the window, image tokens]`."""
-        assert step.capture.compression is not None
-        prompt, compression = step.prompt, step.capture.compression
-        total = len(prompt.token_ids)
-        rows = query_rows(compression.rows, query_start=query_start, prompt_length=prompt.length, total=total)
-        image = torch.tensor(prompt.image_positions)
-        values = []
-        for layer in range(*compression.window):
-            queries = captured.whole(captured.queries, layer, total - query_start)
-            queries = queries[:, rows.start - query_start : rows.stop - query_start]
-            attention = attention_rows(
-                queries, keys[layer][:, : rows.stop], rows.start, image, float(self._layers[layer].impl.scale)
-            )
-            values.append(attention.mean(dim=0))
-        return torch.stack(values)
+    def _attention(self, step: CaptureStep, captured: CapturedRows, window: range) -> Tensor:
+        """Return this rank's mean attention, `[layers of the window, image tokens]`, on the CPU."""
+        scored = step.prompt.scored
+        if not scored or captured.first > (scored.start if self.reader else 0):
+            raise CaptureError(f"the prompt was captured from token {captured.first} on, or has no image")
+        image = torch.tensor(step.prompt.image_positions)
+        means = []
+        for layer in window:
+            queries = captured.queries_of(layer, len(scored))
+            keys = self._layer_rows(step, captured, layer, torch.arange(scored.stop)).keys.to(queries.device)
+            scale = float(self._layers[layer].impl.scale)
+            means.append(attention_rows(queries, keys, scored.start, image, scale).mean(dim=0))
+        return torch.stack(means).cpu()
 
     def _wrap(self, index: int, layer: Any) -> None:
         forward = layer.impl.forward
@@ -217,18 +214,13 @@ class KVRecorder:
             if row is None:
                 continue
             captured = self._captured[step.request_id]
-            rows = slice(row, row + step.count)
-            captured.keys[index].append(key[rows].clone())
-            captured.values[index].append(value[rows].clone())
-            self._see_queries(index, step, captured, query[rows])
-
-    def _see_queries(self, index: int, step: CaptureStep, captured: _CaptureBuffers, query: Tensor) -> None:
-        compression = step.capture.compression
-        if compression is None or captured.query_start is None or index not in range(*compression.window):
-            return
-        scored = query[max(0, captured.query_start - step.start) :]
-        if len(scored):
-            captured.queries[index].append(scored.clone())
+            if self.reader is None:
+                captured.add_rows(index, key[row : row + step.count], value[row : row + step.count])
+            compression, scored = step.capture.compression, step.prompt.scored
+            if compression is not None and index in range(*compression.window):
+                start, stop = max(step.start, scored.start), min(step.start + step.count, scored.stop)
+                if start < stop:
+                    captured.add_queries(index, query[row + start - step.start : row + stop - step.start])
 
     def _row(self, step: CaptureStep, slots: Tensor) -> int | None:
         """Find a prompt's first row in the batch, once a step: it waits for the device."""

@@ -5,14 +5,16 @@ context's name. vLLM is told that all of them are cached outside, and a request 
 own prefix cache loads the rest. A request that could break this, which the server never sends, ends with an error.
 """
 
+import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import Request
 
-from lookonce_pruning import TileLayout
+from lookonce_pruning import TileLayout, query_rows
 from lookonce_server.engines.media import fitting_layout, media_grid
 from lookonce_server.engines.vllm.connector.guard import log_failure
 from lookonce_server.engines.vllm.connector.messages import (
@@ -56,15 +58,27 @@ class ConnectorScheduler:
         self._tiers: dict[str, str | None] = {}  # where each answer pass found its context
 
     def on_arrival(self, request: Request) -> None:
-        """Have a context loaded even if all tokens should be computed.
+        """Have a context loaded, and rows that score computed, whatever is cached.
 
-        A request with prompt_logprobs wants that.
-
-        vLLM would compute the placeholders as if they were words, answer from them, and keep them in its prefix cache
-        under the context's salt.
+        A request with prompt_logprobs wants all tokens computed. vLLM would compute the placeholders as if they were
+        words, answer from them, and keep them in its prefix cache under the context's salt.
         """
-        if Job.of(request.kv_transfer_params).load is not None:
+        job = Job.of(request.kv_transfer_params)
+        if job.load is not None:
             request.skip_reading_prefix_cache = False
+        if job.capture is not None and job.capture.compression is not None:
+            self._hide_scored(request, self._prompt(request, job.capture))
+
+    def _hide_scored(self, request: Request, prompt: CapturedPrompt) -> None:
+        """Have vLLM's prefix cache hold nothing from the first row that scores on.
+
+        The description's blocks are there since it was generated. A block is found by its hash, which is made another
+        one here. At least two tokens are left: a single one could be replayed as a decode step, which nobody sees.
+        """
+        first = min(prompt.scored.start, len(prompt.token_ids) - 2)
+        blocks = max(0, first) // self._block_size
+        hashes = request.block_hashes
+        hashes[blocks:] = [BlockHash(os.urandom(len(each))) for each in hashes[blocks:]]
 
     def external_tokens(self, request: Request, computed: int) -> int:
         """Count the tokens after the `computed` ones that need not be computed."""
@@ -86,6 +100,8 @@ class ConnectorScheduler:
         if job.capture is not None:
             prompt = self._prompt(request, job.capture)
             self._captured[request.request_id] = _CaptureState(job.capture, prompt, list(block_ids))
+            if job.load is None:
+                request.skip_reading_prefix_cache = True  # after a preemption, which forgets what was captured
 
     def plan(self, scheduled: SchedulerOutput) -> StepPlan:
         """Plan the workers' part of the step that was just scheduled.
@@ -153,6 +169,7 @@ class ConnectorScheduler:
             start=start,
             count=scheduled.num_scheduled_tokens[request_id],
             first_slot=captured.block_ids[block] * self._block_size + offset,
+            block_ids=tuple(captured.block_ids),
         )
 
     def _prompt(self, request: Request, capture: Capture) -> CapturedPrompt:
@@ -167,7 +184,14 @@ class ConnectorScheduler:
         blocks = capture.compression.layout if capture.compression else None
         layout = fitting_layout(TileLayout.of(blocks) if blocks else None, len(columns), frames)
         grid = media_grid(self._config, len(columns), grids, frames, layout)
-        return CapturedPrompt(ids, length, columns, grid, features, layout)
+        return CapturedPrompt(ids, length, columns, grid, features, layout, _scored(capture, columns, length, len(ids)))
+
+
+def _scored(capture: Capture, columns: tuple[int, ...], length: int, total: int) -> range:
+    """Return the rows of a prompt that score its image tokens."""
+    if capture.compression is None or not columns:
+        return range(0)
+    return query_rows(capture.compression.rows, query_start=columns[-1] + 1, prompt_length=length, total=total)
 
 
 def _without_pixels(feature: Any) -> Any:

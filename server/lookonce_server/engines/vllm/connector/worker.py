@@ -16,6 +16,10 @@ def _tell(worker: Any, error: Exception) -> list[str]:
     return [f"{reason(error)}."]
 
 
+def _deny(worker: Any, error: Exception) -> bool:
+    return False
+
+
 def _tell_no_times(worker: Any, error: Exception) -> list[StepTimes]:
     return []
 
@@ -34,6 +38,13 @@ class WorkerExtension:
         if not problems:
             connector.attach(self.model_runner.get_model())
         return problems
+
+    @guarded(_deny)
+    def lookonce_reads_cache(self) -> bool:
+        """Tell whether captures read from vLLM's cache, once attached."""
+        connector = get_kv_transfer_group()
+        assert isinstance(connector, ContextConnector)
+        return connector.reads_cache
 
     @guarded(_tell_no_times)
     def lookonce_step_times(self) -> list[StepTimes]:
