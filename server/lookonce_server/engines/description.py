@@ -27,6 +27,8 @@ class Description(NamedTuple):
     layout: TileLayout | None = None  # of the image tokens, see `ImageScores`
     # Of recurrent layers, after the whole prompt and with its prefix, on the CPU: [recurrent layers, ...].
     states: Mapping[str, Tensor] = MappingProxyType({})
+    generated_tokens: int = 0
+    prompt_passes: int = 1  # how often the prompt was run through the model
 
 
 class PackedPrompt(NamedTuple):
