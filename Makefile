@@ -22,7 +22,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test test-all models lint report bench bench-store bench-server bench-vllm bench-images soak joins train clean
+.PHONY: help serve demo test test-all models lint report bench bench-store bench-server bench-vllm bench-images soak joins train dashboards clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ joins: $(VENV)/.dev ## ask 1,000 questions about several images at once; fails o
 
 train: $(VENV)/.dev ## train the small model that ships
 	$(BIN)/python -m lookonce_scenes.train $(ARGS)
+
+dashboards: $(VENV)/.dev ## write the Grafana dashboards, deploy/grafana/*.json
+	$(BIN)/python deploy/grafana/dashboards.py
 
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -26,9 +26,9 @@ from lookonce_cache.identity import (
     check_tenant,
     digest,
 )
-from lookonce_cache.stores.base import ContextInfo, Lease, Page, State, Store, StoreHit, StoreStats
+from lookonce_cache.stores.base import ContextInfo, Lease, NodeUsage, Page, State, Store, StoreHit, StoreStats
 from lookonce_cache.stores.blobs import MAX_BLOB_BYTES, BlobKey, BlobStore
-from lookonce_cache.stores.observer import Outcome, StoreObserver
+from lookonce_cache.stores.observer import Eviction, Outcome, StoreObserver
 from lookonce_cache.stores.open import check_store_url, open_store
 from lookonce_cache.stores.urls import parse_size
 
@@ -54,10 +54,12 @@ __all__ = [
     "ContextInfo",
     "ContextKey",
     "ContextTooLargeError",
+    "Eviction",
     "InvalidContextError",
     "Lease",
     "LeaseLostError",
     "MemoryStore",
+    "NodeUsage",
     "Outcome",
     "Page",
     "QuantizedTensor",

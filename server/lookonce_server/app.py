@@ -12,9 +12,9 @@ import torch
 import transformers
 from fastapi import FastAPI
 
-from lookonce_cache import Store, StoreUnavailableError, open_store
+from lookonce_cache import DEFAULT_TENANT, Store, StoreUnavailableError, open_store
 from lookonce_pruning import parse_window
-from lookonce_server.auth.keys import read_keys
+from lookonce_server.auth.keys import Keys, read_keys
 from lookonce_server.auth.rate_limit import RateLimiter
 from lookonce_server.auth.tenants import TenantDirectory
 from lookonce_server.engines.base import DescribePlan, Engine
@@ -71,9 +71,8 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
         ProfileError: the profile is of another checkpoint.
     """
     async with AsyncExitStack() as parts:
-        metrics = Metrics()
-        metrics.retention.set(settings.retention)
         keys = read_keys(settings.api_keys, settings.api_key_hashes, settings.tenant_limits)
+        metrics = _metrics(settings, keys)
         images = _images(settings, metrics)
         parts.push_async_callback(asyncio.to_thread, images.close)
         store = open_store(
@@ -126,6 +125,18 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
                 lifecycle=Lifecycle(contexts.describe_queue),
             )
         )
+
+
+def _metrics(settings: Settings, keys: Keys) -> Metrics:
+    """Build the metrics; the tenants counted by name are the first of the keys, in every replica."""
+    tenants = list(dict.fromkeys(keys.tenants.values())) or [DEFAULT_TENANT]
+    metrics = Metrics(
+        settings.api_model,
+        build={name: version(name) for name in ("lookonce", "torch", "transformers")} | {"engine": settings.engine},
+        tenants=tenants[: settings.metrics_tenants] if settings.metrics_tenants else None,
+    )
+    metrics.retention.set(settings.retention)
+    return metrics
 
 
 async def _check_store(store: Store) -> None:
@@ -221,6 +232,7 @@ async def _load_vllm(settings: Settings) -> Engine:
         max_images=settings.max_images * settings.max_frames,  # frames may be images to the model
         options={"use_tqdm_on_load": _set_progress_bars(settings)} | settings.vllm,
         handover_dir=settings.handover_dir,
+        served_name=settings.api_model,
         allow_control_tokens=settings.allow_control_tokens,
         trust_remote_code=settings.trust_remote_code,
     )

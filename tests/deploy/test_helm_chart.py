@@ -218,7 +218,9 @@ def test_the_package_has_no_examples(tmp_path):
     with helm_python.Chart.load(archive) as chart:
         files = [file["name"] for file in chart.files]
         assert chart.schema == SCHEMA
-    assert any(name.startswith("dashboards/") for name in files)
+    assert {"rules.yaml", "dashboards/overview.json", "dashboards/contexts.json", "dashboards/tenants.json"} <= set(
+        files
+    )
     assert not [name for name in files if name.startswith("examples/")]
 
 

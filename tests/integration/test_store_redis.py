@@ -61,6 +61,33 @@ async def test_a_delete_leaves_nothing(redis_server, store):
         assert client.keys("*") == []
 
 
+async def test_its_memory_is_that_of_redis(redis_server, store):
+    await store.put(make_context())
+    redis_server.configure(maxmemory="50mb")
+    try:
+        (usage,) = await store.usage()
+        with redis_server.client() as client:
+            memory, stats = client.info("memory"), client.info("stats")
+        assert (usage.store, usage.max_bytes) == ("redis", 50 * 1024 * 1024)
+        assert usage.evicted_keys == stats["evicted_keys"]
+        assert usage.node in redis_server.url
+        assert usage.used_bytes == pytest.approx(memory["used_memory"], rel=0.2)
+    finally:
+        redis_server.configure(maxmemory="0")
+    assert (await store.usage())[0].max_bytes is None
+
+
+async def test_a_redis_that_is_away_or_does_not_tell_has_no_memory_to_show(redis_server):
+    url = acl_url(redis_server)
+    silent = open_(url + PATIENTLY)
+    away = open_("redis://127.0.0.1:1")
+    try:
+        assert list(await silent.usage()) == list(await away.usage()) == []
+    finally:
+        await silent.close()
+        await away.close()
+
+
 async def test_two_stores_see_the_same(redis_server, store):
     other = open_(redis_server.url + PATIENTLY, ttl=60)
     lease = await other.lease(KEY, 60)

@@ -51,7 +51,8 @@ async def check_bounds(engine: Engine, context: CompressedContext, admission) ->
     )
     with pytest.raises(OverloadedError, match="2 requests are in work"):
         await questions.pop()
-    assert engine.queue_depth == 2 * MAX_QUEUE
+    assert engine.queue_depth == sum(engine.passes) == 2 * MAX_QUEUE
+    assert sum(engine.passes[2:]) == MAX_QUEUE
     for task in (*behind, *questions):
         task.cancel()
     await asyncio.wait([*behind, *questions])

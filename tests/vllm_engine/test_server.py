@@ -1,5 +1,7 @@
 """vLLM behind the HTTP API: replicas of both engines over one Redis, tiers, vLLM's metrics, what nobody may ask for."""
 
+import re
+
 import openai
 import pytest
 
@@ -94,6 +96,17 @@ def test_the_metrics_are_vllms_too(replica):
     assert "vllm:num_requests_running" in page
     assert "vllm:num_preemptions_total" in page
     assert "lookonce_requests_total" in page
+    names = set(re.findall(r'model_name="([^"]*)"', page))
+    assert names == {MODEL}  # vLLM's metrics have ours
+    replica.wait_for("queue_depth", 0)  # the describe pass behind it
+    for name in ("requests_running", "requests_waiting", "describes_waiting"):
+        assert replica.metric(f"num_{name}") == 0
+    assert replica.metric("request_queue_time_seconds_count", cache="miss") > 0
+    prefills = [replica.metric(f"request_prefill_time_seconds_{end}", prompt="full") for end in ("count", "sum")]
+    assert prefills[0] > 0
+    assert 0 < prefills[1] < 60 * prefills[0]
+    images = replica.metric("prompt_tokens_processed_total", prompt="full", kind="image")
+    assert 100 < images / prefills[0] < 205
     assert replica.get("/ready").json()["status"] == "ready"
 
 

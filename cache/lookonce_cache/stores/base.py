@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
@@ -63,6 +64,17 @@ class StoreStats(NamedTuple):
     bytes: int  # that deleting all contexts would free
     oldest: float | None  # unix time in seconds at which the oldest was last put; None if there is none
     newest: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUsage:
+    """The memory of one server of a store, or of this process."""
+
+    store: str  # tier
+    node: str  # address; "" for this process
+    used_bytes: int
+    max_bytes: int | None  # beyond which contexts are evicted, or refused; None: no limit
+    evicted_keys: int | None = None  # since the server started; None where the observer is told of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +173,9 @@ class Store(Protocol):
 
     async def state(self, key: ContextKey) -> State:
         """Tell whether the context is there, or leased; does not count as use."""
+
+    async def usage(self) -> Sequence[NodeUsage]:
+        """Return the memory of each server, except of those that do not tell; raises nothing."""
 
     async def ping(self) -> None:
         """Raise StoreUnavailableError unless the store works, at least for reads."""

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -16,10 +16,10 @@ from lookonce_cache.context import CompressedContext
 from lookonce_cache.errors import ContextTooLargeError, LeaseLostError
 from lookonce_cache.format.quantization import QuantizedTensor
 from lookonce_cache.identity import ContextKey
-from lookonce_cache.stores.base import MAX_LISTED, ContextInfo, Lease, Page, State, StoreHit, StoreStats
+from lookonce_cache.stores.base import MAX_LISTED, ContextInfo, Lease, NodeUsage, Page, State, StoreHit, StoreStats
 from lookonce_cache.stores.blobs import MEMORY_BYTES, MemoryBlobStore
 from lookonce_cache.stores.cursor import Cursor, parse_cursor
-from lookonce_cache.stores.observer import StoreObserver, observed
+from lookonce_cache.stores.observer import Eviction, StoreObserver, observed
 
 DEFAULT_MAX_BYTES = 2 * 1024**3
 GRACE_SECONDS = 3600.0  # for which an expired lease still allows a put, unless the next one is taken
@@ -30,6 +30,8 @@ class _Entry:
     context: CompressedContext
     put_at: float  # unix time in seconds
     expires_at: float  # in time.monotonic's seconds; infinite for never
+    added_at: float = field(default_factory=time.monotonic)
+    used_at: float = field(default_factory=time.monotonic)
 
     @property
     def cursor(self) -> Cursor:
@@ -113,7 +115,7 @@ class MemoryStore:
             self._break_lease(lease.key)
         self._drop(context.key)
         while self.used_bytes + context.nbytes > self.max_bytes:
-            self._drop(next(iter(self._entries)))
+            self._evict(next(iter(self._entries)), "room")
         self._entries[context.key] = _Entry(_copy_views(context), time.time(), self._expiry(ttl))
         self._add_bytes(context.nbytes)
         self.observer.transferred(self.tier, "written", context.nbytes)
@@ -187,6 +189,11 @@ class MemoryStore:
         self._drop_expired()
         return "kept" if key in self._entries else "leased" if key in self._leases else "absent"
 
+    async def usage(self) -> Sequence[NodeUsage]:
+        """Tell as `Store.usage` says."""
+        self._drop_expired()
+        return [NodeUsage(self.tier, "", self.used_bytes, self.max_bytes)]
+
     @observed
     async def ping(self) -> None:
         """Ping as `Store.ping` says."""
@@ -204,7 +211,7 @@ class MemoryStore:
         self._drop_expired()
         entry = self._entries.get(key)
         if entry is not None:
-            self._entries[key] = replace(entry, expires_at=self._expiry(ttl))
+            self._entries[key] = replace(entry, expires_at=self._expiry(ttl), used_at=time.monotonic())
             self._entries.move_to_end(key)
         return entry
 
@@ -248,12 +255,17 @@ class MemoryStore:
         self._add_bytes(-entry.context.nbytes)
         return True
 
+    def _evict(self, key: ContextKey, reason: Eviction) -> None:
+        entry, now = self._entries[key], time.monotonic()
+        self._drop(key)
+        self.observer.evicted(self.tier, reason, now - entry.added_at, now - entry.used_at)
+
     def _drop_expired(self) -> None:
         now = time.monotonic()
         if now < self._earliest_expiry:
             return
         for key in [key for key, entry in self._entries.items() if entry.expires_at <= now]:
-            self._drop(key)
+            self._evict(key, "expired")
         expiries = [entry.expires_at for entry in self._entries.values()]
         for leases in (self._leases, self._last_leases):
             for leased_key in [key for key, lease in leases.items() if lease.expires_at <= now]:

@@ -14,6 +14,7 @@ from lookonce_cache.errors import (
 )
 
 Outcome = Literal["ok", "miss", "refused", "error"]
+Eviction = Literal["room", "expired"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,6 +39,16 @@ class StoreObserver:
 
     def holds(self, store: str, nbytes: int) -> None:
         """Report the bytes of tensors that a store in memory now holds."""
+
+    def evicted(self, store: str, reason: Eviction, lifetime: float, idle: float) -> None:
+        """Report a context that a store in memory dropped by itself.
+
+        Args:
+            store: the store's tier.
+            reason: "room" if another context needed its room; "expired" if its ttl was over.
+            lifetime: seconds since it was put.
+            idle: seconds since its last use.
+        """
 
     def damaged(self, store: str, reason: str) -> None:
         """Report a value that is damaged, or not the one of its key.

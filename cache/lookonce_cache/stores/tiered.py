@@ -1,11 +1,12 @@
 """Put a hot tier in this process's memory in front of a shared store."""
 
 import asyncio
+from collections.abc import Sequence
 
 from lookonce_cache.context import CompressedContext
 from lookonce_cache.errors import StoreUnavailableError
 from lookonce_cache.identity import ContextKey
-from lookonce_cache.stores.base import ContextInfo, Lease, Page, State, Store, StoreHit, StoreStats
+from lookonce_cache.stores.base import ContextInfo, Lease, NodeUsage, Page, State, Store, StoreHit, StoreStats
 from lookonce_cache.stores.memory import MemoryStore
 
 
@@ -100,6 +101,10 @@ class TieredStore:
     async def state(self, key: ContextKey) -> State:
         """Tell as `Store.state` says."""
         return await self._shared.state(key)
+
+    async def usage(self) -> Sequence[NodeUsage]:
+        """Tell as `Store.usage` says, of both tiers."""
+        return [*await self._hot.usage(), *await self._shared.usage()]
 
     async def ping(self) -> None:
         """Ping as `Store.ping` says."""

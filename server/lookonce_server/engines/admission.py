@@ -9,6 +9,17 @@ from contextlib import contextmanager
 from lookonce_server.errors import OverloadedError
 
 
+class Place:
+    """A pass's place: it waits until it is told to run."""
+
+    def __init__(self) -> None:
+        self.is_running = False
+
+    def run(self) -> None:
+        """Say that the pass runs; again does nothing."""
+        self.is_running = True
+
+
 class Admission:
     """Count the passes that wait or run, and refuse more than `max_queue`.
 
@@ -20,15 +31,23 @@ class Admission:
 
     def __init__(self, max_queue: int) -> None:
         self.max_queue = max_queue
-        self._admitted = {False: 0, True: 0}  # by whether they are describe passes
+        self._places: dict[bool, set[Place]] = {False: set(), True: set()}  # by whether they are describe passes
 
     @property
     def depth(self) -> int:
         """Return the passes that wait or run and are not cancelled, of both kinds."""
-        return sum(self._admitted.values())
+        return sum(map(len, self._places.values()))
+
+    def running(self, *, background: bool = False) -> int:
+        """Return how many of one kind run."""
+        return sum(place.is_running for place in self._places[background])
+
+    def waiting(self, *, background: bool = False) -> int:
+        """Return how many of one kind wait."""
+        return len(self._places[background]) - self.running(background=background)
 
     @contextmanager
-    def admit(self, *, background: bool = False) -> Iterator[None]:
+    def admit(self, *, background: bool = False) -> Iterator[Place]:
         """Hold a place for a pass inside the block.
 
         Args:
@@ -37,12 +56,13 @@ class Admission:
         Raises:
             OverloadedError: all places are taken.
         """
-        count = self._admitted[background]
+        count = len(self._places[background])
         if count >= self.max_queue:
             kind = "describe passes" if background else "requests"
             raise OverloadedError(f"{count} {kind} are in work already, as many as this server takes on.")
-        self._admitted[background] += 1
+        place = Place()
+        self._places[background].add(place)
         try:
-            yield
+            yield place
         finally:
-            self._admitted[background] -= 1
+            self._places[background].remove(place)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from lookonce_cache import CompressedContext
 from lookonce_pruning import ScoreQueries
+from lookonce_server.engines.admission import Admission
 from lookonce_server.engines.conversation import Conversation
 from lookonce_server.engines.description import Description
 from lookonce_server.engines.geometry import ImageCrop
@@ -159,6 +160,28 @@ class Started(NamedTuple):
     computed_tokens: int  # of those, how many were run through the model for this answer
     full_prompt_tokens: int  # of the same question's prompt with the whole image
     frames: tuple[int | None, ...] = ()  # of a full pass: the frames that it saw of each video; None for an image
+    image_tokens: int = 0  # of those computed
+    queue_seconds: float | None = None  # for which the pass waited in the engine; None: unknown
+    started_at: float | None = None  # when its first step began, monotonic; None: unknown
+
+
+class PassCounts(NamedTuple):
+    """The passes in an engine. One waits until its first step, in vLLM until its first token."""
+
+    requests_running: int  # answers: of a question with `n`, each
+    requests_waiting: int
+    describes_running: int
+    describes_waiting: int
+
+
+def pass_counts(admission: Admission) -> PassCounts:
+    """Count the passes that were admitted."""
+    return PassCounts(
+        admission.running(),
+        admission.waiting(),
+        admission.running(background=True),
+        admission.waiting(background=True),
+    )
 
 
 class TokenLogprob(NamedTuple):
@@ -235,6 +258,10 @@ class Engine(Protocol):
     @property
     def queue_depth(self) -> int:
         """Return the passes that wait or run."""
+
+    @property
+    def passes(self) -> PassCounts:
+        """Return how many passes of each kind wait, and run."""
 
     async def ping(self) -> None:
         """Return if the engine works, and raise EngineError if it does not."""

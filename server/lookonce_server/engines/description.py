@@ -36,6 +36,8 @@ class Description(NamedTuple):
     layout: TileLayout | None = None  # of the image tokens, see `ImageScores`
     # Of recurrent layers, after the whole prompt and with its prefix, on the CPU: [recurrent layers, ...].
     states: Mapping[str, Tensor] = MappingProxyType({})
+    generated_tokens: int = 0
+    recomputed_tokens: int = 0  # run through the model again, for the rows that score
 
 
 class PackedPrompt(NamedTuple):

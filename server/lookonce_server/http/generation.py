@@ -15,6 +15,7 @@ from lookonce_server.http.errors import status_of
 from lookonce_server.http.event_stream import EventStream, error_event
 from lookonce_server.http.state import AppState
 from lookonce_server.http.usage import Usage
+from lookonce_server.logs import current_request
 from lookonce_server.metrics import Metrics
 from lookonce_server.sessions.answer_passes import Session
 from lookonce_server.sessions.answer_streams import AnswerStreams
@@ -107,6 +108,8 @@ class _Generation:
         self._asking = asking
         self._format = answer_format
         self._arrived_at = time.monotonic()
+        facts = current_request.get()
+        self._tenant = facts.tenant if facts else None
         self._cache = "none"
         self._start: asyncio.Task[Usage] | None = None
         self._answers: AnswerStreams | None = None
@@ -137,6 +140,7 @@ class _Generation:
     def count(self, status: str) -> None:
         """Count the question under a status."""
         self._metrics.requests.labels(self._cache, status).inc()
+        self._metrics.tenants.count_request(self._tenant, self._cache, status)
 
     async def aclose(self) -> None:
         """Stop all work that is under way."""

@@ -22,9 +22,10 @@ class _AnswerUsage:
     last_made: float = 0.0
     tier: str | None = None  # where the engine found the context, if not where the store did
 
-    def count(self, piece: Piece, now: float) -> None:
-        """Add a piece."""
+    def count(self, piece: Piece, now: float) -> float | None:
+        """Add a piece; return the seconds since the tokens before it, if it is of a later step."""
         made = now if piece.made_at is None else piece.made_at
+        pause = None if self.first_made is None or made <= self.last_made else made - self.last_made
         if self.first_made is None:
             self.first_made = made
         if made == self.first_made:
@@ -33,6 +34,7 @@ class _AnswerUsage:
         self.generated += piece.tokens
         self.reasoning += piece.tokens if piece.reasoning is not None else 0
         self.tier = piece.tier
+        return pause
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -62,6 +64,7 @@ class Usage:
         self._metrics = metrics
         self._arrived_at = arrived_at
         self._answers = [_AnswerUsage() for _ in started]
+        self._inter_token_seconds = metrics.inter_token_seconds.labels(lookup.cache)
         self._facts = current_request.get() or RequestFacts("", "")
         # Known from the beginning, so that the log has it of a client that leaves too.
         self._facts.cache = lookup.cache
@@ -70,6 +73,9 @@ class Usage:
         self._facts.prompt_tokens = self.prompt_tokens
         self._facts.computed_tokens = self._computed_tokens
         self._facts.saved_tokens = self._saved_tokens
+        for answer in started:
+            if answer.queue_seconds is not None:
+                metrics.queue_seconds.labels(lookup.cache).observe(answer.queue_seconds)
 
     @property
     def num_answers(self) -> int:
@@ -112,19 +118,22 @@ class Usage:
         if all(answer.first_made is None for answer in self._answers):
             self._metrics.first_token_seconds.labels(self.lookup.cache).observe(now - self._arrived_at)
             self._facts.first_token_seconds = round(now - self._arrived_at, 6)
-        self._answers[index].count(piece, now)
+        pause = self._answers[index].count(piece, now)
+        if pause is not None:
+            self._inter_token_seconds.observe(pause)
         self._facts.generated_tokens = self.generated_tokens
 
     def finish(self) -> None:
         """Count the whole: one request, and the work of all its answers."""
-        self._metrics.prompt_tokens.inc(self._computed_tokens)
-        self._metrics.saved_tokens.inc(self._saved_tokens)
-        self._metrics.generated_tokens.inc(self.generated_tokens)
+        self._count_tokens()
         self._metrics.request_seconds.labels(self.lookup.cache).observe(time.monotonic() - self._arrived_at)
         self._metrics.images.observe(len(self.lookup.images))
         if len(self.lookup.contexts) > 1:
             self._metrics.joined.inc(self.num_answers)
-        for answer in self._answers:
+        prefill_seconds = self._metrics.prefill_seconds.labels(self._prompt)
+        for answer, started in zip(self._answers, self._started, strict=True):
+            if answer.first_made is not None and started.started_at is not None:
+                prefill_seconds.observe(answer.first_made - started.started_at)
             if rate := answer.tokens_per_second:
                 self._metrics.tokens_per_second.observe(rate)
             for image in self.lookup.images:
@@ -146,6 +155,24 @@ class Usage:
             images=images,
             **({"fallback": lookup.fallback} if lookup.fallback else {}),
         )
+
+    def _count_tokens(self) -> None:
+        processed, saved, metrics = self._computed_tokens, self._saved_tokens, self._metrics
+        images = sum(started.image_tokens for started in self._started)
+        metrics.prompt_tokens.labels(self._prompt, "image").inc(images)
+        metrics.prompt_tokens.labels(self._prompt, "text").inc(processed - images)
+        saved_images = min(saved, self.num_answers * sum(one.image_tokens for one in self.lookup.contexts))
+        metrics.saved_tokens.labels("image").inc(saved_images)
+        metrics.saved_tokens.labels("text").inc(saved - saved_images)
+        metrics.generated_tokens.inc(self.generated_tokens)
+        metrics.tenants.count_tokens(
+            self._facts.tenant, processed=processed, saved=saved, generated=self.generated_tokens
+        )
+
+    @property
+    def _prompt(self) -> str:
+        """Return what the answers come from, as metrics name it."""
+        return "context" if self.lookup.contexts else "full"
 
     @property
     def _computed_tokens(self) -> int:

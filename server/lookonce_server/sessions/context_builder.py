@@ -7,9 +7,11 @@ from dataclasses import replace
 from lookonce_cache import CompressedContext, ContextIdentity, ContextInfo, digest, quantize
 from lookonce_server.engines.base import DescribePlan, Engine, ModelFacts, OnText
 from lookonce_server.engines.description import Description
+from lookonce_server.engines.visuals import Visual
 from lookonce_server.errors import InvalidRequestError
 from lookonce_server.images.reading import Images
 from lookonce_server.images.sources import ImageBytes
+from lookonce_server.metrics import Metrics
 from lookonce_server.sessions.context_options import ContextLimits, ContextOptions
 
 
@@ -22,16 +24,25 @@ class ContextBuilder:
         limits: the options that a request may choose.
         precision: the storage precision of keys and values.
         images: decodes request images to RGB.
+        metrics: counts what describe passes cost.
     """
 
     def __init__(
-        self, engine: Engine, plan: DescribePlan, limits: ContextLimits, *, precision: str, images: Images
+        self,
+        engine: Engine,
+        plan: DescribePlan,
+        limits: ContextLimits,
+        *,
+        precision: str,
+        images: Images,
+        metrics: Metrics,
     ) -> None:
         self._engine = engine
         self._plan = plan
         self._limits = limits
         self._precision = precision
         self._images = images
+        self._metrics = metrics
 
     def check(self, options: ContextOptions) -> None:
         """Raise InvalidRequestError, naming the field, if options are beyond the limits."""
@@ -78,9 +89,30 @@ class ContextBuilder:
         """
         pixels = await self._images.decode(image)
         plan = replace(self._plan, retention=identity.retention, prompt=identity.describe_prompt)
-        description = await self._engine.describe(pixels, plan, identity.tenant, on_text)
+        description = await self._describe(pixels, plan, identity.tenant, on_text)
         identity = replace(identity, template_digest=description.template_digest)
         return await asyncio.to_thread(context_of, identity, description)
+
+    async def _describe(self, pixels: Visual, plan: DescribePlan, tenant: str, on_text: OnText) -> Description:
+        """Describe an image, and count what it costs."""
+        asked_at, started_at = time.monotonic(), 0.0
+
+        def on_piece(text: str) -> None:
+            nonlocal started_at
+            started_at = started_at or time.monotonic()
+            on_text(text)
+
+        description = await self._engine.describe(pixels, plan, tenant, on_piece)
+        started_at = started_at or asked_at  # an engine that tells nothing of it
+        self._metrics.describe_queue_seconds.observe(started_at - asked_at)
+        self._metrics.describe_run_seconds.observe(time.monotonic() - started_at)
+        image_tokens = len(description.scores)
+        text_tokens = description.prompt_tokens - image_tokens
+        self._metrics.describe_tokens.labels("image").inc(image_tokens)
+        self._metrics.describe_tokens.labels("text").inc(text_tokens)
+        self._metrics.describe_tokens.labels("generated").inc(description.generated_tokens)
+        self._metrics.describe_tokens.labels("recomputed").inc(description.recomputed_tokens)
+        return description
 
 
 def context_identity(

@@ -81,7 +81,7 @@ class Contexts:
         self._fingerprint = engine.facts.fingerprint
         self._store = store
         self._metrics = metrics
-        self._builder = ContextBuilder(engine, plan, limits, precision=precision, images=images)
+        self._builder = ContextBuilder(engine, plan, limits, precision=precision, images=images, metrics=metrics)
         self._lookups: Counter[tuple[str, bool]] = Counter()  # by tenant, and whether there was a context
         self._images = ImageStore(store)
         self._keep_images = keep_images

@@ -57,6 +57,10 @@ class HttpSettings(BaseModel):
     log_format: Annotated[Literal["text", "json"], Field(description="lines for people, or one JSON object a line")] = (
         "text"
     )
+    metrics_tenants: Annotated[
+        int,
+        Field(ge=0, le=1000, description="tenants in /metrics by name, the first of the keys; the rest are 'other'"),
+    ] = 0
 
     @field_validator("root_path")
     @classmethod

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from lookonce_cache import ContextTooLargeError, MemoryStore
+from lookonce_cache import ContextTooLargeError, MemoryStore, NodeUsage, StoreObserver
 
 from ...support.cache_samples import assert_same, context_key, make_context
 
@@ -26,6 +26,34 @@ async def test_it_drops_the_least_recently_used():
     await store.put(make_context("d"))
     assert {info.key for info in (await store.list("acme")).infos} == {context_key(name) for name in "dac"}
     assert store.used_bytes == 3 * SIZE
+
+
+async def test_what_it_drops_by_itself_is_reported_with_its_age_and_idle_time():
+    evictions = []
+
+    class Ages(StoreObserver):
+        def evicted(self, store, reason, lifetime, idle):
+            evictions.append((store, reason, lifetime, idle))
+
+    store = MemoryStore(max_bytes=2 * SIZE, observer=Ages())
+    started = time.monotonic()
+    await store.put(make_context("a"))
+    await store.put(make_context("a"))  # replaced and deleted ones are not evicted
+    await store.put(make_context("b"))
+    await store.delete(context_key("b"))
+    await asyncio.sleep(0.02)
+    await store.get(context_key("a"))
+    used = time.monotonic()
+    await store.put(make_context("b"))
+    await store.put(make_context("c"), ttl=0.001)
+    await asyncio.sleep(0.002)
+    assert (await store.usage())[0] == NodeUsage("memory", "", SIZE, 2 * SIZE)
+    ended = time.monotonic()
+    (room, expired) = evictions
+    assert (room[:2], expired[:2]) == (("memory", "room"), ("memory", "expired"))
+    assert 0.02 <= room[2] <= ended - started
+    assert 0 <= room[3] <= ended - used + 0.02
+    assert room[3] < room[2]
 
 
 async def test_tenants_share_the_budget():

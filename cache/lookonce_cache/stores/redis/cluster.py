@@ -11,10 +11,12 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, TryAgainError
 
 from lookonce_cache.errors import StoreUnavailableError
+from lookonce_cache.stores.base import NodeUsage
 from lookonce_cache.stores.observer import StoreObserver
 from lookonce_cache.stores.redis.breaker import Breaker
 from lookonce_cache.stores.redis.node import Command, Node
 from lookonce_cache.stores.redis.options import Address, RedisOptions
+from lookonce_cache.stores.redis.usage import usage_of
 
 MAX_REDIRECTIONS = 16  # of one command
 TRY_AGAIN_SECONDS = 0.05  # while a slot's keys are moving
@@ -87,6 +89,10 @@ class Cluster:
     def unavailable(self, error: Exception) -> StoreUnavailableError:
         """Build the error as `Servers.unavailable` says."""
         return self._node(self._options.addresses[0]).unavailable(error)
+
+    async def usage(self) -> list[NodeUsage]:
+        """Tell of every primary; see `Servers.usage`. None before the first command."""
+        return await usage_of([self._node(address) for address in sorted(self._primaries())])
 
     async def ping(self) -> None:
         """Ping every primary; see `Servers.ping`."""

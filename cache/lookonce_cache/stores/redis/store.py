@@ -13,7 +13,7 @@ from lookonce_cache.errors import ContextFormatError, ContextTooLargeError, Leas
 from lookonce_cache.format.checksum import DIGEST_BYTES
 from lookonce_cache.format.wire import decode, encode
 from lookonce_cache.identity import ContextKey, check_tenant
-from lookonce_cache.stores.base import MAX_LISTED, ContextInfo, Lease, Page, State, StoreHit, StoreStats
+from lookonce_cache.stores.base import MAX_LISTED, ContextInfo, Lease, NodeUsage, Page, State, StoreHit, StoreStats
 from lookonce_cache.stores.observer import StoreObserver, observed
 from lookonce_cache.stores.redis.blobs import RedisBlobStore
 from lookonce_cache.stores.redis.cluster import Cluster
@@ -185,6 +185,10 @@ class RedisStore:
         replies = await self._servers.send(("EXISTS", value_key(key)), ("PTTL", lease_key(key)))
         is_kept, lease_ms = (check_reply(self._servers, reply) for reply in replies)
         return "kept" if is_kept else "leased" if lease_ms >= 0 else "absent"  # a key without expiry is no lease
+
+    async def usage(self) -> Sequence[NodeUsage]:
+        """Tell as `Store.usage` says."""
+        return await self._servers.usage()
 
     @observed
     async def ping(self) -> None:

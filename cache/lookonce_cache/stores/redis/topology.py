@@ -5,10 +5,12 @@ from typing import Any, Protocol
 from redis.exceptions import ResponseError
 
 from lookonce_cache.errors import StoreUnavailableError, WritesRefusedError
+from lookonce_cache.stores.base import NodeUsage
 from lookonce_cache.stores.observer import StoreObserver
 from lookonce_cache.stores.redis.node import Command, Node
 from lookonce_cache.stores.redis.options import RedisOptions
 from lookonce_cache.stores.redis.refusals import refusal_of
+from lookonce_cache.stores.redis.usage import usage_of
 
 
 class Servers(Protocol):
@@ -23,6 +25,9 @@ class Servers(Protocol):
 
     def unavailable(self, error: Exception) -> StoreUnavailableError:
         """Convert an error as `Node.unavailable` does."""
+
+    async def usage(self) -> list[NodeUsage]:
+        """Return the memory of each node, except of those that do not tell."""
 
     async def ping(self) -> None:
         """Raise StoreUnavailableError unless every node works, despite open breakers."""
@@ -87,6 +92,10 @@ class SingleNode:
     def unavailable(self, error: Exception) -> StoreUnavailableError:
         """Convert an error as `Servers.unavailable` says."""
         return self._node.unavailable(error)
+
+    async def usage(self) -> list[NodeUsage]:
+        """Tell as `Servers.usage` says."""
+        return await usage_of([self._node])
 
     async def ping(self) -> None:
         """Ping as `Servers.ping` says."""

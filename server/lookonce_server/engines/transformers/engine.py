@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -16,10 +17,12 @@ from lookonce_server.engines.base import (
     DescribePlan,
     ModelFacts,
     OnText,
+    PassCounts,
     Piece,
     Sampling,
     Started,
     ignore_text,
+    pass_counts,
 )
 from lookonce_server.engines.conversation import Conversation
 from lookonce_server.engines.description import Description, pack_prompt
@@ -122,6 +125,11 @@ class TransformersEngine:
         """Return the passes that wait or run."""
         return self._scheduler.admission.depth
 
+    @property
+    def passes(self) -> PassCounts:
+        """See `Engine.passes`."""
+        return pass_counts(self._scheduler.admission)
+
     def token_text(self, token: int) -> str:
         """See `Engine.token_text`."""
         return token_text(self._prompts.tokenizer, token)
@@ -145,11 +153,11 @@ class TransformersEngine:
 
     def full(self, conversation: Conversation, images: Sequence[Visual], sampling: Sampling, tenant: str) -> Answer:
         """See `Engine.full`; nothing is kept between passes."""
-        return self._scheduler.run(self._full(conversation, images, sampling))
+        return self._scheduler.run(self._full(conversation, images, sampling, time.monotonic()))
 
     def answer(self, contexts: Sequence[CompressedContext], conversation: Conversation, sampling: Sampling) -> Answer:
         """See `Engine.answer`."""
-        return self._scheduler.run(self._answer(contexts, conversation, sampling))
+        return self._scheduler.run(self._answer(contexts, conversation, sampling, time.monotonic()))
 
     async def describe(
         self, image: Visual, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
@@ -162,16 +170,26 @@ class TransformersEngine:
         raise EngineError("The describe pass ended without a result.")
 
     def _full(
-        self, conversation: Conversation, images: Sequence[Visual], sampling: Sampling
+        self, conversation: Conversation, images: Sequence[Visual], sampling: Sampling, asked_at: float
     ) -> Iterator[Started | Piece]:
+        started_at = time.monotonic()
         prompt = self._prompts.full(conversation, images, self.facts.max_tokens)
         sampling = self.facts.fit(prompt.tokens, sampling)
-        yield Started(prompt.tokens, prompt.tokens, prompt.tokens, tuple(map(frames_of, prompt.images)))
+        yield Started(
+            prompt.tokens,
+            prompt.tokens,
+            prompt.tokens,
+            tuple(map(frames_of, prompt.images)),
+            image_tokens=len(prompt.image_positions),
+            queue_seconds=started_at - asked_at,
+            started_at=started_at,
+        )
         yield from self._decode(self._runner.prefill(prompt), sampling)
 
     def _answer(
-        self, contexts: Sequence[CompressedContext], conversation: Conversation, sampling: Sampling
+        self, contexts: Sequence[CompressedContext], conversation: Conversation, sampling: Sampling, asked_at: float
     ) -> Iterator[Started | Piece]:
+        started_at = time.monotonic()
         self.facts.check_joins(len(contexts))
         join = join_contexts(self._prompts, contexts, conversation, self._runner.window)
         sampling = self.facts.fit(join.tokens, sampling)
@@ -180,7 +198,10 @@ class TransformersEngine:
         own = ((context.keys.dequantize(device), context.values.dequantize(device)) for context in contexts)
         dense = join.combine([self._text_kv(span) for span in join.spans], own, self._runner.rope)
         cache = self._runner.cache_of(dense.keys, dense.values, contexts[0].states)
-        yield Started(join.tokens, len(join.after), full_prompt_tokens)
+        queue_seconds = started_at - asked_at
+        yield Started(
+            join.tokens, len(join.after), full_prompt_tokens, queue_seconds=queue_seconds, started_at=started_at
+        )
         yield from self._decode(self._runner.extend(cache, dense.tokens, torch.tensor([join.after])), sampling)
 
     def _text_kv(self, span: TextSpan) -> TextKV:
@@ -252,4 +273,5 @@ class TransformersEngine:
         except PruningError as error:
             raise EngineError(f"The describe pass could not be recorded: {error}") from error
         assert prompt.turn is not None
-        yield packed.describe("".join(pieces), prompt.turn, prompt.ids, states)
+        description = packed.describe("".join(pieces), prompt.turn, prompt.ids, states)
+        yield description._replace(generated_tokens=len(pieces))

@@ -92,11 +92,12 @@ class PassScheduler:
             EngineError: the pass failed with an error that is not ours; it is logged.
             EngineEndedError: the thread has ended.
         """
-        with self.admission.admit(background=background):
+        with self.admission.admit(background=background) as place:
             submitted: _Pass[T] = _Pass(work, background=background)
             self._submit(submitted)
             try:
                 while not isinstance(event := await submitted.events.get(), _Done):
+                    place.run()
                     yield event
                 if event.error is not None:
                     raise event.error

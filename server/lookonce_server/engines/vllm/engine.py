@@ -25,10 +25,12 @@ from lookonce_server.engines.base import (
     DescribePlan,
     ModelFacts,
     OnText,
+    PassCounts,
     Sampling,
     Started,
     TokenLogprob,
     ignore_text,
+    pass_counts,
 )
 from lookonce_server.engines.checkpoint import check_unchanged, fingerprint
 from lookonce_server.engines.conversation import Conversation, Turn
@@ -134,6 +136,7 @@ class VllmEngine:
         handover_dir: Path | None = None,
         allow_control_tokens: bool = False,
         trust_remote_code: bool = False,
+        served_name: str | None = None,
     ) -> Self:
         """Start vLLM with a checkpoint and check that it can be served.
 
@@ -147,6 +150,7 @@ class VllmEngine:
             handover_dir: where tensors are handed to its processes; None chooses.
             allow_control_tokens: see `PromptRenderer`.
             trust_remote_code: whether code of the checkpoint may run.
+            served_name: the model's name in vLLM's metrics; None: its folder.
 
         Raises:
             ModelRefusedError: it cannot be served, or an option is wrong; the message says why.
@@ -154,6 +158,8 @@ class VllmEngine:
         for variable, value in _ENVIRONMENT.items():
             os.environ.setdefault(variable, value)
         checkpoint = await asyncio.to_thread(read_checkpoint, name, dtype, options, max_images, trust_remote_code)
+        if served_name is not None:
+            checkpoint.args.served_model_name = [served_name]
         async with AsyncExitStack() as undo:
             files = await asyncio.to_thread(SharedFiles, handover_dir)
             undo.callback(files.close)
@@ -222,6 +228,11 @@ class VllmEngine:
         """Return the passes that wait or run."""
         return self._client.admission.depth
 
+    @property
+    def passes(self) -> PassCounts:
+        """See `Engine.passes`."""
+        return pass_counts(self._client.admission)
+
     def token_text(self, token: int) -> str:
         """See `Engine.token_text`."""
         return token_text(self._prompts.tokenizer, token)
@@ -252,17 +263,19 @@ class VllmEngine:
         self, conversation: Conversation, images: Sequence[Visual], sampling: Sampling, tenant: str
     ) -> Answer:
         """See `Engine.full`."""
-        with self._client.admission.admit():
+        with self._client.admission.admit() as place:
             images = await asyncio.to_thread(self._fit, conversation, images)
             frames = tuple(map(frames_of, images))
             ids = await asyncio.to_thread(self._prompts.full_ids, conversation, frames)
             prompt = await asyncio.to_thread(self._prompt, ids, images, tenant)
 
             def started(output: RequestOutput) -> Started:
-                tokens = len(output.prompt_token_ids or ())
-                computed = tokens - (output.num_cached_tokens or 0)
+                place.run()
+                ids = output.prompt_token_ids or []
+                run = ids[output.num_cached_tokens or 0 :]
+                image_tokens = sum(token in self._prompts.media.ids for token in run)
                 # What vLLM's own cache saves is not a context's merit.
-                return Started(tokens, computed, computed, frames)
+                return Started(len(ids), len(run), len(run), frames, image_tokens, *_times(output))
 
             async with aclosing(self._stream_answer(prompt, sampling, None, started)) as events:
                 async for event in events:
@@ -273,17 +286,21 @@ class VllmEngine:
     ) -> Answer:
         """See `Engine.answer`."""
         self.facts.check_joins(len(contexts))
-        with self._client.admission.admit():
+        with self._client.admission.admit() as place:
             join, full_prompt_tokens = await asyncio.to_thread(self._continue, contexts, conversation)
             self.facts.fit(join.tokens, sampling)
             texts = [await self._text_kv(span) for span in join.spans]
             dense = await asyncio.to_thread(self._combine, join, texts, contexts)
-            started = Started(join.tokens, len(join.after), full_prompt_tokens)
+
+            def started(output: RequestOutput) -> Started:
+                place.run()
+                return Started(join.tokens, len(join.after), full_prompt_tokens, (), 0, *_times(output))
+
             name = " ".join(context.id for context in contexts)
             async with (
                 self._contexts.attach(name, dense) as attached,
                 aclosing(
-                    self._stream_answer(attached.prompt(join.after), sampling, Job(attached.load), lambda _: started)
+                    self._stream_answer(attached.prompt(join.after), sampling, Job(attached.load), started)
                 ) as events,
             ):
                 async for event in events:
@@ -298,11 +315,16 @@ class VllmEngine:
         captured: in it, every row that scores is a prompt row, which vLLM computes in the same way on every platform.
         What is before those rows it finds in its prefix cache.
         """
-        with self._client.admission.admit(background=True):
+        with self._client.admission.admit(background=True) as place:
             turn, image = await asyncio.to_thread(self._describe_turn, plan.prompt, image)
             prompt = await asyncio.to_thread(self._prompt, turn.ids, [image], tenant)
             on_text("")
-            token_ids, text = await self._generate_description(prompt, Sampling(plan.max_tokens), on_text)
+
+            def on_piece(piece: str) -> None:
+                place.run()
+                on_text(piece)
+
+            token_ids, text = await self._generate_description(prompt, Sampling(plan.max_tokens), on_piece)
             # The last token was generated, but never run through the model. Rows of the query do not see any of them.
             fed = token_ids[:-1] if plan.rows != "query" else []
             captured = await self._captures.capture(
@@ -319,7 +341,8 @@ class VllmEngine:
                 ),
             )
         prompt_ids = captured.prompt_ids[: len(captured.prompt_ids) - len(fed)]
-        return PackedPrompt.of_tensors(captured.tensors).describe(text, turn, prompt_ids)
+        description = PackedPrompt.of_tensors(captured.tensors).describe(text, turn, prompt_ids)
+        return description._replace(generated_tokens=len(token_ids), recomputed_tokens=captured.computed_tokens)
 
     async def _stream_answer(
         self,
@@ -426,6 +449,17 @@ def _start(args: AsyncEngineArgs) -> AsyncLLM:
     """Start vLLM; its processes end with this process and this thread."""
     with bind_forks():
         return AsyncLLM.from_engine_args(args)
+
+
+def _times(output: RequestOutput) -> tuple[float | None, float | None]:
+    """Return the seconds in vLLM's queue and when the first step began, of a first output.
+
+    vLLM's own clock may be another machine's: only its differences are used.
+    """
+    stats = output.metrics
+    if stats is None or not 0 < stats.queued_ts <= stats.scheduled_ts <= stats.first_token_ts:  # it keeps none
+        return None, None
+    return stats.scheduled_ts - stats.queued_ts, time.monotonic() - (stats.first_token_ts - stats.scheduled_ts)
 
 
 def _tier(output: RequestOutput) -> str | None:

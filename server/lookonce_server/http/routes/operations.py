@@ -1,13 +1,14 @@
 """Serve `/v1/models`, `/health`, `/ready` and `/metrics`."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from lookonce_cache import StoreUnavailableError
+from lookonce_cache import NodeUsage, StoreUnavailableError
 from lookonce_server.errors import EngineError, ShuttingDownError
 from lookonce_server.http.schemas.answers import (
     AnswerModel,
@@ -28,7 +29,7 @@ from lookonce_server.http.state import AppState, Tenant, check_model, state_of
 
 router = APIRouter()
 
-STORE_SECONDS = 0.5  # that `/ready` waits for a store that it does not need: its callers wait a second, often
+STORE_SECONDS = 0.5  # for a store that `/ready` or `/metrics` does not need: their callers wait a second, often
 
 
 @router.get("/v1/models", responses=errors())
@@ -65,13 +66,8 @@ async def ready(request: Request) -> Response:
     `--ready-needs-store`.
     """
     state = state_of(request)
-    try:
-        state.lifecycle.check()
-        await state.engine.ping()
-    except ShuttingDownError:
-        return _json(NotReady(status="not ready", server="is shutting down"), 503)
-    except EngineError as error:
-        return _json(NotReady(status="not ready", engine=str(error)), 503)
+    if problem := await _problem(state):
+        return _json(problem, 503)
     store_state = await _store_state(state)
     if store_state == "unavailable" and state.settings.ready_needs_store:
         return _json(NotReady(status="not ready", store=f"{state.store.tier} does not answer"), 503)
@@ -83,9 +79,32 @@ async def ready(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Return the server's and the engine's metrics for Prometheus."""
     state = state_of(request)
-    state.metrics.queue_depth.set(state.engine.queue_depth)
+    state.metrics.ready.set(await _problem(state) is None)
+    state.metrics.show_passes(**state.engine.passes._asdict())
+    state.metrics.store.show_usage(await _store_usage(state))
     registries = (state.metrics.registry, state.engine.registry)
     return Response(b"".join(generate_latest(r) for r in registries if r), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _problem(state: AppState) -> NotReady | None:
+    """Return what keeps the server from answering questions that bring their image; None: nothing does."""
+    try:
+        state.lifecycle.check()
+        await state.engine.ping()
+    except ShuttingDownError:
+        return NotReady(status="not ready", server="is shutting down")
+    except EngineError as error:
+        return NotReady(status="not ready", engine=str(error))
+    return None
+
+
+async def _store_usage(state: AppState) -> Sequence[NodeUsage]:
+    """Return the memory of the store's servers, of those that answer in time."""
+    try:
+        async with asyncio.timeout(STORE_SECONDS):
+            return await state.store.usage()
+    except TimeoutError:
+        return ()
 
 
 def _json(answer: AnswerModel, status: int = 200) -> Response:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from lookonce_server.engines.base import PassCounts, pass_counts
 from lookonce_server.engines.transformers.scheduler import PassScheduler
 from lookonce_server.errors import EngineError, OverloadedError, PromptTooLongError
 
@@ -112,6 +113,26 @@ async def test_a_short_pass_ends_while_a_long_one_is_in_work(make_worker):
         assert await everything(worker.run(steps("short", 3, []))) == [0, 1, 2]
     assert worker.admission.depth == 1
     await long.aclose()
+
+
+async def test_what_waits_and_what_runs_is_told_by_kind(make_worker):
+    worker = make_worker(max_running=1)
+    long = worker.run(endless())
+    assert await anext(long) == 0
+    (answer,) = await start(worker, steps("answer", 1, []))
+    describing = asyncio.create_task(everything(worker.run(endless_until(answer), background=True)))
+    await asyncio.sleep(0)
+    assert pass_counts(worker.admission) == PassCounts(1, 1, 0, 1)
+    await long.aclose()
+    await answer
+    assert pass_counts(worker.admission)[:2] == (0, 0)
+    await describing
+    assert pass_counts(worker.admission) == PassCounts(0, 0, 0, 0)
+
+
+def endless_until(task: asyncio.Task) -> Iterator[int]:
+    while not task.done():
+        yield 0
 
 
 async def test_no_more_run_at_once_than_allowed(make_worker):

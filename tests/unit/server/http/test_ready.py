@@ -34,3 +34,12 @@ async def test_a_store_that_is_dead_at_the_start_is_told_and_keeps_no_server_fro
     assert "Redis at 127.0.0.1:" in told[0]
     assert "s3cret" not in caplog.text
     assert caplog.text.count("is not used until") == 1
+
+
+async def test_the_metrics_tell_that_a_server_that_ends_is_not_ready():
+    async with running_app(Settings()) as app:
+        for ending, expected in ((False, "1.0"), (True, "0.0")):
+            app.state.parts.lifecycle.ending = ending
+            async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost") as client:
+                page = (await client.get("/metrics")).text
+            assert f'lookonce_ready{{model_name="lookonce-scenes"}} {expected}' in page
