@@ -4,11 +4,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lookonce_server.engines.base import Piece, Started
+from lookonce_server.engines.base import FinishReason, Piece, Started
 from lookonce_server.http.schemas.answers import ImageUsage, Lookonce
 from lookonce_server.logs import RequestFacts, current_request
 from lookonce_server.metrics import Metrics
 from lookonce_server.sessions.lookup import ImageLookup, Lookup
+from lookonce_server.tracing.spans import annotate
 
 
 @dataclass
@@ -21,6 +22,7 @@ class _AnswerUsage:
     first_tokens: int = 0  # generated together with it
     last_made: float = 0.0
     tier: str | None = None  # where the engine found the context, if not where the store did
+    finish_reason: FinishReason | None = None
 
     def count(self, piece: Piece, now: float) -> None:
         """Add a piece."""
@@ -33,6 +35,7 @@ class _AnswerUsage:
         self.generated += piece.tokens
         self.reasoning += piece.tokens if piece.reasoning is not None else 0
         self.tier = piece.tier
+        self.finish_reason = piece.finish_reason
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -70,6 +73,7 @@ class Usage:
         self._facts.prompt_tokens = self.prompt_tokens
         self._facts.computed_tokens = self._computed_tokens
         self._facts.saved_tokens = self._saved_tokens
+        annotate({"gen_ai.usage.cache_read.input_tokens": self.cached_tokens})
 
     @property
     def num_answers(self) -> int:
@@ -130,6 +134,16 @@ class Usage:
             for image in self.lookup.images:
                 if tier := answer.tier or image.tier:
                     self._metrics.served.labels(tier).inc()
+        self._annotate_end()
+
+    def _annotate_end(self) -> None:
+        """Tell the trace what is known of whole answers alone."""
+        annotate({"gen_ai.response.finish_reasons": [str(answer.finish_reason) for answer in self._answers]})
+        if self.reasoning_tokens:
+            annotate({"gen_ai.usage.reasoning.output_tokens": self.reasoning_tokens})
+        rates = [rate for answer in self._answers if (rate := answer.tokens_per_second)]
+        if rates:
+            annotate({"lookonce.tokens_per_second": sum(rates) / len(rates)})
 
     def lookonce(self, index: int = 0) -> Lookonce:
         """Return the `lookonce` object, that of one answer where they differ."""

@@ -21,6 +21,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from lookonce_cache import CompressedContext, digest
 from lookonce_pruning import rope_of_config
 from lookonce_server.engines.base import (
+    ANSWER,
+    FULL_PASS,
     Answer,
     DescribePlan,
     ModelFacts,
@@ -52,6 +54,7 @@ from lookonce_server.engines.vllm.context_prompts import ContextPrompts
 from lookonce_server.engines.vllm.parent import bind_forks
 from lookonce_server.engines.vllm.selfcheck import check_model, compute_text, find_join_problem
 from lookonce_server.errors import ContextOutdatedError, EngineError, ModelRefusedError
+from lookonce_server.tracing.spans import Phases, phases
 
 _log = logging.getLogger(__name__)
 _TWO_IMAGES = Conversation((Turn("user", (0, 1)),))
@@ -62,6 +65,11 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",  # a start is a hundred lines at its INFO
     "LLGUIDANCE_LOG_LEVEL": "0",  # a grammar that fails is told to whoever asked
 }
+
+
+# vLLM has a queue of its own, behind what is done here.
+_ANSWER = (ANSWER[0], "queue", *ANSWER[1:])
+_FULL_PASS = (FULL_PASS[0], "queue", *FULL_PASS[1:])
 
 
 class _Continuation(NamedTuple):
@@ -128,6 +136,7 @@ class VllmEngine:
         options: Mapping[str, Any],
         max_images: int = 16,
         handover_dir: Path | None = None,
+        traces_endpoint: str | None = None,
         allow_control_tokens: bool = False,
         trust_remote_code: bool = False,
     ) -> Self:
@@ -140,6 +149,7 @@ class VllmEngine:
             max_queue: passes of each kind, see `Admission`.
             options: vLLM's own, see `options.engine_args`.
             max_images: most images of a prompt.
+            traces_endpoint: where vLLM sends its part of traces, in the environment's or OTLP's own protocol, HTTP.
             handover_dir: where tensors are handed to its processes; None chooses.
             allow_control_tokens: see `PromptRenderer`.
             trust_remote_code: whether code of the checkpoint may run.
@@ -149,6 +159,11 @@ class VllmEngine:
         """
         for variable, value in _ENVIRONMENT.items():
             os.environ.setdefault(variable, value)
+        if traces_endpoint is not None:
+            options = {"otlp_traces_endpoint": traces_endpoint, **options}
+            os.environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")  # vLLM's own default is gRPC
+            if "service.name=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+                os.environ.setdefault("OTEL_SERVICE_NAME", "lookonce")
         checkpoint = await asyncio.to_thread(read_checkpoint, name, dtype, options, max_images, trust_remote_code)
         async with AsyncExitStack() as undo:
             files = await asyncio.to_thread(SharedFiles, handover_dir)
@@ -240,7 +255,7 @@ class VllmEngine:
         self, conversation: Conversation, images: Sequence[Visual], sampling: Sampling, tenant: str
     ) -> Answer:
         """See `Engine.full`."""
-        with self._client.admission.admit():
+        with self._client.admission.admit(), phases(*_FULL_PASS) as trace:
             images = await asyncio.to_thread(self._fit, conversation, images)
             frames = tuple(map(frames_of, images))
             ids = await asyncio.to_thread(self._prompts.full_ids, conversation, frames)
@@ -252,7 +267,8 @@ class VllmEngine:
                 # What vLLM's own cache saves is not a context's merit.
                 return Started(tokens, computed, computed, frames)
 
-            async with aclosing(self._stream_answer(prompt, sampling, None, started)) as events:
+            trace.advance()
+            async with aclosing(self._stream_answer(prompt, sampling, None, started, trace)) as events:
                 async for event in events:
                     yield event
 
@@ -261,21 +277,19 @@ class VllmEngine:
     ) -> Answer:
         """See `Engine.answer`."""
         self.facts.check_joins(len(contexts))
-        with self._client.admission.admit():
+        with self._client.admission.admit(), phases(*_ANSWER) as trace:
             join, full_prompt_tokens = await asyncio.to_thread(self._continue, contexts, conversation)
             self.facts.fit(join.tokens, sampling)
             texts = [await self._text_kv(span) for span in join.spans]
             dense = await asyncio.to_thread(self._combine, join, texts, contexts)
             started = Started(join.tokens, len(join.after), full_prompt_tokens)
             name = " ".join(context.id for context in contexts)
-            async with (
-                self._contexts.attach(name, dense) as attached,
-                aclosing(
-                    self._stream_answer(attached.prompt(join.after), sampling, Job(attached.load), lambda _: started)
-                ) as events,
-            ):
-                async for event in events:
-                    yield event
+            async with self._contexts.attach(name, dense) as attached:
+                trace.advance()
+                prompt, job = attached.prompt(join.after), Job(attached.load)
+                async with aclosing(self._stream_answer(prompt, sampling, job, lambda _: started, trace)) as events:
+                    async for event in events:
+                        yield event
 
     async def describe(
         self, image: Visual, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
@@ -312,6 +326,7 @@ class VllmEngine:
         sampling: Sampling,
         job: Job | None,
         started: Callable[[RequestOutput], Started],
+        trace: Phases,
     ) -> Answer:
         """Yield the answer's events, its texts made from tokens as in every engine."""
         text: TextStream | None = None
@@ -323,6 +338,8 @@ class VllmEngine:
         async with aclosing(self._client.run(prompt, params)) as outputs:
             async for output in outputs:
                 if text is None:
+                    trace.leave("queue", _scheduled_at(output))
+                    trace.advance()
                     first = started(output)
                     fitting = self.facts.fit(first.prompt_tokens, sampling)  # vLLM ends an answer that has no more room
                     text = TextStream(self._prompts.tokenizer, fitting, ends, self._prompts.reasoning)
@@ -332,9 +349,11 @@ class VllmEngine:
                     if grammar:
                         grammar.push(token)
                     piece = text.push(token, logprob, made_at)
-                    yield piece._replace(tier=_tier(output)) if piece.finish_reason else piece
                     if piece.finish_reason:
+                        trace.finish()
+                        yield piece._replace(tier=_tier(output))
                         return
+                    yield piece
         raise EngineError("vLLM ended the answer early.")
 
     async def _generate_description(
@@ -411,6 +430,12 @@ def _start(args: AsyncEngineArgs) -> AsyncLLM:
     """Start vLLM; its processes end with this process and this thread."""
     with bind_forks():
         return AsyncLLM.from_engine_args(args)
+
+
+def _scheduled_at(output: RequestOutput) -> float:
+    """Return when vLLM's scheduler took the request up, monotonic; or now if vLLM keeps no times."""
+    at = getattr(output.metrics, "scheduled_ts", 0.0)
+    return at or time.monotonic()
 
 
 def _tier(output: RequestOutput) -> str | None:

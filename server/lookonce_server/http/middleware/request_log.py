@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lookonce_server.http import errors
 from lookonce_server.logs import RequestFacts, current_request
 from lookonce_server.metrics import REFUSALS, Metrics
+from lookonce_server.tracing.spans import trace_id
 
 _log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -47,7 +48,7 @@ class RequestLogMiddleware:
         started_at = time.monotonic()
         header = Headers(scope=scope).get("x-request-id", "")
         request_id = header if _ID.fullmatch(header) else f"req_{uuid.uuid4().hex}"
-        facts = RequestFacts(request_id, scope["method"], route=_route(scope))
+        facts = RequestFacts(request_id, scope["method"], route=_route(scope), trace_id=trace_id())
         current_request.set(facts)
         sending = _Sending(scope, facts, send)
         try:
