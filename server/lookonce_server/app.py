@@ -27,7 +27,7 @@ from lookonce_server.http.middleware.origin import OriginMiddleware
 from lookonce_server.http.middleware.path import PathMiddleware
 from lookonce_server.http.middleware.request_log import RequestLogMiddleware
 from lookonce_server.http.middleware.trace import TraceMiddleware
-from lookonce_server.http.routes import chat, context_views, operations
+from lookonce_server.http.routes import chat, context_views, monitor, operations
 from lookonce_server.http.routes import contexts as context_routes
 from lookonce_server.http.routes import pages as playground
 from lookonce_server.http.state import AppState
@@ -56,6 +56,7 @@ ROUTERS = (
     context_routes.router,
     context_views.router,
     operations.router,
+    monitor.router,
     playground.router,
 )
 
@@ -194,7 +195,7 @@ def _app(state: AppState) -> FastAPI:
     app.add_middleware(
         OriginMiddleware, any_host=state.access.asks_for_keys or settings.allow_anyone, origins=settings.origins
     )
-    app.add_middleware(RequestLogMiddleware, metrics=state.metrics)
+    app.add_middleware(RequestLogMiddleware, metrics=state.metrics, recent=state.recent)
     if state.telemetry is not None:
         app.add_middleware(TraceMiddleware, telemetry=state.telemetry)
     app.add_middleware(PathMiddleware, root_path=settings.root_path)

@@ -11,6 +11,7 @@ from lookonce_server.auth.rate_limit import TenantLimits
 from lookonce_server.auth.tenants import TenantDirectory
 from lookonce_server.engines.base import DescribePlan, Engine
 from lookonce_server.errors import ModelNotFoundError
+from lookonce_server.http.recent import RecentQuestions
 from lookonce_server.http.schemas.field_names import shown
 from lookonce_server.images.reading import Images
 from lookonce_server.lifecycle import Lifecycle
@@ -40,6 +41,7 @@ class AppState:
     started_at: float  # unix seconds
     tenant_limits: Mapping[str, TenantLimits] = field(default_factory=dict)  # of tenants that have their own
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    recent: RecentQuestions = field(default_factory=RecentQuestions)
     telemetry: "Telemetry | None" = None  # sends traces and metrics, where a collector was named
 
 
