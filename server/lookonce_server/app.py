@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -18,14 +19,15 @@ from lookonce_server.auth.keys import Keys, read_keys
 from lookonce_server.auth.rate_limit import RateLimiter
 from lookonce_server.auth.tenants import TenantDirectory
 from lookonce_server.engines.base import DescribePlan, Engine
-from lookonce_server.errors import ModelRefusedError
+from lookonce_server.errors import ModelRefusedError, StartError
 from lookonce_server.http import errors, openapi, responses
 from lookonce_server.http.middleware.auth import AuthMiddleware
 from lookonce_server.http.middleware.body_limit import BodyLimitMiddleware
 from lookonce_server.http.middleware.origin import OriginMiddleware
 from lookonce_server.http.middleware.path import PathMiddleware
 from lookonce_server.http.middleware.request_log import RequestLogMiddleware
-from lookonce_server.http.routes import chat, context_views, operations
+from lookonce_server.http.middleware.trace import TraceMiddleware
+from lookonce_server.http.routes import chat, context_views, monitor, operations
 from lookonce_server.http.routes import contexts as context_routes
 from lookonce_server.http.routes import pages as playground
 from lookonce_server.http.state import AppState
@@ -42,6 +44,9 @@ from lookonce_server.sessions.fallback import Fallback
 from lookonce_server.sessions.sessions import Sessions
 from lookonce_server.settings import BUNDLED, Settings
 
+if TYPE_CHECKING:
+    from lookonce_server.tracing.otlp import Telemetry
+
 _log = logging.getLogger(__name__)
 
 # Beside these routes there are the pages' files and the OpenAPI document.
@@ -51,6 +56,7 @@ ROUTERS = (
     context_routes.router,
     context_views.router,
     operations.router,
+    monitor.router,
     playground.router,
 )
 
@@ -68,11 +74,15 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
         ModelRefusedError: the model cannot be loaded, or failed the self-check.
         StoreConfigError: the store's URL is wrong.
         AccessConfigError: the API keys are wrong.
+        StartError: traces are asked for, and what sends them is not installed.
         ProfileError: the profile is of another checkpoint.
     """
     async with AsyncExitStack() as parts:
         keys = read_keys(settings.api_keys, settings.api_key_hashes, settings.tenant_limits)
         metrics = _metrics(settings, keys)
+        telemetry = _telemetry(settings)
+        if telemetry is not None:
+            parts.push_async_callback(telemetry.close)
         images = _images(settings, metrics)
         parts.push_async_callback(asyncio.to_thread, images.close)
         store = open_store(
@@ -123,6 +133,7 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
                 started_at=time.time(),
                 tenant_limits=keys.limits,
                 lifecycle=Lifecycle(contexts.describe_queue),
+                telemetry=telemetry,
             )
         )
 
@@ -137,6 +148,23 @@ def _metrics(settings: Settings, keys: Keys) -> Metrics:
     )
     metrics.retention.set(settings.retention)
     return metrics
+
+
+def _telemetry(settings: Settings) -> "Telemetry | None":
+    """Return what sends traces and metrics, if a collector was named. Nothing of it is imported else.
+
+    Raises:
+        StartError: OpenTelemetry is not installed.
+    """
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        from lookonce_server.tracing.otlp import Telemetry
+    except ImportError as error:
+        raise StartError(
+            f"--otlp-endpoint needs OpenTelemetry's SDK: pip install 'lookonce[otel]' ({error})."
+        ) from error
+    return Telemetry(settings.otlp_url("traces"), settings.otlp_url("metrics"), settings.api_model)
 
 
 async def _check_store(store: Store) -> None:
@@ -178,7 +206,9 @@ def _app(state: AppState) -> FastAPI:
     app.add_middleware(
         OriginMiddleware, any_host=state.access.asks_for_keys or settings.allow_anyone, origins=settings.origins
     )
-    app.add_middleware(RequestLogMiddleware, metrics=state.metrics)
+    app.add_middleware(RequestLogMiddleware, metrics=state.metrics, recent=state.recent)
+    if state.telemetry is not None:
+        app.add_middleware(TraceMiddleware, telemetry=state.telemetry)
     app.add_middleware(PathMiddleware, root_path=settings.root_path)
     # Not included as routers are, so that `app.routes` is one flat list, in which a path is found with all its methods.
     for router in ROUTERS:
@@ -233,6 +263,7 @@ async def _load_vllm(settings: Settings) -> Engine:
         options={"use_tqdm_on_load": _set_progress_bars(settings)} | settings.vllm,
         handover_dir=settings.handover_dir,
         served_name=settings.api_model,
+        traces_endpoint=settings.otlp_url("traces"),
         allow_control_tokens=settings.allow_control_tokens,
         trust_remote_code=settings.trust_remote_code,
     )

@@ -37,6 +37,7 @@ class RequestFacts:
         generated_tokens: tokens of all answers.
         first_token_seconds: until the first token of any answer.
         seconds: until the end.
+        trace_id: of the request's trace, if it is traced.
     """
 
     request_id: str
@@ -54,6 +55,7 @@ class RequestFacts:
     generated_tokens: int | None = None
     first_token_seconds: float | None = None
     seconds: float | None = None
+    trace_id: str | None = None
 
 
 current_request: ContextVar[RequestFacts | None] = ContextVar("current_request", default=None)

@@ -5,7 +5,8 @@ from typing import Any
 
 from playwright.sync_api import Page, expect
 
-from ..support.pictures import png
+from ..support.pictures import find_question, messages, picture_url, png
+from ..support.server_process import MODEL, LookonceServer
 
 WHOLE = re.compile(r"^Looked at in|^It was looked at before")
 
@@ -55,3 +56,19 @@ def figures(page: Page, way: str, row: int = 0) -> dict[str, str]:
 def answer(page: Page, way: str, row: int = 0) -> str:
     """The text of an answer, and what is said of it."""
     return page.locator("#answers > li").nth(row).locator(f".way.{way} .text").inner_text()
+
+
+def ask_server(server: LookonceServer, seed: int) -> None:
+    """Ask about a drawn scene as a client does, beside the page."""
+    with server.openai() as client:
+        asked = messages(find_question(seed), picture_url(seed))
+        client.chat.completions.create(model=MODEL, messages=asked, max_tokens=24)
+
+
+def look_once_and_ask(server: LookonceServer, seed: int, times: int = 1) -> None:
+    """A miss of a client's, and hits after its describe pass."""
+    described = server.metric("describes_total", result="done")
+    ask_server(server, seed)
+    server.wait_for("describes_total", described + 1, result="done")
+    for _ in range(times):
+        ask_server(server, seed)

@@ -1,4 +1,4 @@
-"""The pictures of docs/quickstart.md: always taken, and left there where $LOOKONCE_SCREENSHOTS names the folder."""
+"""The pictures of the docs' pages: always taken, and left there where $LOOKONCE_SCREENSHOTS names the folder."""
 
 import io
 import os
@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
-from .acting import pick_scene, wait_for_answer
+from .acting import look_once_and_ask, pick_scene, wait_for_answer
 from .chromium import PHONE
 
 FOLDER_VARIABLE = "LOOKONCE_SCREENSHOTS"
 MAX_BYTES = 200_000
 DESKTOP = {"viewport": {"width": 1120, "height": 900}}
+TABLET = {"viewport": {"width": 768, "height": 1000}}
 # What is shown of the page, from the top of one element to the bottom of another: a phone's page is long.
 PARTS = {"desktop-light": ("header", ".ask"), "desktop-dark": ("header", ".ask")}
 PARTS |= {"phone-light": ("header", "#facts"), "phone-dark": ("section:has(#ask-form)", "#answers > li")}
@@ -32,6 +33,20 @@ def test_the_pictures_of_the_documentation(visiting, server, tmp_path, device, o
         page.get_by_label("Attention").check()
     path = Path(os.environ.get(FOLDER_VARIABLE, tmp_path)) / f"playground-{device}-{scheme}.png"
     part_of(page, *PARTS[f"{device}-{scheme}"]).save(path, optimize=True)
+    assert path.stat().st_size < MAX_BYTES
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("desktop-light", DESKTOP), ("tablet-dark", TABLET), ("phone-light", PHONE)],
+)
+def test_the_pictures_of_the_monitor(visiting, server, tmp_path, name, options):
+    for seed in {"desktop-light": (631, 632, 633), "tablet-dark": (634,), "phone-light": (635,)}[name]:
+        look_once_and_ask(server, seed, 4)
+    page = visiting(server, color_scheme=name.partition("-")[2], **options).open("/monitor")
+    expect(page.locator("#dots circle").nth(4)).to_be_visible()
+    path = Path(os.environ.get(FOLDER_VARIABLE, tmp_path)) / f"monitor-{name}.png"
+    part_of(page, "header", "#recent tr:nth-child(5)").save(path, optimize=True)
     assert path.stat().st_size < MAX_BYTES
 
 

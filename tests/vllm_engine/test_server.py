@@ -5,6 +5,7 @@ import re
 import openai
 import pytest
 
+from ..support.otlp_receiver import OtlpReceiver
 from ..support.pictures import find_question, messages, picture_url
 from ..support.redis_server import RedisServer
 from ..support.server_process import MODEL, VLLM, LookonceServer
@@ -21,8 +22,14 @@ def redis():
 
 
 @pytest.fixture(scope="module")
-def replica(redis):
-    with LookonceServer("--store", redis.url, *EVERYTHING, *VLLM) as server:
+def receiver():
+    with OtlpReceiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def replica(redis, receiver):
+    with LookonceServer("--store", redis.url, "--otlp-endpoint", receiver.url, *EVERYTHING, *VLLM) as server:
         yield server
 
 
@@ -127,3 +134,18 @@ def test_nothing_that_reaches_into_vllm_can_be_asked_for(replica, field, value):
     with pytest.raises(openai.BadRequestError) as caught:
         ask(replica, picture_url(SEED), extra_body={field: value})
     assert caught.value.body["param"] == field
+
+
+def test_vllm_goes_on_with_the_traces_of_requests(replica, receiver):
+    context = prepared(replica, 430)
+    ask(replica, f"lookonce:{context}", max_tokens=7)
+
+    def is_traced(span):
+        return span.attributes.get("gen_ai.usage.output_tokens") == 7 and "llm_request" in span.child_names
+
+    hit = receiver.wait_for(is_traced)
+    ours = [name for name in hit.child_names if name != "llm_request"]
+    assert ours == ["look up context", "load context", "queue", "first token", "decode answer"]
+    assert hit.child("llm_request").attributes["gen_ai.usage.completion_tokens"] == 7
+    made = receiver.wait_for(lambda span: span.name == "POST /v1/contexts" and "describe image" in span.child_names)
+    assert made.child("describe image").child_names.count("llm_request") == 2  # the description, and its capture

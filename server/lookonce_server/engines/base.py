@@ -22,6 +22,9 @@ _log = logging.getLogger(__name__)
 _CHARACTERS_A_TOKEN = 32
 
 FinishReason = Literal["stop", "length"]
+# What a trace calls the steps of a pass, beside its wait in the queue.
+ANSWER = ("load context", "first token", "decode answer")
+FULL_PASS = ("prepare prompt", "first token", "decode answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,11 @@ class Piece(NamedTuple):
 
 Answer = AsyncGenerator[Started | Piece]
 """`Started`, then pieces, the last one with a finish reason. Closing it early stops the work."""
+
+
+def is_last(event: object) -> bool:
+    """Return whether a pass has no event after this one."""
+    return isinstance(event, Description) or (isinstance(event, Piece) and event.finish_reason is not None)
 
 
 class Engine(Protocol):

@@ -16,6 +16,7 @@ from lookonce_server.http.state import AppState, check_model
 from lookonce_server.images.sources import ImageBytes, ImageSource
 from lookonce_server.sessions.context_options import ContextOptions
 from lookonce_server.settings import Settings
+from lookonce_server.tracing.spans import annotate
 
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -32,7 +33,9 @@ class Question(NamedTuple):
 
 def check_request(request: GenerationRequest, state: AppState) -> None:
     """Reject another model than the one served, and options of no stream."""
+    annotate({"gen_ai.request.stream": bool(request.stream)})
     check_model(request.model, state)
+    annotate({"gen_ai.request.model": state.served_name})
     if request.stream_options is not None and not request.stream:
         raise InvalidRequestError("stream_options needs stream=true.", param="stream_options")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
@@ -11,6 +11,7 @@ from lookonce_server.auth.rate_limit import TenantLimits
 from lookonce_server.auth.tenants import TenantDirectory
 from lookonce_server.engines.base import DescribePlan, Engine
 from lookonce_server.errors import ModelNotFoundError
+from lookonce_server.http.recent import RecentQuestions
 from lookonce_server.http.schemas.field_names import shown
 from lookonce_server.images.reading import Images
 from lookonce_server.lifecycle import Lifecycle
@@ -18,6 +19,9 @@ from lookonce_server.metrics import Metrics
 from lookonce_server.sessions.contexts import Contexts
 from lookonce_server.sessions.sessions import Sessions
 from lookonce_server.settings import Settings
+
+if TYPE_CHECKING:
+    from lookonce_server.tracing.otlp import Telemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class AppState:
     started_at: float  # unix seconds
     tenant_limits: Mapping[str, TenantLimits] = field(default_factory=dict)  # of tenants that have their own
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    recent: RecentQuestions = field(default_factory=RecentQuestions)
+    telemetry: "Telemetry | None" = None  # sends traces and metrics, where a collector was named
 
 
 def state_of(request: Request) -> AppState:

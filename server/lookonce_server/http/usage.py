@@ -4,11 +4,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lookonce_server.engines.base import Piece, Started
+from lookonce_server.engines.base import FinishReason, Piece, Started
 from lookonce_server.http.schemas.answers import ImageUsage, Lookonce
 from lookonce_server.logs import RequestFacts, current_request
 from lookonce_server.metrics import Metrics
 from lookonce_server.sessions.lookup import ImageLookup, Lookup
+from lookonce_server.tracing.spans import annotate
 
 
 @dataclass
@@ -21,6 +22,7 @@ class _AnswerUsage:
     first_tokens: int = 0  # generated together with it
     last_made: float = 0.0
     tier: str | None = None  # where the engine found the context, if not where the store did
+    finish_reason: FinishReason | None = None
 
     def count(self, piece: Piece, now: float) -> float | None:
         """Add a piece; return the seconds since the tokens before it, if it is of a later step."""
@@ -34,6 +36,7 @@ class _AnswerUsage:
         self.generated += piece.tokens
         self.reasoning += piece.tokens if piece.reasoning is not None else 0
         self.tier = piece.tier
+        self.finish_reason = piece.finish_reason
         return pause
 
     @property
@@ -76,6 +79,7 @@ class Usage:
         for answer in started:
             if answer.queue_seconds is not None:
                 metrics.queue_seconds.labels(lookup.cache).observe(answer.queue_seconds)
+        annotate({"gen_ai.usage.cache_read.input_tokens": self.cached_tokens})
 
     @property
     def num_answers(self) -> int:
@@ -139,6 +143,16 @@ class Usage:
             for image in self.lookup.images:
                 if tier := answer.tier or image.tier:
                     self._metrics.served.labels(tier).inc()
+        self._annotate_end()
+
+    def _annotate_end(self) -> None:
+        """Tell the trace what is known of whole answers alone."""
+        annotate({"gen_ai.response.finish_reasons": [str(answer.finish_reason) for answer in self._answers]})
+        if self.reasoning_tokens:
+            annotate({"gen_ai.usage.reasoning.output_tokens": self.reasoning_tokens})
+        rates = [rate for answer in self._answers if (rate := answer.tokens_per_second)]
+        if rates:
+            annotate({"lookonce.tokens_per_second": sum(rates) / len(rates)})
 
     def lookonce(self, index: int = 0) -> Lookonce:
         """Return the `lookonce` object, that of one answer where they differ."""

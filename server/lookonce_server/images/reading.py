@@ -18,6 +18,7 @@ from lookonce_server.images.sources import (
     read_data_url,
 )
 from lookonce_server.metrics import Metrics
+from lookonce_server.tracing.spans import span
 
 
 class Images:
@@ -95,7 +96,8 @@ class Images:
         started_at = time.monotonic()
         outcome = "failed"
         try:
-            visual = await self._decode_in_process(image)
+            with span("decode image" if image.sampling is None else "decode video"):
+                visual = await self._decode_in_process(image)
             outcome = "decoded"
         except DecodeTimeoutError:
             outcome = "timeout"

@@ -32,6 +32,7 @@ from lookonce_server.sessions.context_builder import ContextBuilder
 from lookonce_server.sessions.context_options import NO_OPTIONS, ContextLimits, ContextOptions
 from lookonce_server.sessions.describe_queue import DescribeJob, DescribeQueue
 from lookonce_server.sessions.image_store import ImageStore
+from lookonce_server.tracing.spans import annotate, span
 
 _log = logging.getLogger(__name__)
 _LIMITS = ContextLimits()
@@ -226,16 +227,21 @@ class Contexts:
         self, key: ContextKey, ttl: float | None, *, unless: asyncio.Event | None = None, wait: bool = True
     ) -> StoreHit | None:
         """Look a context up, again after a wait, and count one lookup."""
-        try:
-            hit = await self._get_current(key, ttl)
-            if hit is None and wait and await self.describe_queue.wait(key, unless):
+        with span("look up context"):
+            try:
                 hit = await self._get_current(key, ttl)
-        except StoreUnavailableError:
-            self._metrics.lookups.labels("unavailable", self._store.tier).inc()
-            raise
-        self._lookups[key.tenant, hit is not None] += 1
-        self._metrics.lookups.labels("hit" if hit else "miss", hit.tier if hit else self._store.tier).inc()
-        return hit
+                if hit is None and wait and await self.describe_queue.wait(key, unless):
+                    hit = await self._get_current(key, ttl)
+            except StoreUnavailableError:
+                self._count_lookup("unavailable", self._store.tier)
+                raise
+            self._lookups[key.tenant, hit is not None] += 1
+            self._count_lookup("hit" if hit else "miss", hit.tier if hit else self._store.tier)
+            return hit
+
+    def _count_lookup(self, result: str, tier: str) -> None:
+        self._metrics.lookups.labels(result, tier).inc()
+        annotate({"lookonce.result": result, "lookonce.tier": tier})
 
     async def _get_current(self, key: ContextKey, ttl: float | None) -> StoreHit | None:
         """Get a context from the store, if this model would still make it."""

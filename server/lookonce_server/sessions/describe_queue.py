@@ -39,6 +39,7 @@ from lookonce_server.metrics import Metrics
 from lookonce_server.sessions.context_builder import ContextBuilder
 from lookonce_server.sessions.image_store import ImageStore
 from lookonce_server.sessions.text_broadcast import TextBroadcast
+from lookonce_server.tracing.spans import span
 
 _log = logging.getLogger(__name__)
 
@@ -149,7 +150,8 @@ class DescribeQueue:
         if job is None:
             return False
         self._metrics.waits.labels("process").inc()
-        await _wait(job.task, unless)
+        with span("wait for describe pass"):
+            await _wait(job.task, unless)
         return True
 
     def submit(
@@ -277,7 +279,8 @@ class DescribeQueue:
     async def _describe(self, job: DescribeJob, lease: Lease | None) -> CompressedContext:
         started_at = time.monotonic()
         try:
-            context = await self._builder.describe(job.identity, job.image, job._broadcast.publish)
+            with span("describe image"):
+                context = await self._builder.describe(job.identity, job.image, job._broadcast.publish)
         except InvalidRequestError:  # the image, or the prompt, cannot be used
             raise
         except Exception as error:
@@ -308,9 +311,10 @@ class DescribeQueue:
                 retry.add_done_callback(lambda _: self._retries.pop(job.key, None))
 
     async def _put(self, job: DescribeJob, context: CompressedContext, lease: Lease | None) -> None:
-        await self._store.put(context, lease, ttl=job.ttl)
-        if self._images is not None:
-            await self._images.put(job.key, job.image, job.ttl)
+        with span("store context"):
+            await self._store.put(context, lease, ttl=job.ttl)
+            if self._images is not None:
+                await self._images.put(job.key, job.image, job.ttl)
 
     async def _retry_put(self, job: DescribeJob, context: CompressedContext, lease: Lease) -> None:
         """Store a context once the store answers again, so that its pass was not in vain."""

@@ -66,7 +66,7 @@ def bench(bench_with) -> Bench:
 def app_with(bench):
     """A function that makes the whole app on the shared engine with given settings; its model is called "m"."""
 
-    def make(**settings) -> FastAPI:
+    def make(access=None, telemetry=None, **settings) -> FastAPI:
         return _app(
             AppState(
                 settings=Settings(**{"max_answer_tokens": ANSWER_TOKENS} | settings),
@@ -76,10 +76,11 @@ def app_with(bench):
                 contexts=bench.contexts,
                 sessions=bench.sessions,
                 plan=bench.plan,
-                access=TenantDirectory({}),
+                access=access or TenantDirectory({}),
                 images=bench.images,
                 metrics=bench.metrics,
                 started_at=time.time(),
+                telemetry=telemetry,
             )
         )
 

@@ -27,6 +27,7 @@ max_request_pixels
 max_image_side max_video_bytes max_video_seconds max_frames
 image_decoders image_decode_timeout image_hosts image_http image_networks image_fetch_timeout
 allow_control_tokens trust_remote_code max_answer_tokens max_running max_queue log_level log_format metrics_tenants
+otlp_endpoint
 """.split()
 # A value of one setting in each group, other than its default.
 VALUES = {
@@ -182,6 +183,7 @@ def test_the_environment_is_read_when_asked_for_not_at_import(monkeypatch):
         ("max-concurrent-per-tenant", "0"),
         ("requests-per-minute", "1.5"),
         ("log-format", "xml"),
+        ("otlp-endpoint", "localhost:4318"),
         ("allowed-origins", "*"),
         ("allowed-origins", "app.example"),
         ("allowed-origins", "https://app.example/"),

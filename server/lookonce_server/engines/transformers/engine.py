@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry
 from lookonce_cache import CompressedContext
 from lookonce_pruning import AttentionRecorder, PruningError
 from lookonce_server.engines.base import (
+    ANSWER,
+    FULL_PASS,
     Answer,
     DescribePlan,
     ModelFacts,
@@ -153,11 +155,13 @@ class TransformersEngine:
 
     def full(self, conversation: Conversation, images: Sequence[Visual], sampling: Sampling, tenant: str) -> Answer:
         """See `Engine.full`; nothing is kept between passes."""
-        return self._scheduler.run(self._full(conversation, images, sampling, time.monotonic()))
+        work = self._full(conversation, images, sampling, time.monotonic())
+        return self._scheduler.run(work, steps=FULL_PASS)
 
     def answer(self, contexts: Sequence[CompressedContext], conversation: Conversation, sampling: Sampling) -> Answer:
         """See `Engine.answer`."""
-        return self._scheduler.run(self._answer(contexts, conversation, sampling, time.monotonic()))
+        work = self._answer(contexts, conversation, sampling, time.monotonic())
+        return self._scheduler.run(work, steps=ANSWER)
 
     async def describe(
         self, image: Visual, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text

@@ -9,14 +9,17 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import torch
 
 from lookonce_server.engines.admission import Admission
+from lookonce_server.engines.base import is_last
 from lookonce_server.errors import EngineEndedError, EngineError, ServerError
+from lookonce_server.tracing.spans import phases
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -36,6 +39,7 @@ class _Pass(Generic[T]):
         self.work = work
         self.background = background
         self.begun = False  # its first step has been taken
+        self.begun_at = 0.0  # monotonic
         self.cancelled = False
         self.events: asyncio.Queue[T | _Done] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
@@ -81,11 +85,18 @@ class PassScheduler:
         """Tell whether passes are run."""
         return self._thread.is_alive() and not self._ended
 
-    async def run(self, work: Iterator[T], *, background: bool = False) -> AsyncGenerator[T]:
+    async def run(
+        self, work: Iterator[T], *, background: bool = False, steps: Sequence[str] = ("run",)
+    ) -> AsyncGenerator[T]:
         """Yield the events of a pass, as they come.
 
         Closing the iterator gives the pass's place back at once. A pass that has begun ends at its next step, and one
         that has not never begins.
+
+        Args:
+            work: the pass; it yields after each step.
+            background: whether it runs when nobody waits.
+            steps: what a trace calls the time until the first event, the next one, and so on; the last one is the rest.
 
         Raises:
             OverloadedError: the queue is full.
@@ -96,11 +107,16 @@ class PassScheduler:
             submitted: _Pass[T] = _Pass(work, background=background)
             self._submit(submitted)
             try:
-                while not isinstance(event := await submitted.events.get(), _Done):
-                    place.run()
-                    yield event
-                if event.error is not None:
-                    raise event.error
+                with phases("queue", *steps) as trace:
+                    while not isinstance(event := await submitted.events.get(), _Done):
+                        place.run()
+                        trace.leave("queue", submitted.begun_at)
+                        trace.advance()
+                        if trace.is_on and is_last(event):
+                            trace.finish()
+                        yield event
+                    if event.error is not None:
+                        raise event.error
             finally:
                 self._cancel(submitted)
 
@@ -170,6 +186,8 @@ class PassScheduler:
             self._turn += 1
             due = self._background and self._background_is_due()
             self._current = (self._background if due else self._running).popleft()
+            if not self._current.begun:
+                self._current.begun_at = time.monotonic()
             self._current.begun = True
             return self._current
 

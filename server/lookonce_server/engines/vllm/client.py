@@ -27,6 +27,7 @@ from lookonce_server.errors import (
     InvalidRequestError,
     PromptTooLongError,
 )
+from lookonce_server.tracing.spans import trace_headers
 
 _TOO_LONG = re.compile(r"maximum\s+(model|context)\s+length")
 _LENGTH = re.compile(r"prompt \(length (\d+)\)|contains (?:at least )?(\d+) input tokens")
@@ -116,13 +117,21 @@ class VllmClient:
         the image again with the next request.
         """
         for may_miss in ("multi_modal_data" in prompt, False):
-            async with aclosing(self._llm.generate(prompt, params, next(self._ids), priority=priority)) as outputs:
+            request = self._llm.generate(
+                prompt, params, next(self._ids), priority=priority, trace_headers=self._trace_headers()
+            )
+            async with aclosing(request) as outputs:
                 async for output in outputs:
                     if may_miss and _has_failed(output) and not output.outputs[0].token_ids:
                         break
                     yield output
                 else:
                     return
+
+    def _trace_headers(self) -> dict[str, str] | None:
+        """Return the headers of the request's trace, if vLLM takes part in it."""
+        is_traced = self.config.observability_config.otlp_traces_endpoint is not None
+        return trace_headers() if is_traced else None
 
 
 def _has_failed(output: RequestOutput) -> bool:

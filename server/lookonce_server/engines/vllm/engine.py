@@ -21,6 +21,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from lookonce_cache import CompressedContext, digest
 from lookonce_pruning import rope_of_config
 from lookonce_server.engines.base import (
+    ANSWER,
+    FULL_PASS,
     Answer,
     DescribePlan,
     ModelFacts,
@@ -28,7 +30,6 @@ from lookonce_server.engines.base import (
     PassCounts,
     Sampling,
     Started,
-    TokenLogprob,
     ignore_text,
     pass_counts,
 )
@@ -51,9 +52,11 @@ from lookonce_server.engines.vllm.connector.files import SharedFiles
 from lookonce_server.engines.vllm.connector.messages import Compression, Job
 from lookonce_server.engines.vllm.connector.step_times import StepTimes
 from lookonce_server.engines.vllm.context_prompts import ContextPrompts
+from lookonce_server.engines.vllm.outputs import scheduled_at, tier, times, tokens
 from lookonce_server.engines.vllm.parent import bind_forks
 from lookonce_server.engines.vllm.selfcheck import check_model, compute_text, find_join_problem
 from lookonce_server.errors import ContextOutdatedError, EngineError, ModelRefusedError
+from lookonce_server.tracing.spans import Phases, phases
 
 _log = logging.getLogger(__name__)
 _TWO_IMAGES = Conversation((Turn("user", (0, 1)),))
@@ -64,6 +67,11 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",  # a start is a hundred lines at its INFO
     "LLGUIDANCE_LOG_LEVEL": "0",  # a grammar that fails is told to whoever asked
 }
+
+
+# vLLM has a queue of its own, behind what is done here.
+_ANSWER = (ANSWER[0], "queue", *ANSWER[1:])
+_FULL_PASS = (FULL_PASS[0], "queue", *FULL_PASS[1:])
 
 
 class _Continuation(NamedTuple):
@@ -134,6 +142,7 @@ class VllmEngine:
         options: Mapping[str, Any],
         max_images: int = 16,
         handover_dir: Path | None = None,
+        traces_endpoint: str | None = None,
         allow_control_tokens: bool = False,
         trust_remote_code: bool = False,
         served_name: str | None = None,
@@ -147,6 +156,7 @@ class VllmEngine:
             max_queue: passes of each kind, see `Admission`.
             options: vLLM's own, see `options.engine_args`.
             max_images: most images of a prompt.
+            traces_endpoint: where vLLM sends its part of traces, in the environment's or OTLP's own protocol, HTTP.
             handover_dir: where tensors are handed to its processes; None chooses.
             allow_control_tokens: see `PromptRenderer`.
             trust_remote_code: whether code of the checkpoint may run.
@@ -157,6 +167,11 @@ class VllmEngine:
         """
         for variable, value in _ENVIRONMENT.items():
             os.environ.setdefault(variable, value)
+        if traces_endpoint is not None:
+            options = {"otlp_traces_endpoint": traces_endpoint, **options}
+            os.environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")  # vLLM's own default is gRPC
+            if "service.name=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+                os.environ.setdefault("OTEL_SERVICE_NAME", "lookonce")
         checkpoint = await asyncio.to_thread(read_checkpoint, name, dtype, options, max_images, trust_remote_code)
         if served_name is not None:
             checkpoint.args.served_model_name = [served_name]
@@ -263,7 +278,7 @@ class VllmEngine:
         self, conversation: Conversation, images: Sequence[Visual], sampling: Sampling, tenant: str
     ) -> Answer:
         """See `Engine.full`."""
-        with self._client.admission.admit() as place:
+        with self._client.admission.admit() as place, phases(*_FULL_PASS) as trace:
             images = await asyncio.to_thread(self._fit, conversation, images)
             frames = tuple(map(frames_of, images))
             ids = await asyncio.to_thread(self._prompts.full_ids, conversation, frames)
@@ -275,9 +290,10 @@ class VllmEngine:
                 run = ids[output.num_cached_tokens or 0 :]
                 image_tokens = sum(token in self._prompts.media.ids for token in run)
                 # What vLLM's own cache saves is not a context's merit.
-                return Started(len(ids), len(run), len(run), frames, image_tokens, *_times(output))
+                return Started(len(ids), len(run), len(run), frames, image_tokens, *times(output))
 
-            async with aclosing(self._stream_answer(prompt, sampling, None, started)) as events:
+            trace.advance()
+            async with aclosing(self._stream_answer(prompt, sampling, None, started, trace)) as events:
                 async for event in events:
                     yield event
 
@@ -286,7 +302,7 @@ class VllmEngine:
     ) -> Answer:
         """See `Engine.answer`."""
         self.facts.check_joins(len(contexts))
-        with self._client.admission.admit() as place:
+        with self._client.admission.admit() as place, phases(*_ANSWER) as trace:
             join, full_prompt_tokens = await asyncio.to_thread(self._continue, contexts, conversation)
             self.facts.fit(join.tokens, sampling)
             texts = [await self._text_kv(span) for span in join.spans]
@@ -294,17 +310,15 @@ class VllmEngine:
 
             def started(output: RequestOutput) -> Started:
                 place.run()
-                return Started(join.tokens, len(join.after), full_prompt_tokens, (), 0, *_times(output))
+                return Started(join.tokens, len(join.after), full_prompt_tokens, (), 0, *times(output))
 
             name = " ".join(context.id for context in contexts)
-            async with (
-                self._contexts.attach(name, dense) as attached,
-                aclosing(
-                    self._stream_answer(attached.prompt(join.after), sampling, Job(attached.load), started)
-                ) as events,
-            ):
-                async for event in events:
-                    yield event
+            async with self._contexts.attach(name, dense) as attached:
+                trace.advance()
+                prompt, job = attached.prompt(join.after), Job(attached.load)
+                async with aclosing(self._stream_answer(prompt, sampling, job, started, trace)) as events:
+                    async for event in events:
+                        yield event
 
     async def describe(
         self, image: Visual, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
@@ -350,6 +364,7 @@ class VllmEngine:
         sampling: Sampling,
         job: Job | None,
         started: Callable[[RequestOutput], Started],
+        trace: Phases,
     ) -> Answer:
         """Yield the answer's events, its texts made from tokens as in every engine."""
         text: TextStream | None = None
@@ -361,18 +376,22 @@ class VllmEngine:
         async with aclosing(self._client.run(prompt, params)) as outputs:
             async for output in outputs:
                 if text is None:
+                    trace.leave("queue", scheduled_at(output))
+                    trace.advance()
                     first = started(output)
                     fitting = self.facts.fit(first.prompt_tokens, sampling)  # vLLM ends an answer that has no more room
                     text = TextStream(self._prompts.tokenizer, fitting, ends, self._prompts.reasoning)
                     yield first
                 made_at = time.monotonic()
-                for token, logprob in _tokens(output, sampling.logprobs):
+                for token, logprob in tokens(output, sampling.logprobs):
                     if grammar:
                         grammar.push(token)
                     piece = text.push(token, logprob, made_at)
-                    yield piece._replace(tier=_tier(output)) if piece.finish_reason else piece
                     if piece.finish_reason:
+                        trace.finish()
+                        yield piece._replace(tier=tier(output))
                         return
+                    yield piece
         raise EngineError("vLLM ended the answer early.")
 
     async def _generate_description(
@@ -385,7 +404,7 @@ class VllmEngine:
         params = sampling_params(sampling, end_ids=self._end_ids)
         async with aclosing(self._client.run(prompt, params, priority=BACKGROUND)) as outputs:
             async for output in outputs:
-                for token, _ in _tokens(output, None):
+                for token, _ in tokens(output, None):
                     token_ids.append(token)
                     pieces.append(text.push(token).text)
                     on_text(pieces[-1])
@@ -449,41 +468,6 @@ def _start(args: AsyncEngineArgs) -> AsyncLLM:
     """Start vLLM; its processes end with this process and this thread."""
     with bind_forks():
         return AsyncLLM.from_engine_args(args)
-
-
-def _times(output: RequestOutput) -> tuple[float | None, float | None]:
-    """Return the seconds in vLLM's queue and when the first step began, of a first output.
-
-    vLLM's own clock may be another machine's: only its differences are used.
-    """
-    stats = output.metrics
-    if stats is None or not 0 < stats.queued_ts <= stats.scheduled_ts <= stats.first_token_ts:  # it keeps none
-        return None, None
-    return stats.scheduled_ts - stats.queued_ts, time.monotonic() - (stats.first_token_ts - stats.scheduled_ts)
-
-
-def _tier(output: RequestOutput) -> str | None:
-    """Return "gpu" if vLLM's own cache still had the context's full blocks."""
-    params = output.kv_transfer_params
-    return params.get("tier") if params else None
-
-
-def _tokens(output: RequestOutput, logprobs: int | None) -> list[tuple[int, TokenLogprob | None]]:
-    """Return the new tokens, with their log-probabilities if asked for."""
-    completion = output.outputs[0]
-    if logprobs is None or completion.logprobs is None:
-        return [(token, None) for token in completion.token_ids]
-    pairs = zip(completion.token_ids, completion.logprobs, strict=True)
-    return [(token, _logprob(token, ranked, logprobs)) for token, ranked in pairs]
-
-
-def _logprob(token: int, logprobs: Mapping[int, Any] | None, count: int) -> TokenLogprob | None:
-    """Split vLLM's log-probabilities into the chosen token's and the top ones."""
-    if logprobs is None:
-        return None
-    ranked = sorted(logprobs.items(), key=lambda item: item[1].rank)
-    top = tuple((id_, entry.logprob) for id_, entry in ranked if entry.rank <= count and entry.logprob > float("-inf"))
-    return TokenLogprob(token, logprobs[token].logprob, top)
 
 
 def _fingerprint(plain: str, options: Mapping[str, str], config: VllmConfig) -> str:

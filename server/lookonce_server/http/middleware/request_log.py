@@ -13,8 +13,10 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lookonce_server.http import errors
+from lookonce_server.http.recent import RecentQuestions
 from lookonce_server.logs import RequestFacts, current_request
 from lookonce_server.metrics import REFUSALS, Metrics
+from lookonce_server.tracing.spans import trace_id
 
 _log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -23,7 +25,7 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
-_PROBES = {"/health", "/ready", "/metrics"}
+_PROBES = {"/health", "/ready", "/metrics", "/monitor/data.json"}  # asked for again and again
 _POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
@@ -33,11 +35,13 @@ class RequestLogMiddleware:
     Args:
         app: the wrapped app.
         metrics: counts the rejected requests.
+        recent: remembers the questions.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, recent: RecentQuestions) -> None:
         self._app = app
         self._metrics = metrics
+        self._recent = recent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -47,7 +51,7 @@ class RequestLogMiddleware:
         started_at = time.monotonic()
         header = Headers(scope=scope).get("x-request-id", "")
         request_id = header if _ID.fullmatch(header) else f"req_{uuid.uuid4().hex}"
-        facts = RequestFacts(request_id, scope["method"], route=_route(scope))
+        facts = RequestFacts(request_id, scope["method"], route=_route(scope), trace_id=trace_id())
         current_request.set(facts)
         sending = _Sending(scope, facts, send)
         try:
@@ -59,6 +63,7 @@ class RequestLogMiddleware:
             facts.status = facts.status or sending.outcome
             facts.seconds = round(time.monotonic() - started_at, 6)
             _log.log(_level(facts), "request", extra={"facts": facts})
+            self._recent.add(facts)
             if facts.error in REFUSALS:
                 self._metrics.refused.labels(facts.error).inc()
 

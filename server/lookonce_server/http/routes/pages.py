@@ -1,4 +1,4 @@
-"""Serve the playground at `/` and Swagger UI at `/docs`.
+"""Serve the playground at `/`, the monitor at `/monitor` and Swagger UI at `/docs`.
 
 The pages load nothing from other hosts.
 """
@@ -82,6 +82,12 @@ def mount_assets(app: FastAPI) -> None:
 def page() -> Response:
     """Return the playground."""
     return _Page(_PAGES / "index.html", headers=_HEADERS)
+
+
+@router.api_route("/monitor", methods=["GET", "HEAD"])
+def monitor() -> Response:
+    """Return the page that watches this server; its figures are `/monitor/data.json`."""
+    return _Page(_PAGES / "monitor.html", headers=_HEADERS)
 
 
 @router.api_route("/docs", methods=["GET", "HEAD"])

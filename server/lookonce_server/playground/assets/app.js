@@ -5,6 +5,7 @@ import { Api } from "./api.js";
 import { Costs } from "./costs.js";
 import { ApiError, PictureError, explained } from "./errors.js";
 import { Keeping } from "./keeping.js";
+import { askForKey } from "./key.js";
 import { Moving } from "./moving.js";
 import { Overlay } from "./overlay.js";
 import { onFiles, openFile, openPicture, revoke, urlOf } from "./picture.js";
@@ -374,24 +375,6 @@ function nextExample(name, numbers) {
   const index = examples.get(name) ?? 0;
   examples.set(name, index + 1);
   return numbers[index % numbers.length];
-}
-
-/** Ask the person for the API key; `refused` tells that the last one was wrong. */
-async function askForKey(refused) {
-  const form = at("key-form");
-  if (refused) at("key-why").textContent = "The server does not know that key. Try another one.";
-  form.hidden = false;
-  at("key").focus();
-  await new Promise((resolve) => {
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      resolve();
-    }, { once: true });
-  });
-  form.hidden = true;
-  const key = at("key").value;
-  at("key").value = "";
-  return key;
 }
 
 /** Tell of an error, with a way to try again. */

@@ -43,7 +43,7 @@ async def client(bench):
         yield made
 
 
-@pytest.mark.parametrize("path", ["/", "/docs"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/monitor"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_a_page_is_there_for_everybody_under_a_strict_policy(client, path, method):
     reply = (await client.request(method, path)).raise_for_status()
@@ -53,7 +53,7 @@ async def test_a_page_is_there_for_everybody_under_a_strict_policy(client, path,
     assert (await client.get("/v1/models")).status_code == 401
 
 
-@pytest.mark.parametrize("path", ["/", "/docs"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/monitor"])
 async def test_a_page_names_only_what_this_server_has(client, path):
     text = (await client.get(path)).text
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", text)

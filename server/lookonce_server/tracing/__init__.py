@@ -1,0 +1,1 @@
+"""Trace requests: `spans` marks their parts, and `otlp` sends them by OpenTelemetry."""
