@@ -29,7 +29,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test test-all test-image models lint report bench bench-store bench-server bench-vllm bench-images soak joins train image image-cuda clean
+.PHONY: help serve demo test test-all test-image models lint report bench bench-store bench-server bench-vllm bench-images soak cluster joins train image image-cuda clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,10 @@ bench-images: $(VENV)/.dev ## measure a question over 1 to 16 images in both eng
 
 soak: $(VENV)/.dev ## ask for 10 minutes while Redis is killed again and again; fails on a wrong answer
 	$(BIN)/python -m lookonce_evaluation.bench.soak $(ARGS)
+
+cluster: $(VENV)/.dev ## ask three replicas while one is killed, each is restarted, and Redis is; fails on a wrong answer
+	@redis=$$(PYTHON=$(BIN)/python deploy/redis-server.sh) && haproxy=$$(deploy/haproxy.sh) && deploy/promtool.sh >/dev/null && \
+	LOOKONCE_TEST_REDIS_SERVER=$$redis LOOKONCE_TEST_HAPROXY=$$haproxy $(BIN)/python -m lookonce_evaluation.bench.cluster $(ARGS)
 
 joins: $(VENV)/.dev ## ask 1,000 questions about several images at once; fails on an answer that is not the one given alone
 	$(BIN)/python -m lookonce_evaluation.bench.joins $(ARGS)
