@@ -223,6 +223,7 @@ async def _load_vllm(settings: Settings) -> Engine:
         handover_dir=settings.handover_dir,
         allow_control_tokens=settings.allow_control_tokens,
         trust_remote_code=settings.trust_remote_code,
+        tool_call_parser=settings.tool_call_parser,
     )
 
 

@@ -37,10 +37,11 @@ from lookonce_server.engines.geometry import image_crop
 from lookonce_server.engines.join import Join, join_contexts
 from lookonce_server.engines.prefix import DenseContext, TextCache, TextKV, TextSpan
 from lookonce_server.engines.pretrained import refuse
-from lookonce_server.engines.prompts import DescribeTurn, PromptRenderer
+from lookonce_server.engines.prompts import UNKNOWN_FORM, DescribeTurn, PromptRenderer
 from lookonce_server.engines.structured.grammar import Grammars
 from lookonce_server.engines.summary import summarize
 from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
+from lookonce_server.engines.tools import Tool
 from lookonce_server.engines.visuals import Video, Visual, frames_of
 from lookonce_server.engines.vllm.capture_client import CaptureClient
 from lookonce_server.engines.vllm.checkpoint import VllmCheckpoint, read_checkpoint
@@ -51,6 +52,7 @@ from lookonce_server.engines.vllm.connector.step_times import StepTimes
 from lookonce_server.engines.vllm.context_prompts import ContextPrompts
 from lookonce_server.engines.vllm.parent import bind_forks
 from lookonce_server.engines.vllm.selfcheck import check_model, compute_text, find_join_problem
+from lookonce_server.engines.vllm.tool_parser import call_parser, check_name
 from lookonce_server.errors import ContextOutdatedError, EngineError, ModelRefusedError
 
 _log = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ class VllmEngine:
         checkpoint: that vLLM runs.
         files: hand tensors over; closed with the engine.
         allow_control_tokens: see `PromptRenderer`.
+        tool_call_parser: name of vLLM's parser of calls; None: by the form that the chat template shows.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class VllmEngine:
         files: SharedFiles,
         *,
         allow_control_tokens: bool = False,
+        tool_call_parser: str | None = None,
     ) -> None:
         config = client.config
         model = config.model_config
@@ -105,10 +109,12 @@ class VllmEngine:
             max_tokens=model.max_model_len,
             image_crop=None if self._has_processor_options else image_crop(processor),
             vocabulary=model.get_vocab_size(),
+            no_tools=None if tool_call_parser and self._prompts.no_tools == UNKNOWN_FORM else self._prompts.no_tools,
         )
         self.registry: CollectorRegistry | None = REGISTRY  # where vLLM keeps its metrics
         self._dtype = str(dtype).removeprefix("torch.")
         self._rope = rope_of_config(self._config.get_text_config())  # until it is measured, see `check`
+        self._tool_call_parser = tool_call_parser
         self._texts = TextCache()
         self._text_lock = asyncio.Lock()
         self._client = client
@@ -130,6 +136,7 @@ class VllmEngine:
         handover_dir: Path | None = None,
         allow_control_tokens: bool = False,
         trust_remote_code: bool = False,
+        tool_call_parser: str | None = None,
     ) -> Self:
         """Start vLLM with a checkpoint and check that it can be served.
 
@@ -143,12 +150,15 @@ class VllmEngine:
             handover_dir: where tensors are handed to its processes; None chooses.
             allow_control_tokens: see `PromptRenderer`.
             trust_remote_code: whether code of the checkpoint may run.
+            tool_call_parser: name of vLLM's parser of calls.
 
         Raises:
             ModelRefusedError: it cannot be served, or an option is wrong; the message says why.
         """
         for variable, value in _ENVIRONMENT.items():
             os.environ.setdefault(variable, value)
+        if tool_call_parser is not None:
+            check_name(tool_call_parser)
         checkpoint = await asyncio.to_thread(read_checkpoint, name, dtype, options, max_images, trust_remote_code)
         async with AsyncExitStack() as undo:
             files = await asyncio.to_thread(SharedFiles, handover_dir)
@@ -162,7 +172,12 @@ class VllmEngine:
                     raise ModelRefusedError(f"This model cannot be served by image re-prompting. {' '.join(problems)}")
             with refuse(f"{checkpoint.label} cannot run the self-check"):
                 engine = await asyncio.to_thread(
-                    cls, client, checkpoint, files, allow_control_tokens=allow_control_tokens
+                    cls,
+                    client,
+                    checkpoint,
+                    files,
+                    allow_control_tokens=allow_control_tokens,
+                    tool_call_parser=tool_call_parser,
                 )
                 _log.info("Checking the model: answers from a context must be those of the whole image.")
                 await engine.check(describe_prompt)
@@ -252,7 +267,7 @@ class VllmEngine:
                 # What vLLM's own cache saves is not a context's merit.
                 return Started(tokens, computed, computed, frames)
 
-            async with aclosing(self._stream_answer(prompt, sampling, None, started)) as events:
+            async with aclosing(self._stream_answer(prompt, sampling, None, started, conversation.tools)) as events:
                 async for event in events:
                     yield event
 
@@ -271,7 +286,9 @@ class VllmEngine:
             async with (
                 self._contexts.attach(name, dense) as attached,
                 aclosing(
-                    self._stream_answer(attached.prompt(join.after), sampling, Job(attached.load), lambda _: started)
+                    self._stream_answer(
+                        attached.prompt(join.after), sampling, Job(attached.load), lambda _: started, conversation.tools
+                    )
                 ) as events,
             ):
                 async for event in events:
@@ -312,6 +329,7 @@ class VllmEngine:
         sampling: Sampling,
         job: Job | None,
         started: Callable[[RequestOutput], Started],
+        tools: Sequence[Tool],
     ) -> Answer:
         """Yield the answer's events, its texts made from tokens as in every engine."""
         text: TextStream | None = None
@@ -325,7 +343,10 @@ class VllmEngine:
                 if text is None:
                     first = started(output)
                     fitting = self.facts.fit(first.prompt_tokens, sampling)  # vLLM ends an answer that has no more room
-                    text = TextStream(self._prompts.tokenizer, fitting, ends, self._prompts.reasoning)
+                    calls = sampling.tool_choice and call_parser(
+                        self._tool_call_parser, self._prompts, tools, sampling.tool_choice
+                    )
+                    text = TextStream(self._prompts.tokenizer, fitting, ends, self._prompts.reasoning, calls)
                     yield first
                 made_at = time.monotonic()
                 for token, logprob in _tokens(output, sampling.logprobs):
