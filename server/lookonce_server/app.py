@@ -266,6 +266,7 @@ async def _load_vllm(settings: Settings) -> Engine:
         traces_endpoint=settings.otlp_url("traces"),
         allow_control_tokens=settings.allow_control_tokens,
         trust_remote_code=settings.trust_remote_code,
+        tool_call_parser=settings.tool_call_parser,
     )
 
 

@@ -53,6 +53,7 @@ EVERYTHING = merged(
 # What has no default of its own.
 SAMPLES = {
     "served_name": "vision",
+    "tool_call_parser": "hermes",
     "profile": "none",
     "max_ttl": 60,
     "allowed_origins": "https://a.example",
@@ -109,7 +110,7 @@ def test_the_server_takes_every_setting_of_the_schema(monkeypatch):
     assert {name for name, value in given.items() if value is None} == SAMPLES.keys()
     given.update(SAMPLES)
     given.update(image_hosts=["a.example", "*.b.example"], max_image_bytes=16777216, keep_images=True)
-    settings = server_settings(Release(merged(KEYS, {"settings": given})), monkeypatch)
+    settings = server_settings(Release(merged(KEYS, {"engine": "vllm", "settings": given})), monkeypatch)
     for name, value in given.items():
         found = getattr(settings, name)
         assert (list(found) if isinstance(found, tuple) else found) == value, name

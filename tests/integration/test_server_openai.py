@@ -285,7 +285,7 @@ REFUSED = [
     ({"extra_body": {"cache_salt": "x"}}, "cache_salt"),
     ({"messages": []}, "messages"),
     ({"messages": [{"role": "assistant", "content": "Hi"}]}, "messages[0].role"),
-    ({"messages": [{"role": "tool", "content": "Hi"}]}, "messages[0].role"),
+    ({"messages": [{"role": "function", "content": "Hi"}]}, "messages[0].role"),
     ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0]"),
     (

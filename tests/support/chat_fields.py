@@ -100,7 +100,7 @@ MESSAGES = {
         "refusal": Values(["I cannot", None], [3]),
         "audio": Values([None], [{"id": "a"}]),
         "function_call": Values([None], [{"name": "f", "arguments": ""}]),
-        "tool_calls": Values([None, []], [[CALL]]),
+        "tool_calls": Values([None, []], [[{}], [CALL | {"type": "custom"}], [CALL | {"surprise": 1}], {}]),
     },
 }  # fmt: skip
 PARTS = {
@@ -108,7 +108,7 @@ PARTS = {
     "image_url": {"image_url": Values([], [None, "url"]), "prompt_cache_breakpoint": Values([None], [BREAKPOINT])},
     "refusal": {"refusal": Values(["no"], [None])},
 }
-REFUSED_ROLES = {"tool", "function"}
+REFUSED_ROLES = {"function"}
 REFUSED_PARTS = {"input_audio", "file"}
 
 

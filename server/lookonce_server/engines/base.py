@@ -14,6 +14,7 @@ from lookonce_server.engines.conversation import Conversation
 from lookonce_server.engines.description import Description
 from lookonce_server.engines.geometry import ImageCrop
 from lookonce_server.engines.summary import ModelSummary
+from lookonce_server.engines.tools import CallDelta, ToolChoice
 from lookonce_server.engines.visuals import Visual
 from lookonce_server.errors import EngineError, PromptTooLongError
 
@@ -21,7 +22,7 @@ _log = logging.getLogger(__name__)
 # No text worth reading has as many characters to a token, whatever the model.
 _CHARACTERS_A_TOKEN = 32
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 # What a trace calls the steps of a pass, beside its wait in the queue.
 ANSWER = ("load context", "first token", "decode answer")
 FULL_PASS = ("prepare prompt", "first token", "decode answer")
@@ -40,6 +41,7 @@ class ModelFacts:
         vocabulary: how many tokens it knows.
         unjoinable: the reason for which an answer cannot stand on several contexts; None: it can.
         summary: what its images and contexts weigh; None until that is counted.
+        no_tools: the reason for which it cannot choose tools; None: it can.
     """
 
     checkpoint: str
@@ -50,6 +52,7 @@ class ModelFacts:
     vocabulary: int
     unjoinable: str | None = None
     summary: ModelSummary | None = None
+    no_tools: str | None = None
 
     def fit(self, prompt_tokens: int, sampling: "Sampling") -> "Sampling":
         """Shorten an answer to the room that the model has after the prompt.
@@ -98,6 +101,7 @@ class Sampling:
         logit_bias: (token, bias) pairs: what is added to the logits of single tokens.
         logprobs: None: not asked for; 0: of the chosen token; k: also of the k most likely.
         json_schema: the answer is JSON that this JSON Schema, as JSON text, accepts; None: free text.
+        tool_choice: the calls that the answer may make; None: none.
     """
 
     max_tokens: int
@@ -112,6 +116,7 @@ class Sampling:
     json_schema: str | None = None
     top_k: int = 0
     min_p: float = 0.0
+    tool_choice: ToolChoice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +213,7 @@ class Piece(NamedTuple):
     tier: str | None = None  # on the last piece, where the engine's own cache still held the context: "gpu"
     made_at: float | None = None  # monotonic; tokens that came from the model at once have the same
     reasoning: str | None = None  # what the model thinks before it answers; None: the token is none of it
+    calls: tuple[CallDelta, ...] = ()  # of functions
 
 
 Answer = AsyncGenerator[Started | Piece]

@@ -35,14 +35,18 @@ class ChatTemplate:
             partial(_as_string, placeholders=placeholders),
         )
 
-    def apply(self, messages: list[Message]) -> str:
+    def apply(self, messages: list[Message], tools: list[Message] | None = None) -> str:
         """Render messages, and the beginning of an answer.
+
+        Args:
+            messages: the conversation.
+            tools: that the template tells the model of.
 
         Raises:
             InvalidRequestError: the template does not take them.
         """
         try:
-            return self._render(messages, self._form)
+            return self.render(messages, self._form, tools)
         except Exception as error:  # of a checkpoint's template: on roles that it does not have, or in another order
             reason = error if isinstance(error, TemplateError) else reason_of(error)
             raise InvalidRequestError(
@@ -77,15 +81,24 @@ class ChatTemplate:
             return None
         return ReasoningFormat(is_opened=prompt.rstrip().endswith(START))
 
-    def _render(self, messages: list[Message], form: Callable[[Message], Message]) -> str:
+    def render(
+        self, messages: list[Message], form: Callable[[Message], Message], tools: list[Message] | None = None
+    ) -> str:
+        """Render messages in a form; a template's own errors are raised as they are."""
         # Options of the processor, which is not called: SmolVLM's adds its own to those that there are, else it warns.
         text: str = self._processor.apply_chat_template(
             [form(message) for message in messages],
+            tools=tools or None,
             add_generation_prompt=True,
             tokenize=False,
             processor_kwargs={"padding": False},
         )
         return text
+
+    @cached_property
+    def tool_forms(self) -> "tuple[Callable[[Message], Message], ...]":
+        """Forms of messages about tools, the likeliest first: a text is a string in most templates."""
+        return tuple(dict.fromkeys((_texts_as_strings, self._form, *self._forms)))
 
     @cached_property
     def _form(self) -> Callable[[Message], Message]:
@@ -98,7 +111,7 @@ class ChatTemplate:
         question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": marks[0]}]}
         messages = [question, _text_message("assistant", marks[1]), _text_message("user", marks[2])]
         try:
-            text = self._render(messages, form)
+            text = self.render(messages, form)
         except Exception:  # whatever a template raises on what it does not take
             return False
         return _DUMP not in text and all(mark in text for mark in marks)
@@ -130,10 +143,14 @@ def _as_parts(message: Message) -> Message:
 def _texts_as_strings(message: Message) -> Message:
     """Return a message whose content is a string where it has text alone."""
     content = message["content"]
+    if isinstance(content, str):
+        return message
     return message if any(part["type"] != "text" for part in content) else _as_string(message, {})
 
 
 def _as_string(message: Message, placeholders: Mapping[str, str]) -> Message:
     """Return a message whose content is a string, with placeholders for images and videos."""
+    if isinstance(message["content"], str):
+        return message
     texts = (part["text"] if part["type"] == "text" else placeholders[part["type"]] for part in message["content"])
     return message | {"content": "".join(texts)}

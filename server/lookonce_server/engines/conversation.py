@@ -6,7 +6,10 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any, Literal
 
-Role = Literal["system", "user", "assistant"]
+from lookonce_server.engines.tools import Tool, ToolCall
+
+Role = Literal["system", "user", "assistant", "tool"]
+OWN = "own"  # marks a part whose text is the template's own, and no request's
 PartsOf = Callable[[int], list[dict[str, Any]]]
 """Returns the parts of a message that show an image or a video."""
 
@@ -18,12 +21,16 @@ class Turn:
     Attributes:
         role: who speaks.
         parts: texts, and images by their numbers, in their order.
-        name: of the speaker, for templates that show it.
+        name: of the speaker, for templates that show it; of a tool's turn, the function.
+        calls: that the assistant made.
+        call_id: of the call whose result a tool's turn is.
     """
 
     role: Role
     parts: tuple[str | int, ...]
     name: str | None = None
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str | None = None
 
     @property
     def text(self) -> str:
@@ -38,7 +45,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A chat, oldest turn first; its last turn but the system's is a question.
+    """A chat, oldest turn first; its last turn but the system's is a question, or a tool's result.
 
     Images are numbered from 0 in the order in which they come first. One that comes again is shown once, where it came
     first.
@@ -46,10 +53,12 @@ class Conversation:
     Attributes:
         turns: the messages.
         videos: the numbers that are those of videos.
+        tools: the functions that the model may call.
     """
 
     turns: tuple[Turn, ...]
     videos: frozenset[int] = frozenset()
+    tools: tuple[Tool, ...] = ()
 
     @cached_property
     def num_images(self) -> int:
@@ -59,7 +68,9 @@ class Conversation:
     @property
     def length(self) -> int:
         """Count the characters of all its text."""
-        return sum(len(part) for turn in self.turns for part in turn.parts if isinstance(part, str))
+        texts = sum(len(part) for turn in self.turns for part in turn.parts if isinstance(part, str))
+        calls = sum(len(call.name) + len(call.arguments) for turn in self.turns for call in turn.calls)
+        return texts + calls + sum(len(tool.parameters) + len(tool.description or "") for tool in self.tools)
 
     def as_messages(self, parts_of: PartsOf | None = None) -> list[dict[str, Any]]:
         """Return the messages as chat templates take them, parts in order.
@@ -70,26 +81,38 @@ class Conversation:
         shown: set[int] = set()
         return [_message(turn, list(self._content(turn, shown, parts_of or _image_parts))) for turn in self.turns]
 
-    def after_images(self) -> list[dict[str, Any]]:
+    def after_images(self, tools: str = "") -> list[dict[str, Any]]:
         """Return the messages as they follow the describe turns of all images.
 
-        System text cannot stand in the middle of most templates, so it opens the first turn of the user's that follows.
+        System text cannot stand in the middle of most templates, so it opens the first turn of the user's that follows,
+        and so does the text of the tools.
         Where several images do not all come before any text, a mark tells where each one stood. A turn that was
         unmarked images alone, shown there first, has been said.
+
+        Args:
+            tools: the text in which the model is told of them.
         """
         system = "\n".join(turn.text for turn in self.turns if turn.role == "system")
         spoken: list[tuple[Turn, str]] = []
         shown: set[int] = set()
         for turn in self.turns:
             text = self._text(turn)
-            if turn.role != "system" and (text.strip() or shown.issuperset(turn.images)):
+            if turn.role == "tool" and not text.strip():  # a call has its result, whatever it is
+                text = "\n".join(map(self._mark, turn.images))
+            if turn.role != "system" and (text.strip() or turn.role == "tool" or shown.issuperset(turn.images)):
                 spoken.append((turn, text))
             shown.update(turn.images)
         first = next((i for i, (turn, _) in enumerate(spoken) if turn.role == "user"), None)
         if system and first is not None:
             turn, text = spoken[first]
             spoken[first] = turn, "\n".join(filter(None, (system, text)))
-        return [_message(turn, [_text(text)]) for turn, text in spoken]
+        messages = [_message(turn, [_text(text)]) for turn, text in spoken]
+        if tools:
+            if first is None:  # the user said nothing but images
+                messages.insert(first := 0, {"role": "user", "content": [_text("")]})
+            said = messages[first]["content"][0]["text"]
+            messages[first]["content"] = [{**_text(tools), OWN: True}, *([_text(f"\n{said}")] if said else [])]
+        return messages
 
     @cached_property
     def _has_marks(self) -> bool:
@@ -133,7 +156,13 @@ def _image_parts(image: int) -> list[dict[str, Any]]:
 
 
 def _message(turn: Turn, content: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"role": turn.role, "content": content or [_text("")]} | ({"name": turn.name} if turn.name else {})
+    message = {"role": turn.role, "content": content or [_text("")]} | ({"name": turn.name} if turn.name else {})
+    if turn.calls:
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.values}}
+            for call in turn.calls
+        ]
+    return message if turn.call_id is None else message | {"tool_call_id": turn.call_id}
 
 
 def _text(text: str) -> dict[str, str]:

@@ -32,7 +32,11 @@ from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.media import Media, fitting_layout, media_grid
 from lookonce_server.engines.placeholder_tokens import PlaceholderTokens
 from lookonce_server.engines.reasoning import ReasoningFormat
+from lookonce_server.engines.request_texts import change_texts, texts_of
 from lookonce_server.engines.tiles import Tiles
+from lookonce_server.engines.tool_calls import CallFormat
+from lookonce_server.engines.tool_template import ToolTemplate
+from lookonce_server.engines.tools import change_strings
 from lookonce_server.engines.visuals import Video, Visual, frames_of
 from lookonce_server.errors import (
     ContextOutdatedError,
@@ -42,6 +46,7 @@ from lookonce_server.errors import (
     PromptTooLongError,
 )
 
+UNKNOWN_FORM = "The form in which this model writes calls is not known."
 _MARK = "lookonce:description"  # stands for the description while what follows it is looked for
 _SEAM_TEXTS = ("What is it?", "1?", "\u6f22?", " x", "\nx", "")  # questions by which the seam is tried
 _ANSWER_ROOM = 256  # tokens that a video's frames leave to an answer, or an eighth of the positions
@@ -109,7 +114,9 @@ class PromptRenderer:
         self.image_id = self._media.image_id
         self.placeholder_tokens = PlaceholderTokens.of(processor, config)
         texts = [text for text, _ in self.placeholder_tokens.kinds]
-        self._template = ChatTemplate(processor, {kind: text for text, kind in self.placeholder_tokens.kinds})
+        placeholders = {kind: text for text, kind in self.placeholder_tokens.kinds}
+        self._template = ChatTemplate(processor, placeholders)
+        self._tools = ToolTemplate(self._template, placeholders)
         self._max_tokens: int = config.get_text_config().max_position_embeddings
         aliases = _aliases(processor, self.tokenizer.convert_ids_to_tokens(self.image_id))
         self._control_tokens = ControlTokens(self.tokenizer, str(processor.chat_template), texts, aliases)
@@ -120,6 +127,20 @@ class PromptRenderer:
     def reasoning(self) -> ReasoningFormat | None:
         """Return the way in which the model reasons before it answers."""
         return self._template.reasoning
+
+    @cached_property
+    def call_format(self) -> CallFormat | None:
+        """Return the form in which the model writes calls of its own."""
+        form = self._tools.call_format
+        special = {token for token in self.tokenizer.all_special_tokens if form and token in (form.start, form.end)}
+        return form and form._replace(is_special=bool(special))
+
+    @property
+    def no_tools(self) -> str | None:
+        """Return the reason for which the model cannot choose tools; None: it can."""
+        if not self._tools.takes_tools:
+            return "This model's chat template knows no tools."
+        return None if self.call_format else UNKNOWN_FORM
 
     @property
     def media(self) -> Media:
@@ -177,7 +198,7 @@ class PromptRenderer:
         """
         turn = self._describe_messages(prompt, frames)
         rendered = self._encode(
-            lambda change: self._template.open_turn(_change_texts(turn, change), _mark(prompt)),
+            lambda change: self._template.open_turn(change_texts(turn, change), _mark(prompt)),
             [("lookonce.describe_prompt", prompt)],
         )
         ids = rendered.ids
@@ -224,7 +245,8 @@ class PromptRenderer:
         Raises:
             ContextOutdatedError: a turn's tokens are not its own there.
         """
-        ids = self._encode(lambda change: self._render_joined(turns, conversation, change), _texts(conversation)).ids
+        conversation = self._tools.of(conversation)
+        ids = self._encode(lambda change: self._render_joined(turns, conversation, change), texts_of(conversation)).ids
         between: list[tuple[int, ...]] = []
         end = 0
         for turn in turns:
@@ -246,9 +268,10 @@ class PromptRenderer:
     def _render_joined(self, turns: Sequence[DescribeTurn], conversation: Conversation, change: Change) -> str:
         """Render turns as they are by themselves, with what stands between them."""
         mark = _mark("".join(turn.prompt for turn in turns))
-        questions = [_change_texts(self._describe_messages(turn.prompt, turn.frames), change) for turn in turns]
+        questions = [change_texts(self._describe_messages(turn.prompt, turn.frames), change) for turn in turns]
         messages = [message for question in questions for message in (*question, _assistant_message(mark))]
-        text = self._template.apply([*messages, *_change_texts(conversation.after_images(), change)])
+        after = conversation.after_images(self._tools.text_of(conversation.tools, change))
+        text = self._tools.apply([*messages, *change_texts(after, change)])
         _, *rests = text.split(mark, len(turns))
         if len(rests) != len(turns):
             raise ModelRefusedError("The chat template does not show the assistant's turns.")
@@ -351,8 +374,14 @@ class PromptRenderer:
         return [{"role": "user", "content": [*self._media.parts(frames), {"type": "text", "text": prompt}]}]
 
     def _encode_conversation(self, conversation: Conversation, frames: Sequence[int | None] = ()) -> Rendered:
+        conversation = self._tools.of(conversation)
         messages = conversation.as_messages(lambda image: self._media.parts(frames[image] if frames else None))
-        return self._encode(lambda change: self._template.apply(_change_texts(messages, change)), _texts(conversation))
+        tools = [tool.as_message() for tool in conversation.tools]
+
+        def render(change: Change) -> str:
+            return self._tools.apply(change_texts(messages, change), [change_strings(tool, change) for tool in tools])
+
+        return self._encode(render, texts_of(conversation))
 
     def _encode(self, render: Render, texts: list[tuple[str, str]]) -> Rendered:
         """Render a prompt in which no text of a request is a control token.
@@ -421,25 +450,6 @@ def common_prefix(prefix: Sequence[int], prompt: Sequence[int]) -> tuple[int, ..
     """Return the tokens of a prefix that a prompt, as processed, begins with."""
     same = takewhile(lambda pair: pair[0] == pair[1], zip(prefix, prompt, strict=False))
     return tuple(id_ for id_, _ in same)
-
-
-def _texts(conversation: Conversation) -> list[tuple[str, str]]:
-    """List the texts of a conversation that a template may show, with fields."""
-    return [
-        (f"messages[{i}].{field}", text)
-        for i, turn in enumerate(conversation.turns)
-        for field, text in (("content", turn.text), ("name", turn.name or ""))
-    ]
-
-
-def _change_texts(messages: list[dict[str, Any]], change: Change) -> list[dict[str, Any]]:
-    """Change each text of messages."""
-
-    def changed(message: dict[str, Any]) -> dict[str, Any]:
-        content = [part | {"text": change(part["text"])} if "text" in part else part for part in message["content"]]
-        return message | {"content": content} | ({"name": change(message["name"])} if "name" in message else {})
-
-    return [changed(message) for message in messages]
 
 
 def _thin_out(image: Visual, share: float) -> Visual:

@@ -7,6 +7,7 @@ from tokenizers.decoders import DecodeStream
 
 from lookonce_server.engines.base import FinishReason, Piece, Sampling, TokenLogprob
 from lookonce_server.engines.reasoning import ReasoningFormat, ReasoningSplitter
+from lookonce_server.engines.tool_calls import CallParser
 from lookonce_server.errors import EngineError
 
 
@@ -18,13 +19,21 @@ class TextStream:
         sampling: has the limits.
         end_ids: of tokens that end an answer.
         reasoning: the model's, to be kept apart from the answer; None: all text is the answer.
+        calls: tells calls from text; None: there are none.
     """
 
     def __init__(
-        self, tokenizer: Any, sampling: Sampling, end_ids: frozenset[int], reasoning: ReasoningFormat | None = None
+        self,
+        tokenizer: Any,
+        sampling: Sampling,
+        end_ids: frozenset[int],
+        reasoning: ReasoningFormat | None = None,
+        calls: CallParser | None = None,
     ) -> None:
         self._backend = tokenizer.backend_tokenizer
-        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._calls = calls
+        self._hides_special = not (calls and calls.shows_special)
+        self._decoder = DecodeStream(skip_special_tokens=self._hides_special)
         self._end_ids = end_ids
         self._stop = sampling.stop
         self._left = sampling.max_tokens
@@ -44,7 +53,17 @@ class TextStream:
         if self._splitter is not None:
             reasoning, text = self._splitter.push(piece.text, is_last=piece.finish_reason is not None)
             piece = piece._replace(text=text, reasoning=reasoning)
+        if self._calls is not None:
+            piece = self._with_calls(piece, token, self._calls)
         return piece._replace(made_at=time.monotonic() if made_at is None else made_at)
+
+    def _with_calls(self, piece: Piece, token: int, parser: CallParser) -> Piece:
+        """Take calls out of a piece's text; the answer ends where no other call may follow."""
+        split = parser.push(piece.text, (token,), is_last=piece.finish_reason is not None)
+        reason = piece.finish_reason
+        if parser.is_done or (reason == "stop" and parser.num_calls):
+            reason = "tool_calls"
+        return piece._replace(text=split.content, calls=split.calls, finish_reason=reason)
 
     def _next(self, token: int, logprob: TokenLogprob | None) -> Piece:
         self._left -= 1
@@ -66,7 +85,7 @@ class TextStream:
             if not str(error).startswith("Invalid prefix"):
                 raise
         # Bytes that are no character have changed the text before them, which is told already: go on behind them.
-        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._decoder = DecodeStream(skip_special_tokens=self._hides_special)
         return "\ufffd" + (self._decoder.step(self._backend, token) or "")
 
     def _piece(self, text: str, reason: FinishReason | None, logprob: TokenLogprob | None) -> Piece:

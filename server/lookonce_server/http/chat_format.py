@@ -6,9 +6,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from lookonce_server.engines.base import Engine, FinishReason, Piece
+from lookonce_server.engines.tool_calls import join_calls
 from lookonce_server.http.event_stream import DONE, event
 from lookonce_server.http.generation import AnswerFormat, Pieces
 from lookonce_server.http.schemas.answers import (
+    Call,
+    CallFunction,
+    CallFunctionPiece,
+    CallPiece,
     ChatCompletion,
     ChatCompletionChunk,
     Choice,
@@ -66,7 +71,7 @@ class ChatFormat(AnswerFormat):
             yield self._chunk(index, Delta(role="assistant", content="", refusal=None), **lookonce)
         async for index, piece in pieces:
             # A token without text of its own, as the first half of a character, still has a log-probability.
-            if piece.text or piece.reasoning or (self._token_text and piece.logprob):
+            if piece.calls or piece.text or piece.reasoning or (self._token_text and piece.logprob):
                 yield self._chunk(index, _delta(piece), logprobs=self._logprobs([piece]))
             if piece.finish_reason:
                 yield self._chunk(index, Delta(), piece.finish_reason, lookonce=usage.lookonce(index))
@@ -76,11 +81,13 @@ class ChatFormat(AnswerFormat):
 
     def _choice(self, index: int, pieces: Sequence[Piece]) -> Choice:
         reasoning = "".join(piece.reasoning or "" for piece in pieces)
+        calls, text = _calls(pieces), "".join(piece.text for piece in pieces)
         message = Message(
             role="assistant",
-            content="".join(piece.text for piece in pieces),
+            content=None if calls and not text else text,
             refusal=None,
             **({"reasoning_content": reasoning} if reasoning else {}),
+            **({"tool_calls": calls} if calls else {}),
         )
         finish_reason = pieces[-1].finish_reason
         assert finish_reason is not None
@@ -111,13 +118,39 @@ class ChatFormat(AnswerFormat):
         return Logprobs(content=token_logprobs(pieces, self._token_text), refusal=None)
 
 
+def call_id() -> str:
+    """Return an id for a call."""
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
+def _calls(pieces: Sequence[Piece]) -> list[Call]:
+    """Return the calls of an answer."""
+    return [
+        Call(id=call_id(), type="function", function=CallFunction(name=call.name or "", arguments=call.arguments))
+        for call in join_calls(delta for piece in pieces for delta in piece.calls)
+    ]
+
+
 def _delta(piece: Piece) -> Delta:
-    """Return a piece as a delta: of the answer, of what the model thinks, or of both where the one ends."""
-    if not piece.reasoning:
-        return Delta(content=piece.text)
-    if not piece.text:
-        return Delta(reasoning_content=piece.reasoning)
-    return Delta(reasoning_content=piece.reasoning, content=piece.text)
+    """Return a piece as a delta: of the answer, of what the model thinks, of calls, or of several."""
+    fields: dict[str, Any] = {}
+    if piece.reasoning:
+        fields["reasoning_content"] = piece.reasoning
+    if piece.text or not (piece.reasoning or piece.calls):
+        fields["content"] = piece.text
+    if piece.calls:
+        fields["tool_calls"] = [
+            CallPiece(index=delta.index, function=CallFunctionPiece(arguments=delta.arguments))
+            if delta.name is None
+            else CallPiece(
+                index=delta.index,
+                id=call_id(),
+                type="function",
+                function=CallFunctionPiece(name=delta.name, arguments=delta.arguments),
+            )
+            for delta in join_calls(piece.calls)
+        ]
+    return Delta(**fields)
 
 
 def _completion_usage(usage: Usage) -> CompletionUsage:

@@ -8,17 +8,25 @@ from typing import Any, NamedTuple
 from lookonce_server.concurrency import gather_in_order
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.conversation import Conversation, Role, Turn
+from lookonce_server.engines.tools import ToolCall
 from lookonce_server.errors import InvalidImageError, InvalidRequestError
 from lookonce_server.http.image_field import ImageField, frame_sampling
 from lookonce_server.http.schemas.chat import ChatRequest, GenerationRequest
 from lookonce_server.http.schemas.messages import ImagePart, Message, RefusalPart, TextPart, VideoPart
 from lookonce_server.http.state import AppState, check_model
+from lookonce_server.http.tools import ToolUse, check_calls, parse_tools
 from lookonce_server.images.sources import ImageBytes, ImageSource
 from lookonce_server.sessions.context_options import ContextOptions
 from lookonce_server.settings import Settings
 from lookonce_server.tracing.spans import annotate
 
-_ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
 
 
 class Question(NamedTuple):
@@ -29,6 +37,7 @@ class Question(NamedTuple):
     sampling: Sampling
     options: ContextOptions
     n: int  # number of answers
+    tools: ToolUse = ToolUse()
 
 
 def check_request(request: GenerationRequest, state: AppState) -> None:
@@ -63,7 +72,13 @@ def parse_chat(request: ChatRequest, settings: Settings) -> Question:
     options = request.lookonce.options()
     conversation, images = read_messages(request.messages, settings, options.describe_prompt)
     check_image_count([image.param for image in images], settings)
-    return Question(conversation, images, _sampling(request, settings.max_answer_tokens), options, request.n or 1)
+    functions = [tool.function for tool in request.tools or ()]
+    tools = parse_tools(functions, request.tool_choice, is_parallel=request.parallel_tool_calls is not False)
+    sampling = _sampling(request, settings.max_answer_tokens)
+    if tools.choice is not None:
+        sampling = replace(sampling, tool_choice=tools.choice, json_schema=tools.schema or sampling.json_schema)
+        conversation = replace(conversation, tools=tools.tools)
+    return Question(conversation, images, sampling, options, request.n or 1, tools)
 
 
 def check_image_count(params: Sequence[str], settings: Settings) -> None:
@@ -120,6 +135,8 @@ def read_messages(
     last = _last_question(messages)
     for i, message in enumerate(messages):
         _check_parts(message, f"messages[{i}]")
+    check_calls(messages)
+    calls = _Calls()
     fields = [_image_fields(message, f"messages[{i}]", settings.max_frames) for i, message in enumerate(messages)]
     images: dict[Any, ImageField] = {}
     for field in chain.from_iterable(fields):
@@ -127,14 +144,35 @@ def read_messages(
     numbers = {shown: number for number, shown in enumerate(images)}
     videos = frozenset(number for number, field in enumerate(images.values()) if field.sampling is not None)
     turns = [
-        Turn(_ROLES[message.role], tuple(_parts(message, [numbers[field.shown] for field in shown])), message.name)
+        calls.turn(message, tuple(_parts(message, [numbers[field.shown] for field in shown])))
         for message, shown in zip(messages, fields, strict=True)
     ]
-    if turns[last].images and not turns[last].text.strip():
+    if turns[last].role == "user" and turns[last].images and not turns[last].text.strip():
         is_video = videos.issuperset(turns[last].images)
         prompt = describe_prompt or (settings.describe_video_prompt if is_video else settings.describe_prompt)
         turns[last] = replace(turns[last], parts=(*turns[last].images, prompt))
     return Conversation(tuple(turns), videos), tuple(images.values())
+
+
+class _Calls:
+    """Give calls ids of our own: nine letters and digits, which all templates take."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, ToolCall] = {}  # by the client's ids
+        self._count = 0
+
+    def turn(self, message: Message, parts: tuple[str | int, ...]) -> Turn:
+        """Return a message as a turn."""
+        if message.role == "tool":
+            answered = self._known[message.tool_call_id or ""]
+            return Turn("tool", parts, answered.name, call_id=answered.id)
+        calls = []
+        for call in message.tool_calls or ():
+            own = ToolCall(f"call{self._count:05}", call.function.name, call.function.arguments)
+            self._count += 1
+            self._known[call.id] = own
+            calls.append(own)
+        return Turn(_ROLES[message.role], parts, message.name, tuple(calls))
 
 
 def _image_fields(message: Message, place: str, max_frames: int) -> list[ImageField]:
@@ -151,11 +189,11 @@ def _image_fields(message: Message, place: str, max_frames: int) -> list[ImageFi
 
 def _last_question(messages: list[Message]) -> int:
     """Return the index of the question: the last message, but for system messages."""
-    indices = [i for i, message in enumerate(messages) if message.role in ("user", "assistant")]
+    indices = [i for i, message in enumerate(messages) if message.role in ("user", "assistant", "tool")]
     last = indices[-1] if indices else len(messages) - 1
-    if messages[last].role != "user":
+    if messages[last].role not in ("user", "tool"):
         raise InvalidRequestError(
-            f"The last message, but for system messages, must be the user's, not {messages[last].role!r}.",
+            f"The last message, but for system messages, must be the user's or a tool's, not {messages[last].role!r}.",
             param=f"messages[{last}].role",
         )
     return last
@@ -169,12 +207,16 @@ def _check_parts(message: Message, place: str) -> None:
             raise _invalid(f"{place}.content", "Field required")
         if message.refusal is not None:
             raise _invalid(f"{place}.refusal", f"only assistant messages may have one, not {role!r}")
+        if message.tool_calls:
+            raise _invalid(f"{place}.tool_calls", f"only assistant messages may have calls, not {role!r}")
         if extras := message.extras:
             raise _invalid(f"{place}.{extras[0]}", f"only assistant messages may have it, not {role!r}")
+    if message.tool_call_id is not None and role != "tool":
+        raise _invalid(f"{place}.tool_call_id", f"only tool messages may have one, not {role!r}")
     for i, part in enumerate(message.content if isinstance(message.content, list) else []):
-        if isinstance(part, ImagePart | VideoPart) and role != "user":
+        if isinstance(part, ImagePart | VideoPart) and role not in ("user", "tool"):
             noun = "images" if isinstance(part, ImagePart) else "videos"
-            raise _invalid(f"{place}.content[{i}].type", f"only user messages may have {noun}, not {role!r}")
+            raise _invalid(f"{place}.content[{i}].type", f"only user and tool messages may have {noun}, not {role!r}")
         if isinstance(part, RefusalPart) and role != "assistant":
             raise _invalid(f"{place}.content[{i}].type", f"only assistant messages may have a refusal, not {role!r}")
 

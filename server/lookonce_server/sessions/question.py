@@ -88,10 +88,11 @@ def merge_images(conversation: Conversation, images: Sequence[QuestionImage]) ->
 
 def _renumber(conversation: Conversation, numbers: Sequence[int]) -> Conversation:
     """Give images other numbers."""
-    return Conversation(
-        tuple(
+    return replace(
+        conversation,
+        turns=tuple(
             replace(turn, parts=tuple(part if isinstance(part, str) else numbers[part] for part in turn.parts))
             for turn in conversation.turns
         ),
-        frozenset(numbers[video] for video in conversation.videos),
+        videos=frozenset(numbers[video] for video in conversation.videos),
     )

@@ -47,6 +47,10 @@ class ModelSettings(BaseModel):
     allow_control_tokens: Annotated[
         bool, Field(description="let texts of requests spell the model's control tokens, as '<|im_start|>'")
     ] = False
+    tool_call_parser: Annotated[
+        str | None,
+        Field(description="vLLM's parser of calls, as 'hermes'; default: by the form that the chat template shows"),
+    ] = None
 
     @property
     def api_model(self) -> str:
@@ -62,6 +66,13 @@ class ModelSettings(BaseModel):
     def _for_vllm(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         if value and info.data.get("engine") != "vllm":
             raise ValueError("options of vLLM's engine need --engine vllm")
+        return value
+
+    @field_validator("tool_call_parser")
+    @classmethod
+    def _of_vllm(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("engine") != "vllm":
+            raise ValueError("vLLM's parsers need --engine vllm; the embedded engine goes by the chat template")
         return value
 
     @field_validator("device")

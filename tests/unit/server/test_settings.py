@@ -26,8 +26,8 @@ max_image_pixels
 max_request_pixels
 max_image_side max_video_bytes max_video_seconds max_frames
 image_decoders image_decode_timeout image_hosts image_http image_networks image_fetch_timeout
-allow_control_tokens trust_remote_code max_answer_tokens max_running max_queue log_level log_format metrics_tenants
-otlp_endpoint
+allow_control_tokens tool_call_parser trust_remote_code max_answer_tokens max_running max_queue log_level log_format
+metrics_tenants otlp_endpoint
 """.split()
 # A value of one setting in each group, other than its default.
 VALUES = {

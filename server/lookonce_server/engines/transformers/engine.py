@@ -36,6 +36,7 @@ from lookonce_server.engines.prompts import PromptRenderer
 from lookonce_server.engines.structured.grammar import Grammars
 from lookonce_server.engines.summary import summarize
 from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
+from lookonce_server.engines.tool_calls import parser_of
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
 from lookonce_server.engines.transformers.model import ModelRunner, State, stacked
 from lookonce_server.engines.transformers.sampler import Sampler
@@ -72,6 +73,7 @@ class TransformersEngine:
             max_tokens=self._runner.max_tokens,
             image_crop=image_crop(loaded.processor),
             vocabulary=loaded.model.config.get_text_config().vocab_size,
+            no_tools=self._prompts.no_tools,
         )
         self.registry: CollectorRegistry | None = None
         self._scheduler = PassScheduler(max_running=max_running, max_queue=max_queue)
@@ -215,7 +217,8 @@ class TransformersEngine:
         sampler = Sampler(sampling)
         grammar = None if sampling.json_schema is None else self._grammars.grammar(sampling.json_schema)
         ends = self._end_ids | {grammar.end} if grammar else self._end_ids
-        text = TextStream(self._prompts.tokenizer, sampling, ends, self._prompts.reasoning)
+        calls = sampling.tool_choice and parser_of(sampling.tool_choice, self._prompts.call_format)
+        text = TextStream(self._prompts.tokenizer, sampling, ends, self._prompts.reasoning, calls)
         while True:
             logits = grammar.mask(state.logits) if grammar else state.logits
             token = sampler.pick(logits)

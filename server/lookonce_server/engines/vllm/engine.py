@@ -40,10 +40,11 @@ from lookonce_server.engines.geometry import image_crop
 from lookonce_server.engines.join import Join, join_contexts
 from lookonce_server.engines.prefix import DenseContext, TextCache, TextKV, TextSpan
 from lookonce_server.engines.pretrained import refuse
-from lookonce_server.engines.prompts import DescribeTurn, PromptRenderer
+from lookonce_server.engines.prompts import UNKNOWN_FORM, DescribeTurn, PromptRenderer
 from lookonce_server.engines.structured.grammar import Grammars
 from lookonce_server.engines.summary import summarize
 from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
+from lookonce_server.engines.tools import Tool
 from lookonce_server.engines.visuals import Video, Visual, frames_of
 from lookonce_server.engines.vllm.capture_client import CaptureClient
 from lookonce_server.engines.vllm.checkpoint import VllmCheckpoint, read_checkpoint
@@ -55,6 +56,7 @@ from lookonce_server.engines.vllm.context_prompts import ContextPrompts
 from lookonce_server.engines.vllm.outputs import scheduled_at, tier, times, tokens
 from lookonce_server.engines.vllm.parent import bind_forks
 from lookonce_server.engines.vllm.selfcheck import check_model, compute_text, find_join_problem
+from lookonce_server.engines.vllm.tool_parser import call_parser, check_name
 from lookonce_server.errors import ContextOutdatedError, EngineError, ModelRefusedError
 from lookonce_server.tracing.spans import Phases, phases
 
@@ -90,6 +92,7 @@ class VllmEngine:
         files: hand tensors over; closed with the engine.
         reads_cache: whether the workers can read from vLLM's cache.
         allow_control_tokens: see `PromptRenderer`.
+        tool_call_parser: name of vLLM's parser of calls; None: by the form that the chat template shows.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class VllmEngine:
         *,
         reads_cache: bool,
         allow_control_tokens: bool = False,
+        tool_call_parser: str | None = None,
     ) -> None:
         config = client.config
         model = config.model_config
@@ -117,10 +121,12 @@ class VllmEngine:
             max_tokens=model.max_model_len,
             image_crop=None if self._has_processor_options else image_crop(processor),
             vocabulary=model.get_vocab_size(),
+            no_tools=None if tool_call_parser and self._prompts.no_tools == UNKNOWN_FORM else self._prompts.no_tools,
         )
         self.registry: CollectorRegistry | None = REGISTRY  # where vLLM keeps its metrics
         self._dtype = str(dtype).removeprefix("torch.")
         self._rope = rope_of_config(self._config.get_text_config())  # until it is measured, see `check`
+        self._tool_call_parser = tool_call_parser
         self._texts = TextCache()
         self._text_lock = asyncio.Lock()
         self._client = client
@@ -146,6 +152,7 @@ class VllmEngine:
         allow_control_tokens: bool = False,
         trust_remote_code: bool = False,
         served_name: str | None = None,
+        tool_call_parser: str | None = None,
     ) -> Self:
         """Start vLLM with a checkpoint and check that it can be served.
 
@@ -161,6 +168,7 @@ class VllmEngine:
             allow_control_tokens: see `PromptRenderer`.
             trust_remote_code: whether code of the checkpoint may run.
             served_name: the model's name in vLLM's metrics; None: its folder.
+            tool_call_parser: name of vLLM's parser of calls.
 
         Raises:
             ModelRefusedError: it cannot be served, or an option is wrong; the message says why.
@@ -172,6 +180,8 @@ class VllmEngine:
             os.environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")  # vLLM's own default is gRPC
             if "service.name=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
                 os.environ.setdefault("OTEL_SERVICE_NAME", "lookonce")
+        if tool_call_parser is not None:
+            check_name(tool_call_parser)
         checkpoint = await asyncio.to_thread(read_checkpoint, name, dtype, options, max_images, trust_remote_code)
         if served_name is not None:
             checkpoint.args.served_model_name = [served_name]
@@ -196,6 +206,7 @@ class VllmEngine:
                     files,
                     reads_cache=reads_cache,
                     allow_control_tokens=allow_control_tokens,
+                    tool_call_parser=tool_call_parser,
                 )
                 _log.info("Checking the model: answers from a context must be those of the whole image.")
                 await engine.check(describe_prompt)
@@ -293,7 +304,8 @@ class VllmEngine:
                 return Started(len(ids), len(run), len(run), frames, image_tokens, *times(output))
 
             trace.advance()
-            async with aclosing(self._stream_answer(prompt, sampling, None, started, trace)) as events:
+            answer = self._stream_answer(prompt, sampling, None, started, trace, conversation.tools)
+            async with aclosing(answer) as events:
                 async for event in events:
                     yield event
 
@@ -316,7 +328,8 @@ class VllmEngine:
             async with self._contexts.attach(name, dense) as attached:
                 trace.advance()
                 prompt, job = attached.prompt(join.after), Job(attached.load)
-                async with aclosing(self._stream_answer(prompt, sampling, job, started, trace)) as events:
+                answer = self._stream_answer(prompt, sampling, job, started, trace, conversation.tools)
+                async with aclosing(answer) as events:
                     async for event in events:
                         yield event
 
@@ -365,6 +378,7 @@ class VllmEngine:
         job: Job | None,
         started: Callable[[RequestOutput], Started],
         trace: Phases,
+        tools: Sequence[Tool],
     ) -> Answer:
         """Yield the answer's events, its texts made from tokens as in every engine."""
         text: TextStream | None = None
@@ -380,7 +394,10 @@ class VllmEngine:
                     trace.advance()
                     first = started(output)
                     fitting = self.facts.fit(first.prompt_tokens, sampling)  # vLLM ends an answer that has no more room
-                    text = TextStream(self._prompts.tokenizer, fitting, ends, self._prompts.reasoning)
+                    calls = sampling.tool_choice and call_parser(
+                        self._tool_call_parser, self._prompts, tools, sampling.tool_choice
+                    )
+                    text = TextStream(self._prompts.tokenizer, fitting, ends, self._prompts.reasoning, calls)
                     yield first
                 made_at = time.monotonic()
                 for token, logprob in tokens(output, sampling.logprobs):

@@ -6,7 +6,7 @@ from lookonce_cache import digest
 from lookonce_server.errors import ImageNotKeptError, InvalidRequestError
 from lookonce_server.http.chat_request import check_image_count, read_images
 from lookonce_server.http.image_field import ImageField
-from lookonce_server.http.responses.request import InputImage, ResponseRequest, parts_of
+from lookonce_server.http.responses.request import InputImage, ResponseRequest, content_of, parts_of
 from lookonce_server.http.responses.response_store import KeptImage, KeptResponse
 from lookonce_server.http.state import AppState
 from lookonce_server.images.sources import ContextReference, ImageBytes, ImageSource
@@ -108,5 +108,7 @@ def _image_fields(request: ResponseRequest) -> list[ImageField]:
     for place, item in request.messages.items():
         for j, part in enumerate(parts_of(item)):
             if isinstance(part, InputImage):
-                fields.setdefault(part.image_url, ImageField(part.image_url, f"{place}.content[{j}].image_url"))
+                fields.setdefault(
+                    part.image_url, ImageField(part.image_url, f"{place}.{content_of(item)}[{j}].image_url")
+                )
     return list(fields.values())

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, JsonValue
 from lookonce_server.http.schemas.answers import TokenLogprob
 from lookonce_server.http.schemas.must_be_unset import RepeatedModel
 from lookonce_server.http.schemas.response_format import ResponseTextFormat, TextFormat
+from lookonce_server.http.schemas.tools import FunctionTool, Mode, NamedChoice
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
@@ -64,7 +65,18 @@ class ReasoningItem(ResponseModel):
     content: list[ReasoningText] = []
 
 
-OutputItem = Annotated[ReasoningItem | OutputMessage, Discriminator("type")]
+class FunctionCall(ResponseModel):
+    """A call of a function."""
+
+    id: str
+    type: Literal["function_call"] = "function_call"
+    status: Literal["in_progress", "completed", "incomplete"] = "in_progress"
+    call_id: str
+    name: str
+    arguments: str = ""
+
+
+OutputItem = Annotated[ReasoningItem | OutputMessage | FunctionCall, Discriminator("type")]
 
 
 class InputTokensDetails(ResponseModel):
@@ -127,8 +139,8 @@ class ResponseObject(ResponseModel):
     truncation: Literal["disabled"] = "disabled"
     background: Literal[False] = False
     service_tier: Literal["default"] = "default"
-    tools: list[JsonValue] = []
-    tool_choice: Literal["auto", "none"]
+    tools: list[FunctionTool] = []
+    tool_choice: Mode | NamedChoice
     parallel_tool_calls: bool
     metadata: dict[str, str]
     user: str | None
@@ -138,8 +150,13 @@ class ResponseObject(ResponseModel):
 
     @property
     def message(self) -> OutputMessage | None:
-        """Return the answer; None if the model still reasoned when it had to end."""
+        """Return the answer's text; None if it is calls alone, or the model still reasoned when it had to end."""
         return next((item for item in self.output if isinstance(item, OutputMessage)), None)
+
+    @property
+    def calls(self) -> list[FunctionCall]:
+        """Return the answer's calls."""
+        return [item for item in self.output if isinstance(item, FunctionCall)]
 
 
 class Deleted(ResponseModel):
@@ -183,11 +200,32 @@ class ListedItem(ResponseModel):
     content: list[ListedText | ListedAnswer | ListedImage]
 
 
+class ListedCall(ResponseModel):
+    """A listed call."""
+
+    id: str
+    type: Literal["function_call"] = "function_call"
+    status: Literal["completed"] = "completed"
+    call_id: str
+    name: str
+    arguments: str
+
+
+class ListedOutput(ResponseModel):
+    """A listed result of a call."""
+
+    id: str
+    type: Literal["function_call_output"] = "function_call_output"
+    status: Literal["completed"] = "completed"
+    call_id: str
+    output: list[ListedText | ListedAnswer | ListedImage]
+
+
 class ItemList(ResponseModel):
     """A page of the messages that a response answered."""
 
     object: Literal["list"] = "list"
-    data: list[ListedItem]
+    data: list[ListedItem | ListedCall | ListedOutput]
     first_id: str | None
     last_id: str | None
     has_more: bool

@@ -1,6 +1,7 @@
 """Ask the question of a response's request, as a chat."""
 
 import re
+from collections.abc import Sequence
 
 from lookonce_server.errors import InvalidRequestError
 from lookonce_server.http.chat_request import check_request, parse_chat
@@ -19,9 +20,19 @@ from lookonce_server.http.schemas.messages import (
     VideoPart,
 )
 from lookonce_server.http.schemas.response_format import ChatSchemaFormat, ResponseSchemaFormat
+from lookonce_server.http.schemas.tools import (
+    CalledFunction,
+    ChatNamedChoice,
+    ChatTool,
+    MessageCall,
+    NamedChoice,
+    NamedFunction,
+)
 from lookonce_server.http.state import AppState
+from lookonce_server.http.tools import blame_tool, check_tools
 from lookonce_server.sessions.answer_passes import Session
 
+_CALL = re.compile(r"\.tool_calls\[(\d+)\]")
 _MESSAGE = re.compile(r"messages\[(\d+)\](.*)")
 
 
@@ -43,7 +54,8 @@ class ResponseQuestion:
         self._store = ResponseStore(state.store.records, tenant)
         # Known once the question is asked:
         self._items: list[KeptItem] = []  # the conversation, without the instructions
-        self._places: list[str] = []  # of each of the chat's messages in the request
+        self._places: list[list[str]] = []  # of the items in the request that each of the chat's messages is made of
+        self._has_text: list[bool] = []  # whether the first of these items is a text
         self._images = ConversationImages()
 
     async def ask(self) -> Session:
@@ -69,13 +81,17 @@ class ResponseQuestion:
         if self._draft.store:
             check_size(self._kept(self._draft))
         question = parse_chat(chat, state.settings)
-        session = await state.sessions.ask(
-            question.conversation,
-            self._images.sources(bypass=question.options.bypass),
-            question.sampling,
-            tenant=self._tenant,
-            options=question.options,
-        )
+        check_tools(question.tools, state.engine, has_format=question.sampling.json_schema is not None)
+        try:
+            session = await state.sessions.ask(
+                question.conversation,
+                self._images.sources(bypass=question.options.bypass),
+                question.sampling,
+                tenant=self._tenant,
+                options=question.options,
+            )
+        except InvalidRequestError as error:
+            raise await blame_tool(question.tools, state.engine, error) from error
         self._images.take(session, bypass=question.options.bypass)
         return session
 
@@ -91,9 +107,14 @@ class ResponseQuestion:
             return "text.format"
         match = _MESSAGE.fullmatch(chat_field)
         if match is None:
-            return chat_field
-        place = self._places[int(match[1])]
-        return place + match[2] if place.startswith("input[") else place
+            return chat_field.replace(".function.", ".", 1) if chat_field.startswith("tools[") else chat_field
+        places, call = self._places[int(match[1])], _CALL.match(match[2])
+        if call is not None:
+            # The message's own text, if it has one, is the first of the items.
+            has_text = self._has_text[int(match[1])]
+            return f"{places[int(call[1]) + has_text]}.call_id"
+        place, rest = places[0], match[2].replace(".tool_call_id", ".call_id")
+        return place + rest if place.startswith("input[") else place
 
     def _check(self) -> None:
         request = self._request
@@ -126,12 +147,15 @@ class ResponseQuestion:
         """
         request = self._request
         instructions = [] if request.instructions is None else [Message(role="system", content=request.instructions)]
-        before = ["instructions"] * len(instructions) + ["previous_response_id"] * num_before
-        self._places = [*before, *request.messages]
-        text_format = request.text.format
+        messages, places = _messages(self._items, [*["previous_response_id"] * num_before, *request.messages])
+        self._places = [*([["instructions"]] * len(instructions)), *places]
+        self._has_text = [
+            len(one) > len(m.tool_calls or ()) for m, one in zip([*instructions, *messages], self._places, strict=True)
+        ]
+        text_format, choice = request.text.format, request.tool_choice
         return ChatRequest(
             model=request.model,
-            messages=[*instructions, *map(_message, self._items)],
+            messages=[*instructions, *messages],
             max_completion_tokens=request.max_output_tokens,
             temperature=request.temperature,
             top_p=request.top_p,
@@ -141,10 +165,44 @@ class ResponseQuestion:
             if isinstance(text_format, ResponseSchemaFormat)
             else text_format,
             lookonce=request.lookonce,
+            tools=[ChatTool(type="function", function=tool) for tool in request.tools or ()],
+            tool_choice=ChatNamedChoice(type="function", function=NamedFunction(name=choice.name))
+            if isinstance(choice, NamedChoice)
+            else choice,
+            parallel_tool_calls=request.parallel_tool_calls,
         )
 
     def _kept(self, response: ResponseObject) -> KeptResponse:
         return KeptResponse(response=response, items=self._items, images=self._images.kept)
+
+
+def _messages(items: Sequence[KeptItem], places: Sequence[str]) -> tuple[list[Message], list[list[str]]]:
+    """Return items as a chat's messages; calls belong to the assistant's message before them.
+
+    Args:
+        items: of the conversation.
+        places: of each in the request.
+
+    Returns:
+        The messages, and the places of the items that each was made of.
+    """
+    messages: list[Message] = []
+    whence: list[list[str]] = []
+    for item, place in zip(items, places, strict=True):
+        if item.name is None:
+            messages.append(_message(item))
+            whence.append([place])
+            continue
+        function = CalledFunction(name=item.name, arguments=item.arguments)
+        call = MessageCall(id=item.call_id or "", function=function)
+        if not messages or messages[-1].role != "assistant":
+            messages.append(Message(role="assistant", tool_calls=[call]))
+            whence.append([place])
+        else:
+            calls = [*(messages[-1].tool_calls or ()), call]
+            messages[-1] = messages[-1].model_copy(update={"tool_calls": calls})
+            whence[-1].append(place)
+    return messages, whence
 
 
 def _message(item: KeptItem) -> Message:
@@ -155,4 +213,4 @@ def _message(item: KeptItem) -> Message:
         else ImagePart(type="image_url", image_url=ImageUrl(url=str(part.image)))
         for part in item.parts
     ]
-    return Message(role=item.role, content=parts or "")
+    return Message(role=item.role, content=parts or "", tool_call_id=item.call_id)

@@ -8,7 +8,8 @@ from pydantic_core import PydanticCustomError
 from lookonce_server.http.responses.objects import TextConfig
 from lookonce_server.http.schemas.chat import GenerationRequest
 from lookonce_server.http.schemas.messages import ImageUrlText, Messages, Parts, Text, by_type, field_value
-from lookonce_server.http.schemas.must_be_unset import MustBeUnset, NoTools, StrictModel, or_default
+from lookonce_server.http.schemas.must_be_unset import MustBeUnset, StrictModel, or_default
+from lookonce_server.http.schemas.tools import CalledFunction, CallId, Mode, NamedChoice, ResponseTools
 
 
 class InputText(StrictModel):
@@ -95,13 +96,32 @@ class ReasoningItem(StrictModel):
     encrypted_content: str | None = None
 
 
-MessageItem = SystemMessage | UserMessage | AssistantMessage
+class FunctionCallItem(CalledFunction):
+    """A call that an earlier answer made."""
+
+    type: Literal["function_call"]
+    call_id: CallId
+    id: str | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+
+class FunctionOutputItem(StrictModel):
+    """The result of a call, which may have images in it."""
+
+    type: Literal["function_call_output"]
+    call_id: CallId
+    output: Text | Annotated[list[UserPart], Parts]
+    id: str | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+
+MessageItem = SystemMessage | UserMessage | AssistantMessage | FunctionCallItem | FunctionOutputItem
 
 
 def _item_kind(item: Any) -> str:
     role, kind = field_value(item, "role"), field_value(item, "type")
-    if kind == "reasoning":
-        return "[reasoning]"
+    if kind in ("reasoning", "function_call", "function_call_output"):
+        return f"[{kind}]"
     return "other" if kind not in (None, "message") else "[system]" if role == "developer" else f"[{role}]"
 
 
@@ -110,21 +130,29 @@ Item = Annotated[
     Annotated[SystemMessage, Tag("[system]")]
     | Annotated[UserMessage, Tag("[user]")]
     | Annotated[AssistantMessage, Tag("[assistant]")]
+    | Annotated[FunctionCallItem, Tag("[function_call]")]
+    | Annotated[FunctionOutputItem, Tag("[function_call_output]")]
     | Annotated[ReasoningItem, Tag("[reasoning]")],
     Discriminator(
         _item_kind,
         custom_error_type="item_kind",
         custom_error_message="an item must be a message: its type 'message', its role 'system', 'developer', 'user' or"
-        " 'assistant'; or of the type 'reasoning', which is ignored",
+        " 'assistant'; or of the type 'function_call', 'function_call_output', or 'reasoning', which is ignored",
     ),
 ]
 
 
 def parts_of(item: MessageItem) -> list[InputText | OutputText | InputImage]:
     """Return a message's parts; a text alone is one part."""
-    if isinstance(item.content, str):
-        return [InputText(type="input_text", text=item.content)]
-    return list(item.content)
+    if isinstance(item, FunctionCallItem):
+        return []
+    content = item.output if isinstance(item, FunctionOutputItem) else item.content
+    return [InputText(type="input_text", text=content)] if isinstance(content, str) else list(content)
+
+
+def content_of(item: MessageItem) -> str:
+    """Return the name of the field that has an item's parts."""
+    return "output" if isinstance(item, FunctionOutputItem) else "content"
 
 
 Label = Annotated[str, Field(max_length=512)]
@@ -142,7 +170,8 @@ class ResponseRequest(GenerationRequest):
     text: Annotated[TextConfig, or_default(TextConfig)] = TextConfig()
     truncation: Literal["disabled"] | None = None
     background: Annotated[Any, MustBeUnset(False)] = None
-    tool_choice: Annotated[Literal["auto", "none"] | None, NoTools("auto", "none")] = None
+    tools: ResponseTools | None = None
+    tool_choice: Mode | NamedChoice | None = None
     # Labels for the caller's own bookkeeping: they change no answer.
     user: Label | None = None
     safety_identifier: Label | None = None

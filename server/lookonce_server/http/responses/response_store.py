@@ -15,8 +15,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from lookonce_cache import BlobKey, BlobStore, CacheError
 from lookonce_server.errors import InvalidRequestError, ResponseNotFoundError
 from lookonce_server.http.responses import objects
-from lookonce_server.http.responses.request import InputImage, MessageItem, parts_of
+from lookonce_server.http.responses.request import (
+    FunctionCallItem,
+    FunctionOutputItem,
+    InputImage,
+    MessageItem,
+    parts_of,
+)
 
+ListedItem = objects.ListedItem | objects.ListedCall | objects.ListedOutput
 _log = logging.getLogger(__name__)
 _ID = re.compile(r"resp_([0-9a-f]{64})")
 _MAX_BYTES = 512 * 1024  # of a conversation that is kept
@@ -35,11 +42,14 @@ class KeptPart(_Kept):
 
 
 class KeptItem(_Kept):
-    """A message."""
+    """A message, a call or its result."""
 
     id: str
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     parts: list[KeptPart]
+    call_id: str | None = None  # of a call, and of a result
+    name: str | None = None  # of a call: the function
+    arguments: str = ""
 
     @classmethod
     def of(cls, item: MessageItem, numbers: Mapping[str, int]) -> "KeptItem":
@@ -50,7 +60,19 @@ class KeptItem(_Kept):
             else KeptPart(type=part.type, text=part.text)
             for part in parts_of(item)
         ]
+        if isinstance(item, FunctionCallItem):
+            fields = {"call_id": item.call_id, "name": item.name, "arguments": item.arguments}
+            return cls(id=item_id("fc"), role="assistant", parts=[], **fields)
+        if isinstance(item, FunctionOutputItem):
+            return cls(id=item_id("fco"), role="tool", parts=parts, call_id=item.call_id)
         return cls(id=item_id(), role=item.role, parts=parts)
+
+    @classmethod
+    def of_call(cls, call: objects.FunctionCall) -> "KeptItem":
+        """Return the record of an answer's call."""
+        return cls(
+            id=call.id, role="assistant", parts=[], call_id=call.call_id, name=call.name, arguments=call.arguments
+        )
 
 
 class KeptImage(_Kept):
@@ -80,16 +102,24 @@ class KeptResponse(_Kept):
     @property
     def conversation(self) -> list[KeptItem]:
         """Return the conversation with this answer, without its reasoning."""
-        message = self.response.message or objects.OutputMessage(id=item_id())
+        message, calls = self.response.message, list(map(KeptItem.of_call, self.response.calls))
+        if message is None and calls:
+            return [*self.items, *calls]
+        message = message or objects.OutputMessage(id=item_id())
         answer = KeptPart(type="output_text", text="".join(part.text for part in message.content))
-        return [*self.items, KeptItem(id=message.id, role="assistant", parts=[answer])]
+        return [*self.items, KeptItem(id=message.id, role="assistant", parts=[answer]), *calls]
 
-    def listed_items(self) -> list[objects.ListedItem]:
+    def listed_items(self) -> list[ListedItem]:
         """Return the messages as OpenAI lists them."""
-        return [
-            objects.ListedItem(id=item.id, role=item.role, content=[self._listed(part) for part in item.parts])
-            for item in self.items
-        ]
+        return list(map(self._listed_item, self.items))
+
+    def _listed_item(self, item: KeptItem) -> ListedItem:
+        parts = [self._listed(part) for part in item.parts]
+        if item.name is not None and item.call_id is not None:
+            return objects.ListedCall(id=item.id, call_id=item.call_id, name=item.name, arguments=item.arguments)
+        if item.role == "tool":
+            return objects.ListedOutput(id=item.id, call_id=item.call_id or "", output=parts)
+        return objects.ListedItem(id=item.id, role=item.role, content=parts)
 
     def encoded(self) -> bytes:
         """Return the record's bytes."""

@@ -7,10 +7,14 @@ from typing import Any, Literal
 from pydantic_core import to_json
 
 from lookonce_server.engines.base import Engine, Piece
+from lookonce_server.engines.tool_calls import join_calls
+from lookonce_server.engines.tools import CallDelta
+from lookonce_server.http.chat_format import call_id
 from lookonce_server.http.event_stream import event
 from lookonce_server.http.generation import AnswerFormat, Pieces
 from lookonce_server.http.responses.objects import (
     Failure,
+    FunctionCall,
     IncompleteDetails,
     InputTokensDetails,
     OutputItem,
@@ -43,6 +47,7 @@ def draft_of(request: ResponseRequest, model: str, *, store: bool) -> ResponseOb
         top_p=1.0 if request.top_p is None else request.top_p,
         top_logprobs=request.top_logprobs or 0,
         text=request.text,
+        tools=request.tools or [],
         tool_choice=request.tool_choice or "auto",
         parallel_tool_calls=request.parallel_tool_calls is not False,
         metadata=request.metadata or {},
@@ -72,6 +77,7 @@ class ResponsesFormat(AnswerFormat):
         self._sent = 0  # events
         self._open: OutputItem | None = None  # the item that events add to
         self._index = -1  # its place in the output
+        self._calls: dict[int, FunctionCall] = {}  # by number, as far as they are known
         self._unsent: list[Piece] = []  # of the answer: tokens without text wait for one that has some
 
     async def body(self, usage: Usage, answers: Sequence[Sequence[Piece]]) -> str:
@@ -91,9 +97,16 @@ class ResponsesFormat(AnswerFormat):
                 yield text
         response = await self._finish(usage, answer)
         for item in response.output[max(self._index, 0) :]:
-            for text in (*self._begin(type(item)(id=item.id)), *self._rest_events(), *self._end(item)):
+            for text in (*self._begin(self._begun(item)), *self._rest_events(), *self._end(item)):
                 yield text
         yield self._event(f"response.{response.status}", response=response)
+
+    def _begun(self, item: OutputItem) -> OutputItem:
+        """Return an item as it begins."""
+        begun: dict[str, Any] = {"status": "in_progress"}
+        return item.model_copy(
+            update=begun | ({"arguments": ""} if isinstance(item, FunctionCall) else {"content": []})
+        )
 
     def error_event(self, error: dict[str, Any]) -> str:
         """See `AnswerFormat.error_event`: the error, which OpenAI's clients raise, after the response that failed."""
@@ -115,7 +128,7 @@ class ResponsesFormat(AnswerFormat):
 
     async def _finish(self, usage: Usage, pieces: Sequence[Piece]) -> ResponseObject:
         """Return the response with its answer, kept if it is to be."""
-        is_complete = pieces[-1].finish_reason == "stop"
+        is_complete = pieces[-1].finish_reason != "length"
         response = self._with_output(usage, self._output(pieces, is_complete=is_complete), is_complete=is_complete)
         if response.store and not await self._question.keep(response):
             response = response.model_copy(update={"store": False})
@@ -131,11 +144,29 @@ class ResponsesFormat(AnswerFormat):
         status: Literal["completed", "incomplete"] = "completed" if is_complete else "incomplete"
         text = OutputText(text=answer, logprobs=list(logprobs))
         message = self._message.model_copy(update={"status": status, "content": [text]})
+        calls = self._called(pieces, status)
+        output: list[OutputItem] = [message] if answer or not calls else []
         if not thought:
-            return [message]
-        has_answer = is_complete or bool(answer)
+            return [*output, *calls]
+        has_answer = is_complete or bool(answer or calls)
         reasoning = self._reasoned(thought, "completed" if has_answer else status)
-        return [reasoning, message] if has_answer else [reasoning]
+        return [reasoning, *output, *calls] if has_answer else [reasoning]
+
+    def _called(self, pieces: Sequence[Piece], status: Literal["completed", "incomplete"]) -> list[FunctionCall]:
+        """Return the calls of an answer; an answer that is cut is cut in its last one."""
+        calls = join_calls(delta for piece in pieces for delta in piece.calls)
+        return [
+            self._call(delta).model_copy(
+                update={"arguments": delta.arguments, "status": status if delta is calls[-1] else "completed"}
+            )
+            for delta in calls
+        ]
+
+    def _call(self, delta: CallDelta) -> FunctionCall:
+        """Return the item of a call, the same for all of its pieces."""
+        if delta.index not in self._calls:
+            self._calls[delta.index] = FunctionCall(id=item_id("fc"), call_id=call_id(), name=delta.name or "")
+        return self._calls[delta.index]
 
     def _reasoned(self, thought: str, status: Literal["completed", "incomplete"]) -> ReasoningItem:
         return self._reasoning.model_copy(update={"status": status, "content": [ReasoningText(text=thought)]})
@@ -165,7 +196,8 @@ class ResponsesFormat(AnswerFormat):
     def _piece_events(self, pieces: Sequence[Piece]) -> Iterator[str]:
         """Yield the events of the last piece."""
         piece = pieces[-1]
-        self._unsent = _answer_of([*self._unsent, piece])
+        if not isinstance(self._open, FunctionCall):
+            self._unsent = _answer_of([*self._unsent, piece])
         if piece.reasoning:
             yield from self._begin(self._reasoning)
             yield self._part_event("response.reasoning_text.delta", delta=piece.reasoning)
@@ -174,6 +206,19 @@ class ResponsesFormat(AnswerFormat):
                 yield from self._end(self._reasoned(_texts(pieces)[0], "completed"))
             yield from self._begin(self._message)
             yield self._text_event()
+        for delta in piece.calls:
+            yield from self._call_events(delta, pieces)
+
+    def _call_events(self, delta: CallDelta, pieces: Sequence[Piece]) -> Iterator[str]:
+        """Yield the events of a piece of a call; a new call ends the item before it."""
+        call = self._call(delta)
+        if self._open is not None and self._open.id != call.id:
+            output = self._output(pieces, is_complete=True, logprobs=self._logprobs(pieces))
+            yield from self._rest_events()
+            yield from self._end(next(item for item in output if item.id == self._open.id))
+        yield from self._begin(call)
+        if delta.arguments:
+            yield self._item_event("response.function_call_arguments.delta", delta=delta.arguments)
 
     def _rest_events(self) -> Iterator[str]:
         """Yield the log-probabilities of the answer's last tokens, if they have no text."""
@@ -192,11 +237,17 @@ class ResponsesFormat(AnswerFormat):
             return
         self._open, self._index = item, self._index + 1
         yield self._event("response.output_item.added", output_index=self._index, item=item)
+        if isinstance(item, FunctionCall):
+            return
         part = ReasoningText() if isinstance(item, ReasoningItem) else OutputText()
         yield self._part_event("response.content_part.added", part=part)
 
     def _end(self, item: OutputItem) -> Iterator[str]:
         """Yield the events that end the open item."""
+        if isinstance(item, FunctionCall):
+            yield self._item_event("response.function_call_arguments.done", arguments=item.arguments, name=item.name)
+            yield self._event("response.output_item.done", output_index=self._index, item=item)
+            return
         (part,) = item.content
         if isinstance(part, ReasoningText):
             yield self._part_event("response.reasoning_text.done", text=part.text)
@@ -206,8 +257,11 @@ class ResponsesFormat(AnswerFormat):
         yield self._event("response.output_item.done", output_index=self._index, item=item)
 
     def _part_event(self, kind: str, **fields: Any) -> str:
+        return self._item_event(kind, content_index=0, **fields)
+
+    def _item_event(self, kind: str, **fields: Any) -> str:
         assert self._open is not None
-        return self._event(kind, item_id=self._open.id, output_index=self._index, content_index=0, **fields)
+        return self._event(kind, item_id=self._open.id, output_index=self._index, **fields)
 
     def _event(self, kind: str, **fields: Any) -> str:
         data = {"type": kind, "sequence_number": self._sent, **fields}

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from lookonce_server.errors import InvalidRequestError
 from lookonce_server.http.bodies.json_body import JsonRoute
 from lookonce_server.http.chat_format import ChatFormat
 from lookonce_server.http.chat_request import check_logit_bias, check_request, parse_chat, read_images
@@ -11,6 +12,7 @@ from lookonce_server.http.schemas.answers import ANSWER
 from lookonce_server.http.schemas.chat import ChatRequest
 from lookonce_server.http.schemas.errors import errors
 from lookonce_server.http.state import AppState, Tenant, state_of
+from lookonce_server.http.tools import blame_tool, check_tools
 from lookonce_server.sessions.answer_passes import Session
 
 router = APIRouter(route_class=JsonRoute)
@@ -28,7 +30,11 @@ async def _ask(body: ChatRequest, state: AppState, tenant: str) -> Session:
     check_request(body, state)
     question = parse_chat(body, state.settings)
     check_logit_bias(body, state.engine.facts.vocabulary)
+    check_tools(question.tools, state.engine, has_format=question.sampling.json_schema is not None)
     images = await read_images(question.images, state)
-    return await state.sessions.ask(
-        question.conversation, images, question.sampling, tenant=tenant, options=question.options, n=question.n
-    )
+    try:
+        return await state.sessions.ask(
+            question.conversation, images, question.sampling, tenant=tenant, options=question.options, n=question.n
+        )
+    except InvalidRequestError as error:
+        raise await blame_tool(question.tools, state.engine, error) from error

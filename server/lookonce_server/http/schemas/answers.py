@@ -67,12 +67,44 @@ class Logprobs(AnswerModel):
     refusal: None
 
 
+class CallFunction(AnswerModel):
+    """The function of a call, and its arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+class Call(AnswerModel):
+    """A call of a function."""
+
+    id: str
+    type: Literal["function"]
+    function: CallFunction
+
+
+class CallFunctionPiece(AnswerModel):
+    """The name of a function, on a call's first piece, and a piece of its arguments."""
+
+    name: str | None = None
+    arguments: str
+
+
+class CallPiece(AnswerModel):
+    """A piece of a call; the first one has its id."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: CallFunctionPiece
+
+
 class Message(AnswerModel):
-    """An answer."""
+    """An answer; its content is null where it is calls alone."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: list[Call] | None = None
     reasoning_content: str | None = None  # of a model that reasons
 
 
@@ -83,6 +115,7 @@ class Delta(AnswerModel):
     content: str | None = None
     refusal: None = None
     reasoning_content: str | None = None
+    tool_calls: list[CallPiece] | None = None
 
 
 class Choice(AnswerModel):

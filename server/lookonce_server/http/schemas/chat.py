@@ -10,14 +10,14 @@ from pydantic import ConfigDict, Field, WithJsonSchema
 
 from lookonce_server.http.schemas.messages import Message, Messages, ModelName
 from lookonce_server.http.schemas.must_be_unset import (
-    NO_TOOLS,
     MustBeUnset,
-    NoTools,
+    NoFunctions,
     RequestModel,
     StrictModel,
     or_default,
 )
 from lookonce_server.http.schemas.response_format import ChatTextFormat
+from lookonce_server.http.schemas.tools import ChatNamedChoice, ChatTools, Mode
 from lookonce_server.http.schemas.vllm_fields import VllmFields
 from lookonce_server.sessions.context_options import ContextOptions
 
@@ -79,8 +79,7 @@ class GenerationRequest(StrictModel):
     stream_options: StreamOptions | None = None
     lookonce: Annotated[Extension, or_default(Extension)] = Extension()
     service_tier: Literal["auto", "default"] | None = None
-    tools: Annotated[Any, NoTools([], error=NO_TOOLS)] = None
-    parallel_tool_calls: bool | None = None  # there are no tools
+    parallel_tool_calls: bool | None = None
     metadata: (
         Annotated[
             dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
@@ -115,6 +114,9 @@ class ChatRequest(GenerationRequest, VllmFields):
     ) = None
     response_format: ChatTextFormat | None = None
 
+    tools: ChatTools | None = None
+    tool_choice: Mode | ChatNamedChoice | None = None
+
     # The answer's shape.
     stream_options: ChatStreamOptions | None = None
     logprobs: bool | None = None
@@ -132,11 +134,10 @@ class ChatRequest(GenerationRequest, VllmFields):
 
     # What is not there.
     audio: Annotated[Any, MustBeUnset()] = None
-    function_call: Annotated[Any, NoTools("none", "auto")] = None
-    functions: Annotated[Any, NoTools([], error=NO_TOOLS)] = None
+    function_call: Annotated[Any, NoFunctions("none", "auto")] = None
+    functions: Annotated[Any, NoFunctions([])] = None
     moderation: Annotated[Any, MustBeUnset()] = None
     prediction: Annotated[Any, MustBeUnset()] = None
     prompt_cache_options: Annotated[Any, MustBeUnset()] = None
     prompt_cache_retention: Annotated[Any, MustBeUnset()] = None
-    tool_choice: Annotated[Any, NoTools("none", "auto")] = None
     web_search_options: Annotated[Any, MustBeUnset()] = None

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from lookonce_server.http.schemas.must_be_unset import NO_TOOLS
-
 _LONGEST_NAME = 200
 
 
@@ -36,12 +34,12 @@ def furthest(errors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return the validation error that got furthest into the request.
 
     Of a value that may have several types, an error that is not about the type helps most; a wrong value says more than
-    a missing one. Tools come first: the other fields may be there for them alone.
+    a missing one.
     """
 
-    def helps(error: Mapping[str, Any]) -> tuple[bool, int, bool, bool]:
+    def helps(error: Mapping[str, Any]) -> tuple[int, bool, bool]:
         kind = error["type"]
-        return kind == NO_TOOLS, len(error["loc"]), not kind.endswith("_type"), kind != "missing"
+        return len(error["loc"]), not kind.endswith("_type"), kind != "missing"
 
     return max(errors, key=helps)
 

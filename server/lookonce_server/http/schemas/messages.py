@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from lookonce_server.http.schemas.must_be_unset import MustBeUnset, NoTools, StrictModel
+from lookonce_server.http.schemas.must_be_unset import MustBeUnset, NoFunctions, StrictModel
+from lookonce_server.http.schemas.tools import CallId, MessageCalls
 from lookonce_server.images.decode import FORMATS, VIDEO_FORMATS
 
 # For unions: pydantic names the branch of a plain str "str", which a client's object may have as a name.
@@ -144,15 +145,16 @@ class Message(AnswerExtras):
         }
     )
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | Annotated[list[Part], Parts] | None = None
     name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     refusal: str | None = None
+    tool_calls: MessageCalls | None = None  # of the assistant
+    tool_call_id: CallId | None = None  # of a tool: whose result it is
     # What an answer may be besides text, elsewhere.
     audio: Annotated[Any, MustBeUnset()] = None
-    function_call: Annotated[Any, NoTools()] = None
+    function_call: Annotated[Any, NoFunctions()] = None
     images: Annotated[Any, MustBeUnset([])] = None
-    tool_calls: Annotated[Any, NoTools([])] = None
 
     @property
     def extras(self) -> list[str]:

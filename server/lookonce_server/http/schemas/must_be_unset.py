@@ -14,8 +14,6 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 
-NO_TOOLS = "tools"  # the type of the validation error that says so
-
 
 class MustBeUnset:
     """Mark a field that must be null, or a value that asks for nothing.
@@ -24,7 +22,6 @@ class MustBeUnset:
         accepted: the values that mean the same as leaving the field out.
         why: the reason why other values are rejected, as a part of a sentence.
         instead: the advice in the error, as "send stop".
-        error: the type of the validation error.
     """
 
     def __init__(
@@ -32,10 +29,8 @@ class MustBeUnset:
         *accepted: Any,
         why: str = "not supported by this server",
         instead: str | None = None,
-        error: str = "unsupported",
     ) -> None:
         self._accepted = (None, *accepted)
-        self._error = error
         values = " or ".join(repr(value) for value in accepted)
         leave = "leave it out" + (f", or send {values}" if values else "")
         self._message = f"{why}; " + (f"{instead}, or leave it out" if instead else leave)
@@ -49,15 +44,14 @@ class MustBeUnset:
     def _check(self, value: Any) -> Any:
         if any(_is_same(value, accepted) for accepted in self._accepted):
             return value
-        raise PydanticCustomError(self._error, "{message}", {"message": self._message})
+        raise PydanticCustomError("unsupported", "{message}", {"message": self._message})
 
 
-class NoTools(MustBeUnset):
-    """Mark a field about tools."""
+class NoFunctions(MustBeUnset):
+    """Mark a field of OpenAI's first interface to tools."""
 
-    def __init__(self, *accepted: Any, error: str = "unsupported") -> None:
-        why = "this server does not run tools yet"
-        super().__init__(*accepted, why=why, instead="send response_format with a json_schema for JSON", error=error)
+    def __init__(self, *accepted: Any) -> None:
+        super().__init__(*accepted, instead="send tools, tool_choice and tool_calls, which have taken its place")
 
 
 class Unknown(MustBeUnset):

@@ -35,6 +35,27 @@ JSON = st.recursive(
     max_leaves=8,
 )
 PARTS = JSON | st.sampled_from([text("a"), text(""), image(), image("lookonce:x"), {"type": "refusal", "refusal": "b"}])
+IDS = st.sampled_from(["a", "b", "c"])
+CALLS = st.lists(
+    st.fixed_dictionaries(
+        {"id": IDS},
+        optional={
+            "type": st.just("function"),
+            "function": st.fixed_dictionaries({"name": st.sampled_from(["f", "g", 3]), "arguments": SCALARS}),
+        },
+    ),
+    max_size=3,
+)
+TOOLS = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.just("function")},
+        optional={
+            "function": st.fixed_dictionaries({"name": st.sampled_from(["f", "g", ""])}, optional={"parameters": JSON})
+        },
+    ),
+    max_size=3,
+)
+CHOICES = JSON | st.sampled_from(["required", "auto", {"type": "function", "function": {"name": "f"}}])
 MESSAGES = st.lists(
     st.fixed_dictionaries(
         {"role": st.sampled_from(["system", "developer", "user", "assistant", "tool", 3])},
@@ -42,7 +63,8 @@ MESSAGES = st.lists(
             "content": SCALARS | st.lists(PARTS, max_size=3),
             "name": SCALARS,
             "refusal": SCALARS,
-            "tool_calls": JSON,
+            "tool_calls": JSON | CALLS,
+            "tool_call_id": SCALARS | IDS,
         },
     ),
     max_size=4,
@@ -78,6 +100,13 @@ async def test_fields_of_any_value(app, fields):
 async def test_conversations_of_any_shape(app, messages, stream):
     await assert_answered(app, ascii_json(body(messages=[*messages, user("Hi")], stream=stream)), {"messages"})
     await assert_answered(app, ascii_json(body(messages=messages, stream=stream)), {"messages"})
+
+
+@settings(FUZZED, max_examples=40)
+@given(messages=MESSAGES, tools=TOOLS, choice=CHOICES)
+async def test_tools_of_any_shape(app, messages, tools, choice):
+    request = body(messages=[*messages, user("Hi")], tools=tools, tool_choice=choice)
+    await assert_answered(app, ascii_json(request), {"messages", "tools", "tool_choice"})
 
 
 @FUZZED

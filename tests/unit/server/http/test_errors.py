@@ -114,7 +114,7 @@ async def test_an_unknown_error_is_logged_and_tells_nothing(call, caplog):
         ({"lookonce": {"on_miss": "x"}}, "lookonce.on_miss", "'full' or 'compress'"),
         ({"stop": ["a", ""]}, "stop[1]", "at least 1 character"),
         ({"stop": 3}, "stop", "given: 3"),
-        ({"tools": [{}]}, "tools", "does not run tools yet; send response_format"),
+        ({"functions": [{}]}, "functions", "send tools, tool_choice and tool_calls"),
         ({"audio": {}}, "audio", "leave it out (given: {})"),
         ({"store": 0}, "store", "given: 0"),
         ({"surprise": 0}, "surprise", "not supported by this server"),
@@ -162,7 +162,7 @@ async def test_a_long_value_is_shown_in_part(call, fields):
 async def test_a_deep_value_is_shown_in_part(call):
     deep = json.dumps(body(tools=0)).replace("0}", "[" * 90 + "]" * 90 + "}")
     reply = await call(content=deep, headers={"content-type": "application/json"})
-    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "tools")
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "tools[0]")
 
 
 @pytest.mark.parametrize("content", [b"[]", b"3", b'"text"', b"null", b""])

@@ -10,7 +10,7 @@ from lookonce_server.http.schemas.messages import AnswerExtras
 from lookonce_server.http.schemas.vllm_fields import VllmFields
 
 from ....support.app_requests import body, image, send, text, user
-from ....support.chat_fields import SCHEMA, TOOL, assert_refused, assert_taken, formatted
+from ....support.chat_fields import SCHEMA, assert_refused, assert_taken, formatted
 from ....support.responses_requests import asked, refused
 from ....support.vllm_fields import ALL, HONOURED, LABELS, NEUTRAL, OLDER
 
@@ -75,32 +75,13 @@ async def test_what_is_honoured_is_taken_within_its_bounds(app):
 
 # --- tools ------------------------------------------------------------------------------------------------------------
 
-# As instructor, pydantic-ai and smolagents send them.
-WITH_TOOLS = [
-    {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
-    {"tool_choice": "auto", "tools": [TOOL], "stream": False},
-    {"tools": [TOOL], "tool_choice": "required", "stop": ["Observation:", "Calling tools:"]},
-    {"tools": [TOOL], "parallel_tool_calls": False},
-    {"functions": [{"name": "f"}], "function_call": {"name": "f"}},
-]
-
-
-@pytest.mark.parametrize("fields", WITH_TOOLS, ids=lambda fields: " ".join(fields))
-async def test_tools_are_blamed_themselves_and_the_error_says_what_to_do(app, fields):
-    history = [user("Hi"), {"role": "assistant", "content": "", "tool_calls": [{}]}, {"role": "tool", "content": "x"}]
-    for request in (body(**fields), body(messages=history, **fields), body(audio={"voice": "ash"}, **fields)):
-        error = (await send(app, request)).json()["error"]
-        assert error["param"] == next(name for name in ("tools", "functions") if name in fields)
-        assert "does not run tools yet" in error["message"]
-        assert "response_format with a json_schema" in error["message"]
-
 
 async def test_a_choice_without_tools_is_harmless(app, client):
     for fields in ({"tool_choice": "auto"}, {"tools": [], "tool_choice": "none"}, {"function_call": "auto"}):
         await assert_taken(app, body(**fields))
     await assert_refused(app, body(tool_choice="required"), "tool_choice")
-    error = await refused(client, tools=[{"type": "function", "name": "f"}], tool_choice="required")
-    assert (error["param"], "does not run tools yet" in error["message"]) == ("tools", True)
+    error = await refused(client, tool_choice="required")
+    assert error["param"] == "tool_choice"
     await asked(client, tools=None, tool_choice=None)
 
 

@@ -41,7 +41,7 @@ ONE_VALUE = {  # accepted, and one that is not
     "parallel_tool_calls": (True, "x"),
     "service_tier": ("auto", "flex"),
     "tool_choice": ("auto", "required"),
-    "tools": ([], [{"type": "web_search"}]),
+    "tools": ([], {}),
     "truncation": ("disabled", "auto"),
 }
 REFUSED = {
@@ -88,7 +88,7 @@ WRONG = [
     ({"input_": {"str": 1}}, "input", "given: {'str': 1}"),
     ({"input_": [{"role": "user", "content": []}]}, "input[0].content", "at least 1 item"),
     ({"input_": [{"role": "tool", "content": "x"}]}, "input[0]", "'developer', 'user' or 'assistant'"),
-    ({"input_": [{"type": "function_call", "name": "f"}]}, "input[0]", "must be a message"),
+    ({"input_": [{"type": "web_search_call", "name": "f"}]}, "input[0]", "must be a message"),
     ({"input_": [{"type": "reasoning", "id": "r", "summary": []}]}, "input", "reasoning alone"),
     ({"input_": [{"type": "reasoning", "summary": "none"}]}, "input[0].summary", "valid list"),
     (
