@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lookonce_server.engines.transformers import TransformersEngine
+from lookonce_server.engines.transformers.batch import layer_problem
 
 from ..support.checkpoints import CHECKPOINTS, checkpoint_folder
 from ..support.family_measures import BFLOAT16_FAMILIES, check_bfloat16, check_float32
@@ -34,6 +35,7 @@ async def test_answers_are_those_of_plain_transformers(family, folder_of, record
     engine = await start(folder_of(family))
     try:
         assert engine.facts.unjoinable is None
+        assert (engine._batch is None) == (layer_problem(engine._runner.model.config.get_text_config()) is not None)
         await check_float32(engine, folder_of(family), record_property)
     finally:
         await engine.close()

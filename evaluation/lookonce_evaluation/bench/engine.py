@@ -4,6 +4,9 @@
 - full KV: everything kept, from memory (what a prefix cache does at best);
 - compressed: the context at the chosen retention, from memory, and from a real redis-server.
 
+And later questions that are asked at once, each asker one after the other: answers a second of an engine that decodes
+them one by one, and of one that decodes them in a batch, as servers do.
+
 Each method starts where a server does: at the image's bytes, or at the context's id. One run measures all of them in
 turn, round by round, so that what else the machine does falls on all alike. Times are medians with half of the
 quartiles' distance; ratios are what to compare.
@@ -11,6 +14,7 @@ quartiles' distance; ratios are what to compare.
 
 import asyncio
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -47,14 +51,17 @@ _QUESTION = "How many objects are there in the image?"
 _SAMPLING = Sampling(8)
 _DESCRIBE_TOKENS = 16
 _SETTINGS = Settings()
+_AT_ONCE = (1, 8)
+_MIXED_QUESTIONS = (_QUESTION, "What is at the center?", "Find the red object.", "Describe the image.")
+_MIXED_SAMPLING = Sampling(24)
 
 
 @asynccontextmanager
-async def load_engine(path: Path, dtype: torch.dtype) -> AsyncIterator[Engine]:
+async def load_engine(path: Path, dtype: torch.dtype, *, max_running: int = 1, **options: Any) -> AsyncIterator[Engine]:
     """Load the embedded engine on the CPU."""
     prompt = _SETTINGS.describe_prompt
     engine = await TransformersEngine.load(
-        str(path), dtype=dtype, device="cpu", describe_prompt=prompt, max_running=1, max_queue=8
+        str(path), dtype=dtype, device="cpu", describe_prompt=prompt, max_running=max_running, max_queue=8, **options
     )
     try:
         yield engine
@@ -95,6 +102,52 @@ async def measure_methods(model: str, engine: Engine, memory: Store, redis: Stor
     ]
 
 
+async def measure_throughput(memory: Store, rounds: int) -> list[dict[str, Any]]:
+    """Measure answers a second of later questions that are asked at once."""
+    most = max(_AT_ONCE)
+    async with (
+        load_engine(CHECKPOINT, torch.float32, max_running=most, batched=False) as alone,
+        load_engine(CHECKPOINT, torch.float32, max_running=most) as together,
+    ):
+        contexts = await describe_picture(together, png(1), _SETTINGS, _DESCRIBE_TOKENS)
+        context = contexts.compressed
+        methods = [
+            FromContext(name, engine, memory, context, contexts.plan)
+            for name, engine in (("one by one", alone), ("batch", together))
+        ]
+        rates: dict[tuple[int, str], list[float]] = {(n, method.name): [] for n in _AT_ONCE for method in methods}
+        for number in range(rounds + 1):
+            for at_once in _AT_ONCE:
+                for method in methods:
+                    rate = await _answers_a_second(method, at_once)
+                    if number:  # the first round warms up
+                        rates[at_once, method.name].append(rate)
+    return [
+        {
+            "at_once": at_once,
+            "method": name,
+            "answers_a_second": Spread.of(own),
+            "over_one_by_one": Spread.of(a / b for a, b in zip(own, rates[at_once, "one by one"], strict=True)),
+        }
+        for (at_once, name), own in rates.items()
+    ]
+
+
+async def _answers_a_second(method: Method, at_once: int) -> float:
+    """Ask every question as often as there are askers, all of them at once."""
+    questions = [question for _ in range(at_once) for question in _MIXED_QUESTIONS]
+    async with method.prepare(questions, _MIXED_SAMPLING) as asks:
+        left = iter(asks)
+
+        async def ask_on() -> None:
+            for ask in left:
+                await time_answer(ask)
+
+        started = time.perf_counter()
+        await asyncio.gather(*(ask_on() for _ in range(at_once)))
+        return len(asks) / (time.perf_counter() - started)
+
+
 async def recording_cost(engine: Engine, rounds: int) -> str:
     """Measure a describe pass beside a full pass that generates the same text."""
     plan = replace(describe_plan(_SETTINGS, engine), max_tokens=128)
@@ -123,6 +176,7 @@ async def measure(rounds: int, sizes: Sequence[int]) -> dict[str, Any]:
         async with load_engine(CHECKPOINT, torch.float32) as engine:
             add(await measure_methods("scenes, 5.0 M, float32", engine, memory, redis, 4 * rounds))
             recording = await recording_cost(engine, 8 * rounds)
+        add(await measure_throughput(memory, 4 * rounds))
         for image_tokens in sizes:
             with tempfile.TemporaryDirectory() as folder:
                 path = write_llava(Path(folder) / "llava", image_tokens)

@@ -3,12 +3,15 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Self
 
 import torch
 from prometheus_client import CollectorRegistry
+from torch import Tensor
+from transformers import DynamicCache
 
 from lookonce_cache import CompressedContext
 from lookonce_pruning import AttentionRecorder, PruningError
@@ -37,11 +40,12 @@ from lookonce_server.engines.structured.grammar import Grammars
 from lookonce_server.engines.summary import summarize
 from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
 from lookonce_server.engines.tool_calls import parser_of
+from lookonce_server.engines.transformers.batch import Extension, RunningSequence, SequenceBatch, layer_problem
 from lookonce_server.engines.transformers.loading import LoadedModel, load_model
-from lookonce_server.engines.transformers.model import ModelRunner, State, stacked
+from lookonce_server.engines.transformers.model import ModelRunner, stacked
 from lookonce_server.engines.transformers.sampler import Sampler
-from lookonce_server.engines.transformers.scheduler import PassScheduler
-from lookonce_server.engines.transformers.selfcheck import check_model, find_join_problem
+from lookonce_server.engines.transformers.scheduler import Batched, PassScheduler
+from lookonce_server.engines.transformers.selfcheck import check_model, find_batch_problem, find_join_problem
 from lookonce_server.engines.visuals import Visual, frames_of
 from lookonce_server.errors import EngineEndedError, EngineError, PromptTooLongError
 
@@ -56,10 +60,17 @@ class TransformersEngine:
         max_running: passes in work at once.
         max_queue: passes of each kind, see `Admission`.
         allow_control_tokens: see `PromptRenderer`.
+        batched: whether answers are decoded together, where the model's layers allow it.
     """
 
     def __init__(
-        self, loaded: LoadedModel, *, max_running: int = 8, max_queue: int = 256, allow_control_tokens: bool = False
+        self,
+        loaded: LoadedModel,
+        *,
+        max_running: int = 8,
+        max_queue: int = 256,
+        allow_control_tokens: bool = False,
+        batched: bool = True,
     ) -> None:
         self._runner = ModelRunner(loaded.model)
         self._texts = TextCache()
@@ -76,7 +87,11 @@ class TransformersEngine:
             no_tools=self._prompts.no_tools,
         )
         self.registry: CollectorRegistry | None = None
-        self._scheduler = PassScheduler(max_running=max_running, max_queue=max_queue)
+        batched = batched and layer_problem(loaded.model.config.get_text_config()) is None
+        self._batch = SequenceBatch(self._runner) if batched else None
+        self._scheduler = PassScheduler(
+            max_running=max_running, max_queue=max_queue, compute=self._batch.extend if self._batch else None
+        )
 
     @classmethod
     async def load(
@@ -109,7 +124,8 @@ class TransformersEngine:
         _log.info("Checking the model: answers from a context must be those of the whole image.")
         with refuse(f"model {name!r} ({type(loaded.model).__name__}) cannot run the self-check"):
             await asyncio.to_thread(check_model, loaded, describe_prompt)
-            engine = cls(loaded, **options)
+            alone = await asyncio.to_thread(find_batch_problem, loaded, describe_prompt)
+            engine = cls(loaded, **{"batched": alone is None} | options)
             config = loaded.model.config
             summary = await asyncio.to_thread(
                 summarize,
@@ -122,6 +138,8 @@ class TransformersEngine:
         problem = await asyncio.to_thread(find_join_problem, loaded, describe_prompt)
         engine.facts = replace(engine.facts, unjoinable=problem, summary=summary)
         engine.facts.report_joins()
+        if alone is not None:
+            _log.info("Answers are decoded one by one, not in a batch: %s", alone)
         return engine
 
     @property
@@ -177,7 +195,7 @@ class TransformersEngine:
 
     def _full(
         self, conversation: Conversation, images: Sequence[Visual], sampling: Sampling, asked_at: float
-    ) -> Iterator[Started | Piece]:
+    ) -> Iterator[Started | Piece | Batched]:
         started_at = time.monotonic()
         prompt = self._prompts.full(conversation, images, self.facts.max_tokens)
         sampling = self.facts.fit(prompt.tokens, sampling)
@@ -190,11 +208,13 @@ class TransformersEngine:
             queue_seconds=started_at - asked_at,
             started_at=started_at,
         )
-        yield from self._decode(self._runner.prefill(prompt), sampling)
+        state = self._runner.prefill(prompt)
+        with self._sequence(state.cache, state.next_position) as sequence:
+            yield from self._decode(sequence, state.logits, sampling)
 
     def _answer(
         self, contexts: Sequence[CompressedContext], conversation: Conversation, sampling: Sampling, asked_at: float
-    ) -> Iterator[Started | Piece]:
+    ) -> Iterator[Started | Piece | Batched]:
         started_at = time.monotonic()
         self.facts.check_joins(len(contexts))
         join = join_contexts(self._prompts, contexts, conversation, self._runner.window)
@@ -205,30 +225,55 @@ class TransformersEngine:
         dense = join.combine([self._text_kv(span) for span in join.spans], own, self._runner.rope)
         cache = self._runner.cache_of(dense.keys, dense.values, contexts[0].states)
         queue_seconds = started_at - asked_at
-        yield Started(
+        started = Started(
             join.tokens, len(join.after), full_prompt_tokens, queue_seconds=queue_seconds, started_at=started_at
         )
-        yield from self._decode(self._runner.extend(cache, dense.tokens, torch.tensor([join.after])), sampling)
+        with self._sequence(cache, dense.tokens) as sequence:
+            logits = yield from self._extend(started, sequence, join.after)
+            yield from self._decode(sequence, logits, sampling)
 
     def _text_kv(self, span: TextSpan) -> TextKV:
         return self._texts.get(span) or self._texts.keep(span, self._runner.text_kv(span))
 
-    def _decode(self, state: State, sampling: Sampling) -> Iterator[Piece]:
+    @contextmanager
+    def _sequence(self, cache: DynamicCache, next_position: int) -> Iterator[RunningSequence]:
+        sequence = RunningSequence(cache, next_position)
+        try:
+            yield sequence
+        finally:
+            if self._batch is not None:
+                self._batch.remove(sequence)
+
+    def _decode(
+        self, sequence: RunningSequence, logits: Tensor, sampling: Sampling
+    ) -> Iterator[Started | Piece | Batched]:
         sampler = Sampler(sampling)
         grammar = None if sampling.json_schema is None else self._grammars.grammar(sampling.json_schema)
         ends = self._end_ids | {grammar.end} if grammar else self._end_ids
         calls = sampling.tool_choice and parser_of(sampling.tool_choice, self._prompts.call_format)
         text = TextStream(self._prompts.tokenizer, sampling, ends, self._prompts.reasoning, calls)
         while True:
-            logits = grammar.mask(state.logits) if grammar else state.logits
+            logits = grammar.mask(logits) if grammar else logits
             token = sampler.pick(logits)
             if grammar:
                 grammar.push(token)
             piece = text.push(token, sampler.logprob(logits, token))
-            yield piece
             if piece.finish_reason:
+                yield piece
                 return
-            state = self._runner.extend(state.cache, state.next_position, torch.tensor([[token]]))
+            logits = yield from self._extend(piece, sequence, [token])
+
+    def _extend(
+        self, event: Started | Piece, sequence: RunningSequence, ids: list[int]
+    ) -> Generator[Started | Piece | Batched, Any, Tensor]:
+        """Yield an event, and return the logits after more tokens of a sequence."""
+        if self._batch is not None:
+            logits: Tensor = yield Batched(event, Extension(sequence, ids))
+            return logits
+        yield event
+        state = self._runner.extend(sequence.cache, sequence.next_position, torch.tensor([ids]))
+        sequence.next_position = state.next_position
+        return state.logits
 
     def _describe(self, image: Visual, plan: DescribePlan) -> Iterator[str | Description]:
         """Yield the text's pieces, one a step, and the description at last."""

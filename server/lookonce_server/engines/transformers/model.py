@@ -75,6 +75,10 @@ class ModelRunner:
         output = self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return State(cache, prompt.tokens + self._rope_delta(has_image), output.logits[0, -1])
 
+    def prefill_text(self, ids: list[int]) -> State:
+        """Run a text of at least one token."""
+        return self.prefill(Prompt({"input_ids": torch.tensor([ids])}, torch.empty(0, dtype=torch.int64), (0, 0)))
+
     @torch.inference_mode()
     def extend(self, state_cache: DynamicCache, next_position: int, ids: Tensor) -> State:
         """Run `ids` `[1, tokens]` after the tokens in a cache."""
@@ -122,8 +126,7 @@ class ModelRunner:
         """Compute a span and the text before it, on the model's device; maybe no tokens."""
         ids = [*span.before, *span.ids]
         # Of no tokens there is no pass: take the shape from one.
-        text = Prompt({"input_ids": torch.tensor([ids or [0]])}, torch.empty(0, dtype=torch.int64), (0, 0))
-        return TextKV(*stacked(self.prefill(text).cache, len(ids)))
+        return TextKV(*stacked(self.prefill_text(ids or [0]).cache, len(ids)))
 
     @property
     def state_bytes(self) -> int:
@@ -134,8 +137,7 @@ class ModelRunner:
         """Run a token to see which states the model keeps."""
         if not self.num_recurrent_layers:
             return {}
-        text = Prompt({"input_ids": torch.tensor([[0]])}, torch.empty(0, dtype=torch.int64), (0, 0))
-        return _forms(self.states_of(self.prefill(text).cache))
+        return _forms(self.states_of(self.prefill_text([0]).cache))
 
     def _placed(self, tensor: Tensor) -> Tensor:
         dtype = self.model.dtype if tensor.is_floating_point() else tensor.dtype

@@ -1,8 +1,10 @@
 """Run passes in one thread, a step at a time: fair, bounded, cancellable.
 
 A pass is a generator that yields after every forward of the model. The passes in work take turns, so a short answer
-never waits for a long one to end. Background passes run one after the other, when nobody waits. While others are in
-work a background pass first lets a short answer end, then gets a turn every few, so that it is never starved.
+never waits for a long one to end. Those that ask for what can be computed for several at once have their turn together:
+the one that comes first takes the others along. Background passes run one after the other, when nobody waits. While
+others are in work a background pass first lets a short answer end, then gets a turn every few, so that it is never
+starved.
 """
 
 import asyncio
@@ -11,8 +13,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import Generic, TypeVar
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
@@ -23,6 +25,13 @@ from lookonce_server.tracing.spans import phases
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+
+
+class Batched(NamedTuple):
+    """An event, and a request to the batch: `yield` gives the pass the result."""
+
+    event: Any
+    request: Any
 
 
 class _Done:
@@ -40,6 +49,7 @@ class _Pass(Generic[T]):
         self.background = background
         self.begun = False  # its first step has been taken
         self.begun_at = 0.0  # monotonic
+        self.request: Any = None  # to the batch
         self.cancelled = False
         self.events: asyncio.Queue[T | _Done] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
@@ -59,10 +69,17 @@ class PassScheduler:
         max_queue: passes of each kind, see `Admission`.
         background_after: turns of others that a background pass lets go before it asks for its own.
         background_every: from then on, while others are in work, every how many turns it gets one.
+        compute: answers the requests of `Batched`, in their order; an error among the results ends that pass alone.
     """
 
     def __init__(
-        self, *, max_running: int, max_queue: int, background_after: int = 32, background_every: int = 4
+        self,
+        *,
+        max_running: int,
+        max_queue: int,
+        background_after: int = 32,
+        background_every: int = 4,
+        compute: Callable[[Sequence[Any]], Iterable[Any]] | None = None,
     ) -> None:
         self.admission = Admission(max_queue)
         self._max_running = max_running
@@ -73,7 +90,8 @@ class PassScheduler:
         self._running: deque[_Pass[object]] = deque()
         self._background: deque[_Pass[object]] = deque()
         self._turn = 0
-        self._current: _Pass[object] | None = None  # is in the middle of a step
+        self._compute = compute
+        self._current: list[_Pass[object]] = []  # are in the middle of a step
         self._closed = False
         self._ended = False  # without having been told to
         self._wake = threading.Condition()
@@ -156,40 +174,55 @@ class PassScheduler:
             self._end_all(EngineEndedError())
 
     def _end_all(self, error: EngineError) -> None:
-        current = [] if self._current is None else [self._current]
-        for left in (*current, *self._waiting, *self._running, *self._background):
+        for left in (*self._current, *self._waiting, *self._running, *self._background):
             left.post(_Done(error))
 
     def _run_passes(self) -> None:
-        while (current := self._next()) is not None:
-            end = self._step(current)
+        while current := self._next():
+            ends = self._step_together(current)
             with self._wake:
-                self._current = None
-                if end is not None and current.background:
-                    self._passed_over = 0
-                if end is None and current.background:
-                    self._background.appendleft(current)  # one at a time: each holds a KV cache
-                elif end is None:
-                    self._running.append(current)
-            if end is not None:
-                current.post(end)
+                self._current = []
+                for one, end in zip(current, ends, strict=True):
+                    self._put_back(one, end)
+            for one, end in zip(current, ends, strict=True):
+                if end is not None:
+                    one.post(end)
 
-    def _next(self) -> "_Pass[object] | None":
-        """Take the pass whose turn it is out of its queue; None at the end."""
+    def _put_back(self, stepped: _Pass[object], end: _Done | None) -> None:
+        if end is not None and stepped.background:
+            self._passed_over = 0
+        if end is None and stepped.background:
+            self._background.appendleft(stepped)  # one at a time: each holds a KV cache
+        elif end is None:
+            self._running.append(stepped)
+
+    def _next(self) -> "list[_Pass[object]]":
+        """Take the passes whose turn it is out of their queue; none at the end."""
         with self._wake:
             while not (self._closed or self._waiting or self._running or self._background):
                 self._wake.wait()
             if self._closed:
-                return None
+                return []
             while self._waiting and len(self._running) < self._max_running:
                 self._running.append(self._waiting.popleft())
             self._turn += 1
-            due = self._background and self._background_is_due()
-            self._current = (self._background if due else self._running).popleft()
-            if not self._current.begun:
-                self._current.begun_at = time.monotonic()
-            self._current.begun = True
+            if self._background and self._background_is_due():
+                self._current = [self._background.popleft()]
+            else:
+                self._current = self._take_running()
+            for one in self._current:
+                one.begun_at = one.begun_at if one.begun else time.monotonic()
+                one.begun = True
             return self._current
+
+    def _take_running(self) -> "list[_Pass[object]]":
+        """Take the first pass, and with one that asks the batch all others that do."""
+        first = self._running.popleft()
+        if first.request is None:
+            return [first]
+        asking = [one for one in self._running if one.request is not None]
+        self._running = deque(one for one in self._running if one.request is None)
+        return [first, *asking]
 
     def _background_is_due(self) -> bool:
         if not self._running or self._background[0].cancelled:
@@ -197,13 +230,26 @@ class PassScheduler:
         self._passed_over += 1
         return self._passed_over > self._background_after and self._turn % self._background_every == 0
 
-    def _step(self, current: _Pass[object]) -> _Done | None:
+    def _step_together(self, current: "list[_Pass[object]]") -> list[_Done | None]:
+        """Answer what passes ask the batch, and take a step of each; see `_step`."""
+        asking = [one for one in current if one.request is not None and not one.cancelled]
+        requests = [one.request for one in asking]
+        results = dict(zip(asking, self._compute(requests), strict=True)) if self._compute and asking else {}
+        return [self._step(one, results.get(one)) for one in current]
+
+    def _step(self, current: _Pass[object], result: Any) -> _Done | None:
         """Take one step of a pass; return its end if that was the last one."""
+        work: Any = current.work
         try:
             if current.cancelled:
-                current.work.close()  # type: ignore[attr-defined]
+                work.close()
                 return _Done(None)
-            current.post(next(current.work))
+            if isinstance(result, Exception):
+                event = work.throw(result)
+            else:
+                event = next(work) if result is None else work.send(result)
+            event, current.request = event if isinstance(event, Batched) else (event, None)
+            current.post(event)
         except StopIteration:
             return _Done(None)
         except ServerError as error:

@@ -37,6 +37,7 @@ from lookonce_server.engines.description import Description, PackedPrompt, pack_
 from lookonce_server.engines.join import ContextSize, plan_join
 from lookonce_server.engines.prefix import DenseContext, TextCache, TextSpan
 from lookonce_server.engines.prompts import DescribeTurn, JoinedPrompt, Prompt, PromptRenderer
+from lookonce_server.engines.transformers.batch import Extension, RunningSequence, SequenceBatch, layer_problem
 from lookonce_server.engines.transformers.loading import LoadedModel
 from lookonce_server.engines.transformers.model import ModelRunner, stacked
 from lookonce_server.errors import ModelRefusedError
@@ -89,6 +90,23 @@ def state_problem(config: PreTrainedConfig) -> str | None:
         f"{count} of its {text.num_hidden_layers} layers are recurrent: each keeps one state of all tokens before, and"
         " the states of two images cannot be joined."
     )
+
+
+def find_batch_problem(loaded: LoadedModel, text: str) -> str | None:
+    """Return the reason against decoding answers together, None if it is exact.
+
+    Sequences of different lengths that are extended together must have the logits that each has alone.
+
+    Args:
+        loaded: a model that `check_model` has accepted.
+        text: of the sequences.
+    """
+    if problem := layer_problem(loaded.model.config.get_text_config()):
+        return problem
+    try:
+        return _check_batch(ModelRunner(loaded.model), loaded.processor.tokenizer.encode(text) * 2)
+    except Exception as error:  # of the model's own code, which is run here in an unusual way
+        return f"a batch could not be checked: {type(error).__name__}: {error}"
 
 
 class _Described(NamedTuple):
@@ -191,6 +209,24 @@ def _check_join(loaded: LoadedModel, prompts: PromptRenderer, describe_prompt: s
         "With two images and everything kept, an answer from joined contexts differs from one pass over both in which"
         f" neither sees the other by {error:.1%} of the logits' length (accepted: {accepted:.1%})."
     )
+
+
+def _check_batch(runner: ModelRunner, ids: list[int]) -> str | None:
+    half = len(ids) // 2
+    alone, together = [], []
+    for cut, end in ((half, half + 2), (half - 1, half)):
+        for extensions in (alone, together):
+            state = runner.prefill_text(ids[:cut])
+            extensions.append(Extension(RunningSequence(state.cache, state.next_position), ids[cut:end]))
+    expected = [SequenceBatch(runner).extend([one])[0] for one in alone]
+    found = SequenceBatch(runner).extend(together)
+    if any(one.sequence.runs_alone for one in together):
+        return "a batch failed"
+    for one, other in zip(found, expected, strict=True):
+        assert isinstance(one, Tensor) and isinstance(other, Tensor)  # noqa: PT018
+        if not _distance(one, other) <= _tolerance(other.dtype, 5e-2):
+            return f"in a batch the logits differ by {_distance(one, other):.1%} of their length"
+    return None
 
 
 def _run_apart(

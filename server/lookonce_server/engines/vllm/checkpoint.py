@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from transformers import GenerationConfig
+from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 
+from lookonce_cache import digest
 from lookonce_pruning import UnsupportedModelError, check_architecture, trained_length
 from lookonce_server.engines.checkpoint import check_code, file_digest, find_checkpoint
 from lookonce_server.engines.families import model_label, vllm_problem
@@ -79,3 +82,29 @@ def _check_config(config: Any, args: AsyncEngineArgs) -> None:
         )
     if args.max_model_len in (None, -1):
         args.max_model_len = limit
+
+
+def engine_fingerprint(plain: str, options: Mapping[str, str], config: VllmConfig) -> str:
+    """Return the fingerprint of every engine, `plain`, unless vLLM computes otherwise.
+
+    Options count by themselves, so that none is forgotten.
+    """
+    chosen = {  # by options, or by the checkpoint
+        "quantization": config.model_config.quantization,
+        "kv_cache_dtype": config.cache_config.cache_dtype.replace("auto", ""),
+    }
+    changed = dict(options) | {name: str(value) for name, value in chosen.items() if value}
+    return digest(f"{plain} {sorted(changed.items())}".encode()) if changed else plain
+
+
+def processor_options(config: VllmConfig) -> Any:
+    """Return the options of the processor that vLLM adds to its configuration."""
+    return getattr(config.model_config.multimodal_config, "mm_processor_kwargs", None)
+
+
+def generation_config(folder: Path) -> GenerationConfig | None:
+    """Return the checkpoint's generation configuration, if it has one."""
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except OSError:
+        return None

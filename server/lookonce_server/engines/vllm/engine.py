@@ -12,8 +12,6 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from prometheus_client import REGISTRY, CollectorRegistry
-from transformers import GenerationConfig
-from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -47,7 +45,13 @@ from lookonce_server.engines.text_stream import TextStream, end_ids, token_text
 from lookonce_server.engines.tools import Tool
 from lookonce_server.engines.visuals import Video, Visual, frames_of
 from lookonce_server.engines.vllm.capture_client import CaptureClient
-from lookonce_server.engines.vllm.checkpoint import VllmCheckpoint, read_checkpoint
+from lookonce_server.engines.vllm.checkpoint import (
+    VllmCheckpoint,
+    engine_fingerprint,
+    generation_config,
+    processor_options,
+    read_checkpoint,
+)
 from lookonce_server.engines.vllm.client import BACKGROUND, VllmClient, sampling_params
 from lookonce_server.engines.vllm.connector.files import SharedFiles
 from lookonce_server.engines.vllm.connector.messages import Compression, Job
@@ -111,12 +115,14 @@ class VllmEngine:
         assert isinstance(dtype, torch.dtype)
         processor, self._config = checkpoint.processor, checkpoint.config
         self._prompts = PromptRenderer(processor, self._config, allow_control_tokens=allow_control_tokens)
-        self._end_ids = end_ids(_generation_config(checkpoint.folder), processor.tokenizer)
+        self._end_ids = end_ids(generation_config(checkpoint.folder), processor.tokenizer)
         self._grammars = Grammars(processor.tokenizer, model.get_vocab_size())
-        self._has_processor_options = bool(_processor_options(config))
+        self._has_processor_options = bool(processor_options(config))
         self.facts = ModelFacts(
             checkpoint=checkpoint.digest,
-            fingerprint=_fingerprint(fingerprint(checkpoint.digest, dtype, processor), checkpoint.options, config),
+            fingerprint=engine_fingerprint(
+                fingerprint(checkpoint.digest, dtype, processor), checkpoint.options, config
+            ),
             num_layers=model.get_total_num_hidden_layers(),
             max_tokens=model.max_model_len,
             image_crop=None if self._has_processor_options else image_crop(processor),
@@ -485,28 +491,3 @@ def _start(args: AsyncEngineArgs) -> AsyncLLM:
     """Start vLLM; its processes end with this process and this thread."""
     with bind_forks():
         return AsyncLLM.from_engine_args(args)
-
-
-def _fingerprint(plain: str, options: Mapping[str, str], config: VllmConfig) -> str:
-    """Return the fingerprint of every engine, `plain`, unless vLLM computes otherwise.
-
-    Options count by themselves, so that none is forgotten.
-    """
-    chosen = {  # by options, or by the checkpoint
-        "quantization": config.model_config.quantization,
-        "kv_cache_dtype": config.cache_config.cache_dtype.replace("auto", ""),
-    }
-    changed = dict(options) | {name: str(value) for name, value in chosen.items() if value}
-    return digest(f"{plain} {sorted(changed.items())}".encode()) if changed else plain
-
-
-def _processor_options(config: VllmConfig) -> Any:
-    """Return the options of the processor that vLLM adds to its configuration."""
-    return getattr(config.model_config.multimodal_config, "mm_processor_kwargs", None)
-
-
-def _generation_config(folder: Path) -> GenerationConfig | None:
-    try:
-        return GenerationConfig.from_pretrained(folder)
-    except OSError:
-        return None

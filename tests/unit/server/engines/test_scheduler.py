@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from lookonce_server.engines.base import PassCounts, pass_counts
-from lookonce_server.engines.transformers.scheduler import PassScheduler
+from lookonce_server.engines.transformers.scheduler import Batched, PassScheduler
 from lookonce_server.errors import EngineError, OverloadedError, PromptTooLongError
 
 pytestmark = pytest.mark.anyio
@@ -103,6 +103,36 @@ async def test_passes_take_turns(make_worker):
         tasks = await start(worker, steps("a", 5, log), steps("b", 3, log))
     await asyncio.gather(*tasks)
     assert log == ["a", "b", "a", "b", "a", "b", "a", "a"]
+
+
+async def test_passes_that_ask_the_batch_have_their_turn_together():
+    """Whoever asks for something else has its own turn between, and an error among the results is one pass's own."""
+    log: list = []
+
+    def compute(requests):
+        log.append(requests)
+        return [ValueError("of this one") if request == "bad" else request.upper() for request in requests]
+
+    def asks(*requests: str) -> Iterator:
+        answers = []
+        for request in requests:
+            answers.append((yield Batched(request, request)))
+        yield answers
+
+    worker = PassScheduler(max_running=8, max_queue=8, compute=compute)
+    try:
+        async with held(worker):
+            works = asks("a", "b"), steps("alone", 4, log), asks("c", "d", "e"), asks("f", "bad", "never")
+            tasks = await start(worker, *works)
+        first, alone, second, failed = await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        worker.close()
+    assert first == ["a", "b", ["A", "B"]]
+    assert second == ["c", "d", "e", ["C", "D", "E"]]
+    assert alone == [0, 1, 2, 3]
+    assert isinstance(failed, EngineError)
+    assert [one for one in log if one != "alone"] == [["a", "c", "f"], ["b", "d", "bad"], ["e"]]
+    assert log.index(["a", "c", "f"]) < len(log) - 1 - log[::-1].index("alone")  # between its steps
 
 
 async def test_a_short_pass_ends_while_a_long_one_is_in_work(make_worker):
