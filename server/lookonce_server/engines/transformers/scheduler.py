@@ -41,7 +41,7 @@ class _Done:
 class _Pass(Generic[T]):
     """A submitted pass and its way back to the event loop."""
 
-    def __init__(self, work: Iterator[T], *, background: bool) -> None:
+    def __init__(self, work: Iterator[T | Batched], *, background: bool) -> None:
         self.work = work
         self.background = background
         self.begun = False  # its first step has been taken
@@ -99,7 +99,7 @@ class PassScheduler:
         """Tell whether passes are run."""
         return self._thread.is_alive() and not self._ended
 
-    async def run(self, work: Iterator[T], *, background: bool = False) -> AsyncGenerator[T]:
+    async def run(self, work: Iterator[T | Batched], *, background: bool = False) -> AsyncGenerator[T]:
         """Yield the events of a pass, as they come.
 
         Closing the iterator gives the pass's place back at once. A pass that has begun ends at its next step, and one
