@@ -162,7 +162,7 @@ class SequenceBatch:
         return sequence.cache
 
     def _tensor(self, numbers: list[int]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.int64, device=self._runner.model.device)
+        return torch.tensor(numbers, dtype=torch.int64, device=self._runner.device)
 
 
 def layer_problem(config: PreTrainedConfig) -> str | None:

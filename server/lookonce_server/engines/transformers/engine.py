@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Self
@@ -187,7 +187,8 @@ class TransformersEngine:
         self, image: Visual, plan: DescribePlan, tenant: str, on_text: OnText = ignore_text
     ) -> Description:
         """See `Engine.describe`."""
-        async for event in self._scheduler.run(self._describe(image, plan), background=True):
+        events: AsyncGenerator[str | Description] = self._scheduler.run(self._describe(image, plan), background=True)
+        async for event in events:
             if isinstance(event, Description):
                 return event
             on_text(event)
@@ -271,6 +272,7 @@ class TransformersEngine:
             logits: Tensor = yield Batched(event, Extension(sequence, ids))
             return logits
         yield event
+        assert sequence.cache is not None  # no batch has taken it over
         state = self._runner.extend(sequence.cache, sequence.next_position, torch.tensor([ids]))
         sequence.next_position = state.next_position
         return state.logits

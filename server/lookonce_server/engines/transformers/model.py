@@ -44,6 +44,8 @@ class ModelRunner:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
+        self.device = model.device  # the model's own property looks through its parameters each time
+        self._dtype = model.dtype
         self.rope = find_rope(model)
         config = model.config.get_text_config()
         self._text_config = config
@@ -84,7 +86,7 @@ class ModelRunner:
         """Run `ids` `[1, tokens]` after the tokens in a cache."""
         count = ids.shape[1]
         output = self.model(
-            input_ids=ids.to(self.model.device),
+            input_ids=ids.to(self.device),
             position_ids=self.positions(next_position, count),
             past_key_values=state_cache,
             use_cache=True,
@@ -111,7 +113,7 @@ class ModelRunner:
         for number, layer in enumerate(attention_layers(self._text_config)):
             cache.update(self._placed(keys[number])[None], self._placed(values[number])[None], layer)
         set_states(
-            cache, self._text_config, {name: state.to(self.model.device) for name, state in states.items()}
+            cache, self._text_config, {name: state.to(self.device) for name, state in states.items()}
         )  # in their own dtype: sums are float32 in every model
         return cache
 
@@ -140,12 +142,12 @@ class ModelRunner:
         return _forms(self.states_of(self.prefill_text([0]).cache))
 
     def _placed(self, tensor: Tensor) -> Tensor:
-        dtype = self.model.dtype if tensor.is_floating_point() else tensor.dtype
-        return tensor.to(self.model.device, dtype)
+        dtype = self._dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.to(self.device, dtype)
 
     def positions(self, first: int, count: int) -> Tensor:
         """Return RoPE positions of text: `[1, count]`, or `[3, 1, count]` in M-RoPE."""
-        positions = torch.arange(first, first + count, device=self.model.device)
+        positions = torch.arange(first, first + count, device=self.device)
         return positions.expand(self._position_rows, 1, -1) if self._position_rows > 1 else positions[None]
 
     def _rope_delta(self, has_image: bool) -> int:

@@ -44,7 +44,7 @@ class _Done:
 class _Pass(Generic[T]):
     """A submitted pass and its way back to the event loop."""
 
-    def __init__(self, work: Iterator[T], *, background: bool) -> None:
+    def __init__(self, work: Iterator[T | Batched], *, background: bool) -> None:
         self.work = work
         self.background = background
         self.begun = False  # its first step has been taken
@@ -104,7 +104,7 @@ class PassScheduler:
         return self._thread.is_alive() and not self._ended
 
     async def run(
-        self, work: Iterator[T], *, background: bool = False, steps: Sequence[str] = ("run",)
+        self, work: Iterator[T | Batched], *, background: bool = False, steps: Sequence[str] = ("run",)
     ) -> AsyncGenerator[T]:
         """Yield the events of a pass, as they come.
 

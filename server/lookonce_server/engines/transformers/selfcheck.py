@@ -213,7 +213,8 @@ def _check_join(loaded: LoadedModel, prompts: PromptRenderer, describe_prompt: s
 
 def _check_batch(runner: ModelRunner, ids: list[int]) -> str | None:
     half = len(ids) // 2
-    alone, together = [], []
+    alone: list[Extension] = []
+    together: list[Extension] = []
     for cut, end in ((half, half + 2), (half - 1, half)):
         for extensions in (alone, together):
             state = runner.prefill_text(ids[:cut])
