@@ -65,9 +65,9 @@ def write_calling_model(folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     words = {word: at for at in range(10) for word in (f"{at}", f" {at}")}
     encoded = {word: tokenizer.encode(word, add_special_tokens=False) for word in words}
-    ids = {tokens[0]: words[word] for word, tokens in encoded.items() if len(tokens) == 1}
-    for id_, at in ids.items():
-        blank = " " * (id_ % 7)  # two tokens of one number differ
+    ids = {tokens[0]: word for word, tokens in encoded.items() if len(tokens) == 1}
+    for word in ids.values():
+        at, blank = words[word], " " * word.startswith(" ")  # two tokens of one number differ
         call = f'<tool_call>{{"name": "{CALLED}", "arguments": {{"count": {at}{blank}}}}}</tool_call>'
         tokenizer.add_tokens([AddedToken(call, special=False, normalized=False)])
     tokenizer.save_pretrained(folder)
