@@ -7,6 +7,7 @@ calls. Where the model decides, calls stand between marks of its chat template, 
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from lookonce_server.engines.tools import CallDelta, ToolChoice
@@ -302,7 +303,7 @@ def join_calls(deltas: Iterable[CallDelta]) -> list[CallDelta]:
     calls: dict[int, CallDelta] = {}
     for delta in deltas:
         before = calls.get(delta.index)
-        calls[delta.index] = before._replace(arguments=before.arguments + delta.arguments) if before else delta
+        calls[delta.index] = replace(before, arguments=before.arguments + delta.arguments) if before else delta
     return list(calls.values())
 
 

@@ -199,8 +199,9 @@ def _told(conversation: Conversation) -> Conversation:
     if conversation.tools and first is not None:
         parts = turns[first].parts
         at = next((i for i, part in enumerate(parts) if isinstance(part, str)), len(parts))
-        text = "\n".join((_listed(conversation.tools, None), *parts[at : at + 1])) if at < len(parts) else ""
-        parts = (*parts[:at], text or _listed(conversation.tools, None), *parts[at + 1 :])
+        listed = _listed(conversation.tools, None)
+        texts = [listed, *(str(part) for part in parts[at : at + 1])]
+        parts = (*parts[:at], "\n".join(texts), *parts[at + 1 :])
         turns[first] = replace(turns[first], parts=parts)
     return replace(conversation, turns=tuple(turns), tools=())
 

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 _NAME = re.compile(r"[A-Za-z0-9_$.-]*")  # spells no control token
 _DEPTH = 64  # of arguments within each other that are read as JSON
@@ -70,7 +70,8 @@ class ToolChoice:
     is_parallel: bool = True
 
 
-class CallDelta(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CallDelta:
     """A piece of a call: its name first, then its arguments."""
 
     index: int  # of the call in the answer

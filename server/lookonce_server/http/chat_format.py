@@ -82,13 +82,10 @@ class ChatFormat(AnswerFormat):
     def _choice(self, index: int, pieces: Sequence[Piece]) -> Choice:
         reasoning = "".join(piece.reasoning or "" for piece in pieces)
         calls, text = _calls(pieces), "".join(piece.text for piece in pieces)
-        message = Message(
-            role="assistant",
-            content=None if calls and not text else text,
-            refusal=None,
-            **({"reasoning_content": reasoning} if reasoning else {}),
-            **({"tool_calls": calls} if calls else {}),
-        )
+        told: dict[str, Any] = {"reasoning_content": reasoning} if reasoning else {}
+        if calls:
+            told["tool_calls"] = calls
+        message = Message(role="assistant", content=None if calls and not text else text, refusal=None, **told)
         finish_reason = pieces[-1].finish_reason
         assert finish_reason is not None
         return Choice(index=index, message=message, logprobs=self._logprobs(pieces), finish_reason=finish_reason)

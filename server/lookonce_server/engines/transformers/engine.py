@@ -251,7 +251,7 @@ class TransformersEngine:
         sampler = Sampler(sampling)
         grammar = None if sampling.json_schema is None else self._grammars.grammar(sampling.json_schema)
         ends = self._end_ids | {grammar.end} if grammar else self._end_ids
-        calls = sampling.tool_choice and parser_of(sampling.tool_choice, self._prompts.call_format)
+        calls = parser_of(sampling.tool_choice, self._prompts.call_format) if sampling.tool_choice else None
         text = TextStream(self._prompts.tokenizer, sampling, ends, self._prompts.reasoning, calls)
         while True:
             logits = grammar.mask(logits) if grammar else logits

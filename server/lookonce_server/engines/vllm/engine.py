@@ -400,9 +400,9 @@ class VllmEngine:
                     trace.advance()
                     first = started(output)
                     fitting = self.facts.fit(first.prompt_tokens, sampling)  # vLLM ends an answer that has no more room
-                    calls = sampling.tool_choice and call_parser(
-                        self._tool_call_parser, self._prompts, tools, sampling.tool_choice
-                    )
+                    calls = None
+                    if choice := sampling.tool_choice:
+                        calls = call_parser(self._tool_call_parser, self._prompts, tools, choice)
                     text = TextStream(self._prompts.tokenizer, fitting, ends, self._prompts.reasoning, calls)
                     yield first
                 made_at = time.monotonic()

@@ -50,9 +50,10 @@ class VllmCallParser:
 
     def __init__(self, name: str, tokenizer: Any, tools: Sequence[Tool], choice: ToolChoice) -> None:
         described = [tool.as_message() for tool in tools]
-        request = ChatCompletionRequest(messages=[{"role": "user", "content": ""}], model="", tools=described)
-        self._request = request
-        self._parser = ToolParserManager.get_tool_parser(name)(tokenizer, request.tools)
+        self._request = ChatCompletionRequest.model_validate(
+            {"messages": [{"role": "user", "content": ""}], "model": "", "tools": described}
+        )
+        self._parser = ToolParserManager.get_tool_parser(name)(tokenizer, list(self._request.tools or ()))
         self._choice = choice
         self._text = ""
         self._tokens: list[int] = []

@@ -103,10 +103,8 @@ class ResponsesFormat(AnswerFormat):
 
     def _begun(self, item: OutputItem) -> OutputItem:
         """Return an item as it begins."""
-        begun: dict[str, Any] = {"status": "in_progress"}
-        return item.model_copy(
-            update=begun | ({"arguments": ""} if isinstance(item, FunctionCall) else {"content": []})
-        )
+        empty: dict[str, Any] = {"arguments": ""} if isinstance(item, FunctionCall) else {"content": []}
+        return item.model_copy(update={"status": "in_progress", **empty})
 
     def error_event(self, error: dict[str, Any]) -> str:
         """See `AnswerFormat.error_event`: the error, which OpenAI's clients raise, after the response that failed."""
