@@ -26,7 +26,7 @@ REFUSALS = (
 )
 _OPERATIONS = (
     *("get", "peek", "put", "touch", "delete", "info", "list", "stats", "ping"),
-    *("read", "write", "forget"),
+    *("read", "write", "add", "forget"),
     *("lease", "renew", "release", "state"),
 )
 _DAMAGES = ("truncated", "trailing", "foreign", "version", "header", "checksum", "record", "lease", "index")

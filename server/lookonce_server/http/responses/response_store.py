@@ -7,7 +7,7 @@ deleted, and expires, by itself. Of each image it holds the id of its context, a
 import logging
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from lookonce_cache import BlobKey, BlobStore, CacheError
 from lookonce_server.errors import InvalidRequestError, ResponseNotFoundError
 from lookonce_server.http.responses import objects
-from lookonce_server.http.responses.request import InputImage, MessageItem, parts_of
+from lookonce_server.http.responses.request import InputFile, InputImage, MessageItem, parts_of
 
 _log = logging.getLogger(__name__)
 _ID = re.compile(r"resp_([0-9a-f]{64})")
@@ -42,11 +42,11 @@ class KeptItem(_Kept):
     parts: list[KeptPart]
 
     @classmethod
-    def of(cls, item: MessageItem, numbers: Mapping[str, int]) -> "KeptItem":
-        """Return the record of a message, with images by number instead of URL."""
+    def of(cls, item: MessageItem, numbers: Mapping[Hashable, int]) -> "KeptItem":
+        """Return the record of a message, with images by number instead of name."""
         parts = [
-            KeptPart(type=part.type, image=numbers[part.image_url])
-            if isinstance(part, InputImage)
+            KeptPart(type="input_image", image=numbers[part.image_field("").shown])
+            if isinstance(part, InputImage | InputFile)
             else KeptPart(type=part.type, text=part.text)
             for part in parts_of(item)
         ]
