@@ -27,7 +27,7 @@ from lookonce_server.http.middleware.origin import OriginMiddleware
 from lookonce_server.http.middleware.path import PathMiddleware
 from lookonce_server.http.middleware.request_log import RequestLogMiddleware
 from lookonce_server.http.middleware.trace import TraceMiddleware
-from lookonce_server.http.routes import chat, context_views, monitor, operations
+from lookonce_server.http.routes import chat, context_views, files, monitor, operations
 from lookonce_server.http.routes import contexts as context_routes
 from lookonce_server.http.routes import pages as playground
 from lookonce_server.http.state import AppState
@@ -55,6 +55,7 @@ ROUTERS = (
     responses.router,
     context_routes.router,
     context_views.router,
+    files.router,
     operations.router,
     monitor.router,
     playground.router,

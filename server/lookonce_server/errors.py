@@ -4,6 +4,7 @@ ServerError
 ├── InvalidRequestError      the request is wrong; `param` names the field
 │   ├── InvalidImageError    an image cannot be used: not decodable, too large, not allowed to be fetched
 │   ├── UnsupportedMediaTypeError  the request's body is compressed, or of a kind that is not read
+│   ├── ImageUuidError       the uuid of an image is another image's
 │   ├── ModelNotFoundError   another model than the one served
 │   └── PromptTooLongError   the prompt leaves the model no room for an answer
 ├── InvalidKeyError          the API key is missing or unknown
@@ -17,7 +18,9 @@ ServerError
 ├── AccessConfigError        the API keys in the settings are wrong
 ├── ProfileError             the profile in the settings cannot be read, or is of another checkpoint
 ├── ContextNotFoundError     no context has that id, or not any more
-│   └── ImageNotKeptError    a conversation goes on whose image was never kept
+│   ├── ImageNotKeptError    a conversation goes on whose image was never kept
+│   └── UuidNotKnownError    no image has that uuid, or not any more
+├── FileNotKnownError        no file has that id, or not any more
 ├── ResponseNotFoundError    no response has that id, or not any more
 ├── ContextNotKeptError      a context was made, but the store did not keep it
 ├── OverloadedError          the server has as much to do as it takes on: try again later
@@ -65,6 +68,19 @@ class UnsupportedMediaTypeError(InvalidRequestError):
     """The body's encoding or media type is not supported; `param` is its header."""
 
     code = "unsupported_media_type"
+
+
+class ImageUuidError(InvalidRequestError):
+    """The uuid of an image is another image's."""
+
+    code = "image_uuid_conflict"
+
+    def __init__(self, uuid: str, *, param: str) -> None:
+        super().__init__(
+            f"{param}: {uuid[:80]!r} is the uuid of another image. Give each image a uuid of its own, such as its"
+            " SHA-256.",
+            param=param,
+        )
 
 
 class ModelNotFoundError(InvalidRequestError):
@@ -166,6 +182,34 @@ class ImageNotKeptError(ContextNotFoundError):
             f"No context of the image of response {response_id!r} was made, since it was asked with cache 'bypass'."
             " Send the image again.",
         )
+
+
+class UuidNotKnownError(ContextNotFoundError):
+    """No image has the uuid that came without one.
+
+    Attributes:
+        param: the request's field it came in.
+    """
+
+    def __init__(self, uuid: str, *, param: str) -> None:
+        ServerError.__init__(
+            self,
+            f"{param}: no image has the uuid {uuid[:80]!r}: none was sent with it, or it was not used for too long."
+            " Send the image with it.",
+        )
+        self.param = param
+
+
+class FileNotKnownError(ServerError):
+    """No file has the id that was asked for.
+
+    Attributes:
+        param: the request's field it came in, or None where it is the request's path.
+    """
+
+    def __init__(self, file_id: str, *, param: str | None = None) -> None:
+        super().__init__(f"There is no file {file_id[:80]!r}: it expired, or was deleted. Upload it again.")
+        self.param = param
 
 
 class ResponseNotFoundError(ServerError):

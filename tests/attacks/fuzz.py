@@ -81,6 +81,7 @@ class Fuzzer:
     def __init__(self, document: dict[str, Any], key: str, known: Sequence[str], seed: int) -> None:
         self._document = document
         self._key = key
+        self._known = tuple(known)
         self._segments = (*SEGMENTS, *[*known] * 10)
         self._chance = random.Random(seed)
         self._targets = routes()
@@ -149,7 +150,7 @@ class Fuzzer:
         chance = self._chance
         operation = self._document["paths"].get(target.path, {}).get("post", {})
         content = operation.get("requestBody", {}).get("content", {})
-        if "multipart/form-data" in content and chance.random() < 0.5:
+        if "multipart/form-data" in content and (JSON not in content or chance.random() < 0.5):
             kind = FORM + chance.choice(("",) * 9 + tuple(f"; charset={charset}" for charset in CHARSETS))
             return kind, self._form(content["multipart/form-data"]["schema"])
         if chance.random() < 0.06:
@@ -168,6 +169,8 @@ class Fuzzer:
         if target.path == "/v1/chat/completions":
             parts = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": "What is there?"}]
             return {"model": MODEL, "messages": [{"role": "user", "content": parts}], "max_tokens": 2}
+        if target.path == "/v1/contexts" and self._chance.random() < 0.3:
+            return {"file_id": self._chance.choice(self._known)}
         return {"image_url": image}
 
     def _spoilt(self, whole: dict[str, Any], schema: dict[str, Any]) -> str:
@@ -222,8 +225,9 @@ class Fuzzer:
 
     def _form(self, schema: dict[str, Any]) -> bytes:
         chance = self._chance
-        names = [*schema["properties"], "image", "image", *FORM_NAMES]
-        contents = (png(7), *FORM_CONTENTS, *map(str.encode, NUMBERS))
+        file = "file" if "file" in schema["properties"] else "image"
+        names = [*schema["properties"], file, file, *FORM_NAMES]
+        contents = (png(7), *FORM_CONTENTS, *map(str.encode, NUMBERS), b"vision", b"created_at")
         parts = b""
         for _ in range(chance.choice((0, 1, 1, 2, 3, 20))):
             name = chance.choice(names).encode("utf-8", "surrogatepass")

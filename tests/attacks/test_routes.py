@@ -12,7 +12,7 @@ import pytest
 
 from lookonce_server.auth.tenants import key_hash, new_key
 
-from ..support.pictures import picture_url
+from ..support.pictures import picture_url, png
 from ..support.server_process import MODEL, LookonceServer
 from .fuzz import Fuzzer, Judge, routes, send
 
@@ -43,11 +43,13 @@ def server(request) -> Iterator[LookonceServer]:
 
 
 def known_to(server: LookonceServer) -> list[str]:
-    """Ids of a context and of a response that the server keeps."""
+    """Ids of a context, of a response and of a file that the server keeps."""
     key = {"authorization": f"Bearer {KEY}"}
     context = server.post("/v1/contexts", json={"image_url": picture_url(7)}, headers=key).json()["id"]
     response = server.post("/v1/responses", json={"model": MODEL, "input": "Hi"}, headers=key).json()["id"]
-    return [context, response]
+    upload = {"files": {"file": ("a.png", png(7))}, "data": {"purpose": "vision"}}
+    file = server.post("/v1/files", headers=key, **upload).json()["id"]
+    return [context, response, file]
 
 
 def test_whatever_is_sent_is_answered_as_documented(server):

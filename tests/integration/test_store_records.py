@@ -42,6 +42,23 @@ async def test_the_last_write_wins(records):
     assert await records.read(KEY) == VALUE
 
 
+async def test_add_stores_what_is_new_and_replaces_nothing(records):
+    assert await records.add(KEY, VALUE) is True
+    assert await records.add(KEY, b"another") is False
+    assert await records.read(KEY) == VALUE
+    assert await records.add(BlobKey("globex", KEY.id), b"theirs") is True
+    with pytest.raises(BlobTooLargeError):
+        await records.add(OTHER, b"x" * (MAX_BLOB_BYTES + 1))
+    await records.forget(KEY)
+    assert await records.add(KEY, b"another", ttl=0.1) is True
+
+    async def expired() -> bool:
+        return await records.add(KEY, VALUE)
+
+    await eventually(expired)
+    assert await records.read(KEY) == VALUE
+
+
 async def test_forget(records):
     await records.write(KEY, VALUE)
     await records.write(OTHER, b"other")

@@ -107,9 +107,10 @@ PARTS = {
     "text": {"text": Values(["", "a"], [None, 3]), "prompt_cache_breakpoint": Values([None], [BREAKPOINT])},
     "image_url": {"image_url": Values([], [None, "url"]), "prompt_cache_breakpoint": Values([None], [BREAKPOINT])},
     "refusal": {"refusal": Values(["no"], [None])},
+    "file": {"file": Values([], [None, "file-1"]), "prompt_cache_breakpoint": Values([None], [BREAKPOINT])},
 }
 REFUSED_ROLES = {"function"}
-REFUSED_PARTS = {"input_audio", "file"}
+REFUSED_PARTS = {"input_audio"}
 
 
 def examples(table: dict[str, Values], which: str) -> list[tuple[str, Any]]:

@@ -57,6 +57,9 @@ class BlobStore(Protocol):
             BlobTooLargeError: the blob is larger than `MAX_BLOB_BYTES`.
         """
 
+    async def add(self, key: BlobKey, value: bytes, *, ttl: float | None = None) -> bool:
+        """Store a blob unless there is one with the same key; returns whether it was stored. See `write`."""
+
     async def forget(self, key: BlobKey) -> bool:
         """Delete a blob; returns whether there was one."""
 
@@ -122,12 +125,16 @@ class MemoryBlobStore:
     @observed
     async def write(self, key: BlobKey, value: bytes, *, ttl: float | None = None) -> None:
         """Write as `BlobStore.write` says."""
-        if len(value) > MAX_BLOB_BYTES:
-            raise BlobTooLargeError(f"a blob of {len(value)} bytes exceeds the limit of {MAX_BLOB_BYTES}")
-        self._pop(key)
-        self._add(key, value, self._ttl if ttl is None else ttl)
-        while self.used_bytes > self._max_bytes:
-            self._drop_oldest()
+        self._put(key, value, ttl)
+
+    @observed
+    async def add(self, key: BlobKey, value: bytes, *, ttl: float | None = None) -> bool:
+        """Add as `BlobStore.add` says."""
+        entry = self._entries.get(key)
+        if entry is not None and time.monotonic() < entry.expires_at:
+            return False
+        self._put(key, value, ttl)
+        return True
 
     @observed
     async def forget(self, key: BlobKey) -> bool:
@@ -138,6 +145,14 @@ class MemoryBlobStore:
         """Delete all blobs."""
         self._entries.clear()
         self.used_bytes = 0
+
+    def _put(self, key: BlobKey, value: bytes, ttl: float | None) -> None:
+        if len(value) > MAX_BLOB_BYTES:
+            raise BlobTooLargeError(f"a blob of {len(value)} bytes exceeds the limit of {MAX_BLOB_BYTES}")
+        self._pop(key)
+        self._add(key, value, self._ttl if ttl is None else ttl)
+        while self.used_bytes > self._max_bytes:
+            self._drop_oldest()
 
     def _add(self, key: BlobKey, value: bytes, ttl: float | None) -> None:
         self._entries[key] = _Entry(value, math.inf if ttl is None else time.monotonic() + ttl)

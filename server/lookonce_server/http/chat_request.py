@@ -5,17 +5,15 @@ from dataclasses import replace
 from itertools import chain, groupby
 from typing import Any, NamedTuple
 
-from lookonce_server.concurrency import gather_in_order
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.conversation import Conversation, Role, Turn
 from lookonce_server.engines.tools import ToolCall
-from lookonce_server.errors import InvalidImageError, InvalidRequestError
+from lookonce_server.errors import InvalidRequestError
 from lookonce_server.http.image_field import ImageField, frame_sampling
 from lookonce_server.http.schemas.chat import ChatRequest, GenerationRequest
-from lookonce_server.http.schemas.messages import ImagePart, Message, RefusalPart, TextPart, VideoPart
+from lookonce_server.http.schemas.messages import FilePart, ImagePart, Message, RefusalPart, TextPart, VideoPart
 from lookonce_server.http.state import AppState, check_model
 from lookonce_server.http.tools import ToolUse, check_calls, parse_tools
-from lookonce_server.images.sources import ImageBytes, ImageSource
 from lookonce_server.sessions.context_options import ContextOptions
 from lookonce_server.settings import Settings
 from lookonce_server.tracing.spans import annotate
@@ -96,27 +94,6 @@ def check_image_count(params: Sequence[str], settings: Settings) -> None:
         )
 
 
-async def read_images(fields: Sequence[ImageField], state: AppState) -> list[ImageSource]:
-    """Read images at once; together they may have as many bytes as a request's body.
-
-    Raises:
-        InvalidImageError: one cannot be read; of several, the first in order.
-        OverloadedError: too many images are being fetched.
-    """
-    limit, size = state.settings.max_body_bytes, 0
-
-    async def read(field: ImageField) -> ImageSource:
-        nonlocal size
-        source = await state.images.read(*field)
-        size += len(source.data) if isinstance(source, ImageBytes) else 0
-        if size > limit:
-            del source  # the error's traceback would hold it until the others have been read
-            raise InvalidImageError(f"The images have more bytes together than the limit of {limit}.", param="messages")
-        return source
-
-    return await gather_in_order(map(read, fields))
-
-
 def read_messages(
     messages: list[Message], settings: Settings, describe_prompt: str | None = None
 ) -> tuple[Conversation, tuple[ImageField, ...]]:
@@ -179,8 +156,8 @@ def _image_fields(message: Message, place: str, max_frames: int) -> list[ImageFi
     """List the images and videos of a message, repeated ones too."""
     fields = []
     for i, part in enumerate(message.parts):
-        if isinstance(part, ImagePart):
-            fields.append(ImageField(part.image_url.url, f"{place}.content[{i}].image_url.url"))
+        if isinstance(part, ImagePart | FilePart):
+            fields.append(part.image_field(f"{place}.content[{i}]"))
         elif isinstance(part, VideoPart):
             sampling = frame_sampling(part, f"{place}.content[{i}].", max_frames)
             fields.append(ImageField(part.video_url.url, f"{place}.content[{i}].video_url.url", sampling))
@@ -214,8 +191,8 @@ def _check_parts(message: Message, place: str) -> None:
     if message.tool_call_id is not None and role != "tool":
         raise _invalid(f"{place}.tool_call_id", f"only tool messages may have one, not {role!r}")
     for i, part in enumerate(message.content if isinstance(message.content, list) else []):
-        if isinstance(part, ImagePart | VideoPart) and role not in ("user", "tool"):
-            noun = "images" if isinstance(part, ImagePart) else "videos"
+        if isinstance(part, ImagePart | FilePart | VideoPart) and role not in ("user", "tool"):
+            noun = "videos" if isinstance(part, VideoPart) else "images"
             raise _invalid(f"{place}.content[{i}].type", f"only user and tool messages may have {noun}, not {role!r}")
         if isinstance(part, RefusalPart) and role != "assistant":
             raise _invalid(f"{place}.content[{i}].type", f"only assistant messages may have a refusal, not {role!r}")
@@ -233,14 +210,14 @@ def _parts(message: Message, numbers: Iterable[int]) -> Iterator[str | int]:
         numbers: of its images and videos.
     """
     left = iter(numbers)
-    for is_image, parts in groupby(message.parts, lambda part: isinstance(part, ImagePart | VideoPart)):
+    for is_image, parts in groupby(message.parts, lambda part: isinstance(part, ImagePart | FilePart | VideoPart)):
         if is_image:
             yield from (next(left) for _ in parts)
         elif text := "\n".join(filter(None, map(_text, parts))):
             yield text
 
 
-def _text(part: TextPart | ImagePart | VideoPart | RefusalPart) -> str:
+def _text(part: TextPart | ImagePart | FilePart | VideoPart | RefusalPart) -> str:
     return part.refusal if isinstance(part, RefusalPart) else getattr(part, "text", "")
 
 

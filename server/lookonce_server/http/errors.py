@@ -29,6 +29,7 @@ _TABLE: dict[type[Exception], _Mapping] = {
     errors.UnsupportedMediaTypeError: _Mapping(415, "invalid_request_error", "unsupported_media_type"),
     errors.InvalidRequestError: _Mapping(400, "invalid_request_error", None),
     errors.ContextNotFoundError: _Mapping(404, "invalid_request_error", "context_not_found"),
+    errors.FileNotKnownError: _Mapping(404, "invalid_request_error", "file_not_found"),
     errors.ResponseNotFoundError: _Mapping(404, "invalid_request_error", "response_not_found"),
     errors.InvalidKeyError: _Mapping(401, "invalid_request_error", "invalid_api_key"),
     errors.ForbiddenError: _Mapping(403, "invalid_request_error", None),

@@ -1,9 +1,11 @@
 """Name the field of a request that an image or a video came in."""
 
+from collections.abc import Hashable
 from typing import NamedTuple, Protocol
 
 from lookonce_server.errors import InvalidRequestError
 from lookonce_server.images.decode import FrameSampling
+from lookonce_server.images.sources import is_data_url
 
 
 class AsksForFrames(Protocol):
@@ -19,16 +21,29 @@ class AsksForFrames(Protocol):
 
 
 class ImageField(NamedTuple):
-    """The URL of an image or a video, and its field in the request."""
+    """What names an image or a video, and its field in the request.
 
-    url: str
+    It has a URL, the id of a file, or a uuid alone.
+    """
+
+    url: str | None
     param: str
     sampling: FrameSampling | None = None  # which frames are taken of a video; None for an image
+    file_id: str | None = None
+    uuid: str | None = None
 
     @property
-    def shown(self) -> tuple[str, FrameSampling | None]:
-        """Return the URL and the frames: what is equal of equal fields."""
-        return self.url, self.sampling
+    def uuid_param(self) -> str:
+        """Return the field of the uuid, which stands beside the URL's object."""
+        return self.param.partition(".image_url")[0] + ".uuid"
+
+    @property
+    def shown(self) -> Hashable:
+        """Return what is equal of equal fields; of an image's `data:` URL its media type is nothing."""
+        url = self.url
+        if url is not None and self.sampling is None and is_data_url(url):
+            url = url.partition(",")[2]
+        return url, self.sampling, self.file_id, self.uuid
 
 
 def frame_sampling(request: AsksForFrames, place: str, limit: int) -> FrameSampling:

@@ -17,6 +17,8 @@ from lookonce_server.images.reading import Images
 from lookonce_server.lifecycle import Lifecycle
 from lookonce_server.metrics import Metrics
 from lookonce_server.sessions.contexts import Contexts
+from lookonce_server.sessions.file_store import FileStore
+from lookonce_server.sessions.image_uuids import ImageUuids
 from lookonce_server.sessions.sessions import Sessions
 from lookonce_server.settings import Settings
 
@@ -43,6 +45,13 @@ class AppState:
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     recent: RecentQuestions = field(default_factory=RecentQuestions)
     telemetry: "Telemetry | None" = None  # sends traces and metrics, where a collector was named
+    files: FileStore | None = field(init=False)  # None where none are kept
+    uuids: ImageUuids = field(init=False)
+
+    def __post_init__(self) -> None:
+        files = FileStore(self.store, self.settings.file_limits) if self.settings.files else None
+        object.__setattr__(self, "files", files)
+        object.__setattr__(self, "uuids", ImageUuids(self.store.records))
 
 
 def state_of(request: Request) -> AppState:

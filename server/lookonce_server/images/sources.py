@@ -117,15 +117,25 @@ def read_data_url(url: str, media: Media, param: str) -> bytes:
         raise InvalidImageError(f"{abbreviate(url)} is not a base64 data: URL.", param=param)
     is_list = noun == "video" and header.lower() == _FRAMES
     try:
-        pieces = [
-            base64.b64decode("".join(piece.split()), validate=True)
-            for piece in (payload.split(",") if is_list else [payload])
-        ]
+        pieces = [_decode_base64(piece) for piece in (payload.split(",") if is_list else [payload])]
     except ValueError as error:  # binascii.Error, and the error for text beyond ASCII
         raise InvalidImageError(f"The {noun}'s base64 is damaged: {error}.", param=param) from None
     data = join_pictures(pieces) if is_list else pieces[0]
     check_size(data, media, param)
     return data
+
+
+def _decode_base64(text: str) -> bytes:
+    """Decode base64 in either alphabet, with its padding or without, and with line breaks.
+
+    Raises:
+        ValueError: it is none.
+    """
+    compact = "".join(text.split())
+    if "=" not in compact:
+        compact += "=" * (-len(compact) % 4)
+    is_standard = "+" in compact or "/" in compact
+    return base64.b64decode(compact, altchars=None if is_standard else b"-_", validate=True)
 
 
 def accepted(noun: Noun) -> str:

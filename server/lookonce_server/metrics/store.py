@@ -14,7 +14,7 @@ from lookonce_server.metrics.series import AGE_SECONDS, STORE_SECONDS, start_at_
 _log = logging.getLogger(__name__)
 _OPERATIONS = (
     *("get", "peek", "put", "touch", "delete", "info", "list", "stats", "ping"),
-    *("read", "write", "forget"),
+    *("read", "write", "add", "forget"),
     *("lease", "renew", "release", "state"),
 )
 _DAMAGES = ("truncated", "trailing", "foreign", "version", "header", "checksum", "record", "lease", "index")

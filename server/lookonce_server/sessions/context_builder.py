@@ -59,8 +59,14 @@ class ContextBuilder:
         Raises:
             InvalidRequestError: the describe prompt cannot be encoded.
         """
+        return self.identity_of(tenant, digest(image.content), options, is_video=image.sampling is not None)
+
+    def identity_of(
+        self, tenant: str, image_digest: str, options: ContextOptions, *, is_video: bool = False
+    ) -> ContextIdentity:
+        """Return the identity of the context of an image with a digest; see `identity`."""
         retention, prompt = options.retention, options.describe_prompt
-        own_prompt = self._plan.prompt if image.sampling is None else self._plan.video_prompt
+        own_prompt = self._plan.video_prompt if is_video else self._plan.prompt
         plan = replace(
             self._plan,
             retention=self._plan.retention if retention is None else retention,
@@ -70,7 +76,7 @@ class ContextBuilder:
             template = self._engine.template_digest(plan.prompt)
         except InvalidRequestError as error:
             raise type(error)(str(error), param=f"{options.place}describe_prompt") from error
-        return context_identity(tenant, image.content, self._engine.facts, plan, template, self._precision)
+        return _identity(tenant, image_digest, self._engine.facts, plan, template, self._precision)
 
     def is_current(self, identity: ContextIdentity) -> bool:
         """Return whether this model and its template, as it renders now, make this."""
@@ -128,10 +134,16 @@ def context_identity(
         template: see `Engine.template_digest`.
         precision: the storage precision of keys and values.
     """
+    return _identity(tenant, digest(content), facts, plan, template, precision)
+
+
+def _identity(
+    tenant: str, image_digest: str, facts: ModelFacts, plan: DescribePlan, template: str, precision: str
+) -> ContextIdentity:
     return ContextIdentity(
         tenant=tenant,
         model_fingerprint=facts.fingerprint,
-        image_digest=digest(content),
+        image_digest=image_digest,
         describe_prompt=plan.prompt,
         template_digest=template,
         retention=float(plan.retention),

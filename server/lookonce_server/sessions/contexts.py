@@ -96,6 +96,10 @@ class Contexts:
         """Return the identity of an image's context; see `ContextBuilder.identity`."""
         return self._builder.identity(tenant, image, options)
 
+    def identity_of(self, tenant: str, image_digest: str, options: ContextOptions = NO_OPTIONS) -> ContextIdentity:
+        """Return the identity of the context of an image with a digest; see `ContextBuilder.identity_of`."""
+        return self._builder.identity_of(tenant, image_digest, options)
+
     async def get(self, tenant: str, context_id: str, ttl: float | None = None) -> StoreHit:
         """Return the context with an id, after the describe pass that is making it.
 

@@ -6,9 +6,11 @@ from typing import Self
 from pydantic import PrivateAttr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from lookonce_cache import MAX_BLOB_BYTES
 from lookonce_server.auth.tenants import is_loopback
 from lookonce_server.profile import Profile
 from lookonce_server.sessions.context_options import ContextLimits
+from lookonce_server.sessions.file_store import MAX_SECONDS, MIN_SECONDS, FileLimits
 from lookonce_server.settings.auth import AuthSettings
 from lookonce_server.settings.contexts import DescribeSettings, RequestLimitSettings
 from lookonce_server.settings.http import HttpSettings
@@ -53,6 +55,13 @@ class Settings(
         """What a request may ask of a context."""
         max_ttl = self.ttl if self.max_ttl is None else self.max_ttl
         return ContextLimits(self.min_retention, self.max_retention, max_ttl, self.max_describe_prompt)
+
+    @property
+    def file_limits(self) -> FileLimits:
+        """What a tenant may keep of files."""
+        seconds = int(min(max(self.ttl, MIN_SECONDS), MAX_SECONDS))
+        max_bytes = min(self.max_image_bytes, MAX_BLOB_BYTES)
+        return FileLimits(self.max_files, self.max_files_bytes, max_bytes, seconds)
 
     @property
     def applied_profile(self) -> Profile | None:

@@ -31,8 +31,14 @@ class StoreSettings(BaseModel):
         bool, Field(description="keep images in the store beside their contexts, to ask again where only the id comes")
     ] = False
     keep_images_bytes: Annotated[
-        int, Field(gt=0, description="with a memory:// store: bytes of images kept, least recently used go first")
+        int,
+        Field(gt=0, description="with a memory:// store: bytes of images and files kept, least recently used go first"),
     ] = 256 * 1024 * 1024
+    files: Annotated[bool, Field(description="keep the files of /v1/files in the store, for file_id")] = True
+    max_files: Annotated[int, Field(gt=0, le=10_000, description="most files that a tenant keeps")] = 1000
+    max_files_bytes: Annotated[int, Field(gt=0, description="most bytes of a tenant's files together")] = (
+        128 * 1024 * 1024
+    )
     ready_needs_store: Annotated[
         bool,
         Field(description="whether /ready is 503 while the store does not answer, though images are answered"),

@@ -20,6 +20,7 @@ api_key_hashes allow_anyone allowed_origins max_concurrent_per_tenant requests_p
 max_held_bytes body_timeout max_header_bytes header_timeout send_timeout stream_silence keep_alive_timeout
 max_connections backlog root_path forwarded_allow_ips shutdown_seconds ready_needs_store profile retention
 selection window rows on_miss fallback fallback_margin fallback_tokens keep_images keep_images_bytes describe_prompt
+files max_files max_files_bytes
 describe_video_prompt
 describe_tokens min_retention max_retention max_ttl max_describe_prompt max_images max_image_bytes
 max_image_pixels

@@ -47,6 +47,12 @@ class RedisBlobStore:
         check_write(self._servers, reply)
 
     @observed
+    async def add(self, key: BlobKey, value: bytes, *, ttl: float | None = None) -> bool:
+        """Add as `BlobStore.add` says."""
+        (reply,) = await self._servers.send(("SET", blob_key(key), seal(key, value), "NX", *self._expiry(ttl)))
+        return check_write(self._servers, reply) is not None
+
+    @observed
     async def forget(self, key: BlobKey) -> bool:
         """Delete as `BlobStore.forget` says."""
         (reply,) = await self._servers.send(("UNLINK", blob_key(key)))

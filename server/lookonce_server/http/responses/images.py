@@ -1,12 +1,14 @@
 """The images of a conversation: those of the response before, and those of the request."""
 
 import asyncio
+from collections.abc import Hashable
 
 from lookonce_cache import digest
 from lookonce_server.errors import ImageNotKeptError, InvalidRequestError
-from lookonce_server.http.chat_request import check_image_count, read_images
+from lookonce_server.http.chat_request import check_image_count
 from lookonce_server.http.image_field import ImageField
-from lookonce_server.http.responses.request import InputImage, ResponseRequest, content_of, parts_of
+from lookonce_server.http.image_reader import ImageReader
+from lookonce_server.http.responses.request import InputFile, InputImage, ResponseRequest, content_of, parts_of
 from lookonce_server.http.responses.response_store import KeptImage, KeptResponse
 from lookonce_server.http.state import AppState
 from lookonce_server.images.sources import ContextReference, ImageBytes, ImageSource
@@ -31,8 +33,8 @@ class ConversationImages:
             None if image.context_id is None else ContextReference(image.context_id) for image in self.kept
         ]
 
-    async def read(self, request: ResponseRequest, state: AppState) -> dict[str, int]:
-        """Read the images of the request; return their numbers by URL.
+    async def read(self, request: ResponseRequest, state: AppState, tenant: str) -> dict[Hashable, int]:
+        """Read the images of the request; return their numbers by `ImageField.shown`.
 
         An image that the conversation has already keeps its number.
 
@@ -43,9 +45,9 @@ class ConversationImages:
         fields = _image_fields(request)
         check_image_count([field.param for field in fields], state.settings)
         params = ["previous_response_id"] * len(self.kept)
-        numbers: dict[str, int] = {}
-        for field, source in zip(fields, await read_images(fields, state), strict=True):
-            numbers[field.url] = await self._add(source)
+        numbers: dict[Hashable, int] = {}
+        for field, source in zip(fields, await ImageReader(state, tenant).read_all(fields), strict=True):
+            numbers[field.shown] = await self._add(source)
             params += [field.param] * (len(self.kept) - len(params))
         check_image_count(params, state.settings)
         return numbers
@@ -103,12 +105,11 @@ def _with_context(image: KeptImage, lookup: ImageLookup, *, bypass: bool) -> Kep
 
 
 def _image_fields(request: ResponseRequest) -> list[ImageField]:
-    """Return the request's images, those of equal URLs once."""
-    fields: dict[str, ImageField] = {}
+    """Return the request's images, those of equal names once."""
+    fields: dict[Hashable, ImageField] = {}
     for place, item in request.messages.items():
         for j, part in enumerate(parts_of(item)):
-            if isinstance(part, InputImage):
-                fields.setdefault(
-                    part.image_url, ImageField(part.image_url, f"{place}.{content_of(item)}[{j}].image_url")
-                )
+            if isinstance(part, InputImage | InputFile):
+                field = part.image_field(f"{place}.{content_of(item)}[{j}]")
+                fields.setdefault(field.shown, field)
     return list(fields.values())

@@ -12,6 +12,7 @@ from lookonce_server.http.responses.response_store import KeptItem, KeptResponse
 from lookonce_server.http.schemas.chat import ChatRequest
 from lookonce_server.http.schemas.messages import (
     MAX_MESSAGES,
+    FilePart,
     ImagePart,
     ImageUrl,
     Message,
@@ -75,7 +76,7 @@ class ResponseQuestion:
             self._images = ConversationImages(previous)
         before = previous.conversation if previous else []
         self._check_length(before)
-        numbers = await self._images.read(request, state)
+        numbers = await self._images.read(request, state, self._tenant)
         self._items = [*before, *(KeptItem.of(item, numbers) for item in request.messages.values())]
         chat = self._chat(len(before))
         if self._draft.store:
@@ -207,7 +208,7 @@ def _messages(items: Sequence[KeptItem], places: Sequence[str]) -> tuple[list[Me
 
 def _message(item: KeptItem) -> Message:
     """Return an item as a chat's message; the numbers of its images stand for their URLs."""
-    parts: list[TextPart | ImagePart | VideoPart | RefusalPart] = [
+    parts: list[TextPart | ImagePart | VideoPart | FilePart | RefusalPart] = [
         TextPart(type="text", text=part.text)
         if part.image is None
         else ImagePart(type="image_url", image_url=ImageUrl(url=str(part.image)))

@@ -5,9 +5,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
+from lookonce_server.errors import InvalidRequestError
+from lookonce_server.http.image_field import ImageField
 from lookonce_server.http.responses.objects import TextConfig
 from lookonce_server.http.schemas.chat import GenerationRequest
-from lookonce_server.http.schemas.messages import ImageUrlText, Messages, Parts, Text, by_type, field_value
+from lookonce_server.http.schemas.messages import FileId, ImageUrlText, Messages, Parts, Text, by_type, field_value
 from lookonce_server.http.schemas.must_be_unset import MustBeUnset, StrictModel, or_default
 from lookonce_server.http.schemas.tools import CalledFunction, CallId, Mode, NamedChoice, ResponseTools
 
@@ -30,19 +32,58 @@ class OutputText(StrictModel):
 
 
 class InputImage(StrictModel):
-    """An image: a base64 `data:` URL, or `lookonce:<context id>`."""
+    """An image: its URL, or the id of its file."""
 
     type: Literal["input_image"]
     # Every image is taken at the resolution the model's processor chooses.
     detail: Literal["auto", "low", "high", "original"] | None = "auto"
-    image_url: ImageUrlText
-    file_id: None = None  # the server keeps no files
+    image_url: ImageUrlText | None = None
+    file_id: FileId | None = None
+
+    def image_field(self, place: str) -> ImageField:
+        """Return what names the image, and its field.
+
+        Args:
+            place: of the part in the request.
+
+        Raises:
+            InvalidRequestError: nothing does, or two fields do.
+        """
+        return _one_of(place, {"image_url": self.image_url, "file_id": self.file_id})
+
+
+class InputFile(StrictModel):
+    """A file, which is an image: its id, its bytes as a `data:` URL, or its URL."""
+
+    type: Literal["input_file"]
+    detail: Literal["auto", "low", "high"] | None = None
+    file_id: FileId | None = None
+    file_data: ImageUrlText | None = None
+    file_url: ImageUrlText | None = None
+    filename: str | None = None  # a label
+
+    def image_field(self, place: str) -> ImageField:
+        """See `InputImage.image_field`."""
+        names = {"file_id": self.file_id, "file_data": self.file_data, "file_url": self.file_url}
+        return _one_of(place, names)
+
+
+def _one_of(place: str, names: dict[str, str | None]) -> ImageField:
+    """Return the one field that names an image."""
+    given = [name for name, value in names.items() if value is not None]
+    if len(given) != 1:
+        param = f"{place}.{given[1] if given else next(iter(names))}"
+        why = f"an image is named once, and {given[0]} does" if given else "Field required"
+        raise InvalidRequestError(f"{param}: {why}.", param=param)
+    (name,) = given
+    param = f"{place}.{name}"
+    return ImageField(None, param, file_id=names[name]) if name == "file_id" else ImageField(names[name], param)
 
 
 _Text = Annotated[InputText, Tag("type=input_text")]
 UserPart = Annotated[
-    _Text | Annotated[InputImage, Tag("type=input_image")],
-    by_type("a user's part must have the type 'input_text' or 'input_image'"),
+    _Text | Annotated[InputImage, Tag("type=input_image")] | Annotated[InputFile, Tag("type=input_file")],
+    by_type("a user's part must have the type 'input_text', 'input_image' or 'input_file'"),
 ]
 AssistantPart = Annotated[
     _Text | Annotated[OutputText, Tag("type=output_text")],
@@ -142,7 +183,7 @@ Item = Annotated[
 ]
 
 
-def parts_of(item: MessageItem) -> list[InputText | OutputText | InputImage]:
+def parts_of(item: MessageItem) -> list[InputText | OutputText | InputImage | InputFile]:
     """Return a message's parts; a text alone is one part."""
     if isinstance(item, FunctionCallItem):
         return []

@@ -7,7 +7,7 @@ deleted, and expires, by itself. Of each image it holds the id of its context, a
 import logging
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -18,6 +18,7 @@ from lookonce_server.http.responses import objects
 from lookonce_server.http.responses.request import (
     FunctionCallItem,
     FunctionOutputItem,
+    InputFile,
     InputImage,
     MessageItem,
     parts_of,
@@ -52,11 +53,11 @@ class KeptItem(_Kept):
     arguments: str = ""
 
     @classmethod
-    def of(cls, item: MessageItem, numbers: Mapping[str, int]) -> "KeptItem":
-        """Return the record of a message, with images by number instead of URL."""
+    def of(cls, item: MessageItem, numbers: Mapping[Hashable, int]) -> "KeptItem":
+        """Return the record of a message, with images by number instead of name."""
         parts = [
-            KeptPart(type=part.type, image=numbers[part.image_url])
-            if isinstance(part, InputImage)
+            KeptPart(type="input_image", image=numbers[part.image_field("").shown])
+            if isinstance(part, InputImage | InputFile)
             else KeptPart(type=part.type, text=part.text)
             for part in parts_of(item)
         ]

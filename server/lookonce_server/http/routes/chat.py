@@ -6,8 +6,9 @@ from fastapi.responses import Response
 from lookonce_server.errors import InvalidRequestError
 from lookonce_server.http.bodies.json_body import JsonRoute
 from lookonce_server.http.chat_format import ChatFormat
-from lookonce_server.http.chat_request import check_logit_bias, check_request, parse_chat, read_images
+from lookonce_server.http.chat_request import check_logit_bias, check_request, parse_chat
 from lookonce_server.http.generation import generate
+from lookonce_server.http.image_reader import ImageReader
 from lookonce_server.http.schemas.answers import ANSWER
 from lookonce_server.http.schemas.chat import ChatRequest
 from lookonce_server.http.schemas.errors import errors
@@ -31,10 +32,12 @@ async def _ask(body: ChatRequest, state: AppState, tenant: str) -> Session:
     question = parse_chat(body, state.settings)
     check_logit_bias(body, state.engine.facts.vocabulary)
     check_tools(question.tools, state.engine, has_format=question.sampling.json_schema is not None)
-    images = await read_images(question.images, state)
+    reader = ImageReader(state, tenant, question.options)
+    images = await reader.read_all(question.images)
     try:
-        return await state.sessions.ask(
+        session = await state.sessions.ask(
             question.conversation, images, question.sampling, tenant=tenant, options=question.options, n=question.n
         )
     except InvalidRequestError as error:
         raise await blame_tool(question.tools, state.engine, error) from error
+    return await reader.bind_uuids(session)

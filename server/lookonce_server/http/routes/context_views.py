@@ -15,6 +15,7 @@ from lookonce_pruning import TileLayout
 from lookonce_server.engines.geometry import Area, ImageCrop
 from lookonce_server.errors import InvalidImageError, InvalidRequestError
 from lookonce_server.http.bodies.image_request import documented_body, read_image_request
+from lookonce_server.http.image_reader import ImageReader
 from lookonce_server.http.schemas.contexts import ContextTokens, ImageForm, ImageUrlRequest
 from lookonce_server.http.schemas.errors import errors
 from lookonce_server.http.state import Tenant, state_of
@@ -63,7 +64,8 @@ async def heatmap_over(
 ) -> Response:
     """Draw the scores over the image, which must be sent again."""
     state = state_of(request)
-    image, _ = await read_image_request(request, state.images, ImageForm, ImageUrlRequest)
+    reader = ImageReader(state, tenant)
+    image, _ = await read_image_request(request, state.images, reader, ImageForm, ImageUrlRequest)
     context = await state.contexts.peek(tenant, context_id)
     image_crop = None if context.layout else state.engine.facts.image_crop
     _check_places(context, image_crop)

@@ -9,6 +9,7 @@ from pydantic_core import to_json
 
 from lookonce_server.http.bodies.image_request import documented_body, read_image_request
 from lookonce_server.http.event_stream import DONE, EventStream, event
+from lookonce_server.http.image_reader import ImageReader
 from lookonce_server.http.schemas.contexts import (
     ContextDeleted,
     ContextForm,
@@ -33,13 +34,15 @@ _CREATED: dict[int | str, dict[str, Any]] = {
 @router.post(
     "",
     response_model=ContextObject,
-    responses={**_CREATED, **errors(400, 415, 503)},
+    responses={**_CREATED, **errors(400, 404, 415, 503)},
     openapi_extra=documented_body(ContextForm, ContextRequest),
 )
 async def create(request: Request, tenant: Tenant) -> Any:
     """Describe an image and keep its context, unless it is kept already."""
     state = state_of(request)
-    image, fields = await read_image_request(request, state.images, ContextForm, ContextRequest)
+    image, fields = await read_image_request(
+        request, state.images, ImageReader(state, tenant), ContextForm, ContextRequest
+    )
     options = fields.options()
     state.contexts.check(options)
     steps = state.contexts.prepare(tenant, image, options)

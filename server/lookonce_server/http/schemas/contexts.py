@@ -2,19 +2,24 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from lookonce_cache import CompressedContext, ContextInfo, Page
 from lookonce_pruning import TileLayout
 from lookonce_server.errors import InvalidRequestError
 from lookonce_server.http.image_field import ImageField, frame_sampling
 from lookonce_server.http.schemas.chat import ContextParams
-from lookonce_server.http.schemas.messages import Fps, ImageUrlText, MaxFrames, VideoUrlText
+from lookonce_server.http.schemas.messages import FileId, Fps, ImageUrlText, MaxFrames, VideoUrlText
 from lookonce_server.http.schemas.must_be_unset import RequestModel
 from lookonce_server.sessions.context_builder import selection_method
 from lookonce_server.sessions.contexts import TenantStats
 
 _OF_VIDEO = ("video_url", "fps", "max_frames")
+
+
+def _without(*names: str) -> dict[str, JsonValue]:
+    """Return a schema's `properties` in which these are null."""
+    return {name: {"type": "null"} for name in names}
 
 
 class ImageUrlRequest(RequestModel):
@@ -43,8 +48,9 @@ class ContextRequest(ContextForm):
     model_config = ConfigDict(
         json_schema_extra={
             "oneOf": [
-                {"required": ["image_url"], "properties": {name: {"type": "null"} for name in _OF_VIDEO}},
-                {"required": ["video_url"], "properties": {"image_url": {"type": "null"}}},
+                {"required": ["image_url"], "properties": _without("file_id", *_OF_VIDEO)},
+                {"required": ["file_id"], "properties": _without("image_url", *_OF_VIDEO)},
+                {"required": ["video_url"], "properties": _without("image_url", "file_id")},
             ]
         }
     )
@@ -52,6 +58,7 @@ class ContextRequest(ContextForm):
     image_url: Annotated[
         ImageUrlText | None, Field(description="a base64 data: URL, or one that the server may fetch")
     ] = None
+    file_id: FileId | None = None
     video_url: Annotated[
         VideoUrlText | None, Field(description="a base64 data: URL, or one that the server may fetch")
     ] = None
@@ -65,15 +72,17 @@ class ContextRequest(ContextForm):
             max_frames: most frames that a request may ask for.
 
         Raises:
-            InvalidRequestError: there is no URL, or two, or a field of a video beside an image's.
+            InvalidRequestError: it names nothing, or two things, or has a field of a video beside an image's.
         """
+        if self.file_id is not None and (self.image_url or self.video_url) is not None:
+            raise InvalidRequestError("file_id: a context is of a file or of a URL, not of both.", param="file_id")
         if self.video_url is None:
-            if self.image_url is None:
+            if self.image_url is None and self.file_id is None:
                 raise InvalidRequestError("image_url: Field required.", param="image_url")
             for name in ("fps", "max_frames"):
                 if getattr(self, name) is not None:
                     raise InvalidRequestError(f"{name}: an image has no frames; send a video_url.", param=name)
-            return ImageField(self.image_url, "image_url")
+            return ImageField(self.image_url, "image_url" if self.image_url else "file_id", file_id=self.file_id)
         if self.image_url is not None:
             raise InvalidRequestError("video_url: a context is of an image or a video, not of both.", param="video_url")
         return ImageField(self.video_url, "video_url", frame_sampling(self, "", max_frames))

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
+from lookonce_server.errors import InvalidRequestError
+from lookonce_server.http.image_field import ImageField
 from lookonce_server.http.schemas.must_be_unset import MustBeUnset, NoFunctions, StrictModel
 from lookonce_server.http.schemas.tools import CallId, MessageCalls
 from lookonce_server.images.decode import FORMATS, VIDEO_FORMATS
@@ -67,12 +69,65 @@ class ImageUrl(StrictModel):
     detail: Literal["auto", "low", "high", "original"] | None = None
 
 
+Uuid = Annotated[str, Field(min_length=1, max_length=128, description="the client's own name of the image")]
+
+
 class ImagePart(StrictModel):
-    """An image within a message."""
+    """An image within a message, or the uuid of one that was sent before."""
 
     type: Literal["image_url"]
-    image_url: ImageUrl
+    image_url: ImageUrl | None = None
+    uuid: Uuid | None = None
     prompt_cache_breakpoint: Annotated[Any, MustBeUnset()] = None
+
+    def image_field(self, place: str) -> ImageField:
+        """Return what names the image, and its field.
+
+        Args:
+            place: of the part in the request.
+
+        Raises:
+            InvalidRequestError: nothing does.
+        """
+        if self.image_url is None and self.uuid is None:
+            raise InvalidRequestError(f"{place}.image_url: Field required.", param=f"{place}.image_url")
+        url = None if self.image_url is None else self.image_url.url
+        return ImageField(url, f"{place}.image_url.url", uuid=self.uuid)
+
+
+FileId = Annotated[str, Field(max_length=128, description="of /v1/files", json_schema_extra={"format": "file-id"})]
+
+
+class File(StrictModel):
+    """An uploaded file, or one that is sent here."""
+
+    file_id: FileId | None = None
+    file_data: ImageUrlText | None = None
+    filename: str | None = None  # a label
+
+    def image_field(self, place: str) -> ImageField:
+        """See `ImagePart.image_field`."""
+        if self.file_id is not None and self.file_data is not None:
+            raise InvalidRequestError(
+                f"{place}.file_data: a file has an id or data, not both.", param=f"{place}.file_data"
+            )
+        if self.file_id is not None:
+            return ImageField(None, f"{place}.file_id", file_id=self.file_id)
+        if self.file_data is None:
+            raise InvalidRequestError(f"{place}.file_id: Field required.", param=f"{place}.file_id")
+        return ImageField(self.file_data, f"{place}.file_data")
+
+
+class FilePart(StrictModel):
+    """A file within a message, which is an image."""
+
+    type: Literal["file"]
+    file: File
+    prompt_cache_breakpoint: Annotated[Any, MustBeUnset()] = None
+
+    def image_field(self, place: str) -> ImageField:
+        """See `ImagePart.image_field`."""
+        return self.file.image_field(f"{place}.file")
 
 
 class VideoUrl(StrictModel):
@@ -113,8 +168,9 @@ Part = Annotated[
     Annotated[TextPart, Tag("type=text")]
     | Annotated[ImagePart, Tag("type=image_url")]
     | Annotated[VideoPart, Tag("type=video_url")]
+    | Annotated[FilePart, Tag("type=file")]
     | Annotated[RefusalPart, Tag("type=refusal")],
-    by_type("a part's type must be 'text', 'image_url' or 'video_url', or in an assistant's message 'refusal'"),
+    by_type("a part's type must be 'text', 'image_url', 'file' or 'video_url', or in an assistant's message 'refusal'"),
 ]
 
 
@@ -162,7 +218,7 @@ class Message(AnswerExtras):
         return [name for name in AnswerExtras.model_fields if getattr(self, name) not in (None, [], {})]
 
     @property
-    def parts(self) -> list[TextPart | ImagePart | VideoPart | RefusalPart]:
+    def parts(self) -> list[TextPart | ImagePart | FilePart | VideoPart | RefusalPart]:
         """Return the content as parts; a refusal beside it is the last one."""
         content = [TextPart(type="text", text=self.content)] if isinstance(self.content, str) else self.content or []
         return [*content, *([RefusalPart(type="refusal", refusal=self.refusal)] if self.refusal else [])]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from PIL import Image, UnidentifiedImageError
 
 from lookonce_server.errors import InvalidImageError
+from lookonce_server.images.decode import jpeg
 from lookonce_server.images.decode.formats import FORMATS, container_of, format_of
 from lookonce_server.images.decode.limits import ImageLimits
 from lookonce_server.images.decode.picture import to_rgb
@@ -33,9 +34,8 @@ def decode_image(data: bytes, limits: ImageLimits, param: str) -> Image.Image:
     if name is None:
         hint = " They are a video's: send it as a video_url." if container_of(data) else ""
         raise InvalidImageError(f"The bytes are no image of a known format ({', '.join(FORMATS)}).{hint}", param=param)
-    with clear_errors("image", param, name), _open(data, name) as image:
-        limits.check_size(image.size)
-        return to_rgb(image)
+    with clear_errors("image", param, name):
+        return _decode_whole(data, name, limits)
 
 
 @contextmanager
@@ -62,6 +62,21 @@ def clear_errors(noun: str, param: str, name: str) -> Iterator[None]:
     except Exception as error:  # on damaged files decoders raise almost anything
         reason = (getattr(error, "strerror", None) or str(error))[:_MAX_REASON] or type(error).__name__
         raise InvalidImageError(f"The {noun} is damaged: {reason.rstrip('.')}.", param=param) from None
+
+
+def _decode_whole(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
+    """Decode an image; a JPEG may lack its end marker, and nothing else."""
+    endings = jpeg.endings(data) if name == "JPEG" else []
+    picture = _decode(endings[0] if endings else data, name, limits)
+    if any(_decode(ended, name, limits) != picture for ended in endings[1:]):
+        raise InvalidImageError("The image is damaged: it is truncated.")
+    return picture
+
+
+def _decode(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
+    with _open(data, name) as image:
+        limits.check_size(image.size)
+        return to_rgb(image)
 
 
 def _open(data: bytes, name: str) -> Image.Image:

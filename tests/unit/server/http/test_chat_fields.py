@@ -15,7 +15,7 @@ from openai.types.shared_params.response_format_json_schema import JSONSchema
 from lookonce_server.http.schemas.chat import ChatRequest
 from lookonce_server.http.schemas.vllm_fields import VllmFields
 
-from ....support.app_requests import body, image, send, text, user
+from ....support.app_requests import URL, body, image, send, text, user
 from ....support.chat_fields import (
     IMAGE,
     JSON_SCHEMA,
@@ -164,7 +164,9 @@ async def test_an_answer_is_taken_back_as_it_was_given(app):
 
 @pytest.mark.parametrize("kind", PARTS)
 async def test_parts_are_refused_by_name(app, kind):
-    whole = {"text": text("a"), "image_url": image(), "refusal": {"type": "refusal", "refusal": "no"}}[kind]
+    file = {"type": "file", "file": {"file_data": URL}}
+    refusal = {"type": "refusal", "refusal": "no"}
+    whole = {"text": text("a"), "image_url": image(), "refusal": refusal, "file": file}[kind]
     role = "assistant" if kind == "refusal" else "user"
     for field, value in [*examples(PARTS[kind], "refused"), ("surprise", 1)]:
         await assert_refused(

@@ -137,8 +137,8 @@ async def test_openapi_tells_of_both_ways_and_of_what_comes_back(client):
     create = schema["paths"]["/v1/contexts"]["post"]
     json_, form = (create["requestBody"]["content"][kind]["schema"] for kind in ("application/json", FORM))
     wishes = {"retention", "ttl", "describe_prompt", "stream"}
-    assert set(json_["properties"]) == wishes | {"image_url", "video_url", "fps", "max_frames"}
-    assert [way["required"] for way in json_["oneOf"]] == [["image_url"], ["video_url"]]
+    assert set(json_["properties"]) == wishes | {"image_url", "file_id", "video_url", "fps", "max_frames"}
+    assert [way["required"] for way in json_["oneOf"]] == [["image_url"], ["file_id"], ["video_url"]]
     assert (set(form["properties"]), form["required"]) == (wishes | {"image"}, ["image"])
     assert (json_["additionalProperties"], form["additionalProperties"]) == ({"type": "null"}, False)
     assert create["responses"]["200"]["content"].keys() == {"application/json", "text/event-stream"}

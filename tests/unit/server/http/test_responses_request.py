@@ -93,13 +93,13 @@ WRONG = [
     ({"input_": [{"type": "reasoning", "summary": "none"}]}, "input[0].summary", "valid list"),
     (
         {"input_": [{"role": "user", "content": [{"type": "input_file"}]}]},
-        "input[0].content[0]",
-        "'input_text' or 'input_image'",
+        "input[0].content[0].file_id",
+        "Field required",
     ),
     (
-        {"input_": [{"role": "user", "content": [{"type": "input_image", "file_id": "f", "detail": "low"}]}]},
+        {"input_": [{"role": "user", "content": [{"type": "input_image", "file_id": 3, "detail": "low"}]}]},
         "input[0].content[0].file_id",
-        "given: 'f'",
+        "given: 3",
     ),
     ({"input_": [{"role": "assistant", "content": "Hi"}]}, "input[0].role", "must be the user's"),
     ({"input_": about("https://a.example/b.png")}, "input[0].content[0].image_url", "https://a.example/b.png"),

@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from lookonce_server.errors import InvalidImageError
-from lookonce_server.http.chat_request import ImageField, read_images
+from lookonce_server.http.image_field import ImageField
+from lookonce_server.http.image_reader import ImageReader
 from lookonce_server.images.reading import Images
 from lookonce_server.images.sources import ContextReference, ImageBytes
 from lookonce_server.logs import RequestFacts
@@ -48,7 +49,7 @@ async def test_images_are_read_at_once_and_the_first_bad_one_in_order_is_named(a
     fields = [ImageField(url, f"place {i}") for i, url in enumerate(("slow and bad", "bad", "endless", "more endless"))]
     tasks = asyncio.all_tasks()
     with pytest.raises(InvalidImageError) as caught:
-        await read_images(fields, app.state.parts)
+        await ImageReader(app.state.parts, "default").read_all(fields)
     assert (caught.value.param, asyncio.all_tasks() - tasks) == ("place 0", set())
 
 
@@ -59,9 +60,10 @@ async def test_images_have_together_as_many_bytes_as_a_body_may(app_with, monkey
         return ImageBytes(bytes(600_000), param) if url == "large" else ContextReference(url)
 
     monkeypatch.setattr(Images, "read", read)
-    assert len(await read_images([ImageField("large", ""), ImageField("id", "")], state)) == 2
+    reader = ImageReader(state, "default")
+    assert len(await reader.read_all([ImageField("large", ""), ImageField("id", "")])) == 2
     with pytest.raises(InvalidImageError, match=f"the limit of {state.settings.max_body_bytes}") as caught:
-        await read_images([ImageField("large", ""), ImageField("large", "")], state)
+        await reader.read_all([ImageField("large", ""), ImageField("large", "")])
     assert caught.value.param == "messages"
 
 

@@ -1,5 +1,6 @@
 """Decoding gives what a person would see: each picture here looks the same in Chromium, where that reads the format."""
 
+import contextlib
 import struct
 from pathlib import Path
 
@@ -261,3 +262,28 @@ def test_ycck_is_turned_into_printing_colours_first():
 @pytest.mark.parametrize("dpi", [(1, 1), (72, 300), (65535, 1)])
 def test_what_a_file_says_of_inches_changes_nothing(dpi):
     assert seen(encoded(PICTURE, "JPEG", dpi=dpi)).size == PICTURE.size
+
+
+def test_a_jpeg_may_lack_its_end_marker_and_nothing_else():
+    noise = Image.effect_noise((90, 60), 90)
+    pictures = [
+        PICTURE,
+        Image.new("RGB", (1, 1), BLUE),
+        Image.merge("RGB", (noise, noise.rotate(90), noise.rotate(180))),
+    ]
+    for picture in pictures:
+        for options in ({}, {"quality": 5}, {"restart_marker_blocks": 2}, {"subsampling": 0}):
+            whole = encoded(picture, "JPEG", **options)
+            assert whole.endswith(b"\xff\xd9")
+            expected = seen(whole)
+            assert seen(whole[:-2]) == seen(whole[:-1]) == expected
+            for missing in (*range(3, 40), len(whole) // 2):  # what is not refused is the same picture
+                with contextlib.suppress(InvalidImageError):
+                    assert seen(whole[:-missing]) == expected
+    whole = encoded(pictures[-1], "JPEG")
+    for missing in (3, 4, 40, len(whole) // 2):
+        with pytest.raises(InvalidImageError, match="truncated"):
+            seen(whole[:-missing])
+    for options in ({"progressive": True}, {"progressive": True, "quality": 5}):  # a whole scan could be missing
+        with pytest.raises(InvalidImageError, match="truncated"):
+            seen(encoded(pictures[-1], "JPEG", **options)[:-2])

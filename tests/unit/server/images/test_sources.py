@@ -57,9 +57,20 @@ def test_a_data_url_that_is_not_base64(url):
     refused(read_data_url, url, "not a base64 data: URL")
 
 
-@pytest.mark.parametrize("payload", ["abc", "ab=c", "a*cd", "====", "ab\u00e9d", "\u6f22\u5b57\u6f22\u5b57"])
+@pytest.mark.parametrize(
+    "payload", ["a", "abcde", "ab=", "ab=c", "a*cd", "+-cd", "====", "ab\u00e9d", "\u6f22\u5b57\u6f22\u5b57"]
+)
 def test_damaged_base64(payload):
     refused(read_data_url, f"data:image/png;base64,{payload}", "base64 is damaged")
+
+
+def test_base64_may_be_without_its_padding_and_in_the_url_safe_alphabet():
+    for length in range(1, 8):
+        data = (b"\xfb\xff" * 4)[:length]
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            padded = encode(data).decode()
+            for payload in (padded, padded.rstrip("="), padded.rstrip("=") + "\n"):
+                assert read_data_url(f"data:image/png;base64,{payload}", MEDIA, PARAM) == data
 
 
 @pytest.mark.parametrize("payload", ["", " \n"])
