@@ -29,7 +29,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test test-all test-image models lint report bench bench-store bench-server bench-vllm bench-images soak cluster joins train dashboards \
+.PHONY: help serve demo test test-all test-image models lint report bench bench-store bench-server bench-vllm bench-gpu bench-images soak cluster joins train dashboards \
 	image image-cuda clean
 
 help: ## list the targets
@@ -88,6 +88,9 @@ bench-server: $(VENV)/.dev ## measure what the HTTP server adds to an answer
 
 bench-vllm: $(VENV)/.dev ## measure a later question in vLLM, beside its prefix cache
 	$(BIN)/python -m lookonce_evaluation.bench.vllm $(ARGS)
+
+bench-gpu: $(VENV)/.dev ## measure the same on a GPU: give VLLM=vllm; minutes on one device
+	$(BIN)/python -m lookonce_evaluation.bench.vllm --json runs/bench-gpu.json $(ARGS)
 
 bench-images: $(VENV)/.dev ## measure a question over 1 to 16 images in both engines: full pass, prefix cache, joined contexts
 	$(BIN)/python -m lookonce_evaluation.bench.images $(ARGS)

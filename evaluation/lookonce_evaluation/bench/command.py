@@ -35,6 +35,7 @@ def write_json(path: Path | None, figures: Any) -> None:
     """Write the figures and the machine to a file, if there is a path."""
     if path is not None:
         machine = {"processor": platform.machine(), "cores": os.cpu_count()}
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"machine": machine, **figures}, indent=1, default=asdict) + "\n")
 
 
