@@ -161,16 +161,17 @@ def ignore_text(text: str) -> None:
     """Take a description's text and do nothing with it."""
 
 
-class Started(NamedTuple):
-    """The first event of an answer."""
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The first event of an answer. Two are equal if they tell of the same work, whenever it was done."""
 
     prompt_tokens: int  # of everything the answer stands on
     computed_tokens: int  # of those, how many were run through the model for this answer
     full_prompt_tokens: int  # of the same question's prompt with the whole image
     frames: tuple[int | None, ...] = ()  # of a full pass: the frames that it saw of each video; None for an image
     image_tokens: int = 0  # of those computed
-    queue_seconds: float | None = None  # for which the pass waited in the engine; None: unknown
-    started_at: float | None = None  # when its first step began, monotonic; None: unknown
+    queue_seconds: float | None = field(default=None, compare=False)  # spent waiting in the engine; None: unknown
+    started_at: float | None = field(default=None, compare=False)  # when its first step began, monotonic; None: unknown
 
 
 class PassCounts(NamedTuple):
