@@ -7,6 +7,7 @@ replaced by a full pass, if all images are there.
 import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -164,5 +165,5 @@ def _add_discarded_tokens(event: Started | Piece, discarded: Started | Piece) ->
         discarded: first event of the discarded answer.
     """
     if isinstance(event, Started) and isinstance(discarded, Started):
-        return event._replace(computed_tokens=event.computed_tokens + discarded.computed_tokens)
+        return replace(event, computed_tokens=event.computed_tokens + discarded.computed_tokens)
     return event
