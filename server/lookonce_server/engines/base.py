@@ -159,6 +159,7 @@ class Started(NamedTuple):
     computed_tokens: int  # of those, how many were run through the model for this answer
     full_prompt_tokens: int  # of the same question's prompt with the whole image
     frames: tuple[int | None, ...] = ()  # of a full pass: the frames that it saw of each video; None for an image
+    image_tokens: int = 0  # of a full pass: those of whole images in its prompt
 
 
 class TokenLogprob(NamedTuple):

@@ -166,7 +166,8 @@ class TransformersEngine:
     ) -> Iterator[Started | Piece]:
         prompt = self._prompts.full(conversation, images, self.facts.max_tokens)
         sampling = self.facts.fit(prompt.tokens, sampling)
-        yield Started(prompt.tokens, prompt.tokens, prompt.tokens, tuple(map(frames_of, prompt.images)))
+        frames = tuple(map(frames_of, prompt.images))
+        yield Started(prompt.tokens, prompt.tokens, prompt.tokens, frames, len(prompt.image_positions))
         yield from self._decode(self._runner.prefill(prompt), sampling)
 
     def _answer(

@@ -247,10 +247,11 @@ class VllmEngine:
             prompt = await asyncio.to_thread(self._prompt, ids, images, tenant)
 
             def started(output: RequestOutput) -> Started:
-                tokens = len(output.prompt_token_ids or ())
+                prompt_ids = output.prompt_token_ids or ()
+                tokens, image_tokens = len(prompt_ids), self._prompts.count_image_tokens(prompt_ids)
                 computed = tokens - (output.num_cached_tokens or 0)
                 # What vLLM's own cache saves is not a context's merit.
-                return Started(tokens, computed, computed, frames)
+                return Started(tokens, computed, computed, frames, image_tokens)
 
             async with aclosing(self._stream_answer(prompt, sampling, None, started)) as events:
                 async for event in events:

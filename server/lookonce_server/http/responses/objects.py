@@ -71,7 +71,8 @@ class InputTokensDetails(ResponseModel):
     """Parts of the prompt's tokens."""
 
     cached_tokens: int  # not computed for this answer
-    cache_write_tokens: Literal[0] = 0
+    image_tokens: int = 0  # that contexts keep, or all of whole images
+    cache_write_tokens: int = 0  # image tokens kept by contexts that were made because of this question
 
 
 class OutputTokensDetails(ResponseModel):
