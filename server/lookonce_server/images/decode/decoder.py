@@ -67,10 +67,20 @@ def clear_errors(noun: str, param: str, name: str) -> Iterator[None]:
 def _decode_whole(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
     """Decode an image; a JPEG may lack its end marker, and nothing else."""
     endings = jpeg.endings(data) if name == "JPEG" else []
-    picture = _decode(endings[0] if endings else data, name, limits)
-    if any(_decode(ended, name, limits) != picture for ended in endings[1:]):
-        raise InvalidImageError("The image is damaged: it is truncated.")
-    return picture
+    if endings:
+        first, *others = endings
+        samples = _samples(first, limits)
+        if any(_samples(ended, limits) != samples for ended in others):
+            raise InvalidImageError("The image is damaged: it is truncated.")
+    return _decode(endings[0] if endings else data, name, limits)
+
+
+def _samples(data: bytes, limits: ImageLimits) -> bytes:
+    """Decode a JPEG to its own samples: as RGB, different ones may be the same colour."""
+    with _open(data, "JPEG") as image:
+        limits.check_size(image.size)
+        image.draft("YCbCr", image.size)
+        return image.tobytes()
 
 
 def _decode(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
