@@ -143,7 +143,10 @@ def test_stats(run):
     code, out, _ = run("stats")
     assert code == 0
     assert out.startswith("contexts  2\nsize      3.0 MiB (3145728 bytes)\noldest    ")
-    assert out.endswith("hits      3 of 4 lookups (75.0%) since the server started\n")
+    assert out.splitlines()[-2:] == [
+        "hits      3 of 4 lookups (75.0%) since the server started",
+        "saved     900 prompt tokens since the server started",
+    ]
     assert json.loads(run("stats", "--json")[1])["hit_rate"] == 0.75
 
 
@@ -153,6 +156,7 @@ def test_stats_of_nothing():
         "contexts  0",
         "size      0 B (0 bytes)",
         "hits      0 of 0 lookups since the server started",
+        "saved     0 prompt tokens since the server started",
     ]
 
 
