@@ -113,7 +113,7 @@ async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
             engine,
             contexts,
             images=images,
-            on_miss=settings.on_miss,
+            on_miss=settings.on_new_image,
             metrics=metrics,
             fallback=Fallback(settings.fallback, settings.fallback_margin, settings.fallback_tokens),
             max_pixels=settings.max_request_pixels,

@@ -179,7 +179,7 @@ class ImageNotKeptError(ContextNotFoundError):
     def __init__(self, response_id: str) -> None:
         ServerError.__init__(
             self,
-            f"No context of the image of response {response_id!r} was made, since it was asked with cache 'bypass'."
+            f"No context of the image of response {response_id!r} was made, since it was asked of the whole image."
             " Send the image again.",
         )
 

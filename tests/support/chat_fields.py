@@ -67,8 +67,11 @@ REQUEST = {
     "functions": Values([[]], [[{"name": "f"}]]),
     "moderation": Values([], [{"model": "m"}]),
     "prediction": Values([], [{"type": "content", "content": "a"}]),
-    "prompt_cache_options": Values([], [{"mode": "implicit"}]),
-    "prompt_cache_retention": Values([], ["in_memory", "24h"]),
+    "prompt_cache_options": Values(
+        [{}, {"mode": "implicit"}, {"ttl": "30m"}, {"ttl": "12h"}, {"ttl": "7d"}],
+        ["30m", {"mode": "explicit"}, {"ttl": "8d"}, {"ttl": "0s"}, {"ttl": 1800}, {"ttl": "1y"}],
+    ),
+    "prompt_cache_retention": Values(["in_memory", "24h"], ["1h", 24]),
     "tool_choice": Values(["none", "auto"], ["required", {"type": "function", "function": {"name": "f"}}]),
     "tools": Values([[]], [[TOOL], {}]),
     "web_search_options": Values([], [{}]),

@@ -118,5 +118,6 @@ class Images:
             with_parts = [([next(parts) for _ in images], turn) for images, (_, turn) in zip(shown, turns, strict=True)]
             return request_of(_requests.chat_body(model, with_parts, merged))
 
-        needs_pixels = merged.get("cache") == "bypass" or bool(merged.get("fallback"))
+        is_whole = merged.get("mode") == "full_image" or merged.get("cache") == "bypass"
+        needs_pixels = is_whole or bool(merged.get("fallback"))
         return (yield from send_images(self._server, references, build, needs_pixels=needs_pixels))

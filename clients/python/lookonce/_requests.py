@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 from ._exceptions import APIResponseError
@@ -23,7 +23,7 @@ T = TypeVar("T")
 Query = Mapping[str, str | int | float]
 Part = Mapping[str, Any]
 # These options of a question belong into its `lookonce` object.
-_EXTENSION = ("on_miss", "cache", "fallback", "retention", "ttl", "describe_prompt")
+_EXTENSION = ("mode", "on_miss", "cache", "fallback", "retention", "ttl", "describe_prompt")
 
 
 class Request(NamedTuple, Generic[T]):
@@ -244,7 +244,8 @@ def _parse_page(body: Any) -> Page:
 
 def _parse_stats(body: Any) -> ContextStats:
     try:
-        return ContextStats(**{field.name: body[field.name] for field in fields(ContextStats)})
+        named = {field.name: body[field.name] for field in fields(ContextStats) if field.default is MISSING}
+        return ContextStats(**named, tokens_saved=body.get("tokens_saved", 0))  # which older servers do not count
     except (KeyError, TypeError) as error:
         raise unexpected_reply("the contexts' stats", error) from error
 

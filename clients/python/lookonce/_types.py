@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ._session import AsyncImageSession, ImageSession
 
 OnMiss = Literal["full", "compress"]
+Mode = Literal["auto", "describe_first", "full_image"]
 Cache = Literal["use", "bypass"]
 
 
@@ -154,6 +155,7 @@ class ContextStats:
         hits: lookups that found a context since the server started; only this server's, if several share a store.
         misses: lookups that found none.
         hit_rate: share of hits among the lookups, 0 to 1; None before the first lookup.
+        tokens_saved: prompt tokens that whole images would have taken besides, since the server started.
     """
 
     contexts: int
@@ -163,6 +165,7 @@ class ContextStats:
     hits: int
     misses: int
     hit_rate: float | None
+    tokens_saved: int = 0
 
 
 @dataclass(frozen=True)
@@ -211,13 +214,16 @@ class ImageOptions(ContextOptions, total=False):
     """Options of every request of a session.
 
     Attributes:
-        on_miss: `full` answers a new image at once from all of it while the context is made; `compress` makes the
-            context first.
-        cache: `bypass` sends the pixels every time and answers from the whole image; no context is used or stored.
+        mode: `auto` answers a new image at once from all of it while its context is made, and from the context
+            afterwards; `describe_first` makes the context first; `full_image` sends the pixels every time and answers
+            from the whole image, without a context.
         fallback: answer from the whole image if the answer from its context is uncertain. The pixels are sent every
             time, if they are known.
+        on_miss: an older name: `full` is the mode `auto`, `compress` is `describe_first`.
+        cache: an older name: `bypass` is the mode `full_image`.
     """
 
+    mode: Mode
     on_miss: OnMiss
     cache: Cache
     fallback: bool
@@ -233,6 +239,7 @@ class AskOptions(TypedDict, total=False):
         seed: makes sampling repeatable.
         stop: text at which the answer ends.
         ttl: seconds for which this use renews the context.
+        mode: see `ImageOptions`.
         on_miss: see `ImageOptions`.
         cache: see `ImageOptions`.
         fallback: see `ImageOptions`.
@@ -244,6 +251,7 @@ class AskOptions(TypedDict, total=False):
     seed: int
     stop: str | list[str]
     ttl: float
+    mode: Mode
     on_miss: OnMiss
     cache: Cache
     fallback: bool

@@ -171,7 +171,7 @@ async def methods() -> AsyncIterator[dict[str, Method]]:
 
 
 def _without_model(parts: AppState) -> AppState:
-    engine, on_miss = NoModel(parts.engine), parts.settings.on_miss
+    engine, on_miss = NoModel(parts.engine), parts.settings.on_new_image
     sessions = Sessions(engine, parts.contexts, images=parts.images, on_miss=on_miss, metrics=parts.metrics)
     return replace(parts, engine=engine, sessions=sessions)
 

@@ -169,7 +169,8 @@ class Started:
     computed_tokens: int  # of those, how many were run through the model for this answer
     full_prompt_tokens: int  # of the same question's prompt with the whole image
     frames: tuple[int | None, ...] = ()  # of a full pass: the frames that it saw of each video; None for an image
-    image_tokens: int = 0  # of those computed
+    image_tokens: int = 0  # of a full pass: those of whole images in its prompt
+    computed_image_tokens: int = 0  # of those, how many were run
     queue_seconds: float | None = field(default=None, compare=False)  # spent waiting in the engine; None: unknown
     started_at: float | None = field(default=None, compare=False)  # when its first step began, monotonic; None: unknown
 

@@ -261,6 +261,10 @@ class PromptRenderer:
             raise ContextOutdatedError("The tokens before the image are others where this conversation follows.")
         return JoinedPrompt(prefix, tuple(seams), ids[end:], sum(len(turn.ids) for turn in turns))
 
+    def count_image_tokens(self, ids: Sequence[int]) -> int:
+        """Count the image and video tokens of a processed prompt."""
+        return len(self._media.positions(torch.tensor(ids)))
+
     def _find_image(self, ids: list[int], start: int) -> int:
         """Return the place of the first image from `start` on, the end if there is none."""
         return next((i for i in range(start, len(ids)) if ids[i] in self._image_ids), len(ids))

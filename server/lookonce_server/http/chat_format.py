@@ -157,7 +157,12 @@ def _completion_usage(usage: Usage) -> CompletionUsage:
         prompt_tokens=prompt,
         completion_tokens=generated,
         total_tokens=prompt + generated,
-        prompt_tokens_details=PromptTokens(cached_tokens=usage.cached_tokens, audio_tokens=0),
+        prompt_tokens_details=PromptTokens(
+            cached_tokens=usage.cached_tokens,
+            image_tokens=usage.image_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            audio_tokens=0,
+        ),
         completion_tokens_details=CompletionTokens(
             reasoning_tokens=usage.reasoning_tokens,
             audio_tokens=0,

@@ -67,7 +67,7 @@ def parse_chat(request: ChatRequest, settings: Settings) -> Question:
     Raises:
         InvalidRequestError: too many images, no question at the end, or fields that contradict each other.
     """
-    options = request.lookonce.options()
+    options = request.context_options()
     conversation, images = read_messages(request.messages, settings, options.describe_prompt)
     check_image_count([image.param for image in images], settings)
     functions = [tool.function for tool in request.tools or ()]

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Protocol
 
 from fastapi import Request
@@ -68,7 +69,8 @@ async def generate(
         answer_format: the shape of the answers.
         stream: whether the answers are sent as they are generated.
     """
-    generation = _Generation(state.metrics, asking, answer_format)
+    count_saved = partial(state.contexts.count_saved, request.state.tenant)
+    generation = _Generation(state.metrics, asking, answer_format, count_saved)
     try:
         if stream:
             return await generation.stream(request, state.settings.stream_silence)
@@ -103,8 +105,15 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, Any]) 
 class _Generation:
     """One question and its answers. Either `stream` or `json` is called, once."""
 
-    def __init__(self, metrics: Metrics, asking: Coroutine[Any, Any, Session], answer_format: AnswerFormat) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        asking: Coroutine[Any, Any, Session],
+        answer_format: AnswerFormat,
+        count_saved: Callable[[int], None],
+    ) -> None:
         self._metrics = metrics
+        self._count_saved = count_saved
         self._asking = asking
         self._format = answer_format
         self._arrived_at = time.monotonic()
@@ -181,6 +190,7 @@ class _Generation:
             usage.count(index, piece)
             yield index, piece
         usage.finish()
+        self._count_saved(usage.saved_tokens)
 
     async def _end(self, status: str) -> None:
         self.count(status)

@@ -8,7 +8,7 @@ from lookonce_server.engines.base import Engine
 from lookonce_server.engines.tools import Tool, ToolChoice
 from lookonce_server.errors import InvalidRequestError
 from lookonce_server.http.schemas.messages import Message
-from lookonce_server.http.schemas.tools import ChatNamedChoice, Function, Mode
+from lookonce_server.http.schemas.tools import ChatNamedChoice, ChoiceMode, Function
 
 _CLOSED_BY = ("additionalProperties", "unevaluatedProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref")
 _MAX_CALLS = 16  # of an answer that is forced to call
@@ -32,7 +32,11 @@ class ToolUse(NamedTuple):
 
 
 def parse_tools(
-    functions: Sequence[Function], choice: Mode | ChatNamedChoice | None, *, is_parallel: bool, place: str = ".function"
+    functions: Sequence[Function],
+    choice: ChoiceMode | ChatNamedChoice | None,
+    *,
+    is_parallel: bool,
+    place: str = ".function",
 ) -> ToolUse:
     """Read the tools of a request.
 

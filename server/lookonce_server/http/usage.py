@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lookonce_pruning import kept_count
 from lookonce_server.engines.base import FinishReason, Piece, Started
 from lookonce_server.http.schemas.answers import ImageUsage, Lookonce
 from lookonce_server.logs import RequestFacts, current_request
@@ -75,7 +76,7 @@ class Usage:
         self._facts.hits = sum(image.cache == "hit" for image in lookup.images)
         self._facts.prompt_tokens = self.prompt_tokens
         self._facts.computed_tokens = self._computed_tokens
-        self._facts.saved_tokens = self._saved_tokens
+        self._facts.saved_tokens = self.saved_tokens
         for answer in started:
             if answer.queue_seconds is not None:
                 metrics.queue_seconds.labels(lookup.cache).observe(answer.queue_seconds)
@@ -95,6 +96,26 @@ class Usage:
     def cached_tokens(self) -> int:
         """Return the number of prompt tokens not computed for this question."""
         return max(0, self.prompt_tokens - self._started[0].computed_tokens)
+
+    @property
+    def image_tokens(self) -> int:
+        """Return the number of prompt tokens that are images: kept ones of contexts, or all of whole images."""
+        contexts = self.lookup.contexts
+        return sum(context.kept_tokens for context in contexts) if contexts else self._started[0].image_tokens
+
+    @property
+    def cache_write_tokens(self) -> int | None:
+        """Return the number of image tokens that contexts keep which are made because of this question.
+
+        None if it is not known yet: of several images that are answered whole, how many tokens each has.
+        """
+        made = [image for image in self.lookup.images if image.retention is not None]
+        if self.lookup.contexts:
+            return sum(image.context.kept_tokens for image in made if image.context)
+        if len(self.lookup.images) > 1 and made:
+            return None
+        image_tokens = self._started[0].image_tokens
+        return sum(kept_count(image.retention or 1.0, image_tokens) for image in made if image_tokens)
 
     @property
     def generated_tokens(self) -> int:
@@ -171,8 +192,8 @@ class Usage:
         )
 
     def _count_tokens(self) -> None:
-        processed, saved, metrics = self._computed_tokens, self._saved_tokens, self._metrics
-        images = sum(started.image_tokens for started in self._started)
+        processed, saved, metrics = self._computed_tokens, self.saved_tokens, self._metrics
+        images = sum(started.computed_image_tokens for started in self._started)
         metrics.prompt_tokens.labels(self._prompt, "image").inc(images)
         metrics.prompt_tokens.labels(self._prompt, "text").inc(processed - images)
         saved_images = min(saved, self.num_answers * sum(one.image_tokens for one in self.lookup.contexts))
@@ -193,7 +214,8 @@ class Usage:
         return sum(started.computed_tokens for started in self._started)
 
     @property
-    def _saved_tokens(self) -> int:
+    def saved_tokens(self) -> int:
+        """Return the number of prompt tokens that full passes would have run besides."""
         return sum(map(_saved_tokens, self._started))
 
 

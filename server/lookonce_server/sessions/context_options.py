@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from lookonce_server.engines.base import DescribePlan
 
 OnMiss = Literal["full", "compress"]
+Mode = Literal["auto", "describe_first", "full_image"]
+ON_MISSES: dict[str, OnMiss] = {"auto": "full", "describe_first": "compress"}  # by mode
 MIN_TTL = 1.0  # seconds: a context that expires before it is used is of no use
 
 
@@ -26,6 +28,8 @@ class ContextOptions:
         describe_prompt: the describe pass's instruction.
         fallback: whether a full pass replaces an uncertain answer from a context.
         place: prefix of these fields in the request, as in "lookonce.".
+        ttl_field: the request's field that has the ttl, if it is not `ttl` at that place.
+        bypass_field: the request's field that asks to bypass contexts, if it is not `cache` at that place.
     """
 
     on_miss: OnMiss | None = None
@@ -35,6 +39,8 @@ class ContextOptions:
     describe_prompt: str | None = None
     fallback: bool | None = None
     place: str = ""
+    ttl_field: str | None = None
+    bypass_field: str | None = None
 
 
 NO_OPTIONS = ContextOptions()
@@ -75,7 +81,7 @@ class ContextLimits:
         assert options.ttl is not None
         if not MIN_TTL <= options.ttl <= self.max_ttl:
             span = f"{MIN_TTL:g} to {self.max_ttl:.10g} seconds" if self.max_ttl else "none but the server's own"
-            _refuse(options, "ttl", f"{options.ttl:g} seconds", span)
+            _refuse(options, "ttl", f"{options.ttl:g} seconds", span, options.ttl_field)
 
     def _check_prompt(self, options: ContextOptions) -> None:
         length, limit = len(options.describe_prompt or ""), self.max_describe_prompt
@@ -84,6 +90,6 @@ class ContextLimits:
             _refuse(options, "describe_prompt", f"{length} characters", span)
 
 
-def _refuse(options: ContextOptions, name: str, value: str, accepted: str) -> None:
-    field = f"{options.place}{name}"
+def _refuse(options: ContextOptions, name: str, value: str, accepted: str, field: str | None = None) -> None:
+    field = field or f"{options.place}{name}"
     raise InvalidRequestError(f"{field}: {value}; accepted here: {accepted}.", param=field)

@@ -51,6 +51,7 @@ class TenantStats(NamedTuple):
     stored: StoreStats
     hits: int  # lookups that found a context, in this process
     misses: int
+    saved_tokens: int  # prompt tokens that full passes would have run, in this process
 
 
 class Contexts:
@@ -84,6 +85,7 @@ class Contexts:
         self._metrics = metrics
         self._builder = ContextBuilder(engine, plan, limits, precision=precision, images=images, metrics=metrics)
         self._lookups: Counter[tuple[str, bool]] = Counter()  # by tenant, and whether there was a context
+        self._saved: Counter[str] = Counter()  # prompt tokens, by tenant
         self._images = ImageStore(store)
         self._keep_images = keep_images
         self.describe_queue = DescribeQueue(store, self._builder, metrics, self._images if keep_images else None)
@@ -221,7 +223,11 @@ class Contexts:
     async def stats(self, tenant: str) -> TenantStats:
         """Return a tenant's totals, contexts of other models in the same store included."""
         stats = await self._store.stats(tenant)
-        return TenantStats(stats, self._lookups[tenant, True], self._lookups[tenant, False])
+        return TenantStats(stats, self._lookups[tenant, True], self._lookups[tenant, False], self._saved[tenant])
+
+    def count_saved(self, tenant: str, tokens: int) -> None:
+        """Count prompt tokens that a tenant's answers did not have to run."""
+        self._saved[tenant] += tokens
 
     async def close(self) -> None:
         """Cancel the describe jobs."""

@@ -16,6 +16,7 @@ class ImageLookup(NamedTuple):
     context_id: str | None = None
     tier: str | None = None  # of the store that had the context
     context: CompressedContext | None = None  # that the answer comes from
+    retention: float | None = None  # of a context that is made of it because of this question
 
 
 class Lookup(NamedTuple):

@@ -209,14 +209,14 @@ class Sessions:
         job = queue.submit(image.identity, image.image, ttl=options.ttl, start_after=start_after)
         if full_pass is not None:
             full_pass.is_certain.set()
-        return _Found(image, ImageLookup("miss", image.context_id), job)
+        return _Found(image, ImageLookup("miss", image.context_id, retention=image.identity.retention), job)
 
     async def _bypass(self, question: Question) -> Session:
         """Answer from whole images, without a lookup."""
-        place = question.options.place
         if question.references:
+            field = question.options.bypass_field or f"{question.options.place}cache"
             raise InvalidRequestError(
-                f"{place}cache: 'bypass' needs the image itself, not the id of its context.", param=f"{place}cache"
+                f"{field}: the whole image needs the image itself, not the id of its context.", param=field
             )
         images = [image.image for image in question.images if isinstance(image, SentImage)]
         return await self._passes.full(whole("bypass", [ImageLookup("bypass")] * len(images)), images, question)

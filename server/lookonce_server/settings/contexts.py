@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from lookonce_pruning import SELECTIONS, ScoreQueries
 from lookonce_server.profile import check_selection
+from lookonce_server.sessions.context_options import ON_MISSES, OnMiss
 from lookonce_server.settings.store import finite_seconds
 
 
@@ -42,10 +43,16 @@ class DescribeSettings(BaseModel):
         str, Field(min_length=1, description="the describe pass's instruction for a video")
     ] = "Describe the video."
     describe_tokens: Annotated[int, Field(ge=1, le=4096, description="maximum tokens of a description")] = 128
+    mode: Annotated[
+        Literal["auto", "describe_first"] | None,
+        Field(
+            description="a new image: answer from all of it and describe behind (auto: the default), or describe first"
+        ),
+    ] = None
     on_miss: Annotated[
-        Literal["full", "compress"],
-        Field(description="a new image: answer from all of it and describe behind, or describe first"),
-    ] = "full"
+        Literal["full", "compress"] | None,
+        Field(description="an older name of --mode: 'full' is auto, 'compress' is describe_first"),
+    ] = None
     fallback: Annotated[
         bool,
         Field(description="ask the whole image again where a context's answer is not sure; a request may say else"),
@@ -57,6 +64,19 @@ class DescribeSettings(BaseModel):
     fallback_tokens: Annotated[
         int, Field(ge=1, le=64, description="first tokens of an answer that are looked at, and held back until then")
     ] = 8
+
+    @property
+    def on_new_image(self) -> OnMiss:
+        """How a new image is answered, unless a request says."""
+        return ON_MISSES[self.mode] if self.mode else self.on_miss or "full"
+
+    @field_validator("on_miss")
+    @classmethod
+    def _not_beside_the_mode(cls, value: OnMiss | None, info: ValidationInfo) -> OnMiss | None:
+        mode = info.data.get("mode")
+        if value is not None and mode is not None and ON_MISSES[mode] != value:
+            raise ValueError(f"the mode {mode!r} says otherwise; leave on_miss out")
+        return value
 
     @field_validator("selection")
     @classmethod

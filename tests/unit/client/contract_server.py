@@ -35,6 +35,7 @@ STATS = {
     "hits": 3,
     "misses": 1,
     "hit_rate": 0.75,
+    "tokens_saved": 900,
 }
 TOKENS = {
     "object": "context.tokens",

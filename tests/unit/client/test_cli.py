@@ -169,7 +169,7 @@ def test_a_key_on_the_command_line_comes_first(server, image, monkeypatch, argum
     [
         (["ask", "no.png", "what?"], "lookonce: cannot read the image 'no.png': No such file or directory\n"),
         (["describe", "lookonce:x"], "lookonce: not a context id: 'lookonce:x'; 64 hex digits are expected\n"),
-        (["contexts", "show", "ab12"], "lookonce: not a context id: 'ab12'; 64 hex digits are expected\n"),
+        (["contexts", "show", "ab1"], "lookonce: not a context id: 'ab1'; 64 hex digits are expected\n"),
         (["describe", "x", "--server", "nowhere"], "lookonce: base_url is 'nowhere'; http://host:port or https://"),
     ],
 )

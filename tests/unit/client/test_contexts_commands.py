@@ -104,13 +104,33 @@ def test_removals_as_json(server, run):
     ]
 
 
-@pytest.mark.parametrize("name", [IDS[0][:12], IDS[0] + "0", IDS[0].replace("0", "A"), "", "../../health"])
-def test_ids_are_exact_and_one_that_is_none_removes_nothing(server, run, name):
+@pytest.mark.parametrize("name", [IDS[0][:3], IDS[0] + "0", IDS[0].replace("0", "A"), "", "../../health"])
+def test_what_is_no_id_and_no_beginning_of_one_removes_nothing(server, run, name):
     server.contexts.add(IDS[0])
     code, out, err = run("rm", IDS[0], name)
     assert (code, out) == (1, "")
     assert err == f"lookonce: not a context id: {name!r}; 64 hex digits are expected\n"
     assert server.contexts == {IDS[0]}
+
+
+def test_an_id_may_be_given_by_a_beginning_that_no_other_has(server, run, context_id):
+    ids = ["ab12" + "0" * 60, "ab34" + "0" * 60, "cd56" + "0" * 60]
+    server.contexts |= set(ids)
+    code, out, _ = run("show", ids[0][:4], "--json")
+    assert (code, json.loads(out)["id"]) == (0, ids[0])
+    assert run("show", f"lookonce:{ids[2][:6]}", "--json")[0] == 0
+    for start, complaint in (("ab", "not a context id"), ("ffff", "no context's id begins with 'ffff'")):
+        code, out, err = run("rm", ids[2][:4], start)
+        assert (code, out) == (1, "")
+        assert complaint in err
+    server.contexts.add("ab12" + "1" * 60)
+    code, _, err = run("rm", "ab12")
+    assert code == 1
+    assert "2 contexts' ids begin with 'ab12'" in err
+    assert ids[0] in err
+    assert set(ids) <= server.contexts
+    assert run("rm", "cd56", ids[1])[0] == 0
+    assert not {ids[1], ids[2]} & server.contexts
 
 
 def test_other_failures_stop_the_removal(server, run):
@@ -123,7 +143,10 @@ def test_stats(run):
     code, out, _ = run("stats")
     assert code == 0
     assert out.startswith("contexts  2\nsize      3.0 MiB (3145728 bytes)\noldest    ")
-    assert out.endswith("hits      3 of 4 lookups (75.0%) since the server started\n")
+    assert out.splitlines()[-2:] == [
+        "hits      3 of 4 lookups (75.0%) since the server started",
+        "saved     900 prompt tokens since the server started",
+    ]
     assert json.loads(run("stats", "--json")[1])["hit_rate"] == 0.75
 
 
@@ -133,6 +156,7 @@ def test_stats_of_nothing():
         "contexts  0",
         "size      0 B (0 bytes)",
         "hits      0 of 0 lookups since the server started",
+        "saved     0 prompt tokens since the server started",
     ]
 
 

@@ -182,7 +182,7 @@ def test_a_page_may_be_empty_and_not_the_last(server, client):
 
 def test_what_the_contexts_amount_to(client):
     stats = client.context_stats()
-    assert stats == ContextStats(2, 3 * 1024**2, 1_700_000_000, 1_700_000_060, 3, 1, 0.75)
+    assert stats == ContextStats(2, 3 * 1024**2, 1_700_000_000, 1_700_000_060, 3, 1, 0.75, 900)
 
 
 def test_the_model_is_looked_up_once(server, client, png):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from contextlib import suppress
@@ -13,14 +14,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from .._client import Client
-from .._exceptions import BadRequestError, ContextNotFoundError, LookonceError
-from .._reference import is_video, load, parse_context_id
+from .._exceptions import BadRequestError, ContextNotFoundError, ImageSourceError, LookonceError
+from .._reference import CONTEXT_SCHEME, is_video, load, parse_context_id
 from .._session import Chat, ImageSession, ImagesSession
 from .._streaming import AnswerStream, DescriptionStream
 from .._types import Answer, AskOptions, ContextOptions, ImageOptions, Saved
 from . import formatting
 from .terminal import Terminal, one_line, printable
 
+_ID_START = re.compile(r"[0-9a-f]{4,63}")  # of a context's id
 _CHAT_HINT = "Ctrl-C stops an answer, /new forgets the conversation, Ctrl-D ends."
 
 
@@ -95,7 +97,7 @@ def list_contexts(client: Client, args: argparse.Namespace, terminal: Terminal) 
 
 def show_context(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
     """Show one context in full."""
-    context = client.get_context(args.id)
+    context = client.get_context(_context_id(client, args.id))
     if args.json:
         _print_json(asdict(context))
     else:
@@ -104,10 +106,28 @@ def show_context(client: Client, args: argparse.Namespace, terminal: Terminal) -
 
 
 def remove_contexts(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
-    """Remove contexts: none if an id is malformed; returns 1 if one was not found."""
-    ids = [parse_context_id(name) for name in args.ids]
+    """Remove contexts: none if an id is malformed or ambiguous; returns 1 if one was not found."""
+    ids = [_context_id(client, name) for name in args.ids]
     removed = [_remove_context(client, context_id, args, terminal) for context_id in ids]
     return 0 if all(removed) else 1
+
+
+def _context_id(client: Client, name: str) -> str:
+    """Return the whole id that begins as a name says.
+
+    Raises:
+        ImageSourceError: it is no beginning of an id, or of none, or of several.
+    """
+    start = name.removeprefix(CONTEXT_SCHEME)
+    if not _ID_START.fullmatch(start):
+        return parse_context_id(name)  # a whole one, or an error
+    ids = [context.id for context in client.list_contexts() if context.id.startswith(start)]
+    if len(ids) == 1:
+        return ids[0]
+    if not ids:
+        raise ImageSourceError(f"no context's id begins with {start!r}")
+    shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+    raise ImageSourceError(f"{len(ids)} contexts' ids begin with {start!r}: {shown}; give more of it")
 
 
 def show_stats(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
@@ -144,7 +164,7 @@ def _describe(image: ImageSession, args: argparse.Namespace, terminal: Terminal)
 
 
 def _ask_options(args: argparse.Namespace) -> AskOptions:
-    return cast(AskOptions, _given(args, "max_tokens", "on_miss", "fallback"))
+    return cast(AskOptions, _given(args, "max_tokens", "mode", "on_miss", "fallback"))
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def stats_details(stats: ContextStats, now: float) -> str:
         ]
     rate = "" if stats.hit_rate is None else f" ({stats.hit_rate:.1%})"
     hits = f"{stats.hits} of {stats.hits + stats.misses} lookups{rate} since the server started"
-    return _align([*rows, ("hits", hits)])
+    return _align([*rows, ("hits", hits), ("saved", f"{stats.tokens_saved} prompt tokens since the server started")])
 
 
 def answer_line(answer: Answer) -> str:

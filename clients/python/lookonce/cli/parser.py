@@ -98,9 +98,9 @@ def _add_contexts(add_parser: AddParser, common: argparse.ArgumentParser) -> Non
     ls = _add(add_parser, "ls", commands.list_contexts, "list contexts, the newest first", [common])
     ls.add_argument("--limit", metavar="N", type=int, help="the largest number of contexts; default: all")
     show = _add(add_parser, "show", commands.show_context, "show one context in full", [common])
-    show.add_argument("id", metavar="ID", help="64 hex digits")
+    show.add_argument("id", metavar="ID", help="the id, or as much of its beginning as no other has")
     rm = _add(add_parser, "rm", commands.remove_contexts, "remove contexts", [common])
-    rm.add_argument("ids", metavar="ID", nargs="+", help="64 hex digits")
+    rm.add_argument("ids", metavar="ID", nargs="+", help="ids, or as much of each as no other begins with")
     _add(add_parser, "stats", commands.show_stats, "show the number and size of contexts, and the hit rate", [common])
 
 
@@ -142,8 +142,11 @@ def _image_options(*, several: bool) -> argparse.ArgumentParser:
 def _answer_options() -> argparse.ArgumentParser:
     answers = argparse.ArgumentParser(add_help=False)
     answers.add_argument("--max-tokens", metavar="N", type=int, help="the longest answer, in tokens")
-    help_text = "a new image: answer from all of it (full), or make its context first (compress)"
-    answers.add_argument("--on-miss", choices=("full", "compress"), help=help_text)
+    help_text = (
+        "auto: a new image is answered from all of it, and described behind; describe_first; full_image: no contexts"
+    )
+    answers.add_argument("--mode", choices=("auto", "describe_first", "full_image"), help=help_text)
+    answers.add_argument("--on-miss", choices=("full", "compress"), help=argparse.SUPPRESS)  # an older name
     help_text = "answer from the whole image if the answer from its context is uncertain"
     answers.add_argument("--fallback", action="store_true", default=None, help=help_text)
     return answers

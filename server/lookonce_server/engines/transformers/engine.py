@@ -206,6 +206,7 @@ class TransformersEngine:
             prompt.tokens,
             tuple(map(frames_of, prompt.images)),
             image_tokens=len(prompt.image_positions),
+            computed_image_tokens=len(prompt.image_positions),
             queue_seconds=started_at - asked_at,
             started_at=started_at,
         )

@@ -305,9 +305,10 @@ class VllmEngine:
                 place.run()
                 ids = output.prompt_token_ids or []
                 run = ids[output.num_cached_tokens or 0 :]
-                image_tokens = sum(token in self._prompts.media.ids for token in run)
+                image_tokens = self._prompts.count_image_tokens(ids)
+                run_image_tokens = self._prompts.count_image_tokens(run)
                 # What vLLM's own cache saves is not a context's merit.
-                return Started(len(ids), len(run), len(run), frames, image_tokens, *times(output))
+                return Started(len(ids), len(run), len(run), frames, image_tokens, run_image_tokens, *times(output))
 
             trace.advance()
             answer = self._stream_answer(prompt, sampling, None, started, trace, conversation.tools)
@@ -328,7 +329,7 @@ class VllmEngine:
 
             def started(output: RequestOutput) -> Started:
                 place.run()
-                return Started(join.tokens, len(join.after), full_prompt_tokens, (), 0, *times(output))
+                return Started(join.tokens, len(join.after), full_prompt_tokens, (), 0, 0, *times(output))
 
             name = " ".join(context.id for context in contexts)
             async with self._contexts.attach(name, dense) as attached:

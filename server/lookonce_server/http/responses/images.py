@@ -13,6 +13,7 @@ from lookonce_server.http.responses.response_store import KeptImage, KeptRespons
 from lookonce_server.http.state import AppState
 from lookonce_server.images.sources import ContextReference, ImageBytes, ImageSource
 from lookonce_server.sessions.answer_passes import Session
+from lookonce_server.sessions.context_options import ContextOptions
 from lookonce_server.sessions.lookup import ImageLookup
 
 
@@ -52,18 +53,19 @@ class ConversationImages:
         check_image_count(params, state.settings)
         return numbers
 
-    def sources(self, *, bypass: bool) -> list[ImageSource]:
+    def sources(self, options: ContextOptions) -> list[ImageSource]:
         """Return all images, by number: as they were sent, or their contexts.
 
         Args:
-            bypass: whether contexts are of no use.
+            options: of the request, which may bypass contexts.
 
         Raises:
             InvalidRequestError: contexts are of no use, and an image is not sent again.
             ImageNotKeptError: an image is not sent again, and has no context.
         """
-        if bypass and not all(isinstance(source, ImageBytes) for source in self._sources):
-            raise InvalidRequestError("cache 'bypass' needs the image itself: send it again.", param="lookonce.cache")
+        if options.bypass and not all(isinstance(source, ImageBytes) for source in self._sources):
+            field = options.bypass_field or f"{options.place}cache"
+            raise InvalidRequestError(f"{field}: it needs the image itself: send it again.", param=field)
         sources = [source for source in self._sources if source is not None]
         if self._previous is not None and len(sources) < len(self._sources):
             raise ImageNotKeptError(self._previous.response.id)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, JsonValue
 from lookonce_server.http.schemas.answers import TokenLogprob
 from lookonce_server.http.schemas.must_be_unset import RepeatedModel
 from lookonce_server.http.schemas.response_format import ResponseTextFormat, TextFormat
-from lookonce_server.http.schemas.tools import FunctionTool, Mode, NamedChoice
+from lookonce_server.http.schemas.tools import ChoiceMode, FunctionTool, NamedChoice
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
@@ -83,7 +83,8 @@ class InputTokensDetails(ResponseModel):
     """Parts of the prompt's tokens."""
 
     cached_tokens: int  # not computed for this answer
-    cache_write_tokens: Literal[0] = 0
+    image_tokens: int = 0  # that contexts keep, or all of whole images
+    cache_write_tokens: int = 0  # image tokens kept by contexts that were made because of this question
 
 
 class OutputTokensDetails(ResponseModel):
@@ -140,7 +141,7 @@ class ResponseObject(ResponseModel):
     background: Literal[False] = False
     service_tier: Literal["default"] = "default"
     tools: list[FunctionTool] = []
-    tool_choice: Mode | NamedChoice
+    tool_choice: ChoiceMode | NamedChoice
     parallel_tool_calls: bool
     metadata: dict[str, str]
     user: str | None

@@ -86,7 +86,7 @@ class ResponseQuestion:
         try:
             session = await state.sessions.ask(
                 question.conversation,
-                self._images.sources(bypass=question.options.bypass),
+                self._images.sources(question.options),
                 question.sampling,
                 tenant=self._tenant,
                 options=question.options,
@@ -98,7 +98,7 @@ class ResponseQuestion:
 
     async def keep(self, response: ResponseObject) -> bool:
         """Keep a response with its conversation; return whether the store has it."""
-        return await self._store.keep(self._kept(response), ttl=self._request.lookonce.ttl)
+        return await self._store.keep(self._kept(response), ttl=self._request.context_options().ttl)
 
     def field(self, chat_field: str | None) -> str | None:
         """Name a chat's field as the request does; see `AnswerFormat.field`."""
@@ -171,6 +171,8 @@ class ResponseQuestion:
             if isinstance(choice, NamedChoice)
             else choice,
             parallel_tool_calls=request.parallel_tool_calls,
+            prompt_cache_options=request.prompt_cache_options,
+            prompt_cache_retention=request.prompt_cache_retention,
         )
 
     def _kept(self, response: ResponseObject) -> KeptResponse:

@@ -11,7 +11,7 @@ from lookonce_server.http.responses.objects import TextConfig
 from lookonce_server.http.schemas.chat import GenerationRequest
 from lookonce_server.http.schemas.messages import FileId, ImageUrlText, Messages, Parts, Text, by_type, field_value
 from lookonce_server.http.schemas.must_be_unset import MustBeUnset, StrictModel, or_default
-from lookonce_server.http.schemas.tools import CalledFunction, CallId, Mode, NamedChoice, ResponseTools
+from lookonce_server.http.schemas.tools import CalledFunction, CallId, ChoiceMode, NamedChoice, ResponseTools
 
 
 class InputText(StrictModel):
@@ -212,7 +212,7 @@ class ResponseRequest(GenerationRequest):
     truncation: Literal["disabled"] | None = None
     background: Annotated[Any, MustBeUnset(False)] = None
     tools: ResponseTools | None = None
-    tool_choice: Mode | NamedChoice | None = None
+    tool_choice: ChoiceMode | NamedChoice | None = None
     # Labels for the caller's own bookkeeping: they change no answer.
     user: Label | None = None
     safety_identifier: Label | None = None

@@ -178,7 +178,11 @@ class ResponsesFormat(AnswerFormat):
                 "output": output,
                 "usage": ResponseUsage(
                     input_tokens=usage.prompt_tokens,
-                    input_tokens_details=InputTokensDetails(cached_tokens=usage.cached_tokens),
+                    input_tokens_details=InputTokensDetails(
+                        cached_tokens=usage.cached_tokens,
+                        image_tokens=usage.image_tokens,
+                        cache_write_tokens=usage.cache_write_tokens or 0,  # OpenAI allows no null here
+                    ),
                     output_tokens=usage.generated_tokens,
                     output_tokens_details=OutputTokensDetails(reasoning_tokens=usage.reasoning_tokens),
                     total_tokens=usage.prompt_tokens + usage.generated_tokens,

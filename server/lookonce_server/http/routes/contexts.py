@@ -12,6 +12,7 @@ from lookonce_server.http.event_stream import DONE, EventStream, event
 from lookonce_server.http.image_reader import ImageReader
 from lookonce_server.http.schemas.contexts import (
     ContextDeleted,
+    ContextDescription,
     ContextForm,
     ContextList,
     ContextObject,
@@ -106,6 +107,12 @@ async def stats(request: Request, tenant: Tenant) -> ContextStats:
 async def get(context_id: str, request: Request, tenant: Tenant) -> ContextObject:
     """Return one context."""
     return ContextObject.of(await state_of(request).contexts.info(tenant, context_id))
+
+
+@router.get("/{context_id}/description", responses=errors(404, 503))
+async def description(context_id: str, request: Request, tenant: Tenant) -> ContextDescription:
+    """Return what the model said of the image, for those who read and do not ask."""
+    return ContextDescription.of(await state_of(request).contexts.info(tenant, context_id))
 
 
 @router.delete("/{context_id}", responses=errors(404, 503))

@@ -139,7 +139,12 @@ class ChunkChoice(AnswerModel):
 class PromptTokens(AnswerModel):
     """Parts of the prompt's tokens."""
 
-    cached_tokens: int
+    cached_tokens: Annotated[int, Field(description="not computed for this answer")]
+    image_tokens: Annotated[int, Field(description="of images: those that contexts keep, or all of whole images")]
+    cache_write_tokens: Annotated[
+        int | None,
+        Field(description="image tokens kept by contexts that this question has made; null if not known yet"),
+    ]
     audio_tokens: int
 
 

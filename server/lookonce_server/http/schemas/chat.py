@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, WithJsonSchema
 
+from lookonce_server.errors import InvalidRequestError
 from lookonce_server.http.schemas.messages import Message, Messages, ModelName
 from lookonce_server.http.schemas.must_be_unset import (
     MustBeUnset,
@@ -17,10 +18,12 @@ from lookonce_server.http.schemas.must_be_unset import (
     or_default,
 )
 from lookonce_server.http.schemas.response_format import ChatTextFormat
-from lookonce_server.http.schemas.tools import ChatNamedChoice, ChatTools, Mode
+from lookonce_server.http.schemas.tools import ChatNamedChoice, ChatTools, ChoiceMode
 from lookonce_server.http.schemas.vllm_fields import VllmFields
-from lookonce_server.sessions.context_options import ContextOptions
+from lookonce_server.sessions.context_options import ON_MISSES, ContextOptions, Mode
 
+_OLDER = Field(description="an older name of a part of `mode`", json_schema_extra={"deprecated": True})
+_CACHE_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 # FastAPI writes bounds as floating-point numbers, which these are not.
 _INT64 = WithJsonSchema({"type": "integer", "format": "int64"})
 
@@ -46,14 +49,46 @@ class Extension(ContextParams):
 
     model_config = ConfigDict(strict=True)
 
-    on_miss: Literal["full", "compress"] | None = None
-    cache: Literal["use", "bypass"] | None = None
-    fallback: bool | None = None
+    mode: Annotated[
+        Mode | None,
+        Field(
+            description="where an answer comes from. auto: the whole image while it is new, then its context;"
+            " describe_first: its context, which is made first; full_image: always the whole image"
+        ),
+    ] = None
+    fallback: Annotated[bool | None, Field(description="ask the whole image again if the answer is uncertain")] = None
+    on_miss: Annotated[Literal["full", "compress"] | None, _OLDER] = None
+    cache: Annotated[Literal["use", "bypass"] | None, _OLDER] = None
 
     def options(self, place: str = "lookonce.") -> ContextOptions:
-        """See `ContextParams.options`."""
-        bypass = self.cache == "bypass"
-        return replace(super().options(place), on_miss=self.on_miss, bypass=bypass, fallback=self.fallback)
+        """See `ContextParams.options`.
+
+        Raises:
+            InvalidRequestError: the mode comes with an older name of it.
+        """
+        options = replace(super().options(place), fallback=self.fallback)
+        if self.mode is None:
+            return replace(options, on_miss=self.on_miss, bypass=self.cache == "bypass")
+        for name in ("on_miss", "cache"):
+            if getattr(self, name) is not None:
+                param = f"{place}{name}"
+                raise InvalidRequestError(f"{param}: mode says it already. Leave it out.", param=param)
+        bypass = self.mode == "full_image"
+        return replace(options, on_miss=ON_MISSES.get(self.mode), bypass=bypass, bypass_field=f"{place}mode")
+
+
+class PromptCacheOptions(StrictModel):
+    """OpenAI's options of its cache; here of the contexts of the images."""
+
+    mode: Literal["implicit"] | None = None  # every image has a context
+    ttl: Annotated[
+        str | None, Field(pattern=r"^[1-9][0-9]{0,6}[smhd]$", description="as lookonce.ttl: '30m', '12h', '7d'")
+    ] = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Return the ttl in seconds."""
+        return None if self.ttl is None else float(self.ttl[:-1]) * _CACHE_SECONDS[self.ttl[-1]]
 
 
 class StreamOptions(StrictModel):
@@ -78,6 +113,8 @@ class GenerationRequest(StrictModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     lookonce: Annotated[Extension, or_default(Extension)] = Extension()
+    prompt_cache_options: PromptCacheOptions | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
     service_tier: Literal["auto", "default"] | None = None
     parallel_tool_calls: bool | None = None
     metadata: (
@@ -86,6 +123,17 @@ class GenerationRequest(StrictModel):
         ]
         | None
     ) = None
+
+    def context_options(self) -> ContextOptions:
+        """Return the options of the images' contexts; a ttl of `lookonce` wins over OpenAI's fields."""
+        options = self.lookonce.options()
+        if options.ttl is not None:
+            return options
+        if self.prompt_cache_options is not None and self.prompt_cache_options.seconds is not None:
+            return replace(options, ttl=self.prompt_cache_options.seconds, ttl_field="prompt_cache_options.ttl")
+        if self.prompt_cache_retention == "24h":
+            return replace(options, ttl=24 * 3600.0, ttl_field="prompt_cache_retention")
+        return options
 
 
 class ChatRequest(GenerationRequest, VllmFields):
@@ -115,7 +163,7 @@ class ChatRequest(GenerationRequest, VllmFields):
     response_format: ChatTextFormat | None = None
 
     tools: ChatTools | None = None
-    tool_choice: Mode | ChatNamedChoice | None = None
+    tool_choice: ChoiceMode | ChatNamedChoice | None = None
 
     # The answer's shape.
     stream_options: ChatStreamOptions | None = None
@@ -138,6 +186,4 @@ class ChatRequest(GenerationRequest, VllmFields):
     functions: Annotated[Any, NoFunctions([])] = None
     moderation: Annotated[Any, MustBeUnset()] = None
     prediction: Annotated[Any, MustBeUnset()] = None
-    prompt_cache_options: Annotated[Any, MustBeUnset()] = None
-    prompt_cache_retention: Annotated[Any, MustBeUnset()] = None
     web_search_options: Annotated[Any, MustBeUnset()] = None

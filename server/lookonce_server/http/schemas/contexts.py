@@ -124,6 +124,26 @@ class ContextObject(BaseModel):
         )
 
 
+class ContextDescription(BaseModel):
+    """What the model said of an image."""
+
+    id: str
+    object: Literal["context.description"] = "context.description"
+    description: str
+    created_at: int
+    expires_at: int | None
+
+    @classmethod
+    def of(cls, info: ContextInfo) -> "ContextDescription":
+        """Return a stored context's description."""
+        return cls(
+            id=info.key.id,
+            description=info.description,
+            created_at=int(info.created_at),
+            expires_at=_unix(info.expires_at),
+        )
+
+
 class ContextList(BaseModel):
     """A page of contexts."""
 
@@ -149,6 +169,7 @@ class ContextStats(BaseModel):
     hits: int
     misses: int
     hit_rate: float | None
+    tokens_saved: int
 
     @classmethod
     def of(cls, stats: TenantStats) -> "ContextStats":
@@ -162,6 +183,7 @@ class ContextStats(BaseModel):
             hits=stats.hits,
             misses=stats.misses,
             hit_rate=stats.hits / lookups if lookups else None,
+            tokens_saved=stats.saved_tokens,
         )
 
 

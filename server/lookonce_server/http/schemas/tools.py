@@ -49,7 +49,7 @@ class FunctionTool(Function):
     type: Literal["function"]
 
 
-Mode = Literal["none", "auto", "required"]
+ChoiceMode = Literal["none", "auto", "required"]
 
 
 class NamedFunction(StrictModel):

@@ -78,6 +78,7 @@ async def test_before_anything_is_kept(client):
         "hits": 0,
         "misses": 0,
         "hit_rate": None,
+        "tokens_saved": 0,
     }
 
 

@@ -39,6 +39,8 @@ HONOURED = {
 ONE_VALUE = {  # accepted, and one that is not
     "background": (False, True),
     "parallel_tool_calls": (True, "x"),
+    "prompt_cache_options": ({"ttl": "30m", "mode": "implicit"}, "30m"),
+    "prompt_cache_retention": ("24h", "1h"),
     "service_tier": ("auto", "flex"),
     "tool_choice": ("auto", "required"),
     "tools": ([], {}),
@@ -53,8 +55,6 @@ REFUSED = {
     "max_tool_calls": 1,
     "moderation": {"model": "omni-moderation-latest"},
     "prompt": {"id": "pmpt_1"},
-    "prompt_cache_options": {"mode": "implicit"},
-    "prompt_cache_retention": "24h",
     "reasoning": {"effort": "low"},
 }
 

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from openai.types import chat
 
 from lookonce_server.engines.base import Piece, Started
 from lookonce_server.http.usage import Usage
@@ -12,6 +13,9 @@ from lookonce_server.sessions.context_options import ContextOptions
 from lookonce_server.sessions.fallback import Fallback
 from lookonce_server.sessions.lookup import ImageLookup, Lookup
 
+from ....support.app_requests import OTHER_URL, URL, body, image, user
+from ....support.responses_requests import about as about_image
+from ....support.responses_requests import asked
 from ....support.samples import GREEDY, TENANT, about, png
 
 pytestmark = pytest.mark.anyio
@@ -54,3 +58,48 @@ async def test_tokens_that_were_held_back_have_the_times_at_which_they_were_made
     assert len(times) > 1
     assert max(times[:4]) < begun
     assert times == sorted(set(times))
+
+
+# --- OpenAI's details of the prompt -----------------------------------------------------------------------------------
+
+
+def details(reply) -> tuple[int, int, int | None]:
+    found = reply.json()["usage"]["prompt_tokens_details"]
+    return found["cached_tokens"], found["image_tokens"], found["cache_write_tokens"]
+
+
+async def test_image_and_cache_tokens_are_those_of_the_answer(client):
+    def question(*urls: str, **options) -> dict:
+        parts = [image(url) for url in urls]
+        return body(messages=[user(*parts, "What is there?")], lookonce=options)
+
+    async def ask(*urls: str, **options):
+        return await client.post("/v1/chat/completions", json=question(*urls, **options))
+
+    new = await ask(URL)  # the whole image answers, and of it 5% are kept
+    assert details(new) == (0, 196, 10)
+    hit = await ask(URL)
+    context = hit.json()["lookonce"]
+    assert details(hit) == (context["context_tokens"], 10, 0)
+    assert details(await ask(URL, mode="full_image")) == (0, 196, 0)
+    first = await ask(OTHER_URL, mode="describe_first", retention=0.1)
+    assert details(first) == (first.json()["lookonce"]["context_tokens"], 20, 20)
+    assert details(await ask(URL, OTHER_URL)) == (0, 392, None)  # which of these tokens are the new one's is not known
+    assert details(await client.post("/v1/chat/completions", json=body())) == (0, 0, 0)
+    chat.ChatCompletion.model_validate_json(hit.text, strict=True)
+    response = await asked(client, about_image(URL))
+    assert response["usage"]["input_tokens_details"] == {
+        "cached_tokens": context["context_tokens"], "image_tokens": 10, "cache_write_tokens": 0
+    }  # fmt: skip
+
+
+async def test_what_was_saved_is_counted_by_tenant(client):
+    before = (await client.get("/v1/contexts/stats")).json()["tokens_saved"]
+    await client.post("/v1/contexts", json={"image_url": URL})
+    replies = [
+        await client.post("/v1/chat/completions", json=body(messages=[user(image(), "Hi")], n=n, stream=stream))
+        for n, stream in ((1, False), (2, False), (1, True))
+    ]
+    saved = replies[0].json()["lookonce"]["tokens_saved"]
+    after = (await client.get("/v1/contexts/stats")).json()["tokens_saved"]
+    assert after - before == 4 * saved > 0
