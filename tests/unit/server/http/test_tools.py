@@ -42,7 +42,7 @@ RESULT = {"role": "tool", "tool_call_id": "abc", "content": "Noted."}
 
 
 def asked(**fields: Any) -> dict[str, Any]:
-    return body(max_tokens=120, **{"messages": [user("What color is it?", image())], "tools": TOOLS} | fields)
+    return body(max_tokens=300, **{"messages": [user("What color is it?", image())], "tools": TOOLS} | fields)
 
 
 def check_calls(message: dict[str, Any]) -> list[str]:
@@ -61,7 +61,7 @@ async def test_forced_calls_keep_to_the_schemas_and_streams_bring_the_same(app):
         {"tool_choice": named("report_count"), "n": 2},
         {"tool_choice": named("stop")},
         {"tool_choice": "required", "parallel_tool_calls": False},
-        {"tool_choice": "required", "logprobs": True},
+        {"tool_choice": "required", "parallel_tool_calls": False, "logprobs": True},
     ):
         whole = (await send(app, asked(**fields))).json()
         assert whole["lookonce"]["cache"] == "hit"

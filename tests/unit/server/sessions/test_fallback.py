@@ -105,9 +105,7 @@ async def test_asked_again_it_is_the_full_passs_answer_and_else_the_contexts(ben
     assert again[0].lookup.images == (ImageLookup("hit", context.id),)
     assert (again[0].lookup.cache, again[0].lookup.fallback) == ("hit", "full_pass")
     in_vain = from_context[0].started.computed_tokens
-    assert again[0].started == replace(
-        full[0].started, computed_tokens=full[0].started.computed_tokens + in_vain
-    )
+    assert again[0].started == replace(full[0].started, computed_tokens=full[0].started.computed_tokens + in_vain)
     assert always.counted("fallbacks_total", outcome="full_pass") == 1
     assert never.counted("fallbacks_total", outcome="none") == 1
 
