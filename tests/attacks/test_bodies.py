@@ -59,6 +59,7 @@ def names(count: int, value: bytes = b"0") -> bytes:
 
 
 EMPTY = b'{"role":"user","content":""}'
+SHORT = b'{"role":"user","content":"a b c"}'  # too many tokens, of as many as are taken
 PART = b'{"type":"text","text":""}'
 ANSWER = b'"input":[{"role":"assistant","content":[{"type":"output_text","text":"",'
 
@@ -72,9 +73,9 @@ JSON: dict[str, tuple[str, Make]] = {
         CHAT,
         lambda: b'{"model":"%s","messages":[%s]}' % (MODEL.encode(), b",".join([EMPTY] * 83_000)),
     ),
-    "as many empty ones as are taken": (
+    "as many short ones as are taken": (
         CHAT,
-        lambda: b'{"model":"%s","messages":[%s]}' % (MODEL.encode(), b",".join([EMPTY] * 2048)),
+        lambda: b'{"model":"%s","messages":[%s]}' % (MODEL.encode(), b",".join([SHORT] * 2048)),
     ),
     "empty parts": (CHAT, lambda: message(b'"content":[%s]' % b",".join([PART] * 80_000))),
     "no parts": (CHAT, lambda: message(filled(b'"content":[', b"0,", b"0]", 490_000))),
@@ -127,7 +128,7 @@ JSON: dict[str, tuple[str, Make]] = {
     ))),
     "no input": (RESPONSES, lambda: response(filled(b'"input":[', b"0,", b"0]", 490_000))),
     "empty input": (RESPONSES, lambda: response(b'"input":[%s]' % b",".join([EMPTY] * 83_000))),
-    "as much empty input as is taken": (RESPONSES, lambda: response(b'"input":[%s]' % b",".join([EMPTY] * 2048))),
+    "as much short input as is taken": (RESPONSES, lambda: response(b'"input":[%s]' % b",".join([SHORT] * 2048))),
     "included": (RESPONSES, lambda: response(filled(b'"input":"","include":[', b"0,", b"0]", 490_000))),
     "annotations": (RESPONSES, lambda: response(filled(ANSWER + b'"annotations":[', b"0,", b"0]}]}]", 490_000))),
     "logprobs": (RESPONSES, lambda: response(filled(ANSWER + b'"logprobs":[', b"{},", b"{}]}]}]", 370_000))),
