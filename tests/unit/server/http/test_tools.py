@@ -11,20 +11,9 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from lookonce_server.http.schemas import answers
 
 from ....support.app_requests import body, events_of, image, send, user
+from ....support.tool_schemas import COLOR, COUNT
 
 pytestmark = pytest.mark.anyio
-
-COLOR = {
-    "type": "object",
-    "properties": {"color": {"$ref": "#/$defs/Color"}, "sure": {"type": "boolean"}},
-    "required": ["color", "sure"],
-    "$defs": {"Color": {"enum": ["red", "green", "blue"]}},
-}
-COUNT = {
-    "type": "object",
-    "properties": {"count": {"type": "integer", "minimum": 0, "maximum": 9}},
-    "required": ["count"],
-}
 
 
 def tool(name: str, parameters: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
