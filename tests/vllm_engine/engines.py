@@ -28,6 +28,7 @@ async def start(folder: Path, *, max_images: int = 16, trust_remote_code: bool =
         max_images=max_images,
         trust_remote_code=trust_remote_code,
         options=SMALL | options,
+        handover_bytes=64 * 1024**2,
     )
 
 

@@ -8,6 +8,7 @@ A template may print the date there. So which tokens they are belongs to a conte
 them anew when they change.
 """
 
+import itertools
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ class TextKV(NamedTuple):
 
     keys: Tensor
     values: Tensor
+    number: int = 0  # of those that a cache has kept: computed again, they may differ in a bit
 
     @property
     def tokens(self) -> int:
@@ -60,6 +62,7 @@ class TextCache:
     def __init__(self) -> None:
         self._prefixes: OrderedDict[TextSpan, TextKV] = OrderedDict()
         self._seams: OrderedDict[TextSpan, TextKV] = OrderedDict()
+        self._numbers = itertools.count(1)
 
     def get(self, span: TextSpan) -> TextKV | None:
         """Return the keys and values of a span, if they are kept."""
@@ -77,7 +80,8 @@ class TextCache:
         """
         kept, most = self._place(span)
         # A copy lets go of the text before it.
-        kept[span] = TextKV(*(part[:, :, len(span.before) :].clone() for part in whole))
+        keys, values = (part[:, :, len(span.before) :].clone() for part in (whole.keys, whole.values))
+        kept[span] = TextKV(keys, values, next(self._numbers))
         while len(kept) > most:
             kept.popitem(last=False)
         return kept[span]

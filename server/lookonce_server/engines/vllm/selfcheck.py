@@ -128,7 +128,7 @@ async def _check_context(
     prefix = texts.keep(join.prefix, await compute_text(captures, join.prefix))
     dense = join.combine([prefix], [(described.keys, described.values)], rope)
     full = await captures.capture({"prompt_token_ids": turn.ids + joined.after, **pixels})
-    async with contexts.attach("self-check", dense) as attached:
+    async with contexts.attach("self-check", dense.tokens, lambda: dense) as attached:
         answered = await captures.capture(attached.prompt(joined.after), load=attached.load)
     expected = full.tensors["values"][:, :, -len(joined.after) :]
     error = _distance(answered.tensors["values"], expected)
