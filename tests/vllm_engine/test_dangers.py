@@ -135,6 +135,7 @@ async def test_a_second_question_finds_the_context_with_the_workers(engine, made
 
 
 async def test_a_kept_file_that_is_damaged_costs_one_answer(engine, made):
+    assert await answers(engine, made[0][:1]) == made[1][:1]
     for path in engine._files.folder.iterdir():
         path.write_bytes(b"damaged")
     await engine._client._llm.reset_prefix_cache()
@@ -155,7 +156,8 @@ async def ask_with_prompt_logprobs(engine, context) -> None:
     join, _ = engine._continue([context], about(QUESTION))
     texts = [await engine._text_kv(span) for span in join.spans]
     combine = partial(engine._combine, join, texts, [context])
-    async with engine._contexts.attach(context.id, join.layout.tokens, combine) as attached:
+    name = contexts.name_join(join, texts, [context])
+    async with engine._contexts.attach(name, join.layout.tokens, combine) as attached:
         params = sampling_params(Sampling(4), Job(attached.load))
         params.prompt_logprobs, params.skip_reading_prefix_cache = 1, True
         async for _ in engine._client.run(attached.prompt(join.after), params):
@@ -262,6 +264,7 @@ async def test_a_spool_without_room_is_a_lost_context(engine, made, monkeypatch)
     def full(tensors, path):
         raise OSError(28, "No space left on device")
 
+    engine._files.drop_idle()
     monkeypatch.setattr("lookonce_server.engines.vllm.connector.files.save_file", full)
     with pytest.raises(ContextLostError, match="No space left"):
         await answered(engine, made[0][0], QUESTION)

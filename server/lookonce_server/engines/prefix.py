@@ -20,6 +20,8 @@ from lookonce_server.errors import ContextOutdatedError
 _MOST_PREFIXES = 2  # some templates have a thousand tokens; there are two when the date has just changed
 _MOST_SEAMS = 32  # of a few tokens each; one, unless a template numbers its images
 
+_numbers = itertools.count(1)
+
 
 class TextSpan(NamedTuple):
     """Tokens of a prompt that see themselves and the text before them."""
@@ -62,7 +64,6 @@ class TextCache:
     def __init__(self) -> None:
         self._prefixes: OrderedDict[TextSpan, TextKV] = OrderedDict()
         self._seams: OrderedDict[TextSpan, TextKV] = OrderedDict()
-        self._numbers = itertools.count(1)
 
     def get(self, span: TextSpan) -> TextKV | None:
         """Return the keys and values of a span, if they are kept."""
@@ -81,7 +82,7 @@ class TextCache:
         kept, most = self._place(span)
         # A copy lets go of the text before it.
         keys, values = (part[:, :, len(span.before) :].clone() for part in (whole.keys, whole.values))
-        kept[span] = TextKV(keys, values, next(self._numbers))
+        kept[span] = TextKV(keys, values, next(_numbers))
         while len(kept) > most:
             kept.popitem(last=False)
         return kept[span]

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from copy import copy
 from typing import Any
 
 from vllm import SamplingParams
@@ -134,7 +135,7 @@ class VllmClient:
     async def _render(self, prompt: Any) -> Any:
         """Return a prompt as vLLM's engine takes it, its images processed."""
         try:
-            (rendered,) = await self._llm.renderer.render_cmpl_async([dict(prompt)])
+            (rendered,) = await self._llm.renderer.render_cmpl_async([copy(prompt)])
         except VLLMClientError:
             raise
         except Exception as error:

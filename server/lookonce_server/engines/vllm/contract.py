@@ -216,4 +216,5 @@ def _has(found: Any, name: str) -> bool:
     if not isinstance(found, type):
         return False
     of_class = any(name in vars(base).get("__annotations__", {}) for base in found.__mro__)
-    return of_class or name in found.__init__.__code__.co_names  # type: ignore[misc]
+    code = getattr(found.__init__, "__code__", None)  # type: ignore[misc]
+    return of_class or (code is not None and name in code.co_names)

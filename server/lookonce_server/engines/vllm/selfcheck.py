@@ -143,7 +143,8 @@ async def compute_text(captures: CaptureClient, span: TextSpan) -> TextKV:
     """Compute a span and the text before it, without any image; there may be none."""
     ids = [*span.before, *span.ids]
     captured = await captures.capture({"prompt_token_ids": ids or [0]})  # of no tokens there is no pass
-    return TextKV(*(captured.tensors[name][:, :, : len(ids)] for name in ("keys", "values")))
+    keys, values = (captured.tensors[name][:, :, : len(ids)] for name in ("keys", "values"))
+    return TextKV(keys, values)
 
 
 def _noise() -> Image.Image:
