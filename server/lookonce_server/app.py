@@ -263,6 +263,7 @@ async def _load_vllm(settings: Settings) -> Engine:
         max_images=settings.max_images * settings.max_frames,  # frames may be images to the model
         options={"use_tqdm_on_load": _set_progress_bars(settings)} | settings.vllm,
         handover_dir=settings.handover_dir,
+        handover_bytes=settings.handover_bytes,
         served_name=settings.api_model,
         traces_endpoint=settings.otlp_url("traces"),
         allow_control_tokens=settings.allow_control_tokens,

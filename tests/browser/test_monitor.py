@@ -32,7 +32,7 @@ def test_its_figures_are_the_servers_and_follow_it(visit, server):
     expect(figure(page, "hit-first")).to_have_text(re.compile(r"\d m?s"))
     expect(figure(page, "time")).to_have_text(re.compile(r"\d m?s|\d min"))
     stats = server.get("/v1/contexts/stats").json()
-    expect(figure(page, "contexts")).to_have_text(f"{stats['count']:,}")
+    expect(figure(page, "contexts")).to_have_text(f"{stats['contexts']:,}")
     rows = page.locator("#recent tr")
     expect(rows.nth(0)).to_contain_text("hit")
     expect(rows.nth(2)).to_contain_text("miss")

@@ -6,24 +6,20 @@ makes it, and names its interpreter in LOOKONCE_TEST_CLIENTS_PYTHON.
 
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from ..support.pictures import data_url, find_question, messages, picture_url, png
-from ..support.server_process import MODEL, LookonceServer, environment
+from ..support.server_process import MODEL, LookonceServer
+from .folder import DOCS, HERE, TEXT, Folder, clients_python
 
-HERE = Path(__file__).parent
-DOCS = HERE.parent.parent / "docs"
-PAGE = (DOCS / "integrations.md").read_text()
-DOCUMENTED_URL = "http://127.0.0.1:8000"
-TEXT = "Find the red circle."  # of which the model is certain: some clients send a temperature
+__all__ = ["clients_python"]
+
 # What each client's error class for a 400 is called, and the field that its script spoils.
 REFUSALS = {
     "langchain": ("OpenAIInvalidRequestError", "tools"),
@@ -35,42 +31,9 @@ OTHER = 140
 SEEDS = {client: 141 + i for i, client in enumerate(REFUSALS)}
 
 
-@pytest.fixture(scope="session")
-def clients_python() -> str:
-    """The interpreter that has the clients."""
-    path = os.environ.get("LOOKONCE_TEST_CLIENTS_PYTHON")
-    if not path:
-        pytest.skip("LOOKONCE_TEST_CLIENTS_PYTHON names no interpreter that has tests/clients/requirements.txt")
-    return path
-
-
 @pytest.fixture(scope="module")
 def server(embedded: LookonceServer) -> LookonceServer:
     return embedded
-
-
-class Folder(NamedTuple):
-    """Where a client runs: with a picture, the settings of `llm`, and nothing of whoever runs the tests."""
-
-    path: Path
-    url: str
-
-    def run(self, *command: str, **more: str) -> str:
-        """What a command prints; it must succeed."""
-        env = {k: v for k, v in environment().items() if k != "PYTHONPATH"} | {
-            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-            "LLM_USER_PATH": str(self.path),
-            **more,
-        }
-        done = subprocess.run(command, cwd=self.path, env=env, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def documented(self, client: str, language: str) -> str:
-        """The page's snippet for a client, for this server."""
-        section = PAGE.split(f"\n## {client}\n")[1].split("\n## ")[0]
-        (snippet,) = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
-        return snippet.replace(DOCUMENTED_URL, self.url)
 
 
 @pytest.fixture

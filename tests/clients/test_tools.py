@@ -9,7 +9,7 @@ import pytest
 from ..support.pictures import png
 from ..support.server_process import MODEL, LookonceServer
 from ..support.tool_model import CALLED, write_calling_model
-from .test_clients import HERE, TEXT, Folder, clients_python
+from .folder import HERE, TEXT, Folder, clients_python
 
 __all__ = ["clients_python"]
 COUNTED = "How many objects are there?"

@@ -1,18 +1,20 @@
 """A LangChain agent with a tool that the model chooses, and a model that is bound to call one."""
 
 import sys
+from typing import Annotated
 
 from asked import asked, tell
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
+from pydantic import Field
 
 counts: list[int] = []
 
 
 @tool
-def report(count: int) -> str:
+def report(count: Annotated[int, Field(ge=0, le=9)]) -> str:
     """Find the red object."""
     counts.append(count)
     return "Is there a red circle?"

@@ -1,5 +1,7 @@
 """A smolagents agent, whose model is forced to call one of its tools in each step."""
 
+from typing import Literal
+
 from asked import asked, tell
 from PIL import Image
 from smolagents import OpenAIModel, ToolCallingAgent, tool
@@ -10,7 +12,7 @@ counts: list[int] = []
 
 
 @tool
-def report(count: int) -> str:
+def report(count: Literal[3, 4]) -> str:
     """Report a number.
 
     Args:

@@ -59,6 +59,7 @@ SAMPLES = {
     "allowed_origins": "https://a.example",
     "max_concurrent_per_tenant": 4,
     "requests_per_minute": 60,
+    "otlp_endpoint": "http://collector:4318",
 }
 
 

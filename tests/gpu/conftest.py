@@ -3,17 +3,14 @@
 `LOOKONCE_TEST_DEVICE=cpu` runs the same tests on a CPU, as far as it goes, to try the tests themselves.
 """
 
-import os
-
 import pytest
 import torch
 
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.engines.transformers import TransformersEngine
 
+from ..support.device import DEVICE
 from ..support.samples import PROMPT
-
-DEVICE = os.environ.get("LOOKONCE_TEST_DEVICE", "cuda")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

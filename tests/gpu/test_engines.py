@@ -12,9 +12,9 @@ from lookonce_scenes import CHECKPOINT
 from lookonce_server.engines.conversation import Conversation, Turn
 from lookonce_server.engines.transformers import TransformersEngine
 
+from ..support.device import DEVICE
+from ..support.engine_passes import answered, context_of, fully
 from ..support.samples import PLAN, PROMPT, picture
-from ..vllm_engine.engines import answered, context_of, fully
-from .conftest import DEVICE
 
 pytestmark = pytest.mark.anyio
 

@@ -19,6 +19,9 @@ pytestmark = [
     pytest.mark.extended,
     pytest.mark.timeout(900),
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+    pytest.mark.skipif(
+        not os.environ.get("LOOKONCE_TEST_CLUSTER"), reason="takes minutes: LOOKONCE_TEST_CLUSTER=1, or make cluster"
+    ),
 ]
 
 

@@ -142,11 +142,11 @@ def test_a_client_that_leaves_frees_its_work(plain, embedded):
 
 
 def test_what_is_not_supported_is_refused_by_name(plain):
-    tool = {"type": "function", "name": "f", "parameters": {}, "strict": True}
+    tool = {"type": "function", "name": "f", "parameters": {}, "strict": True}  # the bundled model cannot choose
     assert refused(openai.BadRequestError, plain, tools=[tool]).param == "tools"
     assert refused(openai.BadRequestError, plain, reasoning={"effort": "low"}).param == "reasoning"
     uploaded = [{"role": "user", "content": [{"type": "input_image", "file_id": "file-1", "detail": "auto"}]}]
-    assert refused(openai.BadRequestError, plain, input_=uploaded).param == "input[0].content[0].file_id"
+    assert refused(openai.NotFoundError, plain, input_=uploaded).param == "input[0].content[0].file_id"
     gone = refused(openai.NotFoundError, plain, previous_response_id=f"resp_{'0' * 64}")
     assert (gone.code, gone.param) == ("previous_response_not_found", "previous_response_id")
 

@@ -17,11 +17,8 @@ pytestmark = pytest.mark.extended
 QUESTIONS = 1000
 CONNECTIONS = 150
 HITS = 0.9  # share of the questions about a new image that were answered from its context
-BUSY = {
-    "n": 8,
-    "max_tokens": 900,
-    "logit_bias": {"2": -100},
-}  # many turns of the engine that are not the describe pass's
+# Many turns of the engine that are not the describe pass's: without the end token.
+BUSY = {"n": 8, "max_tokens": 900, "logit_bias": {"2": -100}}
 
 
 @pytest.fixture(scope="module")

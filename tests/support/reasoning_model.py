@@ -20,13 +20,14 @@ def write_reasoning_model(folder: Path) -> Path:
     """Write the bundled model with the marks as tokens: it says and reads the end as it did a comma."""
     copy_checkpoint(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    comma = tokenizer.convert_tokens_to_ids(",")
+    comma, words = tokenizer.convert_tokens_to_ids(","), len(tokenizer)  # the model has rows of no word behind these
     tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in (START, END)])
     tokenizer.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(_OPENED + f"{{#- {END} ends a thought -#}}")
     weights = load_file(folder / WEIGHTS)
     for name, tensor in weights.items():
         if name.endswith(("embed_tokens.weight", "lm_head.weight")):
+            tensor = tensor[:words]
             start, end = tensor[ASSISTANT], tensor[comma].clone()
             if name.endswith("lm_head.weight"):
                 start = tensor[comma] = tensor[PAD]

@@ -63,6 +63,7 @@ def write_calling_model(folder: Path) -> Path:
     """Write the bundled model with a call in place of each number that it says."""
     copy_checkpoint(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    known = len(tokenizer)  # the model has rows of no word behind these
     words = {word: at for at in range(10) for word in (f"{at}", f" {at}")}
     encoded = {word: tokenizer.encode(word, add_special_tokens=False) for word in words}
     ids = {tokens[0]: word for word, tokens in encoded.items() if len(tokens) == 1}
@@ -75,6 +76,7 @@ def write_calling_model(folder: Path) -> Path:
     weights = load_file(folder / WEIGHTS)
     for name, tensor in weights.items():
         if name.endswith(("embed_tokens.weight", "lm_head.weight")):
+            tensor = tensor[:known]
             rows = tensor[list(ids)].clone()
             if name.endswith("lm_head.weight"):
                 tensor[list(ids)] = tensor[PAD].clone()

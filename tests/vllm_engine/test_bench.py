@@ -6,7 +6,7 @@ import pytest
 
 from lookonce_evaluation.bench import vllm
 from lookonce_evaluation.bench.methods import FULL, PREFIX
-from lookonce_evaluation.bench.vllm import EVERYTHING, MEMORY, REDIS
+from lookonce_evaluation.bench.vllm import BLOCKS, EVERYTHING, MEMORY, REDIS, SHARED
 from lookonce_server.engines.vllm.connector.step_times import StepClock
 
 
@@ -19,7 +19,7 @@ def figures(tmp_path_factory):
 
 def test_all_methods_are_measured_at_each_concurrency(figures):
     measured = [(row["concurrency"], row["method"], row["answers"]) for row in figures["answers"]]
-    methods = (FULL, PREFIX, MEMORY, REDIS, EVERYTHING)
+    methods = (FULL, PREFIX, MEMORY, REDIS, SHARED, EVERYTHING, BLOCKS)
     assert measured == [(number, method, answers) for number, answers in ((1, 2), (3, 3)) for method in methods]
     for row in figures["answers"]:
         assert row["image_tokens"] == 196
@@ -31,7 +31,8 @@ def test_each_method_computes_what_its_cache_does_not_hold(figures):
     computed = {row["method"]: row["computed_tokens"] for row in figures["answers"] if row["concurrency"] == 1}
     assert computed[FULL] > 196  # the image's
     assert computed[PREFIX] < computed[FULL] - 100  # of the image's tokens, those in full blocks
-    assert computed[MEMORY] == computed[REDIS] == computed[EVERYTHING] < computed[PREFIX]
+    assert len({computed[method] for method in (MEMORY, REDIS, SHARED, EVERYTHING, BLOCKS)}) == 1
+    assert computed[MEMORY] < computed[PREFIX]
 
 
 def test_bytes_are_told(figures):
@@ -44,7 +45,9 @@ def test_bytes_are_told(figures):
 def test_every_context_is_loaded_for_its_question(figures):
     loads = [(row["concurrency"], row["method"], row["loads"]) for row in figures["loads"]]
     assert loads == [
-        (number, name, asked) for number, asked in ((1, 2), (3, 3)) for name in (MEMORY, REDIS, EVERYTHING)
+        (number, name, asked)
+        for number, asked in ((1, 2), (3, 3))
+        for name in (MEMORY, REDIS, SHARED, EVERYTHING, BLOCKS)
     ]
     assert all(0 < row["share_of_steps"] < 1 for row in figures["loads"])
 

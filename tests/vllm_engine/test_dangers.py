@@ -3,14 +3,17 @@
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from lookonce_cache import MemoryStore
+from lookonce_cache import MemoryStore, QuantizedTensor, digest
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.engines.base import Sampling
+from lookonce_server.engines.prefix import TextCache
 from lookonce_server.engines.vllm import context_prompts as contexts
+from lookonce_server.engines.vllm import engine as vllm_engine
 from lookonce_server.engines.vllm import options
 from lookonce_server.engines.vllm.client import sampling_params
 from lookonce_server.engines.vllm.connector.messages import Job
@@ -93,12 +96,52 @@ def two_of_one_id(made):
 
 
 async def test_told_apart_by_their_ids_alone_two_makings_of_a_context_mix(unguarded, made, monkeypatch):
-    monkeypatch.setattr(contexts, "_checksum", lambda context: "the same")
+    monkeypatch.setattr(vllm_engine, "name_join", lambda join, texts, contexts: contexts[0].id)
     assert (await answers(unguarded, two_of_one_id(made)))[1] != made[1][2]
 
 
 async def test_two_makings_of_a_context_stay_apart(engine, made):
-    assert await answers(engine, two_of_one_id(made)) == [made[1][3], made[1][2]]
+    for _ in range(2):  # both are kept for the workers
+        assert await answers(engine, two_of_one_id(made)) == [made[1][3], made[1][2]]
+
+
+async def test_a_text_that_is_computed_again_makes_another_prompt(engine, made):
+    """It may differ in a bit, as another making of the context may."""
+    (context, *_), names = made[0], set()
+    for _ in range(2):
+        join, _ = engine._continue([context], about(QUESTION))
+        names.add(contexts.name_join(join, [await engine._text_kv(span) for span in join.spans], [context]))
+        engine._texts = TextCache()
+    assert len(names) == 2
+
+
+async def test_a_second_question_finds_the_context_with_the_workers(engine, made, monkeypatch):
+    """It is neither dequantized nor written again: not even where vLLM has none of its blocks."""
+    context = replace(made[0][0], identity=replace(made[0][0].identity, image_digest=digest(b"asked about twice")))
+    dequantize, times = QuantizedTensor.dequantize, []
+
+    def counting(self):
+        times.append(self.role)
+        return dequantize(self)
+
+    monkeypatch.setattr(QuantizedTensor, "dequantize", counting)
+    assert (await answered(engine, context, QUESTIONS[0])).text == made[1][0][0]
+    assert sorted(times) == ["keys", "values"]
+    files = set(engine._files.folder.iterdir())
+    await engine._client._llm.reset_prefix_cache()
+    assert (await answered(engine, context, QUESTIONS[1])).text == made[1][0][1]
+    assert sorted(times) == ["keys", "values"]
+    assert set(engine._files.folder.iterdir()) == files
+
+
+async def test_a_kept_file_that_is_damaged_costs_one_answer(engine, made):
+    assert await answers(engine, made[0][:1]) == made[1][:1]
+    for path in engine._files.folder.iterdir():
+        path.write_bytes(b"damaged")
+    await engine._client._llm.reset_prefix_cache()
+    with pytest.raises(ContextLostError):
+        await answered(engine, made[0][0], QUESTION)
+    assert await answers(engine, made[0][:1]) == made[1][:1]
 
 
 def test_the_salt_is_a_secret_of_the_context(engine, made):
@@ -111,8 +154,10 @@ def test_the_salt_is_a_secret_of_the_context(engine, made):
 async def ask_with_prompt_logprobs(engine, context) -> None:
     """A request that no caller of the engine can make."""
     join, _ = engine._continue([context], about(QUESTION))
-    dense = engine._combine(join, [await engine._text_kv(span) for span in join.spans], [context])
-    async with engine._contexts.attach(context.id, dense) as attached:
+    texts = [await engine._text_kv(span) for span in join.spans]
+    combine = partial(engine._combine, join, texts, [context])
+    name = contexts.name_join(join, texts, [context])
+    async with engine._contexts.attach(name, join.layout.tokens, combine) as attached:
         params = sampling_params(Sampling(4), Job(attached.load))
         params.prompt_logprobs, params.skip_reading_prefix_cache = 1, True
         async for _ in engine._client.run(attached.prompt(join.after), params):
@@ -219,6 +264,7 @@ async def test_a_spool_without_room_is_a_lost_context(engine, made, monkeypatch)
     def full(tensors, path):
         raise OSError(28, "No space left on device")
 
+    engine._files.drop_idle()
     monkeypatch.setattr("lookonce_server.engines.vllm.connector.files.save_file", full)
     with pytest.raises(ContextLostError, match="No space left"):
         await answered(engine, made[0][0], QUESTION)

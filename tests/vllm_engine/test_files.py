@@ -25,6 +25,15 @@ pytestmark = pytest.mark.anyio
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - it is what is tested
 TENSORS = {"keys": torch.zeros(2, 3)}
+NBYTES = 24
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    return TENSORS
+
+
+def never() -> dict[str, torch.Tensor]:
+    raise AssertionError("it is there")
 
 
 @pytest.fixture
@@ -34,9 +43,89 @@ def files(tmp_path):
     files.close()
 
 
+@pytest.fixture
+def keeping(tmp_path):
+    """Files of which two are kept."""
+    files = SharedFiles(tmp_path, max_idle_bytes=2 * NBYTES)
+    yield files
+    files.close()
+
+
+async def use(files, content, make=tensors) -> Path:
+    async with files.share(content, make) as path:
+        assert path.exists()
+    await asyncio.sleep(0)
+    return path
+
+
+async def test_the_last_files_are_kept_for_the_next_users(keeping):
+    a, b = await use(keeping, "a"), await use(keeping, "b")
+    assert await use(keeping, "a", never) == a
+    c = await use(keeping, "c")
+    assert sorted(keeping.folder.iterdir()) == sorted([a, c])  # b was used before a
+    async with keeping.share("a", never), keeping.share("c", never), keeping.share("b", tensors) as path:
+        assert path != b
+        await use(keeping, "d")
+        assert len(list(keeping.folder.iterdir())) == 4  # what is in use is not counted
+    await asyncio.sleep(0)
+    assert len(list(keeping.folder.iterdir())) == 2
+    keeping.drop_idle()
+    await asyncio.sleep(0)
+    assert list(keeping.folder.iterdir()) == []
+
+
+async def test_many_users_at_once_share_one_file_and_leave_it_once(keeping):
+    made = []
+
+    def make():
+        made.append(1)
+        return TENSORS
+
+    paths = await asyncio.gather(*(use(keeping, "a", make) for _ in range(20)))
+    assert len(set(paths)) == len(made) == 1
+    assert list(keeping.folder.iterdir()) == [paths[0]]
+
+
+async def test_files_that_are_kept_make_room(keeping):
+    await use(keeping, "a")
+
+    def make():
+        if any(keeping.folder.iterdir()):
+            raise OSError(28, "No space left on device")
+        return TENSORS
+
+    await use(keeping, "b", make)
+    with pytest.raises(ContextLostError, match="No space left"):
+        async with keeping.share("b", never), keeping.share("c", make):
+            pass
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_a_file_that_did_not_do_is_not_kept(keeping, gone):
+    with pytest.raises(ContextLostError):
+        async with keeping.share("a", tensors) as path:
+            raise ContextLostError("It was damaged.")
+    await asyncio.sleep(0)
+    assert not path.exists()
+    other = await use(keeping, "a")
+    if gone:
+        other.unlink()
+        assert await use(keeping, "a") != other
+
+
+async def test_a_maker_that_fails_is_asked_again(keeping):
+    def fail():
+        raise RuntimeError("no memory")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no memory"):
+            await use(keeping, "a", fail)
+    await use(keeping, "a")
+
+
 async def test_a_file_lives_as_long_as_it_is_used(files):
-    async with files.share("a", TENSORS) as first:
-        async with files.share("a", TENSORS) as second:
+    async with files.share("a", tensors) as first:
+        async with files.share("a", tensors) as second:
             assert first == second
         assert first.exists()
     await asyncio.sleep(0)
@@ -46,12 +135,12 @@ async def test_a_file_lives_as_long_as_it_is_used(files):
 
 @pytest.mark.parametrize("replaced", [False, True])
 async def test_a_folder_that_vanished_is_made_anew(files, replaced):
-    async with files.share("a", TENSORS) as path:
+    async with files.share("a", tensors) as path:
         gone = path.parent
         shutil.rmtree(gone)
         if replaced:
             gone.touch()
-        async with files.share("a", TENSORS) as other:
+        async with files.share("a", tensors) as other:
             assert other.exists()
             assert other.parent != gone
     assert files.new_path().parent.is_dir()
@@ -64,10 +153,10 @@ async def test_without_any_folder_a_context_is_lost_and_afterwards_not(files):
     shutil.rmtree(place)
     place.touch()
     with pytest.raises(ContextLostError, match=r"could not be handed to vLLM: .*place"):
-        async with files.share("a", TENSORS):
+        async with files.share("a", tensors):
             pass
     place.unlink()
-    async with files.share("a", TENSORS) as path:
+    async with files.share("a", tensors) as path:
         assert path.exists()
 
 

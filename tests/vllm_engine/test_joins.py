@@ -111,8 +111,8 @@ async def test_other_images_and_other_orders_share_nothing(qwen, monkeypatch):
     salts, attach = {}, qwen._contexts.attach
 
     @asynccontextmanager
-    async def noting(name, dense):
-        async with attach(name, dense) as attached:
+    async def noting(name, tokens, combine):
+        async with attach(name, tokens, combine) as attached:
             salts.setdefault(name, set()).add(attached.salt)
             yield attached
 

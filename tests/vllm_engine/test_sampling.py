@@ -97,11 +97,11 @@ async def test_what_does_not_fit_is_the_requests_fault(engine, reference, contex
     said = []
     for e in (engine, reference):
         with pytest.raises(PromptTooLongError, match=TOO_LONG) as alone:
-            await fully(e, None, Conversation((Turn("user", ("red " * 3000,)),)))
+            await fully(e, None, Conversation((Turn("user", ("red " * 5000,)),)))
         with pytest.raises(PromptTooLongError, match=TOO_LONG) as with_image:
-            await fully(e, picture(31), "red " * 1900)
+            await fully(e, picture(31), "red " * 3950)
         with pytest.raises(PromptTooLongError, match=TOO_LONG) as with_context:
-            await answered(e, context, "red " * 1990)
+            await answered(e, context, "red " * 4060)
         said.append([str(one.value) for one in (alone, with_image, with_context)])
     assert said[0] == said[1]
     assert engine.queue_depth == 0
@@ -110,7 +110,7 @@ async def test_what_does_not_fit_is_the_requests_fault(engine, reference, contex
 async def test_an_image_of_a_question_that_was_too_long_is_answered_the_next_time(engine, reference):
     """vLLM's two caches of images part at such a refusal: the one has it, and the other, which has to, does not."""
     with pytest.raises(PromptTooLongError):
-        await fully(engine, picture(34), "red " * 1900)
+        await fully(engine, picture(34), "red " * 3950)
     found, expected = [await fully(e, picture(34), QUESTION) for e in (engine, reference)]
     assert found.text == expected.text
 

@@ -19,7 +19,9 @@ from .engines import answered, context_of, fully, start
 
 pytestmark = pytest.mark.anyio
 
-SCHEMA = '{"type": "object", "properties": {"count": {"enum": [3, 4]}}, "required": ["count"]}'
+SCHEMA = json.dumps(
+    {"type": "object", "properties": {"count": {"enum": [3, 4]}}, "required": ["count"], "additionalProperties": False}
+)
 TOOLS = (Tool(CALLED, "Find the red object.", SCHEMA),)
 ASKED = Conversation((Turn("user", (0, "How many objects are there?")),), tools=TOOLS)
 AUTO = Sampling(24, tool_choice=ToolChoice("auto", (CALLED,)))

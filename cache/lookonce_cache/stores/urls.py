@@ -19,9 +19,13 @@ def split_url(url: str) -> SplitResult:
         StoreConfigError: the URL is malformed, or seems to have a piece of a password in another part.
     """
     try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise StoreConfigError("store URL cannot be parsed; accepted: an address in brackets must be IPv6") from None
+        parts = urlsplit(url.replace("[", "%5B").replace("]", "%5D"))
+    except ValueError:  # without its text, which has a piece of the URL
+        raise StoreConfigError(
+            "store URL cannot be parsed; accepted in its address: letters, digits, '.', '-', ':', '[' and ']'"
+        ) from None
+    # Newer Pythons take brackets around a single address alone, and a Cluster has several.
+    parts = parts._replace(netloc=parts.netloc.replace("%5B", "[").replace("%5D", "]"))
     # An unescaped "/", "?" or "#" ends the host part early, and the rest of the password would be quoted as a parameter
     # or connected to as a host.
     if parts.fragment or "@" in parts.path or ("@" in parts.query and "@" not in parts.netloc and parts.netloc):

@@ -196,6 +196,7 @@ async def load_vllm(path: Path, model: Model, plan: Plan) -> AsyncIterator[Engin
         max_queue=settings.max_queue,
         options={"enforce_eager": True} | model.options,
         max_images=max(plan.counts),
+        handover_bytes=settings.handover_bytes,
     )
     try:
         yield engine

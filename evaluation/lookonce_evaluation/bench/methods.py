@@ -93,8 +93,9 @@ class PrefixCached(FullPass):
 class FromContext:
     """Answer from a context, by its id, or from several that are joined.
 
-    Each question is about contexts of its own ids, though their tensors are the same: vLLM's prefix cache never has
-    them, and each one is read from the store and loaded.
+    Each question is about contexts of its own ids, though their tensors are the same: vLLM never has them, and each one
+    is read from the store, handed over and loaded. If contexts are known, all questions are about the same ones, and
+    there was one before.
 
     Args:
         name: of the method.
@@ -103,6 +104,7 @@ class FromContext:
         context: what is asked about.
         plan: by which it was described.
         images: contexts that a question is about.
+        is_known: whether something was asked about them before.
     """
 
     def __init__(
@@ -114,8 +116,10 @@ class FromContext:
         plan: DescribePlan,
         *,
         images: int = 1,
+        is_known: bool = False,
     ) -> None:
         self.name = name
+        self._is_known = is_known
         self.nbytes = images * context.nbytes
         self._images = images
         self.context = context
@@ -127,9 +131,14 @@ class FromContext:
     @asynccontextmanager
     async def prepare(self, questions: Sequence[str], sampling: Sampling) -> AsyncIterator[list[Ask]]:
         """See `Method.prepare`."""
-        keys = [[await self._put_copy() for _ in range(self._images)] for _ in questions]
+        keys = [
+            [await self._put_copy() for _ in range(self._images)]
+            for _ in (questions[:1] if self._is_known else questions)
+        ]
+        if self._is_known:
+            await time_answer(partial(self._ask, keys[0], "Is it known?", sampling))
         try:
-            pairs = zip(keys, questions, strict=True)
+            pairs = zip(itertools.cycle(keys), questions)
             yield [partial(self._ask, own, question, sampling) for own, question in pairs]
         finally:
             for key in itertools.chain(*keys):

@@ -1,9 +1,12 @@
-"""Measure a later question in vLLM, five methods side by side: `make bench-vllm`.
+"""Measure a later question in vLLM, seven methods side by side: `make bench-vllm`.
 
 - full pass: nothing cached, and a picture that the engine never saw with each question;
 - full pass, prefix cache: the same picture every time, its keys and values in vLLM's prefix cache;
-- compressed, memory and Redis: our answer pass from the context, read from either store each time;
-- full KV, Redis: our answer pass with everything kept, which is what caching whole prefixes outside the GPU costs.
+- compressed, memory and Redis: our answer pass from a context that nobody has asked about yet, read from either store,
+  and handed to vLLM's processes;
+- compressed, shared memory: the same from a context that was asked about before, and is still there for them;
+- full KV, Redis: our answer pass with everything kept, which is what caching whole prefixes outside the GPU costs;
+- full KV, vLLM's blocks: the same, asked about before, so that vLLM has all but its last block.
 
 Each method starts where a server does: at the image's bytes, or at the context's id. So many ask at once, each its next
 question when the last one is answered; every question is another one. The methods take turns, round by round, so that
@@ -45,7 +48,8 @@ from lookonce_server.engines.vllm import VllmEngine
 from lookonce_server.engines.vllm.connector.step_times import StepTimes
 from lookonce_server.settings import Settings
 
-MEMORY, REDIS, EVERYTHING = "compressed, memory", "compressed, Redis", "full KV, Redis"
+MEMORY, REDIS, SHARED = "compressed, memory", "compressed, Redis", "compressed, shared memory"
+EVERYTHING, BLOCKS = "full KV, Redis", "full KV, vLLM's blocks"
 QUESTIONS = ("What is at the center?", "How many objects are there?", "Find the red object.", "Is there a star?")
 SAMPLING = Sampling(8)
 DESCRIBE_TOKENS = 48
@@ -160,7 +164,9 @@ async def measure_model(model: Model, redis: Store, plan: Plan, rows: Rows) -> N
         from_contexts = [
             FromContext(MEMORY, engine, memory, contexts.compressed, contexts.plan),
             FromContext(REDIS, engine, redis, contexts.compressed, contexts.plan),
+            FromContext(SHARED, engine, memory, contexts.compressed, contexts.plan, is_known=True),
             FromContext(EVERYTHING, engine, redis, contexts.everything, contexts.plan),
+            FromContext(BLOCKS, engine, memory, contexts.everything, contexts.plan, is_known=True),
         ]
         await check_answers(engine, contexts, from_contexts, QUESTIONS, SAMPLING)
         methods: list[Method] = [FullPass(engine, model.side), PrefixCached(engine, contexts), *from_contexts]
@@ -197,6 +203,7 @@ async def _load_engine(model: Model) -> AsyncIterator[VllmEngine]:
             describe_prompt=settings.describe_prompt,
             max_queue=settings.max_queue,
             options={"enforce_eager": True} | model.options,
+            handover_bytes=settings.handover_bytes,
         )
         try:
             yield engine

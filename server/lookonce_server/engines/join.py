@@ -116,7 +116,9 @@ class Join(NamedTuple):
             contexts: the contexts' own keys and values, `[layers, kv_heads, tokens, head_dim]`.
             rope: of the model.
         """
-        texts = [TextKV(*(part[:, :, : self.num_prefix_tokens] for part in texts[0])), *texts[1:]]
+        prefix = texts[0]
+        cut = slice(self.num_prefix_tokens)
+        texts = [TextKV(prefix.keys[:, :, cut], prefix.values[:, :, cut]), *texts[1:]]
         shifts = zip((self.layout.prefix, *self.layout.seams), self.layout.contexts, strict=True)
         keys, values = [], []
         for text, context, (text_shift, shift) in zip(texts, contexts, shifts, strict=True):

@@ -8,6 +8,7 @@ A template may print the date there. So which tokens they are belongs to a conte
 them anew when they change.
 """
 
+import itertools
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from lookonce_server.errors import ContextOutdatedError
 
 _MOST_PREFIXES = 2  # some templates have a thousand tokens; there are two when the date has just changed
 _MOST_SEAMS = 32  # of a few tokens each; one, unless a template numbers its images
+
+_numbers = itertools.count(1)
 
 
 class TextSpan(NamedTuple):
@@ -47,6 +50,7 @@ class TextKV(NamedTuple):
 
     keys: Tensor
     values: Tensor
+    number: int = 0  # of those that a cache has kept: computed again, they may differ in a bit
 
     @property
     def tokens(self) -> int:
@@ -77,7 +81,8 @@ class TextCache:
         """
         kept, most = self._place(span)
         # A copy lets go of the text before it.
-        kept[span] = TextKV(*(part[:, :, len(span.before) :].clone() for part in whole))
+        keys, values = (part[:, :, len(span.before) :].clone() for part in (whole.keys, whole.values))
+        kept[span] = TextKV(keys, values, next(_numbers))
         while len(kept) > most:
             kept.popitem(last=False)
         return kept[span]

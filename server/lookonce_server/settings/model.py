@@ -31,6 +31,9 @@ class ModelSettings(BaseModel):
             description="folder in which contexts are handed to vLLM's processes; default: in memory if there is room"
         ),
     ] = None
+    handover_bytes: Annotated[
+        int, Field(ge=0, description="bytes of contexts that are kept in that folder for the next questions")
+    ] = 256 * 1024 * 1024
     device: Annotated[str, Field(description="'cpu', 'cuda', 'cuda:1', or 'auto'; vLLM finds its devices itself")] = (
         "auto"
     )

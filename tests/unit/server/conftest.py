@@ -113,30 +113,30 @@ async def client(client_with):
 
 @pytest.fixture
 def steps(engine, monkeypatch):
-    """A list that grows by one with each step of a pass."""
+    """A list that grows by one with each step of an answer."""
     steps: list[int] = []
-    extend = engine._runner.extend
+    compute = engine._scheduler._compute
 
-    def counted(*args):
-        steps.append(1)
-        return extend(*args)
+    def counted(requests):
+        steps.extend(1 for _ in requests)
+        return compute(requests)
 
-    monkeypatch.setattr(engine._runner, "extend", counted)
+    monkeypatch.setattr(engine._scheduler, "_compute", counted)
     return steps
 
 
 @pytest.fixture
 def failing(engine, steps, monkeypatch) -> None:
-    """One step of a pass fails; all others would go on."""
-    extend = engine._runner.extend
+    """The fifth step of an answer fails; all others would go on."""
+    compute = engine._scheduler._compute
 
-    def failing(*args):
-        state = extend(*args)
-        if len(steps) == 5:
-            raise RuntimeError("a secret")
-        return state
+    def failing(requests):
+        before, results = len(steps), list(compute(requests))
+        if before < 5 <= len(steps):
+            results[0] = RuntimeError("a secret")
+        return results
 
-    monkeypatch.setattr(engine._runner, "extend", failing)
+    monkeypatch.setattr(engine._scheduler, "_compute", failing)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from lookonce_server.settings import Settings, load_settings
 
 # All settings; a new one is added here and to docs/configuration.md.
 NAMES = """
-model served_name engine vllm handover_dir device dtype host port store ttl precision api_keys store_responses
+model served_name engine vllm handover_dir handover_bytes device dtype host port store ttl precision api_keys
+store_responses
 store_responses_bytes
 api_key_hashes allow_anyone allowed_origins max_concurrent_per_tenant requests_per_minute max_requests
 max_held_bytes body_timeout max_header_bytes header_timeout send_timeout stream_silence keep_alive_timeout

@@ -83,6 +83,7 @@ class CaptureClient:
             finally:
                 shards = await asyncio.to_thread(take_result, path, self._ranks)
         if isinstance(shards, str):
+            self._files.drop_idle()  # the folder may be full
             raise EngineError(f"The describe pass could not be captured: {shards}.")
         tensors = {name: join_heads([shard[name] for shard in shards], self._heads) for name in ("keys", "values")}
         own = len(ids) - (load.tokens if load else 0)

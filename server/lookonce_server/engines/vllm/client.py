@@ -2,9 +2,9 @@
 
 import asyncio
 import itertools
-import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from copy import copy
 from typing import Any
 
 from vllm import SamplingParams
@@ -19,6 +19,7 @@ from lookonce_server.engines.admission import Admission
 from lookonce_server.engines.base import Sampling
 from lookonce_server.engines.structured.grammar import OUTGREW, schema_error
 from lookonce_server.engines.vllm.connector.messages import Job
+from lookonce_server.engines.vllm.contract import is_too_long, prompt_length
 from lookonce_server.errors import (
     ContextLostError,
     EngineEndedError,
@@ -26,11 +27,10 @@ from lookonce_server.errors import (
     InvalidImageError,
     InvalidRequestError,
     PromptTooLongError,
+    ServerError,
 )
 from lookonce_server.tracing.spans import trace_headers
 
-_TOO_LONG = re.compile(r"maximum\s+(model|context)\s+length")
-_LENGTH = re.compile(r"prompt \(length (\d+)\)|contains (?:at least )?(\d+) input tokens")
 _SHUTDOWN_SECONDS = 20.0  # its processes end within a few; then they are killed
 BACKGROUND = 1  # vLLM's priority of describe passes; 0, which goes first, is everybody else's
 
@@ -97,14 +97,14 @@ class VllmClient:
                         raise ContextLostError("The context was lost before it could be used.")
                     yield output
         except VLLMClientError as error:
-            if _TOO_LONG.search(str(error)):
-                raise _too_long(str(error), self._llm.model_config.max_model_len) from error
+            if is_too_long(str(error)):
+                length = prompt_length(str(error)) or "more"
+                raise PromptTooLongError.beyond(
+                    self._llm.model_config.max_model_len, f"the prompt has {length} tokens"
+                ) from error
             raise InvalidRequestError(f"vLLM does not take this request: {error}", param="messages") from error
         except EngineGenerateError as error:
-            cause = error.__cause__
-            if isinstance(cause, ValueError):  # what the model's own processor raises on pictures
-                raise InvalidImageError(f"This model does not take the image: {cause.__cause__ or cause}.") from error
-            raise EngineError(f"vLLM failed at the request: {cause}") from error
+            raise _failure(error.__cause__) from error
         except EngineDeadError as error:
             raise EngineEndedError from error
 
@@ -118,7 +118,11 @@ class VllmClient:
         """
         for may_miss in ("multi_modal_data" in prompt, False):
             request = self._llm.generate(
-                prompt, params, next(self._ids), priority=priority, trace_headers=self._trace_headers()
+                await self._render(prompt),
+                params,
+                next(self._ids),
+                priority=priority,
+                trace_headers=self._trace_headers(),
             )
             async with aclosing(request) as outputs:
                 async for output in outputs:
@@ -127,6 +131,16 @@ class VllmClient:
                     yield output
                 else:
                     return
+
+    async def _render(self, prompt: Any) -> Any:
+        """Return a prompt as vLLM's engine takes it, its images processed."""
+        try:
+            (rendered,) = await self._llm.renderer.render_cmpl_async([copy(prompt)])
+        except VLLMClientError:
+            raise
+        except Exception as error:
+            raise _failure(error) from error
+        return rendered
 
     def _trace_headers(self) -> dict[str, str] | None:
         """Return the headers of the request's trace, if vLLM takes part in it."""
@@ -138,11 +152,11 @@ def _has_failed(output: RequestOutput) -> bool:
     return output.finished and output.outputs[0].finish_reason == "error"
 
 
-def _too_long(message: str, limit: int) -> PromptTooLongError:
-    """Translate vLLM's refusal of a long prompt, with the length it tells."""
-    match = _LENGTH.search(message)
-    length = next(filter(None, match.groups())) if match else "more"
-    return PromptTooLongError.beyond(limit, f"the prompt has {length} tokens")
+def _failure(cause: BaseException | None) -> ServerError:
+    """Return the error of a request that vLLM failed at."""
+    if isinstance(cause, ValueError):  # what the model's own processor raises on pictures
+        return InvalidImageError(f"This model does not take the image: {cause.__cause__ or cause}.")
+    return EngineError(f"vLLM failed at the request: {cause}")
 
 
 def sampling_params(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -56,7 +57,8 @@ from lookonce_server.engines.vllm.client import BACKGROUND, VllmClient, sampling
 from lookonce_server.engines.vllm.connector.files import SharedFiles
 from lookonce_server.engines.vllm.connector.messages import Compression, Job
 from lookonce_server.engines.vllm.connector.step_times import StepTimes
-from lookonce_server.engines.vllm.context_prompts import ContextPrompts
+from lookonce_server.engines.vllm.context_prompts import ContextPrompts, name_join
+from lookonce_server.engines.vllm.contract import check_contract
 from lookonce_server.engines.vllm.outputs import scheduled_at, tier, times, tokens
 from lookonce_server.engines.vllm.parent import bind_forks
 from lookonce_server.engines.vllm.selfcheck import check_model, compute_text, find_join_problem
@@ -154,6 +156,7 @@ class VllmEngine:
         options: Mapping[str, Any],
         max_images: int = 16,
         handover_dir: Path | None = None,
+        handover_bytes: int = 0,
         traces_endpoint: str | None = None,
         allow_control_tokens: bool = False,
         trust_remote_code: bool = False,
@@ -171,6 +174,7 @@ class VllmEngine:
             max_images: most images of a prompt.
             traces_endpoint: where vLLM sends its part of traces, in the environment's or OTLP's own protocol, HTTP.
             handover_dir: where tensors are handed to its processes; None chooses.
+            handover_bytes: of contexts that are kept there for the next questions.
             allow_control_tokens: see `PromptRenderer`.
             trust_remote_code: whether code of the checkpoint may run.
             served_name: the model's name in vLLM's metrics; None: its folder.
@@ -188,11 +192,12 @@ class VllmEngine:
                 os.environ.setdefault("OTEL_SERVICE_NAME", "lookonce")
         if tool_call_parser is not None:
             check_name(tool_call_parser)
+        check_contract()
         checkpoint = await asyncio.to_thread(read_checkpoint, name, dtype, options, max_images, trust_remote_code)
         if served_name is not None:
             checkpoint.args.served_model_name = [served_name]
         async with AsyncExitStack() as undo:
-            files = await asyncio.to_thread(SharedFiles, handover_dir)
+            files = await asyncio.to_thread(SharedFiles, handover_dir, max_idle_bytes=handover_bytes)
             undo.callback(files.close)
             _log.info("Loading the model: %s with vLLM.", str(dtype).removeprefix("torch."))
             with refuse(f"vLLM cannot run {checkpoint.label}"):
@@ -325,14 +330,14 @@ class VllmEngine:
             join, full_prompt_tokens = await asyncio.to_thread(self._continue, contexts, conversation)
             self.facts.fit(join.tokens, sampling)
             texts = [await self._text_kv(span) for span in join.spans]
-            dense = await asyncio.to_thread(self._combine, join, texts, contexts)
+            name = await asyncio.to_thread(name_join, join, texts, contexts)
+            combine = partial(self._combine, join, texts, contexts)
 
             def started(output: RequestOutput) -> Started:
                 place.run()
                 return Started(join.tokens, len(join.after), full_prompt_tokens, (), 0, 0, *times(output))
 
-            name = " ".join(context.id for context in contexts)
-            async with self._contexts.attach(name, dense) as attached:
+            async with self._contexts.attach(name, join.layout.tokens, combine) as attached:
                 trace.advance()
                 prompt, job = attached.prompt(join.after), Job(attached.load)
                 answer = self._stream_answer(prompt, sampling, job, started, trace, conversation.tools)

@@ -128,7 +128,7 @@ async def _check_context(
     prefix = texts.keep(join.prefix, await compute_text(captures, join.prefix))
     dense = join.combine([prefix], [(described.keys, described.values)], rope)
     full = await captures.capture({"prompt_token_ids": turn.ids + joined.after, **pixels})
-    async with contexts.attach("self-check", dense) as attached:
+    async with contexts.attach("self-check", dense.tokens, lambda: dense) as attached:
         answered = await captures.capture(attached.prompt(joined.after), load=attached.load)
     expected = full.tensors["values"][:, :, -len(joined.after) :]
     error = _distance(answered.tensors["values"], expected)
@@ -143,7 +143,8 @@ async def compute_text(captures: CaptureClient, span: TextSpan) -> TextKV:
     """Compute a span and the text before it, without any image; there may be none."""
     ids = [*span.before, *span.ids]
     captured = await captures.capture({"prompt_token_ids": ids or [0]})  # of no tokens there is no pass
-    return TextKV(*(captured.tensors[name][:, :, : len(ids)] for name in ("keys", "values")))
+    keys, values = (captured.tensors[name][:, :, : len(ids)] for name in ("keys", "values"))
+    return TextKV(keys, values)
 
 
 def _noise() -> Image.Image:

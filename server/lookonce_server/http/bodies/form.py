@@ -63,7 +63,7 @@ async def _bounded(stream: AsyncIterator[bytes], max_bytes: int) -> AsyncGenerat
     async for chunk in stream:
         size += len(chunk)
         if size > max_bytes + _MAX_REST:
-            raise BodyTooLargeError(f"The form's file is larger than the limit of {max_bytes} bytes.")
+            raise BodyTooLargeError(f"The form is larger than any whose file keeps to the limit of {max_bytes} bytes.")
         yield chunk
 
 

@@ -318,7 +318,7 @@ async def test_only_these_routes_are_open(app, client):
     examples = {"scenes/{number}.png", "albums/{number}/{at}.png", "videos/{number}/{at}.png"}
     examples |= {f"{kind}/{{number}}.json" for kind in ("scenes", "albums", "videos")}
     playground = {"settings.json", "area.json", "assets"} | examples
-    pages = {"/", "/docs"} | {f"/playground/{name}" for name in playground}
+    pages = {"/", "/docs", "/monitor", "/monitor/data.json"} | {f"/playground/{name}" for name in playground}
     assert found == {"/health", "/ready", "/metrics", "/openapi.json"} | pages
     for path in ("/health", "/ready", "/metrics"):
         for key in (None, WRONG):

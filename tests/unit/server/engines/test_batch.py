@@ -18,8 +18,8 @@ from lookonce_server.sessions.context_builder import context_identity, context_o
 
 from ....support.hybrids import lfm2_vl
 from ....support.samples import PLAN, PROMPT, TENANT, Asked, about, picture, read
+from ....support.sliding_windows import gemma3
 from ....support.tiny_models import built
-from .test_sliding_windows import gemma3
 
 pytestmark = pytest.mark.anyio
 

@@ -180,15 +180,15 @@ async def test_a_date_behind_the_image_changes_the_identity_too(loaded, clock):
 async def test_a_template_that_never_prints_the_same_is_refused(loaded, clock, monkeypatch):
     """A check that the clock spoilt once is made again; nothing that changes at each look can be served."""
     prompts = dated_prompts(loaded.processor, loaded.model.config)
-    render, left = prompts._template._render, [1]
+    render, left = prompts._template.render, [1]
 
-    def striking(messages, form):
+    def striking(*args):
         if left[0]:
             left[0] -= 1
             clock.strike()
-        return render(messages, form)
+        return render(*args)
 
-    monkeypatch.setattr(prompts._template, "_render", striking)
+    monkeypatch.setattr(prompts._template, "render", striking)
     left[0] = 2
     prompts.check_template(PROMPT)
     left[0] = 100
@@ -198,15 +198,15 @@ async def test_a_template_that_never_prints_the_same_is_refused(loaded, clock, m
 
 async def test_a_day_that_begins_anywhere_in_the_check_of_a_template_does_not_refuse_it(loaded, clock, monkeypatch):
     prompts = dated_prompts(loaded.processor, loaded.model.config)
-    render, looks = prompts._template._render, [0, 0]
+    render, looks = prompts._template.render, [0, 0]
 
-    def strikes_at(messages, form):
+    def strikes_at(*args):
         looks[0] += 1
         if looks[0] == looks[1]:
             clock.strike()
-        return render(messages, form)
+        return render(*args)
 
-    monkeypatch.setattr(prompts._template, "_render", strikes_at)
+    monkeypatch.setattr(prompts._template, "render", strikes_at)
     for at in range(1, 20):
         looks[:] = [0, at]
         prompts.check_template(PROMPT)

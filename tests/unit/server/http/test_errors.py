@@ -22,6 +22,7 @@ from lookonce_server.errors import (
 from lookonce_server.http import errors
 from lookonce_server.http.bodies.json_body import JsonRoute
 from lookonce_server.http.middleware.request_log import RequestLogMiddleware
+from lookonce_server.http.recent import RecentQuestions
 from lookonce_server.http.schemas.chat import ChatRequest
 from lookonce_server.metrics import Metrics
 
@@ -50,7 +51,7 @@ def call():
     async def send(error: Exception | None = None, **options) -> httpx2.Response:
         app = FastAPI()
         errors.install(app)
-        app.add_middleware(RequestLogMiddleware, metrics=Metrics())
+        app.add_middleware(RequestLogMiddleware, metrics=Metrics(), recent=RecentQuestions())
 
         router = APIRouter(route_class=JsonRoute)
 

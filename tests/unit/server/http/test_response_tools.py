@@ -7,7 +7,7 @@ import pytest
 
 from ....support.app_requests import URL
 from ....support.responses_requests import asked, refused, streamed
-from .test_tools import COLOR, COUNT
+from ....support.tool_schemas import COLOR, COUNT
 
 pytestmark = pytest.mark.anyio
 

@@ -11,20 +11,9 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from lookonce_server.http.schemas import answers
 
 from ....support.app_requests import body, events_of, image, send, user
+from ....support.tool_schemas import COLOR, COUNT
 
 pytestmark = pytest.mark.anyio
-
-COLOR = {
-    "type": "object",
-    "properties": {"color": {"$ref": "#/$defs/Color"}, "sure": {"type": "boolean"}},
-    "required": ["color", "sure"],
-    "$defs": {"Color": {"enum": ["red", "green", "blue"]}},
-}
-COUNT = {
-    "type": "object",
-    "properties": {"count": {"type": "integer", "minimum": 0, "maximum": 9}},
-    "required": ["count"],
-}
 
 
 def tool(name: str, parameters: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -42,7 +31,7 @@ RESULT = {"role": "tool", "tool_call_id": "abc", "content": "Noted."}
 
 
 def asked(**fields: Any) -> dict[str, Any]:
-    return body(max_tokens=120, **{"messages": [user("What color is it?", image())], "tools": TOOLS} | fields)
+    return body(max_tokens=300, **{"messages": [user("What color is it?", image())], "tools": TOOLS} | fields)
 
 
 def check_calls(message: dict[str, Any]) -> list[str]:
@@ -61,7 +50,7 @@ async def test_forced_calls_keep_to_the_schemas_and_streams_bring_the_same(app):
         {"tool_choice": named("report_count"), "n": 2},
         {"tool_choice": named("stop")},
         {"tool_choice": "required", "parallel_tool_calls": False},
-        {"tool_choice": "required", "logprobs": True},
+        {"tool_choice": "required", "parallel_tool_calls": False, "logprobs": True},
     ):
         whole = (await send(app, asked(**fields))).json()
         assert whole["lookonce"]["cache"] == "hit"

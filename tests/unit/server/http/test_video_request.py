@@ -48,5 +48,5 @@ def test_more_frames_than_the_server_takes_are_refused():
 
 def test_only_a_user_sends_videos():
     request = ChatRequest.model_validate(body(messages=[{"role": "assistant", "content": [video()]}, user("?")]))
-    with pytest.raises(InvalidRequestError, match="only user messages may have videos"):
+    with pytest.raises(InvalidRequestError, match="only user and tool messages may have videos"):
         parse_chat(request, SETTINGS)

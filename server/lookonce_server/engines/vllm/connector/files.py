@@ -1,8 +1,9 @@
 """Hand tensors over between the server and vLLM's processes, in files.
 
-safetensors is read by mapping the file, so a worker copies only what it loads. The files live as long as the requests
-that need them: a request that vLLM preempts loads its context again. A folder that vanishes, or is full, costs the
-requests that needed it then: the next ones have a new one.
+safetensors is read by mapping the file, so a worker copies only what it loads. A file lives at least as long as the
+requests that need it: a request that vLLM preempts loads its context again. The last ones are kept for the next
+requests, up to a bound. A folder that vanishes, or is full, costs the requests that needed it then: the next ones have
+a new one.
 """
 
 import asyncio
@@ -13,7 +14,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -49,20 +51,34 @@ class _Folder:
 
 
 class _SharedFile:
-    """A file in use by requests."""
+    """A file of tensors, which some requests use, or none.
 
-    def __init__(self, path: Path, tensors: dict[str, Tensor]) -> None:
+    Args:
+        path: where it is written to, now.
+        make: makes what is written: contiguous tensors.
+    """
+
+    def __init__(self, path: Path, make: Callable[[], dict[str, Tensor]]) -> None:
         self.path = path
         self.users = 0
-        self.written = asyncio.ensure_future(asyncio.to_thread(save_file, tensors, path))
+        self.nbytes = 0
+        self.written = asyncio.ensure_future(asyncio.to_thread(self._write, make))
 
     @property
     def is_usable(self) -> bool:
         """Tell whether the file is being written, or is there."""
-        return not self.written.done() or self.path.exists()
+        return not self.written.done() or (self.nbytes > 0 and self.path.exists())
 
-    def remove(self, written: asyncio.Future[None]) -> None:
+    def remove(self) -> None:
         """Remove the file, once it is written or has failed to be."""
+        self.written.add_done_callback(self._unlink)
+
+    def _write(self, make: Callable[[], dict[str, Tensor]]) -> None:
+        tensors = make()
+        save_file(tensors, self.path)
+        self.nbytes = sum(tensor.nbytes for tensor in tensors.values())
+
+    def _unlink(self, written: asyncio.Future[None]) -> None:
         written.exception()
         with contextlib.suppress(OSError):
             self.path.unlink()
@@ -75,12 +91,13 @@ class SharedFiles:
 
     Args:
         base: where the folder is made; None chooses, see `default_base`.
+        max_idle_bytes: of the files that no request uses, the least recently used of which are removed first.
 
     Raises:
         ModelRefusedError: no folder can be made there.
     """
 
-    def __init__(self, base: Path | None = None) -> None:
+    def __init__(self, base: Path | None = None, *, max_idle_bytes: int = 0) -> None:
         self._base = base or default_base()
         try:
             self._folder = _Folder(self._base)
@@ -92,6 +109,8 @@ class SharedFiles:
         sweep(self._base)
         self._names = map(str, itertools.count())
         self._shared: dict[str, _SharedFile] = {}
+        self._idle: OrderedDict[str, _SharedFile] = OrderedDict()  # of the shared ones, those that nobody uses
+        self._max_idle_bytes = max_idle_bytes
 
     @property
     def folder(self) -> Path:
@@ -115,35 +134,77 @@ class SharedFiles:
         return self.folder / next(self._names)
 
     @asynccontextmanager
-    async def share(self, content: str, tensors: dict[str, Tensor]) -> AsyncIterator[Path]:
-        """Write contiguous tensors to a file, shared by users of the same content.
+    async def share(self, content: str, make: Callable[[], dict[str, Tensor]]) -> AsyncIterator[Path]:
+        """Share a file of tensors among users of the same content, and write it unless it is there.
 
         Args:
             content: names what the tensors hold.
-            tensors: what is written.
+            make: makes them, contiguous; called in a thread, unless the file is there.
 
         Raises:
             ContextLostError: it cannot be written.
         """
-        shared = self._shared.get(content)
         try:
-            if shared is None or not shared.is_usable:
-                shared = self._shared[content] = _SharedFile(self.new_path(), tensors)
-        except OSError as error:
-            raise _not_handed_over(error) from error
+            shared = await self._take(content, make)
+        except (OSError, SafetensorError):  # no room, or no folder any more
+            self.drop_idle()
+            try:
+                shared = await self._take(content, make)
+            except (OSError, SafetensorError) as error:
+                raise ContextLostError(f"The context could not be handed to vLLM: {error}") from error
+        try:
+            yield shared.path
+        except ContextLostError:  # whatever is wrong with the file, the next one may be right
+            if self._shared.get(content) is shared:
+                del self._shared[content]
+            raise
+        finally:
+            self._release(content, shared)
+
+    def drop_idle(self, max_bytes: int = 0) -> None:
+        """Remove files that no request uses, the least recently used ones first.
+
+        Args:
+            max_bytes: of those that are left.
+        """
+        nbytes = sum(shared.nbytes for shared in self._idle.values())
+        while nbytes > max_bytes:
+            content, shared = self._idle.popitem(last=False)
+            del self._shared[content]
+            nbytes -= shared.nbytes
+            shared.remove()
+
+    async def _take(self, content: str, make: Callable[[], dict[str, Tensor]]) -> _SharedFile:
+        """Return a file in use, once it is written.
+
+        Raises:
+            OSError, SafetensorError: it cannot be.
+        """
+        shared = self._shared.get(content)
+        self._idle.pop(content, None)
+        if shared is None or not shared.is_usable:
+            shared = self._shared[content] = _SharedFile(self.new_path(), make)
         shared.users += 1
         try:
-            try:
-                await asyncio.shield(shared.written)
-            except (OSError, SafetensorError) as error:  # no room, or no folder any more
-                raise _not_handed_over(error) from error
-            yield shared.path
-        finally:
-            shared.users -= 1
-            if not shared.users:
-                if self._shared.get(content) is shared:
-                    del self._shared[content]
-                shared.written.add_done_callback(shared.remove)
+            await asyncio.shield(shared.written)
+        except BaseException:
+            self._release(content, shared)
+            raise
+        return shared
+
+    def _release(self, content: str, shared: _SharedFile) -> None:
+        """Let go of a file; keep it, if nobody uses it and there is room."""
+        shared.users -= 1
+        if shared.users:
+            return
+        if self._shared.get(content) is not shared:  # its folder was gone, and there is a new one
+            shared.remove()
+        elif shared.is_usable:
+            self._idle[content] = shared
+            self.drop_idle(self._max_idle_bytes)
+        else:
+            del self._shared[content]
+            shared.remove()
 
     def close(self) -> None:
         """Remove the folder."""
@@ -194,10 +255,6 @@ def _locked(folder: Path) -> int | None:
         os.close(opened)
         return None
     return opened
-
-
-def _not_handed_over(error: Exception) -> ContextLostError:
-    return ContextLostError(f"The context could not be handed to vLLM: {error}")
 
 
 def rank_path(path: str, rank: int) -> Path:
