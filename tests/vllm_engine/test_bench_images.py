@@ -7,7 +7,6 @@ from lookonce_evaluation.bench.images import (
     FULL,
     JOINED,
     OTHER,
-    QUICK,
     SAME,
     SCENES,
     load_vllm,
@@ -20,7 +19,7 @@ from lookonce_server.settings import Settings
 
 @pytest.mark.anyio
 async def test_another_order_is_computed_anew_and_joined_contexts_are_not():
-    async with load_vllm(CHECKPOINT, SCENES, QUICK) as engine, methods.open_memory() as store:
+    async with load_vllm(CHECKPOINT, SCENES, max_images=3) as engine, methods.open_memory() as store:
         contexts = await methods.describe_picture(engine, methods.png(1), Settings(), max_tokens=4)
         asked = methods_of(engine, store, contexts, None, 3, has_prefix_cache=True)
         times = await measure_methods(asked, rounds=1)

@@ -57,11 +57,19 @@ _MIXED_SAMPLING = Sampling(24)
 
 
 @asynccontextmanager
-async def load_engine(path: Path, dtype: torch.dtype, *, max_running: int = 1, **options: Any) -> AsyncIterator[Engine]:
+async def load_engine(
+    path: Path, dtype: torch.dtype, *, max_running: int = 1, max_queue: int = 8, **options: Any
+) -> AsyncIterator[Engine]:
     """Load the embedded engine on the CPU."""
     prompt = _SETTINGS.describe_prompt
     engine = await TransformersEngine.load(
-        str(path), dtype=dtype, device="cpu", describe_prompt=prompt, max_running=max_running, max_queue=8, **options
+        str(path),
+        dtype=dtype,
+        device="cpu",
+        describe_prompt=prompt,
+        max_running=max_running,
+        max_queue=max_queue,
+        **options,
     )
     try:
         yield engine

@@ -184,7 +184,7 @@ async def measure_engine(
 
 
 @asynccontextmanager
-async def load_vllm(path: Path, model: Model, plan: Plan) -> AsyncIterator[Engine]:
+async def load_vllm(path: Path, model: Model, *, max_images: int) -> AsyncIterator[Engine]:
     """Load vLLM in this process."""
     from lookonce_server.engines.vllm import VllmEngine
 
@@ -195,7 +195,7 @@ async def load_vllm(path: Path, model: Model, plan: Plan) -> AsyncIterator[Engin
         describe_prompt=settings.describe_prompt,
         max_queue=settings.max_queue,
         options={"enforce_eager": True} | model.options,
-        max_images=max(plan.counts),
+        max_images=max_images,
         handover_bytes=settings.handover_bytes,
     )
     try:
@@ -211,7 +211,11 @@ async def measure(plan: Plan, engines: Sequence[str]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             path = await asyncio.to_thread(model.write, Path(folder))
             for name in engines:
-                opened = load_engine(path, model.dtype) if name == "transformers" else load_vllm(path, model, plan)
+                opened = (
+                    load_engine(path, model.dtype)
+                    if name == "transformers"
+                    else load_vllm(path, model, max_images=max(plan.counts))
+                )
                 rows += await measure_engine(name, opened, model, plan)
     print(record_table(rows))
     return {"rows": rows}

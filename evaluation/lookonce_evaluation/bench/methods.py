@@ -124,7 +124,7 @@ class FromContext:
         self._images = images
         self.context = context
         self._store = store
-        contexts = _contexts(engine, store, plan, context.identity.precision)
+        contexts = contexts_of(engine, store, plan, context.identity.precision)
         self._sessions = Sessions(engine, contexts, images=Images(ImageLimits()), on_miss="compress", metrics=Metrics())
         self._numbers = itertools.count()
 
@@ -215,7 +215,7 @@ async def describe_picture(engine: Engine, image: bytes, settings: Settings, max
     everything = replace(plan, retention=1.0)
     async with open_memory() as store:
         compressed, full = [
-            await _contexts(engine, store, own, precision).create(DEFAULT_TENANT, ImageBytes(image, "image"))
+            await contexts_of(engine, store, own, precision).create(DEFAULT_TENANT, ImageBytes(image, "image"))
             for own, precision in ((plan, settings.precision), (everything, "native"))
         ]
     return PictureContexts(image, plan, compressed, full)
@@ -251,5 +251,6 @@ async def _open(url: str) -> AsyncIterator[Store]:
         await store.close()
 
 
-def _contexts(engine: Engine, store: Store, plan: DescribePlan, precision: str) -> Contexts:
+def contexts_of(engine: Engine, store: Store, plan: DescribePlan, precision: str) -> Contexts:
+    """Return a store's contexts, as an engine makes and uses them."""
     return Contexts(engine, store, plan=plan, precision=precision, images=Images(ImageLimits()), metrics=Metrics())
