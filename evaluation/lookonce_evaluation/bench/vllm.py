@@ -77,7 +77,7 @@ class Model:
 
 
 SCENES = Model(
-    "scenes, 5.0 M, float32",
+    "scenes, 5.4 M, float32",
     torch.float32,
     lambda _: CHECKPOINT,
     side=None,
