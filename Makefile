@@ -29,7 +29,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test test-all test-image models lint report bench bench-store bench-server bench-vllm bench-gpu bench-images bench-first soak cluster joins train dashboards \
+.PHONY: help serve demo test test-all test-image models lint report bench bench-store bench-server bench-vllm bench-gpu bench-images bench-first bench-serve soak cluster joins train dashboards \
 	image image-cuda clean
 
 help: ## list the targets
@@ -97,6 +97,9 @@ bench-images: $(VENV)/.dev ## measure a question over 1 to 16 images in both eng
 
 bench-first: $(VENV)/.dev ## measure the first answer about an image in both engines, beside a plain full pass
 	$(BIN)/python -m lookonce_evaluation.bench.first $(ARGS)
+
+bench-serve: $(VENV)/.dev ## measure lookonce beside vLLM's own server, under vLLM's own load
+	$(BIN)/python -m lookonce_evaluation.bench.serve $(ARGS)
 
 soak: $(VENV)/.dev ## ask for 10 minutes while Redis is killed again and again; fails on a wrong answer
 	$(BIN)/python -m lookonce_evaluation.bench.soak $(ARGS)
