@@ -82,7 +82,7 @@ async def test_a_client_gone_before_its_stream_begins_stops_every_answer(app, be
     async def gone(message) -> None:
         raise ConnectionResetError("gone")
 
-    scope = {"type": "http", "app": app, "method": "POST", "path": "/", "headers": []}
+    scope = {"type": "http", "app": app, "method": "POST", "path": "/", "headers": [], "state": {"tenant": TENANT}}
     response = await chat(ChatRequest(**ENDLESS, stream=True), Request(scope, nothing_more), TENANT)
     with pytest.raises(ConnectionResetError, match="gone"):
         await response(scope, nothing_more, gone)
