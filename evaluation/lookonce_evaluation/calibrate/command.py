@@ -179,19 +179,24 @@ def _parser() -> argparse.ArgumentParser:
     retention = number(lambda share: 0 < share <= 1, "a share, above 0 and at most 1")
     tolerance = number(lambda share: 0 <= share < 1, "a share, at least 0 and below 1")
     add = command.add_argument
-    add("model", help="checkpoint folder, hub name, or 'bundled'")
-    add("--images", required=True, help="'scenes', or a folder of pictures")
-    add("--count", type=_several, default=200, help="images, half of them to verify [%(default)s]")
-    add("--questions", type=Path, help="file with a question a line, for a folder of pictures [built in]")
+    add("model", metavar="MODEL", help="checkpoint folder, hub name, or 'bundled'")
+    add("--images", metavar="SOURCE", required=True, help="'scenes', or a folder of pictures")
+    add("--count", metavar="N", type=_several, default=200, help="images, half of them to verify [%(default)s]")
+    add(
+        "--questions",
+        metavar="FILE",
+        type=Path,
+        help="file with a question a line, for a folder of pictures [built in]",
+    )
     text = "share of the full pass that may be lost [%(default)s]"
-    add("--tolerance", type=tolerance, default=0.01, help=text)
+    add("--tolerance", metavar="SHARE", type=tolerance, default=0.01, help=text)
     text = "shares of the image tokens [%(default)s]"
-    add("--retentions", type=retention, nargs="+", default=RETENTIONS, help=text)
-    add("--selections", type=_selection, nargs="+", default=SELECTIONS, help="[%(default)s]")
+    add("--retentions", metavar="SHARE", type=retention, nargs="+", default=RETENTIONS, help=text)
+    add("--selections", metavar="NAME", type=_selection, nargs="+", default=SELECTIONS, help="[%(default)s]")
     add("--rows", nargs="+", choices=ROWS, default=ROWS, help="whose attention is scored [%(default)s]")
-    add("--windows", nargs="+", metavar="WINDOW", help="layers, as in 'middle' or '2-6' [many by depth]")
-    add("--describe-prompt", type=_prompt, help="the describe pass's instruction [the server's]")
-    add("-o", "--output", type=Path, default=Path("profile.json"), help="the profile [%(default)s]")
+    add("--windows", nargs="+", metavar="LAYERS", help="layers, as in 'middle' or '2-6' [many by depth]")
+    add("--describe-prompt", metavar="TEXT", type=_prompt, help="the describe pass's instruction [the server's]")
+    add("-o", "--output", metavar="FILE", type=Path, default=Path("profile.json"), help="the profile [%(default)s]")
     return command
 
 
