@@ -207,6 +207,15 @@ def test_a_row_is_no_wider_than_the_terminal(context, width):
     assert shown.endswith("…") or shown == formatting.one_line(context.description)
 
 
+def test_wide_characters_take_two_columns():
+    wide = replace(ONE, description="\N{CJK UNIFIED IDEOGRAPH-5716}" * 40)
+    row = formatting.context_row(wide, NOW, 80)
+    assert row.endswith("KiB  " + "\N{CJK UNIFIED IDEOGRAPH-5716}" * 10 + "…")
+    assert len(row) + 10 == 78
+    combined = "e\N{COMBINING ACUTE ACCENT}" * 21
+    assert formatting.context_row(replace(ONE, description=combined), NOW, 80).endswith(combined)
+
+
 def test_a_description_cannot_steer_the_terminal():
     steering = replace(ONE, description="red\n\x1b[2J\x9b31mstar\u202e \t\x00end")
     assert formatting.context_row(steering, NOW, 80).endswith("  red [2J 31mstar end")
