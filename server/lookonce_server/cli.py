@@ -113,14 +113,16 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
 
 def _check_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lookonce check", description=check.__doc__.partition("\n")[0])  # type: ignore[union-attr]
-    parser.add_argument("model", help="checkpoint folder or hub name")
+    parser.add_argument("model", metavar="MODEL", help="checkpoint folder or hub name")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code of the checkpoint's own")
     return parser
 
 
 def _new_key_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lookonce new-key", description=new_key.__doc__.partition("\n")[0])  # type: ignore[union-attr]
-    parser.add_argument("tenant", help="the tenant that gets the key: letters, digits, '.', '_' or '-'")
+    parser.add_argument(
+        "tenant", metavar="TENANT", help="the tenant that gets the key: letters, digits, '.', '_' or '-'"
+    )
     return parser
 
 
