@@ -3,6 +3,7 @@
 Each command is a module with `main(arguments)`, imported when it is called.
 """
 
+import argparse
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -45,12 +46,26 @@ def calibrate(arguments: list[str]) -> int:
     return run("calibrate", "lookonce_evaluation.calibrate.command", arguments)
 
 
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Return parsers that know the names of `eval`'s and `analyze`'s commands, for shells' completion."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for group, names in (("eval", EVAL), ("analyze", ANALYZE)):
+        parser = found[group] = argparse.ArgumentParser(prog=f"lookonce {group}")
+        commands = parser.add_subparsers(metavar="COMMAND")
+        for name, (_, what) in names.items():
+            commands.add_parser(name, help=what)
+    return found
+
+
 def _dispatch(group: str, commands: Mapping[str, tuple[str, str]], arguments: list[str]) -> int:
     name = arguments[0] if arguments else ""
     if name not in commands:
         lines = [f"  {known:12} {what}" for known, (_, what) in commands.items()]
         is_help = name in ("-h", "--help")
-        print(f"usage: lookonce {group} COMMAND ...\n", *lines, sep="\n", file=sys.stdout if is_help else sys.stderr)
+        if name and not is_help:
+            lines.append(f"\nlookonce {group}: no command {name!r}")
+        lines.insert(0, f"usage: lookonce {group} COMMAND ...\n\ncommands (each has its --help):")
+        print(*lines, sep="\n", file=sys.stdout if is_help else sys.stderr)
         return 0 if is_help else 2
     return run(f"{group} {name}", commands[name][0], arguments[1:])
 

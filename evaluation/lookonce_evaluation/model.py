@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from lookonce_evaluation.errors import EvaluationError
+from lookonce_evaluation.progress import set_library_bars
 from lookonce_pruning import Blocked, Knockout, count_recurrent_layers, parse_window
 from lookonce_scenes import CHECKPOINT
 from lookonce_server.engines.conversation import Conversation, Turn
@@ -77,7 +78,10 @@ class EvalModel:
 
         Raises:
             ModelRefusedError: it cannot be loaded, or has recurrent layers.
+            EvaluationError: there is no such device.
         """
+        set_library_bars()
+        _check_device(device)
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         name = str(CHECKPOINT) if checkpoint == BUNDLED else checkpoint
         trust = settings.trust_remote_code
@@ -221,3 +225,13 @@ class EvalModel:
             with knockout:
                 step = self.extend(step.cache, step.next_position, torch.tensor([rows[row][-1:] for row in live]))
         return rows
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (AssertionError, RuntimeError) as error:  # a torch without CUDA asserts that it has it
+        reason = str(error).partition("\n")[0]
+        raise EvaluationError(
+            f"--device {name}: expected 'cpu', 'cuda' or 'cuda:1', of this machine ({reason})"
+        ) from None

@@ -1,6 +1,8 @@
 """Command-line options that several commands share."""
 
 import argparse
+import shutil
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -15,19 +17,29 @@ _RESUMES = "folder of the results; the same command goes on where one was interr
 
 def bare_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """Make a parser with `--device` and `--out`."""
+    width = min(shutil.get_terminal_size().columns, 120) - 2
+    paragraphs = [
+        textwrap.fill(text, width, break_on_hyphens=False) for text in (description or "").strip().split("\n\n")
+    ]
     command = argparse.ArgumentParser(
-        prog=f"lookonce {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"lookonce {name}",
+        description="\n\n".join(paragraphs),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("--device", default="cpu", help="'cpu', 'cuda' or 'cuda:1' [%(default)s]")
-    command.add_argument("--out", type=Path, default=Path("runs") / name.replace(" ", "-"), help=_RESUMES)
+    command.add_argument("--device", metavar="DEVICE", default="cpu", help="'cpu', 'cuda' or 'cuda:1' [%(default)s]")
+    command.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("runs") / name.replace(" ", "-"), help=_RESUMES
+    )
     return command
 
 
 def parser(name: str, description: str | None, *, images: int) -> argparse.ArgumentParser:
     """Make a parser with `--model`, `--device`, `--images` and `--out`."""
     command = bare_parser(name, description)
-    command.add_argument("--model", default=BUNDLED, help="checkpoint folder, hub name, or 'bundled' [%(default)s]")
-    command.add_argument("--images", type=positive, default=images, help="how many images [%(default)s]")
+    command.add_argument(
+        "--model", metavar="MODEL", default=BUNDLED, help="checkpoint folder, hub name, or 'bundled' [%(default)s]"
+    )
+    command.add_argument("--images", metavar="N", type=positive, default=images, help="how many images [%(default)s]")
     return command
 
 
@@ -35,9 +47,11 @@ def context_options(command: argparse.ArgumentParser, retentions: Sequence[float
     """Add `--retentions`, `--selection`, `--window` and `--rows`."""
     listed = ",".join(f"{share:g}" for share in retentions)
     add = command.add_argument
-    add("--retentions", type=shares, default=retentions, help=f"shares of the image tokens [{listed}]")
-    add("--selection", type=selection, help="how they are chosen [the server's setting]")
-    add("--window", help="layers whose attention is scored [the server's setting]")
+    add(
+        "--retentions", metavar="SHARES", type=shares, default=retentions, help=f"shares of the image tokens [{listed}]"
+    )
+    add("--selection", metavar="NAME", type=selection, help="how they are chosen [the server's setting]")
+    add("--window", metavar="LAYERS", help="layers whose attention is scored [the server's setting]")
     add("--rows", choices=get_args(ScoreQueries), help="whose attention is scored [the server's setting]")
     return command
 

@@ -8,12 +8,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 import lookonce_evaluation
 import lookonce_pruning
 import lookonce_scenes
 from lookonce_evaluation.errors import EvaluationError
+from lookonce_evaluation.progress import bar
 from lookonce_server import engines
 
 T = TypeVar("T")
@@ -51,7 +50,6 @@ class Run:
         *,
         name: Callable[[T], str] = _NAME,
         label: str = "",
-        progress: bool = True,
     ) -> list[JSON]:
         """Compute the results that are missing, and return all, in order.
 
@@ -59,18 +57,16 @@ class Run:
             items: each gives one result.
             work: computes it.
             name: of an item in the run's file.
-            label: of the bar on the standard error stream; the folder's name by default.
-            progress: whether the bar is shown.
+            label: of the progress bar; the folder's name by default.
         """
-        bar = tqdm(items, desc=label or self.folder.name, disable=not progress)
+        missing = {name(item): item for item in items if name(item) not in self._done}
+        done = len(items) - len(missing)
         with self._path.open("a") as file:
-            for item in bar:
-                key = name(item)
-                if key not in self._done:
-                    result = json.dumps(work(item), allow_nan=False)
-                    file.write(f"{json.dumps(key)}\t{result}\n")
-                    file.flush()
-                    self._done[key] = json.loads(result)
+            for key in bar(missing, total=len(items), done=done, label=label or self.folder.name):
+                result = json.dumps(work(missing[key]), allow_nan=False)
+                file.write(f"{json.dumps(key)}\t{result}\n")
+                file.flush()
+                self._done[key] = json.loads(result)
         return [self._done[name(item)] for item in items]
 
     def write(self, name: str, text: str) -> None:

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,6 +49,7 @@ from lookonce_server.settings import BUNDLED, Settings
 if TYPE_CHECKING:
     from lookonce_server.tracing.otlp import Telemetry
 
+_VLLM_JSON_LOG = Path(__file__).parent / "engines" / "vllm" / "json_log.json"
 _log = logging.getLogger(__name__)
 
 # Beside these routes there are the pages' files and the OpenAPI document.
@@ -249,6 +252,8 @@ async def _load_transformers(settings: Settings) -> Engine:
 
 
 async def _load_vllm(settings: Settings) -> Engine:
+    if settings.log_format == "json":  # in all of vLLM's processes
+        os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(_VLLM_JSON_LOG))
     try:
         from lookonce_server.engines.vllm import VllmEngine
     except ImportError as error:

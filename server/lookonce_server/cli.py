@@ -42,9 +42,11 @@ def serve(arguments: list[str]) -> int:
     Returns:
         The exit code: 0, or 1 when it could not start or its engine ended, with one line that says why.
     """
+    is_json = False
     with Signals() as signals:
         try:
             settings = _settings(arguments)
+            is_json = settings.log_format == "json"
             logs.configure(settings.log_level, settings.log_format)
             _log.info("Starting lookonce: model %s, engine %s.", settings.model, settings.engine)
             from lookonce_server.process import run
@@ -52,7 +54,10 @@ def serve(arguments: list[str]) -> int:
             return run(settings, signals)
         except StartError as error:
             _log.debug("the start failed", exc_info=error)
-            sys.stderr.write(f"lookonce serve: {error}\n")
+            if is_json:
+                _log.critical("%s", error)
+            else:
+                sys.stderr.write(f"lookonce serve: {error}\n")
             return 1
 
 
@@ -65,10 +70,7 @@ def check(arguments: list[str]) -> int:
     Returns:
         The exit code: 0, or 1 when it cannot be served, with one line that says why.
     """
-    parser = argparse.ArgumentParser(prog="lookonce check", description=check.__doc__.partition("\n")[0])  # type: ignore[union-attr]
-    parser.add_argument("model", help="checkpoint folder or hub name")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run code of the checkpoint's own")
-    options = parser.parse_args(arguments)
+    options = _check_parser().parse_args(arguments)
     from lookonce_server.check import check_checkpoint
     from lookonce_server.settings import Settings
 
@@ -91,8 +93,7 @@ def new_key(arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    parser = argparse.ArgumentParser(prog="lookonce new-key", description=new_key.__doc__.partition("\n")[0])  # type: ignore[union-attr]
-    parser.add_argument("tenant", help="the tenant that gets the key: letters, digits, '.', '_' or '-'")
+    parser = _new_key_parser()
     tenant = parser.parse_args(arguments).tenant
     try:
         check_tenant(tenant)
@@ -101,6 +102,28 @@ def new_key(arguments: list[str]) -> int:
     key = access.new_key()
     print(_NEW_KEY.format(key=key, tenant=tenant, hash=access.key_hash(key)))  # noqa: T201 - for people
     return 0
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of these commands, for shells' completion."""
+    from lookonce_server.settings.flags import serve_parser
+
+    return {"serve": serve_parser().parser, "check": _check_parser(), "new-key": _new_key_parser()}
+
+
+def _check_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lookonce check", description=check.__doc__.partition("\n")[0])  # type: ignore[union-attr]
+    parser.add_argument("model", metavar="MODEL", help="checkpoint folder or hub name")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code of the checkpoint's own")
+    return parser
+
+
+def _new_key_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lookonce new-key", description=new_key.__doc__.partition("\n")[0])  # type: ignore[union-attr]
+    parser.add_argument(
+        "tenant", metavar="TENANT", help="the tenant that gets the key: letters, digits, '.', '_' or '-'"
+    )
+    return parser
 
 
 def _settings(arguments: list[str]) -> "Settings":

@@ -12,37 +12,43 @@ from contextlib import contextmanager
 
 from PIL import Image
 
-from lookonce import Answer, APIConnectionError, Client
+from lookonce import Answer, APIConnectionError, Client, LookonceError
 from lookonce_scenes.questions import OPEN, Question, yes_no_pair
 from lookonce_scenes.world import Scene, render, sample_scene
 
-_LINE = "{:46} {:13} {:5} {:4} {:>7} {:>6} {:>8}"
+_START_SECONDS = 120.0
+_LINE = "{:>6} {:>6}  {:4}  {}"  # no wider than 80 columns, with the longest question and its answer
 
 
 @contextmanager
-def running_server() -> Iterator[str]:
-    """Run a server on a free port; gives its URL."""
+def running_server() -> Iterator[Client]:
+    """Run a server on a free port; gives a client of it once it is ready.
+
+    Raises:
+        LookonceError: it does not start; it has said why.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "lookonce", "serve", "--port", str(port), "--log-level", "warning"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - ourselves
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603 - ourselves
     try:
-        yield f"http://127.0.0.1:{port}"
+        with Client(f"http://127.0.0.1:{port}", max_retries=0) as client:
+            _wait_until_ready(client, process)
+            yield client
     finally:
         process.terminate()
         process.wait()
 
 
-def wait_until_ready(client: Client, seconds: float = 120) -> None:
-    """Return once the server answers, or raise its last error."""
-    deadline = time.monotonic() + seconds
+def _wait_until_ready(client: Client, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
             client.models()
         except APIConnectionError:
-            if time.monotonic() > deadline:
-                raise
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise LookonceError("the server does not start") from None
             time.sleep(0.3)
         else:
             return
@@ -67,15 +73,18 @@ def main() -> None:
         picture.save(arguments.save)
     png = io.BytesIO()
     picture.save(png, "PNG")
-    with running_server() as url, Client(url, max_retries=0) as client:
-        wait_until_ready(client)
+    questions = questions_about(scene, random.Random(arguments.seed))  # noqa: S311 - not for secrets
+    with running_server() as client:
         session = client.image(png.getvalue())
         _say(f"The picture: {scene.caption}\n")
-        _say(_LINE.format("question", "answer", "right", "", "context", "saved", "ms"))
-        for question in questions_about(scene, random.Random(arguments.seed)):  # noqa: S311 - not for secrets
-            answer = session.ask(question.text)
-            _say(_row(question, answer))
-        context = client.get_context(session.context_id or "")
+        _say(_LINE.format("ms", "tokens", "", "question and answer; tokens: those that were run for it"))
+        _say(_row(questions[0], session.ask(questions[0].text, mode="full_image")))
+        started = time.perf_counter()
+        context = session.prepare()
+        milliseconds = f"{1000 * (time.perf_counter() - started):.1f}"
+        _say(_LINE.format(milliseconds, "", "once", "the describe pass; what follows comes from its context"))
+        for question in questions:
+            _say(_row(question, session.ask(question.text)))
     _say(f"\nDescribed once: {context.description}")
     _say(
         f"Kept {context.kept_tokens} of {context.image_tokens} image tokens; the context has {context.tokens} tokens"
@@ -84,12 +93,10 @@ def main() -> None:
 
 
 def _row(question: Question, answer: Answer) -> str:
-    right = "yes" if answer.text == question.answer else "NO"
-    cache = "hit" if answer.hit else "miss"
-    milliseconds = f"{1000 * answer.seconds:.1f}"
-    return _LINE.format(
-        question.text, answer.text, right, cache, answer.context_tokens, answer.tokens_saved, milliseconds
-    )
+    origin = "hit" if answer.hit else "full"
+    run = answer.prompt_tokens - answer.cached_tokens
+    wrong = "" if answer.text == question.answer else "  WRONG"
+    return _LINE.format(f"{1000 * answer.seconds:.1f}", run, origin, f"{question.text} {answer.text}{wrong}")
 
 
 def _say(text: str) -> None:
@@ -97,4 +104,9 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (LookonceError, OSError, ValueError) as error:
+        sys.exit(f"demo: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

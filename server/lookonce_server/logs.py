@@ -7,6 +7,7 @@ a request are logged by their type and traceback alone.
 import json
 import logging
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -58,11 +59,12 @@ class RequestFacts:
     trace_id: str | None = None
 
 
+_log = logging.getLogger(__name__)
 current_request: ContextVar[RequestFacts | None] = ContextVar("current_request", default=None)
 
 
 def configure(level: str, form: Literal["text", "json"]) -> None:
-    """Send the log to stderr.
+    """Send the log to stderr; as JSON, so are warnings and what Python would write there itself.
 
     Args:
         level: of lookonce's own loggers: "debug", "info", ...
@@ -75,6 +77,11 @@ def configure(level: str, form: Literal["text", "json"]) -> None:
     for name in _OURS:
         logging.getLogger(name).setLevel(level.upper())
     logging.getLogger("uvicorn.error").setLevel(max(logging.INFO, logging.getLevelName(level.upper())))
+    if form == "json":
+        logging.captureWarnings(capture=True)
+        sys.excepthook = lambda _, error, __: _log_uncaught(error)
+        threading.excepthook = lambda hook: _log_uncaught(hook.exc_value)
+        sys.unraisablehook = lambda hook: _log_uncaught(hook.exc_value)
 
 
 class TextFormatter(logging.Formatter):
@@ -108,6 +115,11 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info and record.exc_info[1] is not None:
             line["exception"] = "\n".join(_trace(record.exc_info[1]))
         return json.dumps(line, ensure_ascii=True)
+
+
+def _log_uncaught(error: BaseException | None) -> None:
+    if isinstance(error, Exception):  # neither Ctrl-C nor an exit
+        _log.error("an error that nothing has caught", exc_info=error)
 
 
 def _with_request(record: logging.LogRecord) -> bool:

@@ -10,24 +10,16 @@ from fastapi import FastAPI
 
 from lookonce_cache import StoreConfigError
 from lookonce_server.app import running_app
+from lookonce_server.banner import announce, warnings_of
 from lookonce_server.errors import EngineError, ServerError, StartError
 from lookonce_server.http.protocol.connection import RefusalLog
 from lookonce_server.http.protocol.listener import bind
+from lookonce_server.http.routes.operations import store_state
 from lookonce_server.http.state import AppState
 from lookonce_server.server import Server
 from lookonce_server.settings import Settings
 from lookonce_server.signals import Signals, end, end_after
 
-_HINT = """
-lookonce serves {model!r} at {url}. Try, in another terminal:
-
-  lookonce ask picture.png "How many objects are there?" "What color is the star?" --server {url}
-  curl {url}/metrics
-
-or point any OpenAI client at it:
-
-  client = openai.OpenAI(base_url="{url}/v1", api_key="{api_key}")
-"""
 _WATCH_SECONDS = 0.5  # between looks at the engine
 _UNDO_SECONDS = 10.0  # that a start which is broken off may take to undo what it has begun; most take none
 _CLOSE_SECONDS = 10.0  # that the parts may take to close when the engine has ended
@@ -87,13 +79,13 @@ async def _started(settings: Settings, parts: AsyncExitStack) -> FastAPI:
 
 async def _listen(app: FastAPI, settings: Settings, sockets: list[socket.socket], signals: Signals) -> int:
     state: AppState = app.state.parts
-    api_key = "<key>" if settings.has_keys else "any"
-
-    def on_listening(url: str) -> None:
-        print(_HINT.format(model=settings.api_model, url=url, api_key=api_key), flush=True)  # noqa: T201 - for people
-
+    warnings = warnings_of(settings, await store_state(state))
     server = Server(
-        app, settings, refusals=RefusalLog(state.metrics), lifecycle=state.lifecycle, on_listening=on_listening
+        app,
+        settings,
+        refusals=RefusalLog(state.metrics),
+        lifecycle=state.lifecycle,
+        on_listening=lambda url: announce(settings, url, warnings),
     )
     signals.stop_by(server.stop)
     watching = asyncio.create_task(_watch(state, server))

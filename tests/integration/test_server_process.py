@@ -21,7 +21,7 @@ from lookonce_scenes import CHECKPOINT
 
 from ..support.checkpoint_copies import copy_checkpoint
 from ..support.pseudo_terminal import PseudoTerminal
-from ..support.server_process import environment
+from ..support.server_process import LookonceServer, environment
 
 SECONDS = 120.0  # only a failure, or a very busy machine, waits that long
 COMMAND = (sys.executable, "-m", "lookonce", "serve")
@@ -148,7 +148,7 @@ STEPS = ("Starting lookonce: model ", "Loading the model: ", "Checking the model
 
 def test_a_start_at_a_terminal_says_what_it_does_with_a_progress_bar():
     with PseudoTerminal("serve", "--port", "0", environment=environment()) as terminal:
-        terminal.wait_for("Try, in another terminal")
+        terminal.wait_for("point any OpenAI client at it")
         terminal.type("\x03")
         assert terminal.end() == 0
     steps = [*STEPS[:2], BAR, STEPS[2], "lookonce serves 'lookonce-scenes' at http://"]
@@ -167,26 +167,28 @@ def exit_file(tmp_path, monkeypatch) -> Path:
     return path
 
 
-def test_a_log_of_json_has_nothing_else_and_the_exit_is_a_whole_one(tmp_path, exit_file):
-    log = tmp_path / "log"
-    command = [*COMMAND, "--port", "0", "--log-format", "json"]
-    with (
-        log.open("wb") as file,
-        subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=file, text=True) as server,
-    ):
-        assert server.stdout is not None
-        shown = []
-        while not any("point any OpenAI client at it" in line for line in shown):
-            shown.append(server.stdout.readline())
-            assert shown[-1], log.read_text()
-        server.terminate()
-        assert server.wait(SECONDS) == 0
-    messages = [json.loads(line)["message"] for line in log.read_text().splitlines()]
+def test_a_log_of_json_has_nothing_else_and_the_exit_is_a_whole_one(exit_file, taken):
+    """Every line of the process's output, from its first to its last, though the store is away."""
+    store = f"redis://127.0.0.1:{taken}/0"
+    with LookonceServer("--log-format", "json", "--store", store) as server:
+        assert server.get("/health").status_code == 200
+        assert server.stop() == 0
+        lines = [json.loads(line) for line in server.log().splitlines()]
+    messages = [line["message"] for line in lines]
     assert not any("Loading weights" in message for message in messages)
-    told = [next(message for message in messages if message.startswith(step)) for step in STEPS]
+    steps = (*STEPS, f"lookonce serves 'lookonce-scenes' at {server.url}. Try its page: {server.url}/")
+    told = [next(message for message in messages if message.startswith(step)) for step in steps]
     assert sorted(told, key=messages.index) == told
-    assert sum("lookonce serves" in line for line in shown) == 1
+    away = [line["level"] for line in lines if line["message"].startswith("the store does not answer. Until it does")]
+    assert away == ["warning"]
     assert exit_file.exists()
+
+
+def test_a_start_that_fails_is_a_line_of_json_too():
+    failed = run("--port", "0", "--log-format", "json", *WITHOUT_MODEL)
+    lines = [json.loads(line) for line in failed.stderr.splitlines()]
+    assert (failed.returncode, failed.stdout, lines[-1]["level"]) == (1, "", "critical")
+    assert WITHOUT_MODEL[1] in lines[-1]["message"]
 
 
 def test_a_model_that_cannot_be_served_ends_the_start_with_one_sentence(tmp_path):

@@ -198,7 +198,7 @@ def parse_context(body: Any) -> Context:
         return Context(
             **optional, **{field.name: body[field.name] for field in fields(Context) if field.name != "frames"}
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise unexpected_reply("a context", error) from error
 
 
@@ -246,7 +246,7 @@ def _parse_stats(body: Any) -> ContextStats:
     try:
         named = {field.name: body[field.name] for field in fields(ContextStats) if field.default is MISSING}
         return ContextStats(**named, tokens_saved=body.get("tokens_saved", 0))  # which older servers do not count
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise unexpected_reply("the contexts' stats", error) from error
 
 

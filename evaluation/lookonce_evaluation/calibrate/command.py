@@ -1,9 +1,9 @@
-"""Find a checkpoint's profile: `lookonce calibrate MODEL --images scenes|DIR`.
+"""Find the best settings for a checkpoint: `lookonce calibrate MODEL --images scenes|DIR`.
 
-Candidates are scoring windows, whose attention is recorded, and selections, at several retentions. On `scenes` answers
-are held to the truth; on a folder of pictures, of which nothing is known, to the full pass's own. One half of the
-images chooses. On the other half the smallest retention that surely keeps the full pass's accuracy, but for the
-tolerance, becomes the profile. `lookonce serve --profile` reads it.
+It tries candidates: windows of layers whose attention is recorded, and selections, at several retentions. On `scenes`
+their answers are compared with the truth. Of a folder of pictures nothing is known: there they are compared with the
+full pass's own. One half of the images chooses. The other half verifies: the smallest retention that surely keeps the
+full pass's accuracy, but for the tolerance, becomes the profile. `lookonce serve --profile` reads it.
 """
 
 import argparse
@@ -179,20 +179,36 @@ def _parser() -> argparse.ArgumentParser:
     retention = number(lambda share: 0 < share <= 1, "a share, above 0 and at most 1")
     tolerance = number(lambda share: 0 <= share < 1, "a share, at least 0 and below 1")
     add = command.add_argument
-    add("model", help="checkpoint folder, hub name, or 'bundled'")
-    add("--images", required=True, help="'scenes', or a folder of pictures")
-    add("--count", type=_several, default=200, help="images, half of them to verify [%(default)s]")
-    add("--questions", type=Path, help="file with a question a line, for a folder of pictures [built in]")
+    add("model", metavar="MODEL", help="checkpoint folder, hub name, or 'bundled'")
+    add("--images", metavar="SOURCE", required=True, help="'scenes', or a folder of pictures")
+    add("--count", metavar="N", type=_several, default=200, help="images, half of them to verify [%(default)s]")
+    add(
+        "--questions",
+        metavar="FILE",
+        type=Path,
+        help="file with a question a line, for a folder of pictures [built in]",
+    )
     text = "share of the full pass that may be lost [%(default)s]"
-    add("--tolerance", type=tolerance, default=0.01, help=text)
-    text = "shares of the image tokens [%(default)s]"
-    add("--retentions", type=retention, nargs="+", default=RETENTIONS, help=text)
-    add("--selections", type=_selection, nargs="+", default=SELECTIONS, help="[%(default)s]")
-    add("--rows", nargs="+", choices=ROWS, default=ROWS, help="whose attention is scored [%(default)s]")
-    add("--windows", nargs="+", metavar="WINDOW", help="layers, as in 'middle' or '2-6' [many by depth]")
-    add("--describe-prompt", type=_prompt, help="the describe pass's instruction [the server's]")
-    add("-o", "--output", type=Path, default=Path("profile.json"), help="the profile [%(default)s]")
+    add("--tolerance", metavar="SHARE", type=tolerance, default=0.01, help=text)
+    text = f"shares of the image tokens [{_listed(RETENTIONS)}]"
+    add("--retentions", metavar="SHARE", type=retention, nargs="+", default=RETENTIONS, help=text)
+    add(
+        "--selections",
+        metavar="NAME",
+        type=_selection,
+        nargs="+",
+        default=SELECTIONS,
+        help=f"how tokens are chosen [{_listed(SELECTIONS)}]",
+    )
+    add("--rows", nargs="+", choices=ROWS, default=ROWS, help=f"whose attention is scored [{_listed(ROWS)}]")
+    add("--windows", nargs="+", metavar="LAYERS", help="layers, as in 'middle' or '2-6' [many by depth]")
+    add("--describe-prompt", metavar="TEXT", type=_prompt, help="the describe pass's instruction [the server's]")
+    add("-o", "--output", metavar="FILE", type=Path, default=Path("profile.json"), help="the profile [%(default)s]")
     return command
+
+
+def _listed(values: Sequence[object]) -> str:
+    return " ".join(map(str, values))
 
 
 def _several(text: str) -> int:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lookonce_cache import PRECISIONS
 from lookonce_cache.format.quantization import QuantizedTensor, Role, quantize
@@ -23,6 +22,7 @@ from lookonce_evaluation.metrics.grading import grade_exactly
 from lookonce_evaluation.metrics.mme import Outcomes
 from lookonce_evaluation.model import EvalModel, PreparedCache
 from lookonce_evaluation.options import positive
+from lookonce_evaluation.progress import bar
 from lookonce_evaluation.tables import table
 from lookonce_server.settings import BUNDLED, Settings
 
@@ -58,11 +58,11 @@ class Answered(NamedTuple):
     right: list[bool]
 
 
-def evaluate(model: EvalModel, cases: list[Case], settings: Settings, progress: bool = True) -> list[Row]:
+def evaluate(model: EvalModel, cases: list[Case], settings: Settings) -> list[Row]:
     """Measure the table's rows, native first in each retention."""
     answered: dict[tuple[float, str], list[Answered]] = {(s, p): [] for s in RETENTIONS for p in PRECISIONS}
     window = model.window(settings.window)
-    for case in tqdm(cases, disable=not progress):
+    for case in bar(cases, total=len(cases), label="precision"):
         described = describe(model, case, window)
         prompts = [model.after_context(question.text) for question in case.questions]
         columns = described.prompt.image_positions

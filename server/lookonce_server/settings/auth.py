@@ -19,14 +19,15 @@ class AuthSettings(BaseModel):
         Field(description="TOML file of API keys, their tenants and limits; without keys only this machine may ask"),
     ] = None
     api_key_hashes: Annotated[
-        str | None, Field(description="more keys, or without a file: 'tenant=sha256:...' entries, separated by commas")
+        str | None,
+        Field(description="more keys, or keys without a file: 'tenant=sha256:...' entries, separated by commas"),
     ] = None
     allow_anyone: Annotated[
         bool, Field(description="serve anyone, without keys and on any host: when a proxy of yours guards it")
     ] = False
     allowed_origins: Annotated[
         str | None,
-        Field(description="whose web pages may ask, beside the server's own: 'https://a.example', separated by commas"),
+        Field(description="web pages that may ask, beside the server's own: 'https://a.example', separated by commas"),
     ] = None
     max_concurrent_per_tenant: Annotated[
         int | None, Field(ge=1, description="requests of a tenant under way at once; default: no limit")

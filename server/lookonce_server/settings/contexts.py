@@ -35,7 +35,9 @@ class DescribeSettings(BaseModel):
         str,
         Field(description="layers whose attention is recorded: 'middle', 'all', or a half-open range such as '4-8'"),
     ] = "middle"
-    rows: Annotated[ScoreQueries, Field(description="whose attention is recorded")] = "generated"
+    rows: Annotated[
+        ScoreQueries, Field(description="whose attention scores: the description's tokens, the prompt's, or both")
+    ] = "generated"
     describe_prompt: Annotated[str, Field(min_length=1, description="the describe pass's instruction")] = (
         "Describe the image."
     )
@@ -59,7 +61,7 @@ class DescribeSettings(BaseModel):
     ] = False
     fallback_margin: Annotated[
         float,
-        Field(ge=0, description="what is sure: each token leads the next likeliest by this, in log-probability"),
+        Field(ge=0, description="an answer is sure if each token leads the next likeliest by this, in log-probability"),
     ] = 3.0
     fallback_tokens: Annotated[
         int, Field(ge=1, le=64, description="first tokens of an answer that are looked at, and held back until then")

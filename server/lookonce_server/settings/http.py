@@ -1,14 +1,13 @@
-"""Settings of the HTTP server, of the log and of traces."""
+"""Settings of the HTTP server."""
 
 import re
 from ipaddress import ip_network
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, Field, field_validator
 
 from lookonce_server.settings.comma_list import CommaList
 
-_URL = re.compile(r"https?://[^\s?#/@]+(/[^\s?#]*)?")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
@@ -54,30 +53,6 @@ class HttpSettings(BaseModel):
         float,
         Field(ge=0, allow_inf_nan=False, description="seconds that what is under way may take when the server ends"),
     ] = 30.0
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="how much is logged")] = "info"
-    log_format: Annotated[Literal["text", "json"], Field(description="lines for people, or one JSON object a line")] = (
-        "text"
-    )
-    metrics_tenants: Annotated[
-        int,
-        Field(ge=0, le=1000, description="tenants in /metrics by name, the first of the keys; the rest are 'other'"),
-    ] = 0
-
-    otlp_endpoint: Annotated[
-        str | None,
-        Field(description="OpenTelemetry collector that gets traces and metrics: 'http://localhost:4318'"),
-    ] = None
-
-    def otlp_url(self, signal: Literal["traces", "metrics"]) -> str | None:
-        """Return where a signal is sent, if a collector was named."""
-        return self.otlp_endpoint and f"{self.otlp_endpoint.rstrip('/')}/v1/{signal}"
-
-    @field_validator("otlp_endpoint")
-    @classmethod
-    def _is_url(cls, value: str | None) -> str | None:
-        if value is not None and not _URL.fullmatch(value):
-            raise ValueError("expected the base URL of a collector that takes OTLP over HTTP: 'http://localhost:4318'")
-        return value
 
     @field_validator("root_path")
     @classmethod

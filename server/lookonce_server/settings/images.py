@@ -13,7 +13,7 @@ from lookonce_server.settings.comma_list import CommaList
 class ImageSettings(BaseModel):
     """Choose how many images and how large ones are accepted, how they are decoded, and where they are fetched from."""
 
-    max_images: Annotated[int, Field(gt=0, description="most different images of a conversation")] = 16
+    max_images: Annotated[int, Field(gt=0, description="the most different images of a conversation")] = 16
     max_image_bytes: Annotated[int, Field(gt=0, description="largest image accepted, encoded, in bytes")] = (
         20 * 1024 * 1024
     )

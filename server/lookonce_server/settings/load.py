@@ -1,17 +1,15 @@
 """Load the settings: flags, environment, TOML file, profile; the first wins."""
 
 import tomllib
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from inspect import cleandoc
 from pathlib import Path
 
 from pydantic_settings import (
     BaseSettings,
-    CliSettingsSource,
     PydanticBaseSettingsSource,
     TomlConfigSettingsSource,
 )
 
+from lookonce_server.settings.flags import serve_parser
 from lookonce_server.settings.settings import Settings
 
 _VLLM = "--vllm-"
@@ -34,14 +32,7 @@ def load_settings(arguments: list[str]) -> Settings:
         SystemExit: `--help`, or an unknown flag.
     """
     arguments, vllm = split_vllm_flags(arguments)
-    parser = ArgumentParser(
-        prog="lookonce serve",
-        description=cleandoc(Settings.__doc__ or ""),
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", metavar="FILE", help="TOML file of settings (default: none)")
-    flags: CliSettingsSource[ArgumentParser] = CliSettingsSource(Settings, root_parser=parser)
+    parser, flags = serve_parser()
     values = vars(parser.parse_args(arguments))
     config = values.pop("config")
     flags(parsed_args=values)

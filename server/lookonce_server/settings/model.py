@@ -45,7 +45,9 @@ class ModelSettings(BaseModel):
         bool, Field(description="run code of the checkpoint's own, for models that transformers or vLLM lack")
     ] = False
     max_running: Annotated[int, Field(gt=0, description="passes that run at once (vLLM: --vllm-max-num-seqs)")] = 8
-    max_queue: Annotated[int, Field(gt=0, description="answers, or describe passes, in work before a 429")] = 256
+    max_queue: Annotated[
+        int, Field(gt=0, description="answers, or describe passes, that wait or run before more get a 429")
+    ] = 256
     max_answer_tokens: Annotated[int, Field(gt=0, description="maximum tokens of an answer, and the default")] = 1024
     allow_control_tokens: Annotated[
         bool, Field(description="let texts of requests spell the model's control tokens, as '<|im_start|>'")

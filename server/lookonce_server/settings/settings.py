@@ -16,13 +16,14 @@ from lookonce_server.settings.contexts import DescribeSettings, RequestLimitSett
 from lookonce_server.settings.http import HttpSettings
 from lookonce_server.settings.images import ImageSettings
 from lookonce_server.settings.model import BUNDLED, ModelSettings
+from lookonce_server.settings.observability import ObservabilitySettings
 from lookonce_server.settings.store import StoreSettings
 
 _NO_PROFILE = "none"
 
 
-# pydantic takes the fields of the last base first: so `--help` begins with the model.
 class Settings(
+    ObservabilitySettings,
     HttpSettings,
     ImageSettings,
     AuthSettings,

@@ -19,7 +19,7 @@ class StoreSettings(BaseModel):
     ] = "memory://?max_bytes=2GiB"
     ttl: Annotated[float, Field(gt=0, description="seconds a context lives after its last use")] = 7 * 24 * 3600.0
     precision: Annotated[
-        str, Field(description=f"in which contexts are stored, smallest last: {', '.join(PRECISIONS)}")
+        str, Field(description=f"precision of stored contexts, smallest last: {', '.join(PRECISIONS)}")
     ] = "int8"
     store_responses: Annotated[
         bool, Field(description="keep /v1/responses' questions and answers in the store, for previous_response_id")
@@ -35,13 +35,13 @@ class StoreSettings(BaseModel):
         Field(gt=0, description="with a memory:// store: bytes of images and files kept, least recently used go first"),
     ] = 256 * 1024 * 1024
     files: Annotated[bool, Field(description="keep the files of /v1/files in the store, for file_id")] = True
-    max_files: Annotated[int, Field(gt=0, le=10_000, description="most files that a tenant keeps")] = 1000
-    max_files_bytes: Annotated[int, Field(gt=0, description="most bytes of a tenant's files together")] = (
+    max_files: Annotated[int, Field(gt=0, le=10_000, description="the most files that a tenant keeps")] = 1000
+    max_files_bytes: Annotated[int, Field(gt=0, description="the most bytes of a tenant's files together")] = (
         128 * 1024 * 1024
     )
     ready_needs_store: Annotated[
         bool,
-        Field(description="whether /ready is 503 while the store does not answer, though images are answered"),
+        Field(description="make /ready a 503 while the store does not answer, though images are answered"),
     ] = False
 
     @field_validator("precision")

@@ -1,7 +1,10 @@
 """The `lookonce` command."""
 
+import functools
 import io
 import json
+import os
+import socket
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -12,6 +15,8 @@ from lookonce import cli
 from lookonce.cli import plugins
 
 from .contract_server import GREY, Failure, id_of, urls
+
+IDS = [f"{i:064x}" for i in range(2)]
 
 
 @pytest.fixture
@@ -178,6 +183,103 @@ def test_an_error_is_one_line(arguments, message, capsys):
     err = capsys.readouterr().err
     assert err.startswith(message)
     assert err.count("\n") == 1
+
+
+def test_whatever_is_wrong_no_command_ends_in_a_traceback(server, image, tmp_path, capsys, typed):
+    """Each command with what it cannot reach, read, send or understand: one line, and a code that is no success."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        away = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        about = {"ask": [image, "what?"], "chat": [image], "describe": [image]}
+        contexts = (["ls"], ["show", IDS[0]], ["rm", IDS[0]], ["stats"])
+        commands = [*([name, *words] for name, words in about.items()), *(["contexts", *words] for words in contexts)]
+        wrong = [
+            [*words, *options]
+            for words in commands
+            for options in (
+                ["--server", away],
+                ["--server", "nowhere"],
+                ["--server", "http://[::1"],
+                ["--api-key", "k\u00fcy"],
+                ["--api-key", "a\nb"],
+            )
+        ]
+        (tmp_path / "empty.png").touch()
+        for source in (str(tmp_path), str(tmp_path / "no.png"), str(tmp_path / "empty.png"), "", "a\0b", "lookonce:x"):
+            wrong += [["ask", source, "what?"], ["chat", source], ["describe", source]]
+        wrong += [["contexts", command, name] for command in ("show", "rm") for name in ("", "abc", "g" * 64)]
+        for words in wrong:
+            typed("what?\n")
+            code = cli.main(words if "--server" in words else [*words, "--server", server.url])
+            err = capsys.readouterr().err
+            assert (code, err.count("\n"), err[:10]) == (1, 1, "lookonce: "), (words, err)
+    for status, body in ((200, b"no JSON"), (200, b"[]"), (500, b"<html>"), (404, b"{}"), (200, b'{"data": 1}')):
+        server.refuse = status, body
+        for words in commands:
+            typed("what?\n")
+            is_removed = status == 200 and words[1] == "rm" and body != b"no JSON"  # its reply says nothing more
+            assert cli.main([*words, "--server", server.url]) == (0 if is_removed else 1), (words, body)
+            assert capsys.readouterr().err.count("\n") == (0 if is_removed else 1), (words, body)
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("--timeout", ("nan", "0", "-1", "x")),
+        ("--retention", ("nan", "x")),
+        ("--ttl", ("inf", "")),
+        ("--fps", ("nan",)),
+    ],
+)
+def test_a_number_that_is_none_is_a_wrong_argument(option, values, image, capsys):
+    for value in values:
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["describe", image, option, value])
+        assert f"argument {option}: {value!r}: expected a number" in capsys.readouterr().err
+
+
+def test_a_plugin_is_held_to_the_same(monkeypatch, capsys):
+    """Ctrl-C, a reader that has gone, and a file that cannot be written."""
+    here = sys.modules[__name__]
+    monkeypatch.setattr(
+        plugins, "find", lambda: {"serve": EntryPoint("serve", f"{__name__}:_fail", "lookonce.commands")}
+    )
+    for error, code, message in (
+        (KeyboardInterrupt(), 130, ""),
+        (PermissionError(13, "Permission denied", "/a/b"), 1, "lookonce: '/a/b': Permission denied\n"),
+        (OSError(28, "No space left on device"), 1, "lookonce: No space left on device\n"),
+    ):
+        monkeypatch.setattr(here, "_fail", functools.partial(_raise, error), raising=False)
+        assert cli.main(["serve"]) == code
+        assert capsys.readouterr().err == message
+
+
+def _raise(error: BaseException, arguments: list[str]) -> int:
+    raise error
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_output_that_nobody_takes_is_no_traceback(is_full):
+    """Help of this package's, help of a plugin's, and output, to a pipe that was closed and to a disk that is full."""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as people run it
+    for words in (["--help"], ["serve", "--help"], ["--version"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        target = os.open("/dev/full", os.O_WRONLY) if is_full else writer
+        done = subprocess.run(
+            [sys.executable, "-m", "lookonce", *words],
+            stdout=target,
+            stderr=subprocess.PIPE,
+            env=buffered,
+            text=True,
+            check=False,
+        )
+        if is_full:
+            os.close(target)
+        os.close(writer)
+        message = "lookonce: No space left on device\n" if is_full else ""
+        is_long = words[0] == "serve"  # argparse itself meets the failure then, and ignores it
+        assert (done.returncode, done.stderr) in ([(1, message), (0, "")] if is_long else [(1, message)]), words
 
 
 def test_a_plugin_gets_its_arguments(monkeypatch):

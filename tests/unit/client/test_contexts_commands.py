@@ -9,6 +9,8 @@ import time
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lookonce import Context, ContextStats, cli
 from lookonce.cli import formatting
@@ -42,15 +44,16 @@ def run(server, capsys):
     return run
 
 
-def test_a_table_with_whole_ids_in_the_first_column(server, run, context_id):
+def test_a_table_with_the_beginnings_of_ids_in_the_first_column(server, run, context_id):
     server.contexts |= {context_id, IDS[7]}
     code, out, err = run("ls")
     first, *rows = out.splitlines()
     assert (code, err) == (0, "")
-    assert re.split("  +", first) == ["ID", "AGE", "EXPIRES IN", "KEPT OF", "SIZE", "PRECISION", "DESCRIPTION"]
-    assert [re.split("  +", row)[0] for row in rows] == [IDS[7], context_id]
-    assert re.split("  +", rows[1])[2:] == ["never", "4 of 64", "4.0 KiB", "int8", "a red circle"]
-    assert first.index("PRECISION") == rows[0].index("int8")
+    assert re.split("  +", first) == ["ID", "AGE", "EXPIRES", "TOKENS KEPT", "SIZE", "DESCRIPTION"]
+    assert [re.split("  +", row)[0] for row in rows] == [IDS[7][:12], context_id[:12]]
+    assert re.split("  +", rows[1])[2:] == ["never", "4 of 64", "4.0 KiB", "a red circle"]
+    assert first.index("DESCRIPTION") == rows[0].index("a red")
+    assert json.loads(run("show", rows[1].split()[0], "--json")[1])["id"] == context_id
 
 
 def test_no_contexts_are_no_rows(run):
@@ -179,14 +182,43 @@ def test_called_wrongly(arguments, capsys):
 
 
 def test_a_row():
-    row = formatting.context_row(ONE, NOW)
-    assert row.startswith("ab" * 32 + "    3 min         6 d    29 of 576    68.8 KiB  native     A small blue")
-    assert row.endswith("A small blue square at the top left, a…")
+    row = formatting.context_row(ONE, NOW, 80)
+    assert row == "abababababab   3 min      6 d     29 of 576    68.8 KiB  A small blue square a…"
+    assert formatting.context_row(ONE, NOW, 200).endswith("  A small blue square at the top left, a large red star.")
+
+
+@given(
+    context=st.builds(
+        replace,
+        st.just(ONE),
+        description=st.text(max_size=100),
+        image_tokens=st.integers(0, 99_999),
+        kept_tokens=st.integers(0, 9_999),
+        bytes=st.integers(0, 2**50),
+        expires_at=st.none() | st.floats(NOW, NOW + 1e9),
+    ),
+    width=st.integers(80, 200),
+)
+def test_a_row_is_no_wider_than_the_terminal(context, width):
+    row = formatting.context_row(context, NOW, width)
+    assert formatting.columns(row) < width
+    assert "\n" not in row
+    shown = row.partition("iB  ")[2] or row.partition(" B  ")[2]
+    assert shown.endswith("…") or shown == formatting.one_line(context.description)
+
+
+def test_wide_characters_take_two_columns():
+    wide = replace(ONE, description="\N{CJK UNIFIED IDEOGRAPH-5716}" * 40)
+    row = formatting.context_row(wide, NOW, 80)
+    assert row.endswith("KiB  " + "\N{CJK UNIFIED IDEOGRAPH-5716}" * 10 + "…")
+    assert len(row) + 10 == 78
+    combined = "e\N{COMBINING ACUTE ACCENT}" * 21
+    assert formatting.context_row(replace(ONE, description=combined), NOW, 80).endswith(combined)
 
 
 def test_a_description_cannot_steer_the_terminal():
     steering = replace(ONE, description="red\n\x1b[2J\x9b31mstar\u202e \t\x00end")
-    assert formatting.context_row(steering, NOW).endswith("  red [2J 31mstar end")
+    assert formatting.context_row(steering, NOW, 80).endswith("  red [2J 31mstar end")
     assert "description  red [2J 31mstar end" in formatting.context_details(steering, NOW)
 
 

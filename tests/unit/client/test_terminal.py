@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lookonce.cli.terminal import Terminal, one_line, printable
 
 from ...support.pseudo_terminal import PseudoTerminal
+from .contract_server import urls
 
 BOLD, DIM, CLEARED = "\x1b[1m", "\x1b[2m", "\x1b[K"
 CTRL_C, CTRL_D = "\x03", "\x04"
@@ -114,6 +115,53 @@ def test_a_conversation(server, at_terminal):
     assert [len(body["messages"]) for body in server.bodies()] == [1, 3, 1]
     assert "dark rød\n  miss" in terminal.text
     assert "\n3 questions, 2 hits · saved 140 of 250 prompt tokens (56%) · " in terminal.text
+
+
+def test_the_commands_of_a_conversation(server, at_terminal, tmp_path, png):
+    second = tmp_path / "the second.png"
+    second.write_bytes(png + b"2")
+    with at_terminal("chat") as terminal:
+        terminal.wait_for("/help lists")
+        prompts = 1
+
+        def enter(line: str, shown: str) -> None:
+            nonlocal prompts
+            terminal.wait_for("> ", prompts)
+            terminal.type(f"{line}\n")
+            terminal.wait_for(shown)
+            prompts += 1
+
+        enter("/help", "/quit         end")
+        enter("/imagine x", "no command '/imagine'; there are /image, /new, /help, /quit")
+        enter("/image", "/image needs a path")
+        enter("/image no.png", "cannot read the image 'no.png': No such file")
+        enter("what?", "0 tokens in context")
+        enter(f"/image '{second}'", "added; it goes with the next question")
+        server.refuse = 400, b'{"error": {"message": "that was too long"}}'
+        enter("and both?", "lookonce: that was too long")
+        server.refuse = None
+        enter("and both?", "1 of 2 images known")
+        enter("/usr/bin?", "40 tokens in context")
+        enter("/NEW", "")
+        enter("alone?", "20 tokens in context")
+        terminal.wait_for("> ", prompts)
+        terminal.type("/quit\n")
+        assert terminal.end() == 0
+    assert [len(urls(body)) for body in server.bodies()] == [1, 2, 2, 2, 1]  # what was refused, asked again, kept
+    assert [len(body["messages"]) for body in server.bodies()] == [1, 3, 3, 5, 1]
+    assert "\n4 questions, " in terminal.text
+
+
+def test_a_conversation_may_begin_without_an_image(server, tmp_path, png):
+    (tmp_path / "a.png").write_bytes(png)
+    environment = {**os.environ, "TERM": "xterm", "LOOKONCE_SERVER": server.url}
+    with PseudoTerminal("chat", environment=environment) as terminal:
+        terminal.wait_for("> ")
+        terminal.type(f"/image {tmp_path}/a.png\n")
+        terminal.wait_for("added")
+        terminal.type("what?\n/quit\n")
+        assert terminal.end() == 0
+    assert [len(urls(body)) for body in server.bodies()] == [1]
 
 
 def test_lines_can_be_edited_and_come_again(server, at_terminal):

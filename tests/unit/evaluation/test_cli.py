@@ -23,10 +23,31 @@ def test_each_command_has_help(commands, capsys):
         assert f"{name} [-h]" in capsys.readouterr().out
 
 
-def test_a_checkpoint_that_is_not_there_is_one_line(capsys, tmp_path):
-    missing = str(tmp_path / "missing")
-    assert cli.evaluate(["retention", "--model", missing, "--images", "1"]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("lookonce eval retention: model")
-    assert missing in error
-    assert error.count("\n") == 1
+def test_whatever_is_wrong_no_command_ends_in_a_traceback(capsys, tmp_path):
+    """A checkpoint, a device, pictures and questions that are not there: one line that names them."""
+    missing, empty = str(tmp_path / "missing"), tmp_path / "empty"
+    empty.mkdir()
+    models = ("--model", missing), ("--model", str(empty)), ("--device", "quantum"), ("--device", "cuda:99")
+    with_model = [
+        *((cli.evaluate, name) for name in ("retention", "judge", "albums", "videos", "fallback")),
+        *((cli.analyze, name) for name in cli.ANALYZE),
+    ]
+    wrong = [(call, name, *options) for call, name in with_model for options in models]
+    judge = ("judge", "--judge", "http://127.0.0.1:1/v1", "--judge-model", "x")
+    wrong += [(cli.evaluate, *judge, "--images-folder", folder) for folder in (missing, str(empty))]
+    wrong += [(cli.evaluate, "judge", "--pairs", path) for path in (missing, str(empty))]
+    wrong += [(cli.calibrate, missing, "--images", "scenes"), (cli.calibrate, "bundled", "--images", missing)]
+    wrong += [(cli.calibrate, str(empty), "--images", "scenes", "--output", f"{missing}/profile.json")]
+    for call, *arguments in wrong:
+        outputs = [] if call is cli.calibrate else ["--out", str(tmp_path / "run")]
+        assert call([*arguments, *outputs]) == 1, arguments
+        error = capsys.readouterr().err
+        assert error.startswith("lookonce "), arguments
+        assert error.count("\n") == 1, (arguments, error)
+        named = f"--device {arguments[-1]}: expected 'cpu'" if "--device" in arguments else arguments[-1]
+        assert named in error or (call is cli.calibrate and "model" in error), (arguments, error)
+
+
+def test_an_unknown_command_is_named(capsys):
+    assert cli.evaluate(["nonsense"]) == 2
+    assert capsys.readouterr().err.endswith("\nlookonce eval: no command 'nonsense'\n")

@@ -15,7 +15,7 @@ def squares(run, items, computed):
             raise KeyboardInterrupt
         return {"square": item * item}
 
-    return run.over(items, work, name=str, progress=False)
+    return run.over(items, work, name=str)
 
 
 def test_what_was_done_before_is_not_done_again(tmp_path):
@@ -52,11 +52,11 @@ def test_a_file_that_is_no_run_is_refused(tmp_path):
 
 def test_fresh_results_equal_kept_ones(tmp_path):
     """What cannot be read back as it was must not differ between a first and a resumed run."""
-    first = Run(tmp_path, ASKED).over([1], lambda _: {"pair": (1, 2)}, name=str, progress=False)
-    again = Run(tmp_path, ASKED).over([1], None, name=str, progress=False)
+    first = Run(tmp_path, ASKED).over([1], lambda _: {"pair": (1, 2)}, name=str)
+    again = Run(tmp_path, ASKED).over([1], None, name=str)
     assert first == again == [{"pair": [1, 2]}]
 
 
 def test_a_result_that_is_no_number_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
-        Run(tmp_path, ASKED).over([1], lambda _: float("nan"), name=str, progress=False)
+        Run(tmp_path, ASKED).over([1], lambda _: float("nan"), name=str)

@@ -3,10 +3,15 @@
 import io
 import json
 import logging
+import subprocess
+import sys
+import threading
+import warnings
+from types import SimpleNamespace
 
 import pytest
 
-from lookonce_server import logs
+from lookonce_server import app, logs
 from lookonce_server.errors import EngineError
 from lookonce_server.logs import RequestFacts, current_request
 
@@ -23,10 +28,13 @@ def log(monkeypatch):
     def start(level: str, form: str) -> io.StringIO:
         root.handlers.clear()
         monkeypatch.setattr("sys.stderr", written)
+        for hook in ("sys.excepthook", "sys.unraisablehook", "threading.excepthook"):
+            monkeypatch.setattr(hook, None)  # and back at the end
         logs.configure(level, form)
         return written
 
     yield start
+    logging.captureWarnings(capture=False)
     root.handlers[:] = handlers
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
@@ -138,3 +146,38 @@ def test_errors_are_traced_and_quote_nobody(log, form):
     for kind in ("json.decoder.JSONDecodeError", "KeyError", "UnicodeDecodeError", "ExceptionGroup", "test_logs.py"):
         assert kind in said
     assert "builtins.OSError: no space left" in said
+
+
+def test_what_python_would_write_itself_is_json_too(log):
+    """A warning, and errors that nothing catches: in the main thread, in another one, and where none can be raised."""
+    written = log("info", "json")
+    warnings.showwarning("old\nuse", DeprecationWarning, "a.py", 1)
+    sys.excepthook(KeyError, KeyError("secret"), None)
+    sys.unraisablehook(SimpleNamespace(exc_value=ValueError("secret"), err_msg=None, object=None))
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [line["logger"] for line in lines] == ["py.warnings", *3 * ["lookonce_server.logs"]]
+    assert "DeprecationWarning: old" in lines[0]["message"]
+    ends = [line["exception"].rpartition("\n")[2] for line in lines[1:]]
+    assert ends == ["builtins.KeyError", "builtins.ValueError", "builtins.ZeroDivisionError"]
+
+
+def test_a_log_of_text_leaves_pythons_own_words_alone(log):
+    log("info", "text")
+    assert (sys.excepthook, threading.excepthook) == (None, None)
+
+
+def test_vllms_log_is_json_too():
+    """By the file that vLLM's processes are given; they are processes of their own, as here."""
+    code = (
+        "import json, logging.config, sys; logging.config.dictConfig(json.load(open(sys.argv[1])));"
+        " log = logging.getLogger('vllm.engine'); log.info('too much'); log.warning('a\\nb')"
+    )
+    command = [sys.executable, "-c", code, str(app._VLLM_JSON_LOG)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    (line,) = run.stderr.splitlines()
+    assert run.stdout == ""
+    assert {"level": "warning", "logger": "vllm.engine", "message": "a\nb"}.items() <= json.loads(line).items()

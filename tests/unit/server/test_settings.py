@@ -327,16 +327,30 @@ def test_a_file_that_is_no_toml_is_named(capsys, toml):
     assert path in refused(capsys, "--config", path)
 
 
-def test_help_tells_every_setting_with_its_default(capsys):
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_help_tells_every_setting_in_a_group_with_a_placeholder_and_its_default(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
     with pytest.raises(SystemExit) as exit_:
         serve(["--help"])
     assert exit_.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
-    for name, field in Settings.model_fields.items():
-        assert f"--{name.replace('_', '-')} " in text
-        assert field.description
-        assert re.sub(r"\W", "", field.description) in re.sub(r"\W", "", text)
+    out = capsys.readouterr().out
+    assert columns == 40 or max(map(len, out.splitlines())) < columns
+    assert not any(line.endswith("-") for line in out.splitlines()), "a flag is broken at a hyphen"
+    _, *groups = re.split(r"\n\n(?=\S.*:\n  -)", out)[1:]
+    text = " ".join(out.split())
     assert "--config FILE TOML file of settings" in text
+    assert groups[0].startswith("model and engine:")
+    assert len(groups) == 8
+    for name, field in Settings.model_fields.items():
+        shown = sum(bool(re.search(rf"^  --{kebab(name)}[ ,]", group, re.MULTILINE)) for group in groups)
+        assert shown == (name != "on_miss"), name  # each in one group; an older name in none
+        assert field.description
+        assert name == "on_miss" or re.sub(r"\W", "", field.description) in re.sub(r"\W", "", text)
+    placeholders = re.findall(r"^  --[a-z-]+ (\S+)", "\n".join(groups), re.MULTILINE)
+    assert all(re.fullmatch(r"[A-Z]+|\{[a-z0-9_,]+\}|--no-[a-z-]+", word) for word in placeholders), placeholders
+    assert not {"INT", "STR", "FLOAT", "VALUE"} & set(placeholders)
+    for default in ("(default: on)", "(default: 268435456, which is 256 MiB)", "(default: 8000)", "(default: none)"):
+        assert default in text
 
 
 def test_settings_cannot_be_changed_afterwards():

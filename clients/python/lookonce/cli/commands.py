@@ -6,24 +6,25 @@ import argparse
 import json
 import os
 import re
+import shutil
 import sys
 import time
-from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from .._client import Client
 from .._exceptions import BadRequestError, ContextNotFoundError, ImageSourceError, LookonceError
 from .._reference import CONTEXT_SCHEME, is_video, load, parse_context_id
-from .._session import Chat, ImageSession, ImagesSession
-from .._streaming import AnswerStream, DescriptionStream
+from .._session import ImageSession, ImagesSession
+from .._streaming import DescriptionStream
 from .._types import Answer, AskOptions, ContextOptions, ImageOptions, Saved
 from . import formatting
+from .conversation import Conversation, stream_answer
 from .terminal import Terminal, one_line, printable
 
 _ID_START = re.compile(r"[0-9a-f]{4,63}")  # of a context's id
-_CHAT_HINT = "Ctrl-C stops an answer, /new forgets the conversation, Ctrl-D ends."
 
 
 def ask(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
@@ -38,7 +39,7 @@ def ask(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
             continue
         terminal.print(terminal.bold(f"> {printable(question)}"))
         if terminal.is_tty:
-            _stream_answer(terminal, images.stream(question, **options))
+            stream_answer(terminal, images.stream(question, **options))
         else:
             answer = images.ask(question, **options)
             terminal.print(f"{printable(answer.text)}\n{terminal.dim(f'  {formatting.answer_line(answer)}')}")
@@ -55,7 +56,7 @@ def chat(client: Client, args: argparse.Namespace, terminal: Terminal) -> int:
     images = _images(client, args)
     conversation = images.chat(**_ask_options(args))
     if sys.stdin.isatty() and terminal.is_tty and not args.json:
-        _converse(conversation, terminal)
+        Conversation(conversation, partial(_image, client, args), terminal).run()
         if images.saved.questions:
             terminal.print(formatting.saved_line(images.saved))
         return 0
@@ -87,11 +88,12 @@ def list_contexts(client: Client, args: argparse.Namespace, terminal: Terminal) 
     """List contexts."""
     if not args.json:
         terminal.print(terminal.bold(formatting.context_header()))
+    width = shutil.get_terminal_size().columns
     for context in client.list_contexts(limit=args.limit):
         if args.json:
             _print_json(asdict(context))
         else:
-            terminal.print(formatting.context_row(context, time.time()))
+            terminal.print(formatting.context_row(context, time.time(), width))
     return 0
 
 
@@ -141,13 +143,20 @@ def show_stats(client: Client, args: argparse.Namespace, terminal: Terminal) -> 
 
 
 def _images(client: Client, args: argparse.Namespace) -> ImagesSession:
-    options = cast(ImageOptions, _given(args, *ContextOptions.__annotations__))
-    sampling = _given(args, "fps", "max_frames")
-    sources = []
-    for media in map(load, args.images):
-        session = client.video(media, **sampling, **options) if is_video(media) else client.image(media, **options)
-        sources.append(session)
-    return client.images(*sources, **options)
+    sessions = [_image(client, args, source) for source in args.images]
+    return client.images(*sessions, **_image_options(args))
+
+
+def _image(client: Client, args: argparse.Namespace, source: str) -> ImageSession:
+    """Open an image, or a video."""
+    media = load(source)
+    if is_video(media):
+        return client.video(media, **_given(args, "fps", "max_frames"), **_image_options(args))
+    return client.image(media, **_image_options(args))
+
+
+def _image_options(args: argparse.Namespace) -> ImageOptions:
+    return cast(ImageOptions, _given(args, *ContextOptions.__annotations__))
 
 
 def _describe(image: ImageSession, args: argparse.Namespace, terminal: Terminal) -> None:
@@ -169,41 +178,6 @@ def _ask_options(args: argparse.Namespace) -> AskOptions:
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(args, name)) is not None}
-
-
-def _converse(conversation: Chat, terminal: Terminal) -> None:
-    with suppress(ImportError):
-        import readline  # noqa: F401 - `input` edits lines with it
-    terminal.print(terminal.dim(_CHAT_HINT))
-    while True:
-        try:
-            question = input(terminal.prompt("> ")).strip()
-        except EOFError:
-            terminal.print()
-            return
-        except KeyboardInterrupt:
-            terminal.print()
-            continue
-        if question == "/new":
-            conversation.turns.clear()
-        elif question:
-            _answer_in_conversation(conversation, terminal, question)
-
-
-def _answer_in_conversation(conversation: Chat, terminal: Terminal, question: str) -> None:
-    """Answer a question; an error or Ctrl-C ends the answer and not the conversation."""
-    try:
-        _stream_answer(terminal, conversation.stream(question))
-    except KeyboardInterrupt:
-        terminal.print(terminal.dim("  stopped"))
-    except LookonceError as error:
-        terminal.print_error(str(error))
-
-
-def _stream_answer(terminal: Terminal, stream: AnswerStream) -> None:
-    with stream:
-        terminal.stream(stream, lambda: "asking")
-        terminal.print(terminal.dim(f"  {formatting.answer_line(stream.answer)}"))
 
 
 def _progress(description: DescriptionStream) -> str:

@@ -4,34 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from unicodedata import combining, east_asian_width
 
 from .._types import Answer, Context, ContextStats, Saved
 from .terminal import one_line
 
-_ROW = "{:64}  {:>7}  {:>10}  {:>11}  {:>10}  {:9}  {}"
-_MAX_DESCRIPTION = 40  # characters in a row
+SHORT_ID = 12  # digits of an id in a table; commands take any beginning that no other id has
+_ROW = "{:12}  {:>6}  {:>7}  {:>12}  {:>10}  {}"
+_MIN_DESCRIPTION, _MAX_DESCRIPTION = 8, 60  # columns in a row
 _UNITS = ((24 * 3600, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def context_header() -> str:
     """Return the header of a table of contexts."""
-    return _ROW.format("ID", "AGE", "EXPIRES IN", "KEPT OF", "SIZE", "PRECISION", "DESCRIPTION")
+    return _ROW.format("ID", "AGE", "EXPIRES", "TOKENS KEPT", "SIZE", "DESCRIPTION")
 
 
-def context_row(context: Context, now: float) -> str:
-    """Format a context as one row of a table; `now` is in seconds since 1970."""
-    description = one_line(context.description)
-    if len(description) > _MAX_DESCRIPTION:
-        description = description[: _MAX_DESCRIPTION - 1].rstrip() + "…"
-    return _ROW.format(
-        context.id,
+def context_row(context: Context, now: float, width: int) -> str:
+    """Format a context as one row of a table.
+
+    Args:
+        context: of the row.
+        now: seconds since 1970.
+        width: of the terminal in columns; the description takes what is left of it.
+    """
+    row = _ROW.format(
+        context.id[:SHORT_ID],
         format_duration(now - context.created_at),
         "never" if context.expires_at is None else format_duration(context.expires_at - now),
         f"{context.kept_tokens} of {context.image_tokens}",
         format_bytes(context.bytes),
-        one_line(context.precision),
-        description,
-    ).rstrip()
+        "",
+    )
+    room = max(min(width - 1 - len(row), _MAX_DESCRIPTION), _MIN_DESCRIPTION)
+    return f"{row}{shorten(one_line(context.description), room)}".rstrip()
+
+
+def shorten(text: str, room: int) -> str:
+    """Cut a text that needs more columns of a terminal than there is room for."""
+    if columns(text) <= room:
+        return text
+    while columns(text) >= room:
+        text = text[:-1]
+    return f"{text.rstrip()}…"
+
+
+def columns(text: str) -> int:
+    """Count the columns of a terminal that a text needs: East Asian wide characters take two."""
+    return sum(0 if combining(each) else 2 if east_asian_width(each) in "WF" else 1 for each in text)
 
 
 def context_details(context: Context, now: float) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser
     from importlib.metadata import EntryPoint
 
 _GROUP = "lookonce.commands"
@@ -18,6 +20,17 @@ def find() -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points  # half of the time that a command of ours takes to start
 
     return {entry.name: entry for entry in entry_points(group=_GROUP)}
+
+
+def parsers() -> dict[str, ArgumentParser]:
+    """Return the parsers of sub-commands, for completion: those that a module's function `parsers` returns."""
+    from importlib import import_module
+
+    found: dict[str, ArgumentParser] = {}
+    for module in sorted({entry.module for entry in find().values()}):
+        with suppress(ModuleNotFoundError):  # its extra is not installed: its commands are completed by name
+            found |= getattr(import_module(module), "parsers", dict)()
+    return found
 
 
 def run(command: EntryPoint, argv: list[str]) -> int:

@@ -68,10 +68,10 @@ async def ready(request: Request) -> Response:
     state = state_of(request)
     if problem := await _problem(state):
         return _json(problem, 503)
-    store_state = await _store_state(state)
-    if store_state == "unavailable" and state.settings.ready_needs_store:
+    answers = await store_state(state)
+    if answers == "unavailable" and state.settings.ready_needs_store:
         return _json(NotReady(status="not ready", store=f"{state.store.tier} does not answer"), 503)
-    return _json(Ready(status="ready", model=state.served_name, store=state.store.tier, store_state=store_state))
+    return _json(Ready(status="ready", model=state.served_name, store=state.store.tier, store_state=answers))
 
 
 @router.head("/metrics", include_in_schema=False)
@@ -148,7 +148,7 @@ def _sizes(state: AppState) -> ModelSizes | None:
     )
 
 
-async def _store_state(state: AppState) -> Literal["ok", "read_only", "unavailable"]:
+async def store_state(state: AppState) -> Literal["ok", "read_only", "unavailable"]:
     """Return the state of the store, as far as it answers in time."""
     try:
         async with asyncio.timeout(None if state.settings.ready_needs_store else STORE_SECONDS):

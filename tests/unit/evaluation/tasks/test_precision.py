@@ -9,7 +9,7 @@ from lookonce_evaluation.tasks.precision import RETENTIONS, evaluate, markdown
 
 def test_rows_compare_each_precision_with_native(model, settings):
     with torch.inference_mode():
-        rows = evaluate(model, held_out(3), settings, progress=False)
+        rows = evaluate(model, held_out(3), settings)
     assert [(row.retention, row.precision) for row in rows] == [(k, p) for k in RETENTIONS for p in PRECISIONS]
     by = {(row.retention, row.precision): row for row in rows}
     for share, stored_tokens in ((1.0, 201), (0.2, 45), (0.05, 15)):
