@@ -32,7 +32,12 @@ def test_it_runs_and_gets_the_same_answer(visit, tmp_path, way):
     page.locator("#file").set_input_files({"name": NAME, "mimeType": "image/png", "buffer": png(851)})
     expect(page.locator("#image")).to_have_attribute("alt", NAME)
     ask(page, 'How many objects are there? Say "it\'s" `1` $HOME \\ 2')
-    (tmp_path / NAME).write_bytes(png(851))
+    if way == "full":
+        code(page, way, "curl")
+        with page.expect_download() as download:
+            page.locator(".code .files a").click()
+        assert download.value.suggested_filename
+        download.value.save_as(tmp_path / NAME)
     for language, program in PROGRAMS.items():
         text = code(page, way, language)
         assert ("lookonce:" in text) == (way == "context")

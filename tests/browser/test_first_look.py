@@ -90,7 +90,7 @@ def test_what_is_saved_is_one_number_and_what_is_lost_stands_beneath(visit):
     details = [event["usage"] for event in contexts]
     run = sum(usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"] for usage in details)
     assert saved(page, "share") == f"{round(100 * spared / (spared + run))}%"
-    assert saved(page, "figures").startswith(f"{spared} of {spared + run} tokens in 2 questions.")
+    assert saved(page, "figures").startswith(f"{spared} of {spared + run} tokens in 2 questions")
     assert re.match(r"\d of 2 answers differ from the full pass's\.", saved(page, "lost"))
 
 

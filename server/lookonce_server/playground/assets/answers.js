@@ -96,7 +96,7 @@ class Way {
 }
 
 export class Row {
-  context = new Way("From the context", "context");
+  context = new Way("From context", "context");
   /** @type {?Way} null where no full pass is wanted */
   full = null;
 

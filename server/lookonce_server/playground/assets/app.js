@@ -406,7 +406,7 @@ class Playground {
   async #fill(way, row, urls, extension, signal) {
     const { model } = await this.#settings;
     const onText = (text) => (way.text = text);
-    const pictures = row.shown.map(({ isMoving, files }, i) => ({ url: urls[i], isMoving, files }));
+    const pictures = row.shown.map(({ isMoving, files, picture }, i) => ({ url: urls[i], isMoving, files, saved: picture.urls }));
     way.sent = { model, question: row.question, pictures, extension, hasKey: this.#api.hasKey };
     way.finish(await this.#api.ask(model, row.question, pictures, extension, onText, signal));
     if (row.right !== null) way.judge(row.right);

@@ -14,12 +14,13 @@
  * @property {string} url `lookonce:<id>`, or `data:` with the pixels
  * @property {boolean} isMoving
  * @property {string[]} files where the code finds the pixels
+ * @property {string[]} saved where this page has them, one a file
  */
 
 /** @type {Object<string, (sent: Sent, server: string) => string>} by what the code is for; the server's URL ends in no slash */
 export const CODES = { curl: curlCode, openai: openaiCode, lookonce: lookonceCode };
 
-const isPixels = ({ url }) => url.startsWith("data:");
+export const isPixels = ({ url }) => url.startsWith("data:");
 const text = JSON.stringify; // its texts are Python's too
 const shellWord = (value) => `'${value.replaceAll("'", String.raw`'\''`)}'`;
 

@@ -1,6 +1,6 @@
 /** The code of an answer, shown beneath its row and copied. */
 
-import { CODES } from "./code.js";
+import { CODES, isPixels } from "./code.js";
 
 let language = "curl"; // of the last code that was looked at: the next one begins with it
 
@@ -33,6 +33,21 @@ function show(panel, sent) {
   });
   const copy = smallButton("Copy", () => copyText(panel, copy, code));
   panel.querySelector(".languages").replaceChildren(...choices, copy);
+  panel.querySelector(".files").replaceChildren(...filesOf(sent));
+}
+
+/** Name the files that the code reads, each as a link that saves it. */
+function filesOf({ pictures }) {
+  const links = pictures.filter(isPixels).flatMap(({ files, saved }) =>
+    files.map((name, i) => {
+      const link = document.createElement("a");
+      link.href = saved[i];
+      link.download = name;
+      link.textContent = name;
+      return link;
+    }),
+  );
+  return links.flatMap((link, i) => [i ? ", " : "It reads what it is run beside: ", link]);
 }
 
 async function copyText(panel, button, code) {

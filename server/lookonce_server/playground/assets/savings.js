@@ -48,16 +48,16 @@ export class Savings {
     const saved = answers.reduce((sum, { lookonce }) => sum + lookonce.tokens_saved, 0);
     const run = answers.reduce((sum, { usage }) => sum + usage.prompt_tokens - usage.prompt_tokens_details.cached_tokens, 0);
     put("share", percent(saved / (saved + run)));
-    put("figures", `${of(saved, saved + run, "token")} in ${questions(answers.length)}. ${this.#withLook(saved, run)}`);
+    put("figures", `${of(saved, saved + run, "token")} in ${questions(answers.length)}${this.#withLook(saved, run)}`);
     put("lost", this.#lost());
   }
 
   /** Say what is left of it with the describe passes counted. */
   #withLook(saved, run) {
-    if (!this.#looked) return "The look cost nothing: it was done before.";
+    if (!this.#looked) return ". The look was done before, and cost nothing.";
     const rest = saved - this.#looked;
-    if (rest <= 0) return `The look cost ${count(this.#looked)}: not paid off yet.`;
-    return `With the look's ${count(this.#looked)}: ${percent(rest / (saved + run))}.`;
+    if (rest <= 0) return `. The look cost ${count(this.#looked)}, which is not saved yet.`;
+    return `; ${percent(rest / (saved + run))} with the look counted.`;
   }
 
   /** Say how many answers differ, are wrong, or unsure. */
