@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from ..support.pictures import find_question, messages, picture_url, png
 from ..support.server_process import MODEL, LookonceServer
@@ -35,8 +35,7 @@ def wait_for_context(page: Page) -> None:
 
 def ask(page: Page, question: str) -> None:
     """Type a question, and wait until its row, the first one, is whole."""
-    page.get_by_label("Your question").fill(question)
-    page.get_by_label("Your question").press("Enter")
+    send(page, question)
     wait_for_answer(page, question)
 
 
@@ -45,6 +44,17 @@ def wait_for_answer(page: Page, question: str) -> None:
     expect(row.locator("h3")).to_have_text(question)
     last = ".way:last-child [data-figure=total]"
     expect(row.locator(last)).to_have_text(re.compile(r"\d"))
+
+
+def send(page: Page, question: str) -> None:
+    """Type a question and send it, whatever becomes of it."""
+    page.get_by_label("Your question").fill(question)
+    page.get_by_label("Your question").press("Enter")
+
+
+def failure(page: Page) -> Locator:
+    """What is said in the newest row of a question that failed."""
+    return page.locator("#answers > li").first.locator(".failure:visible")
 
 
 def figures(page: Page, way: str, row: int = 0) -> dict[str, str]:

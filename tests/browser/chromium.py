@@ -6,7 +6,7 @@ import re
 import shutil
 from typing import Any, Self
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 
 WAIT_MS = 60_000  # a wait ends when what it waits for is there; the limit is for what never comes
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
@@ -73,6 +73,12 @@ def find_chromium() -> str:
     raise FileNotFoundError(f"no Chromium: set {BINARY_VARIABLE}, or install chromium")
 
 
+_FORGET = """() => {
+  copies.length = 0;
+  document.getElementById("progress").textContent = "";  // what is waited for next is of another picture
+}"""
+
+
 class Visit:
     """A visit to a server, with nothing remembered from others.
 
@@ -107,9 +113,18 @@ class Visit:
         self._context.close()
         assert not complaints or kind, complaints
 
-    def open(self, path: str = "/") -> Page:
-        """Go to one of the server's pages."""
+    def open(self, path: str = "/", *, waits: bool = True) -> Page:
+        """Go to one of the server's pages.
+
+        Args:
+            path: of the page.
+            waits: until the playground has described its first scene; what it asked for that is forgotten.
+        """
         self.page.goto(self._server + path)
+        if path == "/" and waits:
+            expect(self.page.locator("#question")).to_be_enabled()
+            self.requests.clear()
+            self.page.evaluate(_FORGET)
         return self.page
 
     def expect_complaint(self, pattern: str) -> None:

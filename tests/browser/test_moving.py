@@ -121,7 +121,7 @@ def test_a_moving_scene_beside_pictures(still):
     expect(states).to_have_text(2 * [re.compile("looked at now|known before")])
     right = page.locator("#suggestions button").all_inner_texts()
     assert len(right) > 2
-    page.get_by_label("Add to the pictures below").check()
+    page.get_by_label("Add to these pictures").check()
     page.get_by_role("button", name="A moving scene").click()
     expect(states).to_have_text(3 * [re.compile("looked at now|known before")])
     assert page.locator("#suggestions button").first.inner_text() == "Which image has more objects?"

@@ -83,7 +83,7 @@ def test_pictures_are_added_and_removed(visit):
     pick_file(page, 706)
     expect(page.locator("#pictures")).to_be_hidden()
     ask(page, "What is there?")
-    page.get_by_label("Add to the pictures below").check()
+    page.get_by_label("Add to these pictures").check()
     page.locator("#scenes button").first.click()
     wait_for_all(page, 2)
     expect(page.locator("#answers > li")).to_have_count(1)
@@ -94,7 +94,7 @@ def test_pictures_are_added_and_removed(visit):
     expect(page.locator("#image")).to_have_attribute("alt", re.compile("Scene"))
     ask(page, "What is there?")
     assert urls(visit, 4) == [f"lookonce:{ids(visit)[1]}"]
-    page.get_by_label("Add to the pictures below").uncheck()
+    page.get_by_label("Add to these pictures").uncheck()
     pick_file(page, 707)
     expect(page.locator("#answers > li")).to_have_count(0)
     expect(page.locator("#image")).to_have_attribute("alt", "707.png")
@@ -102,12 +102,12 @@ def test_pictures_are_added_and_removed(visit):
 
 def test_pictures_added_quickly_come_in_the_order_in_which_they_were_asked_for(visit):
     page = visit.open()
-    page.get_by_label("Add to the pictures below").check()
+    page.get_by_label("Add to these pictures").check()
     scenes = page.locator("#scenes button")
-    for index in (2, 0, 1):
+    for index in (2, 3, 1):
         scenes.nth(index).click()
-    wait_for_all(page, 3)
-    names = [page.locator("#scenes img").nth(index).get_attribute("alt") for index in (2, 0, 1)]
+    wait_for_all(page, 4)
+    names = [page.locator("#scenes img").nth(index).get_attribute("alt") for index in (0, 2, 3, 1)]
     labels = [button.get_attribute("aria-label") for button in page.locator(f"{STRIP} .select").all()]
     assert [label.split(",")[0] for label in labels] == [f"Picture {i}: {name}" for i, name in enumerate(names, 1)]
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,7 @@ from lookonce_server.auth import tenants
 from ..support.http_requests import question_about
 from ..support.pictures import png
 from ..support.server_process import LookonceServer
-from .acting import ask, figures, file, pick_file, pick_scene, wait_for_answer, wait_for_context
+from .acting import ask, failure, figures, file, pick_file, send, wait_for_answer, wait_for_context
 from .chromium import Visit
 
 CHAT = "/v1/chat/completions"
@@ -99,8 +100,8 @@ def test_a_busy_server_is_asked_again(visiting, small_server):
     with busy(small_server):
         page.get_by_label("Your question").fill("What is there?")
         page.get_by_role("button", name="Ask").click()
-        expect_alert(page, "The server asks to wait a second.")
-    try_again(page)
+        expect(failure(page)).to_contain_text("The server asks to wait a second.")
+    failure(page).get_by_role("button", name="Try again").click()
     wait_for_answer(page, "What is there?")
     expect(page.locator("#answers > li")).to_have_count(1)
     expect(page.get_by_role("alert")).to_be_empty()
@@ -110,15 +111,16 @@ def test_a_server_that_is_away_is_said_to_be(visiting):
     with LookonceServer() as server:
         visit = visiting(server)
         page = visit.open()
-        pick_scene(page)
         server.kill()
         visit.expect_complaint("ERR_CONNECTION|ERR_INCOMPLETE")
-        page.get_by_label("Your question").fill("What is there?")
-        page.get_by_label("Your question").press("Enter")
-        expect_alert(page, "The server does not answer. Is it still running?")
-        try_again(page)
-        expect_alert(page, "The server does not answer.")
-        page.get_by_role("button", name="Close").click()
+        send(page, "What is there?")
+        expect(failure(page)).to_contain_text("The server does not answer. Is it still running?")
+        expect(page.locator(".way.context .text")).to_have_text("No answer")
+        expect(page.locator(".way.full .text")).to_have_text("Not asked yet")
+        said = page.get_by_role("status").last
+        expect(said).to_contain_text("No answer to: What is there? The server does not answer.")
+        failure(page).get_by_role("button", name="Try again").click()
+        expect(failure(page)).to_contain_text("The server does not answer.")
         page.locator("#scenes button").nth(1).click()
         expect_alert(page, "The server does not answer.")
 
@@ -143,12 +145,15 @@ def test_an_answer_that_fails_is_asked_for_again(visit, reply, told):
     if reply["status"] != 200:
         visit.expect_complaint(f"status of {reply['status']}")
     page.route(f"**{CHAT}", lambda route: route.fulfill(**reply), times=1)
-    page.get_by_label("Your question").fill("What is there?")
-    page.get_by_label("Your question").press("Enter")
-    expect_alert(page, told)
-    try_again(page)
-    wait_for_answer(page, "What is there?")
-    expect(page.locator("#answers > li")).to_have_count(1)
+    send(page, "What is there?")
+    send(page, "How many objects are there?")
+    wait_for_answer(page, "How many objects are there?")  # what fails is not in the way of the next question
+    failed = page.locator("#answers > li").last
+    expect(failed.locator(".failure:visible")).to_contain_text(told)
+    failed.get_by_role("button", name="Try again").click()
+    expect(failed.locator(".way.full [data-figure=total]")).to_have_text(re.compile(r"\d"))
+    expect(page.locator(".failure:visible")).to_have_count(0)
+    expect(page.locator("#answers > li")).to_have_count(2)
     expect(page.get_by_role("alert")).to_be_empty()
 
 
@@ -186,10 +191,8 @@ def give_key(page: Page, key: str) -> None:
 def test_a_key_is_asked_for_and_stays_in_memory(visiting, locked_server, key):
     visit: Visit = visiting(locked_server)
     visit.expect_complaint("status of 401")
-    page = visit.open()
-    expect(page.get_by_label("API key")).to_be_hidden()
-    page.locator("#scenes button").first.click()
-    expect(page.get_by_label("API key")).to_be_focused()
+    page = visit.open(waits=False)
+    expect(page.get_by_label("API key")).to_be_focused()  # wanted before the first scene is described
     give_key(page, "lo-wrong")
     expect(page.locator("#key-why")).to_contain_text("does not know that key")
     expect(page.get_by_label("API key")).to_have_value("")
@@ -197,6 +200,11 @@ def test_a_key_is_asked_for_and_stays_in_memory(visiting, locked_server, key):
     wait_for_context(page)
     expect(page.get_by_label("API key")).to_be_hidden()
     ask(page, "What is there?")
+    page.locator(".way.context").get_by_role("button", name="Copy as code").click()
+    for language in ("curl", "openai", "lookonce"):
+        page.locator(".code").get_by_role("button", name=language, exact=True).click()
+        expect(page.locator(".code pre")).to_contain_text("LOOKONCE_API_KEY")
+        assert key not in page.content()
     assert all(request.headers["authorization"] == f"Bearer {key}" for request in visit.asked(CHAT))
     assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie, location.href]") == [
         0,
@@ -205,5 +213,4 @@ def test_a_key_is_asked_for_and_stays_in_memory(visiting, locked_server, key):
         f"{locked_server.url}/",
     ]
     page.reload()
-    page.locator("#scenes button").first.click()
     expect(page.get_by_label("API key")).to_be_focused()

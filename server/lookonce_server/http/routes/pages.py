@@ -20,6 +20,7 @@ from lookonce_scenes.questions import OPEN, Question
 from lookonce_scenes.video import Video, sample_video
 from lookonce_scenes.world import Scene, render, sample_scene
 from lookonce_server.http.state import state_of
+from lookonce_server.settings import BUNDLED
 
 router = APIRouter(include_in_schema=False)
 
@@ -101,7 +102,8 @@ def settings(request: Request) -> dict[str, Any]:
     """Return the settings that the playground needs."""
     state = state_of(request)
     names = ("retention", "min_retention", "max_retention", "max_image_bytes", "max_images", "max_frames")
-    return {"model": state.served_name} | {name: getattr(state.settings, name) for name in names}
+    values = {name: getattr(state.settings, name) for name in names}
+    return {"model": state.served_name, "bundled": state.settings.model == BUNDLED} | values
 
 
 @router.get("/playground/area.json")

@@ -1,16 +1,48 @@
 /** A question's row: the answer from the context, and the full pass's beside it. */
 
+import { toggleCode } from "./code_panel.js";
 import { count, milliseconds } from "./format.js";
+import { isUnsure } from "./savings.js";
+
+const UNSURE = {
+  full_pass: "The model was unsure: the whole picture was asked.",
+  no_image: "The model was unsure.",
+  no_room: "The model was unsure, and the whole picture does not fit it.",
+};
 
 /** One way to answer the question, with what it cost. */
 class Way {
   /** @type {?import("./api.js").Answer} null until it is whole */
   answer = null;
+  /** Whether it is the right answer; null where that is not known. */
+  isRight = null;
 
   constructor(title, name) {
     this.element = document.getElementById("way-template").content.firstElementChild.cloneNode(true);
     this.element.classList.add(name);
     this.element.querySelector("h4").textContent = title;
+  }
+
+  /** Offer what was sent as code. @param {import("./code.js").Sent} sent */
+  set sent(sent) {
+    const button = this.element.querySelector(".title button");
+    button.hidden = false;
+    button.onclick = () => toggleCode(this.element.closest(".answer").querySelector(".code"), button, sent);
+  }
+
+  /** Say why there is no answer, with a way to try again. */
+  fail(reason, retry) {
+    const failure = this.element.querySelector(".failure");
+    this.text = "No answer";
+    failure.hidden = false;
+    failure.querySelector("p").textContent = reason;
+    failure.querySelector("button").onclick = () => {
+      const hadFocus = failure.contains(document.activeElement);
+      failure.hidden = true;
+      this.text = "…";
+      if (hadFocus) document.getElementById("question").focus();
+      retry();
+    };
   }
 
   set text(value) {
@@ -33,6 +65,11 @@ class Way {
     }
     if (lookonce.images?.length > 1) this.#tellImages(lookonce.images);
     if (!answer.text) this.text = "(no words)";
+    if (isUnsure(answer)) {
+      const flag = this.element.querySelector(".flag");
+      flag.hidden = false;
+      flag.textContent = UNSURE[lookonce.fallback];
+    }
   }
 
   /** Say what became of each of several pictures. */
@@ -50,16 +87,16 @@ class Way {
 
   /** Say whether the answer is the right one. */
   judge(right) {
-    const is = this.answer.text.trim().replace(/\.$/, "").toLowerCase() === right.toLowerCase();
+    this.isRight = this.answer.text.trim().replace(/\.$/, "").toLowerCase() === right.toLowerCase();
     const mark = document.createElement("span");
-    mark.className = is ? "right" : "wrong";
-    mark.textContent = is ? "right" : `wrong: ${right}`;
+    mark.className = this.isRight ? "right" : "wrong";
+    mark.textContent = this.isRight ? "right" : `wrong: ${right}`;
     this.element.querySelector(".text").append(" ", mark);
   }
 }
 
 export class Row {
-  context = new Way("From the context", "context");
+  context = new Way("From context", "context");
   /** @type {?Way} null where no full pass is wanted */
   full = null;
 
@@ -79,6 +116,21 @@ export class Row {
     this.element.querySelector(".ways").append(...[this.context, this.full].filter(Boolean).map((way) => way.element));
   }
 
+  /** Whether both ways gave the same answer; needs both. */
+  get isSame() {
+    return this.context.answer.text.trim() === this.full.answer.text.trim();
+  }
+
+  /** Say in the row that a question failed. */
+  fail(reason, retry) {
+    const failed = this.context.answer ? this.full : this.context;
+    if (failed === this.context && this.full) this.full.text = "Not asked yet";
+    failed.fail(reason, () => {
+      if (this.full) this.full.text = "…";
+      retry();
+    });
+  }
+
   /** @returns {string} how the two ways compare; needs both answers */
   verdict() {
     const { context, full } = this;
@@ -87,7 +139,7 @@ export class Row {
       times > 1.05 ? `${times.toFixed(1)} times sooner`
       : times < 0.95 ? `${(1 / times).toFixed(1)} times later`
       : "about as soon";
-    const same = context.answer.text.trim() === full.answer.text.trim() ? "The same answer" : "Another answer";
+    const same = this.isSame ? "The same answer" : "The answers differ";
     const fewer = count(context.answer.lookonce.tokens_saved);
     return `${same}; its first token ${sooner}, and ${fewer} fewer prompt tokens to run.`;
   }
@@ -95,5 +147,6 @@ export class Row {
   /** Show how the ways compare. */
   compare() {
     this.element.querySelector(".verdict").textContent = this.verdict();
+    this.element.classList.toggle("differs", !this.isSame);
   }
 }

@@ -30,7 +30,7 @@ import { events } from "./sse.js";
  * @property {number} firstToken milliseconds until its first text
  * @property {number} total milliseconds until its end
  * @property {{prompt_tokens: number, prompt_tokens_details: {cached_tokens: number}}} usage
- * @property {{cache: string, tier: ?string, tokens_saved: number, images?: {cache: string}[]}} lookonce
+ * @property {{cache: string, tier: ?string, tokens_saved: number, fallback?: string, images?: {cache: string}[]}} lookonce
  */
 
 export class Api {
@@ -40,6 +40,11 @@ export class Api {
   /** @param {(refused: boolean) => Promise<string>} askForKey gets a key from the person; refused: the last was wrong */
   constructor(askForKey) {
     this.#askForKey = askForKey;
+  }
+
+  /** Whether the server wanted a key. */
+  get hasKey() {
+    return this.#key !== null;
   }
 
   /** @returns {Promise<object>} the JSON of a GET */

@@ -9,6 +9,7 @@ import { askForKey } from "./key.js";
 import { Moving } from "./moving.js";
 import { Overlay } from "./overlay.js";
 import { onFiles, openFile, openPicture, revoke, urlOf } from "./picture.js";
+import { Savings } from "./savings.js";
 import { Shown, Strip } from "./shown.js";
 
 const FIRST_SCENES = [26, 15, 9, 104, 11, 112];
@@ -26,6 +27,7 @@ const at = (id) => document.getElementById(id);
 /**
  * @typedef {object} Settings of the server
  * @property {string} model
+ * @property {boolean} bundled whether that is the small model that comes with lookonce
  * @property {number} retention what it keeps unless asked otherwise
  * @property {number} min_retention what else may be asked for, from this
  * @property {number} max_retention to that; 0 for nothing else
@@ -42,12 +44,14 @@ class Playground {
   #strip = new Strip(at("pictures"), (shown) => this.#select(shown), (shown) => this.#remove(shown));
   #moving = new Moving((frame) => this.#showFrame(frame));
   #costs = new Costs();
+  #savings = new Savings();
   #keeping = new Keeping(
     (share) => this.#preview(share),
     (share) => this.#shown.forEach((shown) => this.#inTurn((signal) => this.#make(shown, share, signal))),
   );
   /** @type {?Promise<Settings>} */
   #settings = null;
+  #isBundled = false;
   #opened = 0; // how often pictures were asked for in place of others: the last time counts
   #adding = Promise.resolve(); // of what is loaded one after the other
   #leaving = new AbortController(); // ends what belongs to the pictures that are shown
@@ -60,6 +64,7 @@ class Playground {
 
   start() {
     this.#showScenes(FIRST_SCENES);
+    this.#pickScene(FIRST_SCENES[0]);
     at("other-scenes").addEventListener("click", () => {
       this.#showScenes(FIRST_SCENES.map(() => Math.floor(Math.random() * SCENES_END)));
     });
@@ -91,19 +96,34 @@ class Playground {
         image.alt = `Scene ${number}`;
         const button = document.createElement("button");
         button.type = "button";
+        button.dataset.scene = number;
         button.append(image);
-        button.addEventListener("click", () => this.#open([(settings) => this.#openScene(number, settings)]));
+        button.addEventListener("click", () => this.#pickScene(number));
         const item = document.createElement("li");
         item.append(button);
         return item;
       }),
     );
+    this.#markScenes();
   }
 
-  async #openScene(number, settings) {
-    const path = `playground/scenes/${number}`;
+  /** Mark the scenes that are among the pictures. */
+  #markScenes() {
+    const numbers = this.#shown.map(({ picture }) => picture.scene);
+    for (const button of at("scenes").querySelectorAll("button")) {
+      button.setAttribute("aria-pressed", numbers.includes(Number(button.dataset.scene)));
+    }
+  }
+
+  #pickScene(number) {
+    this.#open([(settings) => this.#openScene(number, settings)]);
+  }
+
+  async #openScene(scene, settings) {
+    const path = `playground/scenes/${scene}`;
     const [blob, suggestions] = await Promise.all([this.#api.blob(`${path}.png`), this.#api.get(`${path}.json`)]);
-    return openPicture([blob], `Scene ${number}`, settings.max_image_bytes, suggestions);
+    const picture = await openPicture([blob], `Scene ${scene}`, settings.max_image_bytes, suggestions);
+    return { ...picture, scene, isDrawn: true };
   }
 
   /** Open drawn scenes that questions are known across. */
@@ -113,7 +133,7 @@ class Playground {
       const album = { size: pictures.length, suggestions: questions };
       this.#open(pictures.map((path, i) => async (settings) => {
         const blob = await this.#api.blob(path);
-        return { ...(await openPicture([blob], `Pair ${number}, ${i + 1}`, settings.max_image_bytes)), album };
+        return { ...(await openPicture([blob], `Pair ${number}, ${i + 1}`, settings.max_image_bytes)), album, isDrawn: true };
       }), false);
     } catch (error) {
       tell(error, () => this.#openAlbum(number));
@@ -123,7 +143,7 @@ class Playground {
   async #openClip(number, settings) {
     const { pictures, questions } = await this.#api.get(`playground/videos/${number}.json`);
     const blobs = await Promise.all(pictures.map((path) => this.#api.blob(path)));
-    return openPicture(blobs, `Moving scene ${number}`, settings.max_image_bytes, questions);
+    return { ...(await openPicture(blobs, `Moving scene ${number}`, settings.max_image_bytes, questions)), isDrawn: true };
   }
 
   /**
@@ -162,11 +182,21 @@ class Playground {
     clearProblem();
     const shown = pictures.map((picture) => new Shown(picture));
     this.#shown.push(...shown);
+    at("model").textContent = settings.model;
+    at("model").parentElement.classList.remove("unknown");
+    this.#isBundled = settings.bundled;
     this.#select(shown[0]);
-    this.#suggest();
+    this.#refreshPicks();
     at("frame").scrollIntoView({ block: "nearest" });
     const { share } = this.#keeping; // where others are there, theirs
     for (const one of shown) this.#inTurn((signal) => this.#make(one, share, signal));
+  }
+
+  /** Show what depends on which pictures are there. */
+  #refreshPicks() {
+    this.#markScenes();
+    this.#suggest();
+    at("unknown").hidden = !this.#isBundled || this.#shown.every(({ picture }) => picture.isDrawn);
   }
 
   /** Leave the pictures that are shown, and all that belongs to them. */
@@ -177,6 +207,7 @@ class Playground {
     for (const { picture } of this.#shown) revoke(picture);
     this.#shown = [];
     this.#costs.clear();
+    this.#savings.clear();
     at("answers").replaceChildren();
     this.#keeping.offer(settings);
   }
@@ -186,7 +217,7 @@ class Playground {
     this.#shown.splice(index, 1); // its URL stays: questions about it may be under way
     if (this.#selected === shown) this.#selected = this.#shown[Math.min(index, this.#shown.length - 1)];
     this.#select(this.#selected);
-    this.#suggest();
+    this.#refreshPicks();
     this.#strip.focus(index);
     say(`Picture ${index + 1} is removed: ${shown.picture.name}.`);
   }
@@ -267,6 +298,7 @@ class Playground {
     if (took !== null) {
       const { image_tokens: all, kept_tokens: kept, tokens } = context;
       this.#costs.addLook({ tokens: all + tokens - kept, milliseconds: took });
+      this.#savings.addLook(all + tokens - kept);
     }
     this.#refresh(shown);
     const which = this.#shown.length > 1 ? `Picture ${this.#shown.indexOf(shown) + 1}: ` : "";
@@ -323,25 +355,37 @@ class Playground {
     if (!question) return;
     const row = new Row(question, right, at("compare").checked, [...this.#shown]);
     at("answers").prepend(row.element);
-    this.#inTurn((signal) => this.#answer(row, signal));
+    bringIntoView(row.element);
+    this.#fillInTurn(row);
+  }
+
+  /** Fill a row once it is its turn; where that fails, the row says so. */
+  #fillInTurn(row) {
+    this.#inTurn((signal) => this.#answer(row, signal).catch((error) => {
+      if (signal.aborted) return;
+      row.fail(explained(error), () => this.#fillInTurn(row));
+      say(`No answer to: ${row.question} ${explained(error)}`);
+    }));
   }
 
   /** Fill a row; what it has already is not asked again. */
   async #answer(row, signal) {
     if (!row.context.answer) {
       await this.#answerFromContexts(row, signal);
+      this.#savings.addQuestion(row);
       say(`${row.question} ${row.context.answer.text}`);
     }
     if (row.full && !row.full.answer) {
       const urls = await Promise.all(row.shown.map(({ picture }) => urlOf(picture)));
       try {
-        await this.#fill(row.full, row, urls, { cache: "bypass" }, signal);
+        await this.#fill(row.full, row, urls, { mode: "full_image" }, signal);
       } catch (error) {
         if (!(error instanceof ApiError) || error.code !== "context_length_exceeded") throw error;
         row.full.text = "The whole pictures are longer than this model takes.";
         return;
       }
       this.#costs.addQuestion(row);
+      this.#savings.refresh();
       row.compare();
       say(row.verdict());
     }
@@ -362,10 +406,25 @@ class Playground {
   async #fill(way, row, urls, extension, signal) {
     const { model } = await this.#settings;
     const onText = (text) => (way.text = text);
-    const pictures = row.shown.map(({ isMoving }, i) => ({ url: urls[i], isMoving }));
+    const pictures = row.shown.map(({ isMoving, files, picture }, i) => ({ url: urls[i], isMoving, files, saved: picture.urls }));
+    way.sent = { model, question: row.question, pictures, extension, hasKey: this.#api.hasKey };
     way.finish(await this.#api.ask(model, row.question, pictures, extension, onText, signal));
     if (row.right !== null) way.judge(row.right);
   }
+}
+
+/** Scroll to the answers of a new row, with the picture that they are about where all fit, else with the question. */
+function bringIntoView(row) {
+  const answers = row.querySelector(".ways");
+  const isSeen = (element) => {
+    const { top, bottom } = element.getBoundingClientRect();
+    return top >= 0 && bottom <= innerHeight;
+  };
+  const [frame, form] = [at("frame"), at("ask-form")];
+  if ([frame, form, answers].every(isSeen)) return;
+  const top = Math.min(...[frame, form].map((element) => element.getBoundingClientRect().top));
+  const height = answers.getBoundingClientRect().bottom - top;
+  (height <= innerHeight ? at("workspace") : form).scrollIntoView({ block: "start" });
 }
 
 const examples = new Map();

@@ -34,6 +34,15 @@ export class Shown {
     return this.picture.blobs.length;
   }
 
+  /** What its files are called, one a frame. */
+  get files() {
+    const endings = { "image/jpeg": "jpg", "image/svg+xml": "svg" };
+    const { blobs, name } = this.picture;
+    const ending = `.${endings[blobs[0].type] ?? (blobs[0].type.split("/")[1] || "png")}`;
+    const stem = name.replace(/\.\w{2,5}$/, "");
+    return blobs.map((_, i) => (this.isMoving ? `${stem} ${i + 1}${ending}` : name === stem ? stem + ending : name));
+  }
+
   get isMoving() {
     return this.frames > 1;
   }
@@ -49,8 +58,7 @@ export class Shown {
     const isFirst = this.context === null;
     Object.assign(this, { context, tokens, description: context.description });
     if (isFirst) this.wasKnown = took === null;
-    const how = took === null ? "It was looked at before: nothing was run." : `Looked at in ${milliseconds(took)}.`;
-    this.progress = `${how} The next questions are answered from ${count(context.kept_tokens)} of its tokens.`;
+    this.progress = took === null ? "It was looked at before: nothing was run." : `Looked at in ${milliseconds(took)}.`;
   }
 
   /** @returns {Object<string, string>} what its context comes to */

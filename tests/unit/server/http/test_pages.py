@@ -94,7 +94,7 @@ async def test_settings_that_the_page_needs(client):
         "max_images": 16,
         "max_frames": 32,
     }
-    assert found == {"model": "m", "retention": 0.07} | limits
+    assert found == {"model": "m", "bundled": True, "retention": 0.07} | limits
 
 
 @pytest.mark.parametrize("size", [(112, 112), (300, 200), (1, 5000)])
