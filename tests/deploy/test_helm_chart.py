@@ -56,6 +56,8 @@ SAMPLES = {
     "tool_call_parser": "hermes",
     "profile": "none",
     "max_ttl": 60,
+    "mode": "describe_first",
+    "on_miss": "compress",
     "allowed_origins": "https://a.example",
     "max_concurrent_per_tenant": 4,
     "requests_per_minute": 60,
