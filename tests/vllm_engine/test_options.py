@@ -66,6 +66,8 @@ def test_what_lookonce_sets():
         ("tokenizer", "/elsewhere", "--vllm-tokenizer: it takes a part of the model from outside of its folder"),
         ("hf-config-path", "/elsewhere", "--vllm-hf-config-path: it takes a part of the model from outside"),
         ("revision", "main", "--vllm-revision: it takes a part of the model from outside"),
+        ("nnodes", 2, "--vllm-nnodes=2: contexts are handed to vLLM's workers in files"),
+        ("data_parallel_size_local", 0, "--vllm-data-parallel-size-local=0: contexts are handed to"),
         ("load_format", "pt", "--vllm-load-format=pt: it reads weights that are no safetensors"),
         ("load_format", "sharded_state", "--vllm-load-format=sharded_state: it reads weights that are no safetensors"),
         ("max_modle_len", "4", "unrecognized arguments: --vllm-max-modle-len=4"),

@@ -87,6 +87,16 @@ def engine_args(
                 f"--vllm-{_flag(name)}: it takes a part of the model from outside of its folder, which may change"
                 " behind it. Accepted: a checkpoint folder that has everything, as --model."
             )
+    local = args.data_parallel_size if args.data_parallel_size_local is None else args.data_parallel_size_local
+    for name, is_local in (
+        ("nnodes", args.nnodes == 1),
+        ("data_parallel_size_local", local == args.data_parallel_size),
+    ):
+        if not is_local:
+            raise ModelRefusedError(
+                f"--vllm-{_flag(name)}={getattr(args, name)}: contexts are handed to vLLM's workers in files, so all of"
+                " them must be on this machine. Accepted: a server on each machine, over one Redis."
+            )
     if args.load_format not in _LOAD_FORMATS:
         raise ModelRefusedError(
             f"--vllm-load-format={args.load_format}: it reads weights that are no safetensors of the checkpoint's"
