@@ -41,8 +41,9 @@ def send(client: openai.OpenAI, messages: list, **lookonce):
 
 
 def answer_of(completion) -> tuple:
-    """What has to be equal where the same contexts answer."""
-    return completion.choices[0].message.content, completion.usage
+    """What has to be equal where the same contexts answer, whether they were just made or not."""
+    made = {"prompt_tokens_details": {"cache_write_tokens"}}
+    return completion.choices[0].message.content, completion.usage.model_dump_json(exclude=made)
 
 
 def caches(completion) -> list[str]:

@@ -46,8 +46,8 @@ async def test_a_running_model_is_its_own(folder, other_weights, engine, referen
 async def test_a_checkpoint_that_changes_while_vllm_loads_it_is_refused(folder, other_weights, monkeypatch):
     right = AsyncLLM.from_engine_args
 
-    def and_deploy(args):
-        llm = right(args)
+    def and_deploy(engine_args):
+        llm = right(engine_args)
         other_weights.replace(folder / WEIGHTS)
         return llm
 
