@@ -9,6 +9,8 @@ from lookonce_evaluation.bench.methods import FULL, PREFIX
 from lookonce_evaluation.bench.vllm import BLOCKS, EVERYTHING, MEMORY, REDIS, SHARED
 from lookonce_server.engines.vllm.connector.step_times import StepClock
 
+pytestmark = pytest.mark.xdist_group("bench-vllm")  # one run serves all
+
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory):

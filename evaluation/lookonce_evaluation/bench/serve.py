@@ -64,7 +64,7 @@ class Plan(NamedTuple):
     rounds: int = 3
 
 
-QUICK = Plan((SCENES,), pictures=2, questions=2, concurrencies=(2,), rounds=1)
+QUICK = Plan((SCENES,), pictures=2, questions=2, concurrencies=(2,), rounds=0)
 
 
 def write_questions(folder: Path, plan: Plan, side: int | None) -> Path:
@@ -183,7 +183,7 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = command.parser("serve", __doc__, quick="the small model, four questions")
+    parser = command.parser("serve", __doc__, quick="the small model, four questions about new pictures")
     parser.add_argument("--rounds", type=positive, default=Plan().rounds, help="runs with known pictures [%(default)s]")
     arguments = parser.parse_args(args)
     rows = measure(QUICK if arguments.quick else Plan(rounds=arguments.rounds))
