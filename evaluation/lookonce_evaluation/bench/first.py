@@ -14,6 +14,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ PLAIN, FIRST = "plain", "first"
 OPTIONS = {PLAIN: ContextOptions(bypass=True), FIRST: ContextOptions(on_miss="full")}
 CONCURRENCIES = (1, 8)
 SAMPLING = Sampling(16)
+DESCRIBE_TOKENS = 48  # at most: random weights say as many
 _QUESTION = "What is at the center?"
 
 
@@ -118,7 +120,8 @@ async def measure_engine(
     rows = []
     settings = Settings()
     async with opened as engine, open_memory() as store:
-        contexts = contexts_of(engine, store, describe_plan(settings, engine), settings.precision)
+        plan_of_server = replace(describe_plan(settings, engine), max_tokens=DESCRIBE_TOKENS)
+        contexts = contexts_of(engine, store, plan_of_server, settings.precision)
         try:
             asker = Asker(engine, contexts, model.side)
             for concurrency in plan.concurrencies:
